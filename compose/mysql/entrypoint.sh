@@ -1,0 +1,20 @@
+#!/bin/sh
+# Makes the data folder on the first start, then becomes the server, so that SIGTERM reaches it.
+set -eu
+umask 027
+config=/etc/devenv/my.cnf
+data=/var/lib/mysql/data
+fresh=/var/lib/mysql/data.new
+
+# Under its final name the folder is complete, because only a rename brings it there; what an interrupted
+# first start left is under the other name, and is made anew.
+if [ ! -d "$data" ]; then
+    rm -rf "$fresh"
+    # With an empty init file: account statements are refused while the system tables are being made.
+    mysqld --defaults-file="$config" --datadir="$fresh" --init-file=/dev/null --initialize-insecure
+    # The rename must not reach the disk before the files do.
+    sync -f "$fresh"
+    mv "$fresh" "$data"
+fi
+
+exec mysqld --defaults-file="$config"

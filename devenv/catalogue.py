@@ -1,0 +1,252 @@
+"""The services that can be had: one folder each under compose/, read and checked.
+
+A service is a Compose file with one service in it. The supported subset of Compose's keys is `_CONTAINER`
+below; what Compose has no word for stands under `x-devenv`, as `_DEVENV` says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from voluptuous import All, Any as Either, Invalid, Match, Optional, Range, Required, Schema
+
+from devenv import document
+from devenv.errors import ConfigError
+from devenv.model import (
+    HEALTHY,
+    STARTED,
+    ConfigFile,
+    ContainerOptions,
+    EndpointDefinition,
+    Requirement,
+    ServiceDefinition,
+)
+
+NAME = re.compile(r"[a-z][a-z0-9-]{0,30}\Z")
+_DURATION = re.compile(r"(?:(\d+)m)?(?:(\d+)s)?\Z")
+_SIZE = re.compile(r"(\d+)([kmg]?)b?\Z", re.IGNORECASE)
+_PORT = re.compile(r"127\.0\.0\.1::(\d+)\Z")
+_VOLUME = re.compile(r"([a-z][a-z0-9-]*):(/[^:]+)\Z")
+_TARGET = re.compile(r"/etc/devenv/[\w.-]+\Z")
+_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+
+
+def data_folder(name: str) -> Path:
+    """`compose/` or `profiles/`: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).parent
+    installed = package / name
+    return installed if installed.is_dir() else package.parent / name
+
+
+def load_catalogue(folder: Path | None = None) -> dict[str, ServiceDefinition]:
+    """Every service under `folder` (the shipped ones, if not given) by name.
+
+    Raises ConfigError with all errors of all files.
+    """
+    folder = folder or data_folder("compose")
+    services: dict[str, ServiceDefinition] = {}
+    problems: list[str] = []
+    for path in sorted(folder.glob("*/compose.yaml")):
+        try:
+            service = load_service(path)
+        except ConfigError as error:
+            problems += error.detail or (error.message,)
+        else:
+            services[service.name] = service
+    if problems:
+        raise ConfigError(
+            f"cannot use the services in {folder}: {len(problems)} error{'s' if len(problems) > 1 else ''}",
+            hint="docs/reference.md lists the keys that are understood",
+            detail=problems,
+        )
+    return services
+
+
+def load_service(path: Path) -> ServiceDefinition:
+    """Read one service's Compose file. Raises ConfigError with every error in it."""
+    data = document.read(path, _FILE)
+    name = path.parent.name
+    problems = list(_contradictions(name, data, path.parent))
+    if problems:
+        detail = [f"{path}: {problem}" for problem in problems]
+        raise ConfigError(f"cannot use {path}: {len(problems)} error(s)", "mend what is listed above", detail)
+    return _definition(name, data, path.parent)
+
+
+# ---- the format --------------------------------------------------------------------------------------------
+
+
+def _duration(value: Any) -> int:
+    match = _DURATION.match(value) if isinstance(value, str) and value else None
+    if not match:
+        raise Invalid("expected a duration such as 10s or 1m30s")
+    return int(match[1] or 0) * 60 + int(match[2] or 0)
+
+
+def _size(value: Any) -> int:
+    match = _SIZE.match(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
+    if not match:
+        raise Invalid("expected a size such as 512m or 1g")
+    return int(match[1]) * _UNITS[match[2].lower()]
+
+
+def _matching(pattern: re.Pattern[str], example: str) -> Callable[[Any], re.Match[str]]:
+    def check(value: Any) -> re.Match[str]:
+        match = pattern.match(value) if isinstance(value, str) else None
+        if not match:
+            raise Invalid(f"expected {example}")
+        return match
+
+    return check
+
+
+def _text(value: Any) -> str:
+    """A value as Compose would take it: `$$` stands for `$`, and a number is its text."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise Invalid("expected text")
+    text = str(value)
+    if re.search(r"(?<!\$)(?:\$\$)*\$(?!\$)", text):
+        raise Invalid("a $ must be written $$: devenv reads nothing from the shell's environment")
+    return text.replace("$$", "$")
+
+
+_strings = [_text]
+_name = All(str, Match(NAME, msg="expected a name: lower-case letters, digits and dashes"))
+_port = All(int, Range(min=1, max=65535, msg="expected a port from 1 to 65535"))
+
+_CONTAINER = {
+    Required("image"): _text,
+    Optional("build"): Schema(".", required=True),
+    Optional("user"): _text,
+    Optional("hostname"): _name,
+    Optional("working_dir"): _text,
+    Optional("entrypoint"): _strings,
+    Optional("command"): _strings,
+    Optional("environment"): {str: _text},
+    Optional("configs"): [{Required("source"): str, Required("target"): _matching(_TARGET, "/etc/devenv/NAME")}],
+    Optional("volumes"): [_matching(_VOLUME, "NAME:/path")],
+    Optional("tmpfs"): _strings,
+    Optional("ports"): [_matching(_PORT, "127.0.0.1::PORT, since devenv chooses the host's port")],
+    Optional("read_only"): bool,
+    Optional("init"): bool,
+    Optional("cap_drop"): _strings,
+    Optional("security_opt"): _strings,
+    Optional("ulimits"): {Required("nofile"): int},
+    Optional("pids_limit"): int,
+    Optional("mem_limit"): _size,
+    Optional("shm_size"): _size,
+    Optional("stop_signal"): _text,
+    Optional("stop_grace_period"): _duration,
+}
+_DEVENV = {
+    Required("role"): _name,
+    Required("endpoints"): {_name: {Required("port"): _port, Required("url"): _text}},
+    Required("probe"): {Required("kind"): str, Required("endpoint"): str, Optional(str): _text},
+    Optional("secrets"): [Match(re.compile(r"[a-z][a-z_]*\Z"), msg="expected a name: lower-case letters and _")],
+    Optional("outputs"): {Match(re.compile(r"[A-Z_]+\Z"), msg="expected a name in capitals"): _text},
+    Optional("environment"): {Match(re.compile(r"[A-Z_]+\Z"), msg="expected a name in capitals"): _text},
+    Optional("provisioner"): str,
+    Optional("wheels"): str,
+    Optional("requires"): {
+        _name: {
+            Required("condition"): Either(STARTED, HEALTHY, msg=f"expected {STARTED} or {HEALTHY}"),
+            Required("component"): _name,
+        }
+    },
+}
+_FILE = Schema(
+    {
+        Required("services"): {_name: _CONTAINER},
+        Required("x-devenv"): _DEVENV,
+        Optional("configs"): {str: {Required("file"): str}},
+        Optional("volumes"): {str: Either(None, {}, msg="expected nothing: devenv names and labels volumes")},
+    }
+)
+
+
+def _contradictions(name: str, data: Mapping[str, Any], folder: Path) -> list[str]:
+    """What no schema can see: names that refer to something that is not there."""
+    problems = []
+    if list(data["services"]) != [name]:
+        return [f"services: expected exactly one, named {name!r} like its folder"]
+    container, devenv = data["services"][name], data["x-devenv"]
+    configs, volumes = data.get("configs", {}), data.get("volumes", {})
+    for used in container.get("configs", ()):
+        if used["source"] not in configs:
+            problems.append(f"services.{name}.configs: no config named {used['source']!r}")
+    for key, config in configs.items():
+        path = (folder / config["file"]).resolve()
+        if not path.is_relative_to(folder.resolve()) or not path.is_file():
+            problems.append(f"configs.{key}.file: no file {config['file']!r} in the service's folder")
+    for match in container.get("volumes", ()):
+        if match[1] not in volumes:
+            problems.append(f"services.{name}.volumes: no volume named {match[1]!r}")
+    published = {int(match[1]) for match in container.get("ports", ())}
+    for key, endpoint in devenv["endpoints"].items():
+        if endpoint["port"] not in published:
+            problems.append(f"x-devenv.endpoints.{key}.port: {endpoint['port']} is not among the service's ports")
+    if devenv["probe"]["endpoint"] not in devenv["endpoints"]:
+        problems.append(f"x-devenv.probe.endpoint: no endpoint named {devenv['probe']['endpoint']!r}")
+    return problems
+
+
+# ---- from data to the model --------------------------------------------------------------------------------
+
+
+def _definition(name: str, data: Mapping[str, Any], folder: Path) -> ServiceDefinition:
+    container, devenv = data["services"][name], data["x-devenv"]
+    file_of = partial(_config_file, data.get("configs", {}), folder)
+    return ServiceDefinition(
+        name=name,
+        role=devenv["role"],
+        folder=folder,
+        image=container["image"],
+        options=_options(container),
+        build="build" in container,
+        wheels=devenv.get("wheels", ""),
+        files=tuple(file_of(used) for used in container.get("configs", ())),
+        volumes=tuple((match[1], match[2]) for match in container.get("volumes", ())),
+        secrets=tuple(devenv.get("secrets", ())),
+        endpoints={key: EndpointDefinition(e["port"], e["url"]) for key, e in devenv["endpoints"].items()},
+        outputs=devenv.get("outputs", {}),
+        environment=devenv.get("environment", {}),
+        probe=devenv["probe"],
+        provisioner=devenv.get("provisioner", ""),
+        requires=tuple(
+            Requirement(role, need["condition"], need["component"])
+            for role, need in devenv.get("requires", {}).items()
+        ),
+    )
+
+
+def _config_file(configs: Mapping[str, Any], folder: Path, used: Mapping[str, Any]) -> ConfigFile:
+    return ConfigFile(folder / configs[used["source"]]["file"], used["target"][0])
+
+
+def _options(container: Mapping[str, Any]) -> ContainerOptions:
+    def strings(key: str) -> tuple[str, ...]:
+        return tuple(container.get(key, ()))
+
+    return ContainerOptions(
+        user=container.get("user", ""),
+        hostname=container.get("hostname", ""),
+        working_dir=container.get("working_dir", ""),
+        entrypoint=strings("entrypoint"),
+        command=strings("command"),
+        environment=tuple(sorted(container.get("environment", {}).items())),
+        tmpfs=strings("tmpfs"),
+        read_only=container.get("read_only", False),
+        init=container.get("init", False),
+        cap_drop=strings("cap_drop"),
+        security_opt=strings("security_opt"),
+        nofile=container.get("ulimits", {}).get("nofile", 0),
+        pids_limit=container.get("pids_limit", 0),
+        mem_limit=container.get("mem_limit", 0),
+        shm_size=container.get("shm_size", 0),
+        stop_signal=container.get("stop_signal", ""),
+        stop_grace_period=container.get("stop_grace_period", 10),
+    )

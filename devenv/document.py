@@ -1,0 +1,121 @@
+"""Strict YAML: a mapping with string keys, no tags, no duplicate keys, no alias bomb, and lines for errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import voluptuous
+import yaml
+
+from devenv.errors import ConfigError
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}
+# A devenv file is a page or two. More is a mistake or an attack.
+_MOST_BYTES = 256 * 1024
+_MOST_NODES = 10_000
+_MOST_DEPTH = 30
+
+Key = tuple[str | int, ...]
+
+
+def read(path: Path, schema: voluptuous.Schema) -> dict[str, Any]:
+    """The file's data, checked against the schema.
+
+    Raises ConfigError that holds every error of the file, each as "file:line: key: what is wrong".
+    """
+    root = _parse(path)
+    problems: list[str] = []
+    lines: dict[Key, int] = {}
+    budget = iter(range(_MOST_NODES))
+    data = _plain(root, (), lines, problems, path, budget)
+    if not isinstance(data, dict):
+        problems.append(f"{path}:1: the file holds a {_kind(data)}, not a mapping")
+    elif not problems:
+        try:
+            checked = schema(data)
+            if isinstance(checked, dict):
+                return checked
+        except voluptuous.MultipleInvalid as error:
+            problems += sorted(_worded(path, invalid, lines) for invalid in error.errors)
+    raise ConfigError(
+        f"cannot use {path}: {len(problems)} error{'s' if len(problems) > 1 else ''}",
+        hint="docs/reference.md lists the keys that are understood",
+        detail=problems,
+    )
+
+
+def _parse(path: Path) -> yaml.Node:
+    try:
+        size = path.stat().st_size
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"cannot read {path}: {reason}", hint="check the path and its permissions") from error
+    if size > _MOST_BYTES:
+        raise ConfigError(f"cannot use {path}: {size} bytes are more than the {_MOST_BYTES} allowed", hint="shorten it")
+    try:
+        root: yaml.Node | None = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"cannot use {where}: {problem}", hint="this is not valid YAML") from error
+    return root if root is not None else yaml.MappingNode("tag:yaml.org,2002:map", [])
+
+
+def _plain(
+    node: yaml.Node, key: Key, lines: dict[Key, int], problems: list[str], path: Path, budget: Iterator[int]
+) -> Any:
+    """The node as plain data. Aliases are followed, so the number of nodes is bounded."""
+    line = node.start_mark.line + 1 if node.start_mark else 1
+    lines.setdefault(key, line)
+    if next(budget, None) is None or len(key) > _MOST_DEPTH:
+        problem = f"{path}:1: more than {_MOST_NODES} nodes, or nested deeper than {_MOST_DEPTH} (aliases?)"
+        if problem not in problems:
+            problems.append(problem)
+        return None
+    if node.tag not in _PLAIN and node.tag != "tag:yaml.org,2002:merge":
+        problems.append(f"{path}:{line}: {_dotted(key)}tag {node.tag} is not allowed: quote the value")
+        return None
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, (*key, i), lines, problems, path, budget) for i, item in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(node, key, lines, problems, path, budget)
+    return yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+
+
+def _mapping(
+    node: yaml.MappingNode, key: Key, lines: dict[Key, int], problems: list[str], path: Path, budget: Iterator[int]
+) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name_node, value_node in node.value:
+        line = name_node.start_mark.line + 1
+        name = name_node.value
+        if not isinstance(name, str) or name_node.tag == "tag:yaml.org,2002:merge":
+            problems.append(f"{path}:{line}: {_dotted(key)}a key must be a plain string")
+        elif name in result:
+            problems.append(f"{path}:{line}: {_dotted((*key, name))}duplicate key")
+        else:
+            lines[(*key, name)] = line
+            result[name] = _plain(value_node, (*key, name), lines, problems, path, budget)
+    return result
+
+
+def _worded(path: Path, invalid: voluptuous.Invalid, lines: dict[Key, int]) -> str:
+    key: Key = tuple(part if isinstance(part, int) else str(part) for part in invalid.path)
+    known = key
+    while known and known not in lines:
+        known = known[:-1]
+    what = "unknown key" if invalid.msg == "extra keys not allowed" else invalid.msg
+    return f"{path}:{lines.get(known, 1)}: {_dotted(key)}{what}"
+
+
+def _dotted(key: Key) -> str:
+    return ".".join(str(part) for part in key) + ": " if key else ""
+
+
+def _kind(data: Any) -> str:
+    return {list: "list", str: "string", type(None): "nothing"}.get(type(data), type(data).__name__)

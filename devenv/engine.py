@@ -1,0 +1,460 @@
+"""The container engine: the only module that imports docker.
+
+Every method is one thing asked of the engine, by id or by a name that holds the environment's id. Failures
+come out as errors of devenv: NoEngine where nothing answers, ServiceFailed where the engine says no.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import tarfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import docker
+import docker.errors
+import requests
+from docker.context import ContextAPI
+from docker.types import LogConfig, Mount, Ulimit
+from docker.utils import kwargs_from_env
+
+from devenv.errors import DevenvError, NoEngine, NotOurs, ServiceFailed
+from devenv.model import (
+    LABEL_CONFIG_HASH,
+    LABEL_CONFIG_PARTS,
+    LABEL_ENVIRONMENT,
+    LABEL_PORTS,
+    LABEL_SERVICE,
+    DesiredService,
+    Observed,
+    ObservedContainer,
+)
+
+# Where the files of a service go. It is a volume of the container's own, since the engine copies nothing into
+# a read-only root file system.
+CONFIG_FOLDER = "/etc/devenv"
+# In each data volume, the one folder that any user may write to: the user's id differs between images.
+DATA_FOLDER = "data"
+_HOST = "127.0.0.1"
+# A single engine call. Only a wedged engine takes longer; builds have their own.
+_TIMEOUT = 120
+_BUILD_TIMEOUT = 1800
+_HINT = "run 'devenv doctor' to see what is missing, 'devenv doctor --fix' to mend it"
+
+
+def endpoint_in_use() -> tuple[str, str]:
+    """The engine's URL and where it was found: DOCKER_HOST, a context, rootless, podman or default."""
+    if host := os.environ.get("DOCKER_HOST"):
+        return host, "DOCKER_HOST"
+    arguments = ContextAPI.kwargs_from_context(environment=os.environ)
+    if url := arguments.get("base_url"):
+        name = os.environ.get("DOCKER_CONTEXT") or ContextAPI.get_current_context().Name
+        if name != "default":
+            return str(url), f"context {name}"
+    runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
+    candidates = (
+        ("/var/run/docker.sock", "default"),
+        (f"{runtime}/docker.sock", "rootless"),
+        (f"{runtime}/podman/podman.sock", "podman"),
+        ("/run/podman/podman.sock", "podman"),
+    )
+    for path, origin in candidates:
+        if Path(path).is_socket():
+            return f"unix://{path}", origin
+    return "unix:///var/run/docker.sock", "default"
+
+
+def connect() -> Engine:
+    """The engine that the docker command line would use, else a rootless or podman socket.
+
+    Raises NoEngine, naming the endpoint, when nothing answers there.
+    """
+    url, origin = endpoint_in_use()
+    arguments: dict[str, Any] = {"base_url": url}
+    if origin == "DOCKER_HOST":
+        arguments = kwargs_from_env()
+    elif origin.startswith("context"):
+        arguments = ContextAPI.kwargs_from_context(environment=os.environ)
+    try:
+        client = docker.APIClient(
+            version="auto", timeout=_TIMEOUT, use_ssh_client=url.startswith("ssh:"), **arguments
+        )
+    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+        raise NoEngine(f"cannot reach a container engine at {url} ({origin}): {_reason(error)}", _HINT) from error
+    # A proxy from the environment must not come between us and the engine.
+    client.trust_env = False
+    return Engine(client, url)
+
+
+def _reason(error: Exception) -> str:
+    """The short human core of an error: docker and requests wrap it several times."""
+    text = str(error)
+    for pattern, reason in (
+        ("FileNotFoundError", "no such socket"),
+        ("PermissionError", "permission denied"),
+        ("Permission denied", "permission denied"),
+        ("ConnectionRefusedError", "connection refused"),
+        ("Connection refused", "connection refused"),
+        ("timed out", "timed out"),
+    ):
+        if pattern in text:
+            return reason
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+@contextmanager
+def _asking(what: str, hint: str = "") -> Iterator[None]:
+    """Turn any failure of the engine while it is asked to do `what` into one of ours."""
+    try:
+        yield
+    except docker.errors.APIError as error:
+        raise ServiceFailed(f"cannot {what}: {error.explanation or error}", hint) from error
+    except docker.errors.BuildError as error:
+        raise ServiceFailed(f"cannot {what}: {error}", hint) from error
+    except (requests.RequestException, docker.errors.DockerException) as error:
+        raise NoEngine(f"cannot {what}: the engine does not answer ({_reason(error)})", _HINT) from error
+
+
+class Engine:
+    """One container engine. Thread-safe."""
+
+    def __init__(self, client: docker.APIClient, url: str) -> None:
+        self._client = client
+        self.url = url
+        self._no_ulimit = threading.Event()
+
+    # ---- what it is, what it has ------------------------------------------------------------------------
+
+    @property
+    def local(self) -> bool:
+        """Whether the engine publishes its ports on this very host."""
+        return self.url.startswith(("unix:", "http+docker:", "npipe:"))
+
+    def info(self) -> dict[str, Any]:
+        with _asking("ask the engine about itself"):
+            return dict(self._client.info())
+
+    def version(self) -> dict[str, Any]:
+        with _asking("ask for the engine's version"):
+            return dict(self._client.version())
+
+    def images(self) -> frozenset[str]:
+        """Every reference (tag or digest) that the engine can run without a pull."""
+        with _asking("list images"):
+            listed = self._client.images()
+        names = (name for image in listed for key in ("RepoTags", "RepoDigests") for name in image.get(key) or ())
+        return frozenset(names)
+
+    def has_image(self, reference: str) -> bool:
+        return _tagged(reference) in self.images()
+
+    def devenv_images(self) -> list[dict[str, Any]]:
+        """All images that devenv built: their tags, size in bytes, labels and time of creation."""
+        with _asking("list images"):
+            return list(self._client.images(filters={"label": f"{LABEL_ENVIRONMENT}=shared"}))
+
+    def observe(self, environment: str) -> Observed:
+        """Everything that carries the environment's label, and every image there is: four calls."""
+        label = {"label": f"{LABEL_ENVIRONMENT}={environment}"}
+        with _asking("list containers, networks and volumes"):
+            found = [_observed(c) for c in self._client.containers(all=True, filters=label)]
+            networks = tuple(n["Id"] for n in self._client.networks(filters=label))
+            volumes = self._client.volumes(filters=label)["Volumes"] or []
+        containers: dict[str, ObservedContainer] = {}
+        extra = []
+        for container in sorted(found, key=lambda c: not c.running):
+            if container.service in containers:
+                extra.append(container)
+            else:
+                containers[container.service] = container
+        return Observed(
+            containers=containers,
+            networks=networks,
+            volumes=tuple(v["Name"] for v in volumes),
+            images=self.images(),
+            extra=tuple(extra),
+        )
+
+    def state(self, container: str) -> dict[str, Any]:
+        """The engine's own State of a container: Status, ExitCode, OOMKilled, …"""
+        with _asking(f"inspect container {container}"):
+            return dict(self._client.inspect_container(container)["State"])
+
+    # ---- images -----------------------------------------------------------------------------------------
+
+    def pull(self, reference: str, progress: Callable[[str], None]) -> None:
+        name, _, tag = _tagged(reference).rpartition(":")
+        if "@" in reference:
+            name, tag = reference, ""
+        with _asking(f"pull image {reference}", "check the name and the network, or build it under that name"):
+            for line in self._client.pull(name, tag=tag or None, stream=True, decode=True):
+                if "error" in line:
+                    raise ServiceFailed(
+                        f"cannot pull image {reference}: {line['error']}",
+                        hint="check the name and the network, or build it under that name",
+                    )
+                progress(str(line.get("status", "")))
+
+    def tag(self, source: str, target: str) -> None:
+        name, _, tag = target.rpartition(":")
+        with _asking(f"tag image {source} as {target}"):
+            self._client.tag(source, name, tag)
+
+    def build(
+        self,
+        tag: str,
+        context: IO[bytes],
+        arguments: Mapping[str, str],
+        labels: Mapping[str, str],
+        progress: Callable[[str], None],
+    ) -> None:
+        """Build an image from a tar stream. Raises ServiceFailed with the last lines of the failing step."""
+        lines: list[str] = []
+        with _asking(f"build image {tag}"):
+            stream = self._client.build(
+                fileobj=context,
+                custom_context=True,
+                tag=tag,
+                buildargs=dict(arguments),
+                labels=dict(labels),
+                rm=True,
+                forcerm=True,
+                decode=True,
+                timeout=_BUILD_TIMEOUT,
+            )
+            step = "its first step"
+            for message in stream:
+                text = re.sub(r"\x1b\[[0-9;]*m", "", message.get("stream", "")).strip()
+                if text.startswith("Step "):
+                    step, lines = text, []
+                    progress(text)
+                lines.extend(text.splitlines())
+                if "error" in message:
+                    raise ServiceFailed(
+                        f"cannot build image {tag}: {step} failed: {message['error']}".splitlines()[0],
+                        hint="the last lines of that step are above; 'devenv images build' tries again",
+                        detail=lines[-20:],
+                    )
+
+    def import_image(self, tag: str, tarball: Path, labels: Mapping[str, str]) -> None:
+        """Make an image of one layer out of a root file system."""
+        name, _, version = tag.rpartition(":")
+        changes = [f'LABEL {key}="{value}"' for key, value in labels.items()]
+        with _asking(f"import image {tag}"), tarball.open("rb") as stream:
+            self._client.import_image_from_data(stream, repository=name, tag=version, changes=changes)
+
+    def remove_image(self, reference: str) -> None:
+        with _asking(f"remove image {reference}"):
+            self._client.remove_image(reference)
+
+    # ---- networks and volumes ----------------------------------------------------------------------------
+
+    def create_network(self, name: str, environment: str) -> None:
+        with _asking(f"create network {name}", "'docker network prune' frees addresses of unused networks"):
+            # No address range of our own: explicit IPAM has been seen to take 15 s.
+            self._client.create_network(name, driver="bridge", labels={LABEL_ENVIRONMENT: environment})
+
+    def remove_network(self, network: str) -> None:
+        with _asking(f"remove network {network}"), _unless_gone():
+            self._client.remove_network(network)
+
+    def ensure_volume(self, name: str, environment: str, service: str) -> None:
+        """Create a volume, or find the one of that name. Raises NotOurs if it carries other labels."""
+        labels = {LABEL_ENVIRONMENT: environment, LABEL_SERVICE: service}
+        with _asking(f"create volume {name}"):
+            volume = self._client.create_volume(name, labels=labels)
+        if (volume.get("Labels") or {}).get(LABEL_ENVIRONMENT) != environment:
+            raise NotOurs(
+                f"cannot use volume {name}: it exists and does not carry the labels of this environment",
+                hint=f"look at 'docker volume inspect {name}'; rename or remove it yourself",
+            )
+
+    def remove_volume(self, name: str) -> None:
+        with _asking(f"remove volume {name}"), _unless_gone():
+            self._client.remove_volume(name)
+
+    # ---- containers ---------------------------------------------------------------------------------------
+
+    def create(self, service: DesiredService, environment: str, network: str) -> str:
+        """Create the service's container with its files and volumes in place; not started. Returns its id."""
+        for volume in service.volumes:
+            self.ensure_volume(volume, environment, service.name)
+        container = self._create(service, environment, network)
+        by_folder: dict[str, dict[str, bytes]] = {}
+        for target, content in service.files.items():
+            folder, _, name = target.rpartition("/")
+            by_folder.setdefault(folder, {})[name] = content
+        with _asking(f"copy files into container {service.container}"):
+            for folder, files in by_folder.items():
+                self._client.put_archive(container, folder, _archive_of_files(files))
+            for target in service.volumes.values():
+                self._client.put_archive(container, target, _archive_of_folder(DATA_FOLDER))
+        return container
+
+    def _create(self, service: DesiredService, environment: str, network: str) -> str:
+        options = service.options
+        labels = {
+            LABEL_ENVIRONMENT: environment,
+            LABEL_SERVICE: service.name,
+            LABEL_CONFIG_HASH: service.config_hash,
+            LABEL_CONFIG_PARTS: json.dumps(dict(service.parts), sort_keys=True),
+            LABEL_PORTS: json.dumps({str(inside): host for inside, host in service.ports.items()}),
+        }
+        mounts = [Mount(target, volume) for volume, target in service.volumes.items()]
+        if service.files:
+            mounts.append(Mount(CONFIG_FOLDER, None, labels={LABEL_ENVIRONMENT: environment}))
+        ulimits = []
+        if options.nofile and not self._no_ulimit.is_set():
+            ulimits.append(Ulimit(name="nofile", soft=options.nofile, hard=options.nofile))
+        host_config = self._client.create_host_config(
+            network_mode=network,
+            port_bindings={inside: (_HOST, host) for inside, host in service.ports.items()},
+            mounts=mounts,
+            tmpfs={target: "mode=1777" for target in options.tmpfs},
+            read_only=options.read_only,
+            init=options.init or None,
+            cap_drop=list(options.cap_drop) or None,
+            security_opt=list(options.security_opt) or None,
+            ulimits=ulimits,
+            pids_limit=options.pids_limit or None,
+            mem_limit=options.mem_limit or None,
+            shm_size=options.shm_size or None,
+            # The log of a service that runs for weeks must not fill the disk.
+            log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
+        )
+        aliases = {network: self._client.create_endpoint_config(aliases=[service.name])}
+        with _asking(f"create container {service.container}"):
+            created = self._client.create_container(
+                service.image.reference,
+                name=service.container,
+                hostname=options.hostname or None,
+                user=options.user or None,
+                working_dir=options.working_dir or None,
+                entrypoint=list(options.entrypoint) or None,
+                command=list(options.command) or None,
+                environment=dict(options.environment),
+                ports=list(service.ports),
+                labels=labels,
+                stop_signal=options.stop_signal or None,
+                host_config=host_config,
+                networking_config=self._client.create_networking_config(aliases),
+                # The official images ask for health checks that nothing here reads.
+                healthcheck={"test": ["NONE"]},
+            )
+        return str(created["Id"])
+
+    def start(self, container: str) -> None:
+        with _asking(f"start container {container}"):
+            self._client.start(container)
+
+    def stop(self, container: str, seconds: int) -> None:
+        """Ask a container to end by itself; after `seconds` the engine ends it."""
+        with _asking(f"stop container {container}"), _unless_gone():
+            self._client.stop(container, timeout=seconds)
+
+    def remove(self, container: str) -> None:
+        """Remove a container, running or not, with its anonymous volumes. Its named volumes stay."""
+        with _asking(f"remove container {container}"), _unless_gone():
+            self._client.remove_container(container, v=True, force=True)
+
+    def logs(self, container: str, tail: int | str = "all") -> list[str]:
+        with _asking(f"read the logs of container {container}"):
+            raw = self._client.logs(container, tail=tail)
+        return bytes(raw).decode(errors="replace").splitlines()
+
+    def follow(self, container: str, tail: int | str = "all") -> Iterator[str]:
+        """The lines of a container's log as they come, until it ends."""
+        with _asking(f"follow the logs of container {container}"):
+            pending = b""
+            for chunk in self._client.logs(container, stream=True, follow=True, tail=tail):
+                *lines, pending = (pending + chunk).split(b"\n")
+                yield from (line.decode(errors="replace") for line in lines)
+            if pending:
+                yield pending.decode(errors="replace")
+
+    def execute(self, container: str, command: Sequence[str], tty: bool) -> tuple[str, Any]:
+        """Start a command in a container with its input attached: the exec's id and the raw socket."""
+        with _asking(f"run {command[0]} in container {container}"):
+            run = self._client.exec_create(container, list(command), stdin=True, tty=tty)["Id"]
+            socket = self._client.exec_start(run, tty=tty, socket=True)
+        return run, getattr(socket, "_sock", socket)
+
+    def resize(self, run: str, rows: int, columns: int) -> None:
+        with _asking("resize a terminal"):
+            self._client.exec_resize(run, height=rows, width=columns)
+
+    def exit_code(self, run: str) -> int:
+        with _asking("ask for an exit code"):
+            code = self._client.exec_inspect(run)["ExitCode"]
+        return int(code or 0)
+
+
+@contextmanager
+def _unless_gone() -> Iterator[None]:
+    """What somebody else removed in the meantime is as gone as if we had done it."""
+    try:
+        yield
+    except docker.errors.NotFound:
+        return
+    except docker.errors.APIError as error:
+        if "is already in progress" not in str(error):
+            raise
+
+
+def _observed(listed: Mapping[str, Any]) -> ObservedContainer:
+    """One entry of the engine's container list. A label that is no JSON counts as empty: it only means drift."""
+    labels = listed["Labels"]
+
+    def decoded(label: str) -> dict[str, Any]:
+        try:
+            value = json.loads(labels.get(label, "{}"))
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    exited = re.match(r"Exited \((\d+)\)", listed.get("Status", ""))
+    return ObservedContainer(
+        id=listed["Id"],
+        name=listed["Names"][0].lstrip("/"),
+        service=labels.get(LABEL_SERVICE, ""),
+        state=listed["State"],
+        image=listed["Image"],
+        config_hash=labels.get(LABEL_CONFIG_HASH, ""),
+        parts=decoded(LABEL_CONFIG_PARTS),
+        ports={int(inside): int(host) for inside, host in decoded(LABEL_PORTS).items()},
+        exit_code=int(exited[1]) if exited else None,
+    )
+
+
+def _tagged(reference: str) -> str:
+    """The reference with the tag that the engine would assume."""
+    return reference if ":" in reference.rpartition("/")[2] or "@" in reference else f"{reference}:latest"
+
+
+def _archive_of_files(files: Mapping[str, bytes]) -> bytes:
+    """Files by name, readable by all: the server's user differs between images, and it is alone in there."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o444
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _archive_of_folder(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
+        archive.addfile(entry)
+    return buffer.getvalue()
+
+
+__all__ = ["CONFIG_FOLDER", "DATA_FOLDER", "DevenvError", "Engine", "connect", "endpoint_in_use"]

@@ -1,0 +1,56 @@
+"""Everything that devenv reports as a failure, and the exit code of each.
+
+    DevenvError                     1  unexpected
+    ├── ConfigError                 3  a file of the user's, a profile or a service definition is wrong
+    ├── NoEngine                    4  no container engine answers
+    ├── ServiceFailed               5  an image, a container or a provisioning step failed
+    ├── NotReadyInTime              6  a service runs but did not become ready
+    └── NotOurs                     7  something in the way does not belong to devenv
+
+A message starts with "cannot", says what and where; the hint says what to do next. Exit code 2 (usage) is
+click's own, 130 (interrupted) belongs to KeyboardInterrupt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class DevenvError(Exception):
+    """A failure with one clear line, a hint, and optional detail lines (a log tail, a list of errors)."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "", detail: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.detail = tuple(detail)
+
+
+class ConfigError(DevenvError):
+    exit_code = 3
+
+
+class NoEngine(DevenvError):
+    exit_code = 4
+
+
+class ServiceFailed(DevenvError):
+    exit_code = 5
+
+
+class NotReadyInTime(DevenvError):
+    exit_code = 6
+
+
+class NotOurs(DevenvError):
+    exit_code = 7
+
+
+class NotReady(Exception):
+    """Raised by a probe: the reason why a service is not ready for use yet. Not a failure by itself."""
+
+
+class Cancelled(Exception):
+    """Raised inside a running step when the user interrupts devenv."""

@@ -1,0 +1,264 @@
+"""The words of devenv as frozen data: what is defined, desired, observed and planned. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LABEL_ENVIRONMENT = "io.devenv.environment"
+LABEL_SERVICE = "io.devenv.service"
+LABEL_CONFIG_HASH = "io.devenv.config-hash"
+# Hash per input (JSON), so that a recreate can say which one changed.
+LABEL_CONFIG_PARTS = "io.devenv.config-parts"
+# Host ports (JSON, container port -> host port): the engine forgets them while a container is stopped.
+LABEL_PORTS = "io.devenv.ports"
+# Images are made once per content and serve every environment.
+SHARED = "shared"
+
+STARTED = "service_started"
+HEALTHY = "service_healthy"
+
+
+# ---- defined: one folder under compose/ ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A file of a service's folder that is rendered and copied to `target` in the container."""
+
+    source: Path
+    target: str
+
+
+@dataclass(frozen=True)
+class EndpointDefinition:
+    """Where a service answers: its port in the container and the template of its URL."""
+
+    port: int
+    url: str
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A role that must be filled before (service_healthy) or while (service_started) a service starts.
+
+    `component` is the name under which the service is a component of that role's service, e.g. keystone's
+    database.
+    """
+
+    role: str
+    condition: str
+    component: str
+
+
+@dataclass(frozen=True)
+class ContainerOptions:
+    """The Compose keys that devenv supports and hands to the engine as they are.
+
+    Sizes are in bytes, durations in whole seconds.
+    """
+
+    user: str = ""
+    hostname: str = ""
+    working_dir: str = ""
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+    tmpfs: tuple[str, ...] = ()
+    read_only: bool = False
+    init: bool = False
+    cap_drop: tuple[str, ...] = ()
+    security_opt: tuple[str, ...] = ()
+    nofile: int = 0
+    pids_limit: int = 0
+    mem_limit: int = 0
+    shm_size: int = 0
+    stop_signal: str = ""
+    stop_grace_period: int = 10
+
+
+@dataclass(frozen=True)
+class ServiceDefinition:
+    """One service as its Compose file defines it; templates are not filled in yet."""
+
+    name: str
+    role: str
+    folder: Path
+    image: str
+    options: ContainerOptions
+    build: bool = False
+    wheels: str = ""
+    files: tuple[ConfigFile, ...] = ()
+    volumes: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[str, ...] = ()
+    endpoints: Mapping[str, EndpointDefinition] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    probe: Mapping[str, str] = field(default_factory=dict)
+    provisioner: str = ""
+    requires: tuple[Requirement, ...] = ()
+
+
+# ---- chosen: a profile with a project's overrides ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ServiceChoice:
+    """What a profile or devenv.yaml says about one service. `ports` are pinned host ports by endpoint."""
+
+    image: str = ""
+    ports: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A named choice of services. `source` is the file to blame in errors."""
+
+    name: str
+    services: Mapping[str, ServiceChoice]
+    source: str = ""
+    description: str = ""
+
+
+# ---- desired ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a service answers, in one of its two views (host or network)."""
+
+    host: str
+    port: int
+    url: str
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image by reference and how to get it: "build" (from `recipe`), "base", or "pull"."""
+
+    reference: str
+    how: str
+    service: str = ""
+
+
+@dataclass(frozen=True)
+class Provision:
+    """What a service needs another one to hold for it before it can work: a component of that service."""
+
+    provider: str
+    component: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class DesiredService:
+    """One service exactly as it should be on the engine.
+
+    `files` maps a target path to the bytes to copy there; `ports` a container port to a host port on
+    127.0.0.1; `depends` a service's name to the condition to wait for; `parts` each input's hash by name.
+    """
+
+    name: str
+    role: str
+    image: Image
+    container: str
+    options: ContainerOptions
+    config_hash: str
+    parts: Mapping[str, str]
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    ports: Mapping[int, int] = field(default_factory=dict)
+    endpoints: Mapping[str, Endpoint] = field(default_factory=dict, repr=False)
+    depends: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, str] = field(default_factory=dict, repr=False)
+    outputs: Mapping[str, str] = field(default_factory=dict, repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    probe: Mapping[str, str] = field(default_factory=dict, repr=False)
+    provisioner: str = ""
+    provisions: tuple[Provision, ...] = ()
+
+
+@dataclass(frozen=True)
+class Desired:
+    """Everything that should be: services in an order in which nothing comes before what it needs."""
+
+    environment: str
+    network: str
+    services: Mapping[str, DesiredService]
+    images: tuple[Image, ...] = ()
+
+
+# ---- observed -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ObservedContainer:
+    """A container of ours as the engine reports it. `state` is the engine's own word."""
+
+    id: str
+    name: str
+    service: str
+    state: str
+    image: str = ""
+    config_hash: str = ""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    ports: Mapping[int, int] = field(default_factory=dict)
+    exit_code: int | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.state == "running"
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the engine has of one environment. `images` are all references that the engine can run."""
+
+    containers: Mapping[str, ObservedContainer] = field(default_factory=dict)
+    networks: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    images: frozenset[str] = frozenset()
+    extra: tuple[ObservedContainer, ...] = ()
+
+
+# ---- planned ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One step of a plan: `action` on `target` because of `cause`, once the operations in `after` are done.
+
+    An operation is named by its key, "action target"; the keys of a plan are unique.
+    """
+
+    action: str
+    target: str
+    cause: str = ""
+    after: tuple[str, ...] = ()
+    subject: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.action} {self.target}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Operations in an order in which each one comes after all that it waits for."""
+
+    operations: tuple[Operation, ...]
+
+    @property
+    def changes(self) -> tuple[Operation, ...]:
+        """The operations that write something: all but readiness checks."""
+        return tuple(op for op in self.operations if op.action != "ready")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When an operation ran, in seconds since the plan began."""
+
+    operation: Operation
+    began: float
+    ended: float

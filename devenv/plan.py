@@ -1,0 +1,231 @@
+"""Desired and observed in, ordered operations out. Pure: no engine, no clock, no files.
+
+    base image -> build/pull image -> create -> start -> ready
+                          network ---^
+    ready <provider> -> provision <provider>/<component> -> ready <service>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from devenv.model import (
+    HEALTHY,
+    Desired,
+    DesiredService,
+    Observed,
+    ObservedContainer,
+    Operation,
+    Plan,
+)
+
+# What the engine calls a container that can be started as it is. "created" is not among them: devenv may have
+# been ended between creating a container and copying its files.
+_STARTABLE = ("exited", "paused")
+
+
+def make_plan(desired: Desired, observed: Observed, provisioned: Collection[str] = ()) -> Plan:
+    """The operations that turn `observed` into `desired`, each with its cause.
+
+    `provisioned` holds the "provider/component" pairs that are known to be in place already.
+    """
+    network = [] if observed.networks else [Operation("create network", desired.network, "no network")]
+    stale = {name: cause for name in desired.services if (cause := _stale(name, desired, observed))}
+    _spread(stale, desired, observed)
+    operations = _image_operations(desired, observed, stale) + network
+    for service in desired.services.values():
+        operations += _service_operations(service, observed, stale, provisioned, operations)
+    operations += [
+        Operation("remove", container.name, f"second container of {container.service}", subject=container.id)
+        for container in observed.extra
+        if container.service in desired.services
+    ]
+    return Plan(tuple(operations))
+
+
+def plan_images(desired: Desired, observed: Observed) -> Plan:
+    """Only what makes the images be there."""
+    return Plan(tuple(_image_operations(desired, observed, dict.fromkeys(desired.services, ""))))
+
+
+def plan_start(desired: Desired, observed: Observed) -> Plan:
+    """Start containers that exist, as they are, and wait for them."""
+    operations: list[Operation] = []
+    for service in desired.services.values():
+        container = observed.containers[service.name]
+        if not container.running:
+            operations.append(_start(service, container.id, _down_cause(container), operations))
+        operations.append(_ready(service, operations))
+    return Plan(tuple(operations))
+
+
+def plan_restart(desired: Desired, observed: Observed) -> Plan:
+    """Stop and start containers that exist, and wait for them. A service stops after its dependents did."""
+    operations: list[Operation] = []
+    cause = "restart asked for"
+    for service in reversed(desired.services.values()):
+        container = observed.containers[service.name]
+        if container.running:
+            dependents = [f"stop {other.name}" for other in desired.services.values() if service.name in other.depends]
+            operations.append(_operation("stop", service.name, cause, dependents, operations, container.id))
+    for service in desired.services.values():
+        operations.append(_start(service, observed.containers[service.name].id, cause, operations))
+        operations.append(_ready(service, operations))
+    return Plan(tuple(operations))
+
+
+def plan_stop(containers: Iterable[ObservedContainer]) -> Plan:
+    """Stop what runs, all at once: no service needs another one in order to stop."""
+    return Plan(
+        tuple(Operation("stop", c.service, "stop asked for", subject=c.id) for c in containers if _alive(c))
+    )
+
+
+def plan_down(containers: Iterable[ObservedContainer], networks: Iterable[str], volumes: Iterable[str]) -> Plan:
+    """Remove containers, then networks and volumes. Where the data goes too, nothing is stopped gently."""
+    cause = "down asked for"
+    volumes = tuple(volumes)
+    operations: list[Operation] = []
+    removed: list[str] = []
+    for container in containers:
+        if _alive(container) and not volumes:
+            operations.append(Operation("stop", container.service, cause, subject=container.id))
+        remove = _operation(
+            "remove", container.name, cause, [f"stop {container.service}"], operations, container.id
+        )
+        operations.append(remove)
+        removed.append(remove.key)
+    after = tuple(removed)
+    operations += [Operation("remove network", n[:12], cause, after, subject=n) for n in networks]
+    operations += [Operation("remove volume", v, cause, after, subject=v) for v in volumes]
+    return Plan(tuple(operations))
+
+
+def describe(plan: Plan) -> list[str]:
+    """One line per operation, for people and for tests."""
+    return [f"{op.key}: {op.cause}" if op.cause else op.key for op in plan.operations]
+
+
+# ---- why a container cannot stay --------------------------------------------------------------------------
+
+
+def _stale(name: str, desired: Desired, observed: Observed) -> str:
+    """Why the service's container has to be made (anew), or an empty string."""
+    service, container = desired.services[name], observed.containers.get(name)
+    if container is None:
+        return "no container"
+    if container.config_hash != service.config_hash:
+        return changes(container.parts, service.parts)
+    if not observed.networks:
+        return "its network was removed"
+    if not container.running and container.state not in _STARTABLE:
+        return f"container is {container.state}"
+    return ""
+
+
+def changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    """Which inputs differ, by name: "image changed, config file my.cnf changed"."""
+    words = []
+    for part in sorted({*before, *after}):
+        if part not in after:
+            words.append(f"{part} removed")
+        elif part not in before:
+            words.append(f"{part} added")
+        elif before[part] != after[part]:
+            words.append(f"{part} changed")
+    return ", ".join(words) or "made by another version of devenv"
+
+
+def _spread(stale: dict[str, str], desired: Desired, observed: Observed) -> None:
+    """What depends on a recreated service is recreated with it. Services come after what they need."""
+    for service in desired.services.values():
+        for need in service.depends:
+            if need in stale and need in observed.containers:
+                stale.setdefault(service.name, f"{need} is recreated")
+
+
+def _alive(container: ObservedContainer) -> bool:
+    return container.state in ("running", "paused", "restarting")
+
+
+def _down_cause(container: ObservedContainer) -> str:
+    if container.exit_code is not None:
+        return f"container exited {container.exit_code}"
+    return f"container is {container.state}"
+
+
+# ---- operations --------------------------------------------------------------------------------------------
+
+
+def _operation(
+    action: str, target: str, cause: str, after: Iterable[str], known: Iterable[Operation], subject: str = ""
+) -> Operation:
+    """An operation that waits for those of `after` that are part of the plan at all."""
+    keys = {op.key for op in known}
+    return Operation(action, target, cause, tuple(key for key in after if key in keys), subject)
+
+
+def _image_operations(desired: Desired, observed: Observed, wanted: Mapping[str, str]) -> list[Operation]:
+    missing = [
+        image
+        for image in desired.images
+        if image.reference not in observed.images and (image.service in wanted or image.how == "base")
+    ]
+    if not any(image.how == "build" for image in missing):
+        missing = [image for image in missing if image.how != "base"]
+    operations: list[Operation] = []
+    for image in missing:
+        action = "pull image" if image.how == "pull" else "build image"
+        after = ["build image base"] if image.how == "build" else []
+        operations.append(
+            _operation(action, image.service or "base", "image missing", after, operations, image.reference)
+        )
+    return operations
+
+
+def _service_operations(
+    service: DesiredService,
+    observed: Observed,
+    stale: Mapping[str, str],
+    provisioned: Collection[str],
+    known: Iterable[Operation],
+) -> list[Operation]:
+    container = observed.containers.get(service.name)
+    operations = list(known)
+    already = len(operations)
+
+    def add(action: str, target: str, cause: str, after: Iterable[str], subject: str = "") -> None:
+        operations.append(_operation(action, target, cause, after, operations, subject))
+
+    cause = stale.get(service.name, "")
+    if cause and container is not None:
+        if _alive(container):
+            add("stop", service.name, cause, [], container.id)
+        add("remove", container.name, cause, [f"stop {service.name}"], container.id)
+    if cause:
+        network = [op.key for op in operations if op.action == "create network"]
+        images = [f"build image {service.name}", f"pull image {service.name}"]
+        add("create", service.name, cause, [*images, *network, f"remove {service.container}"])
+    for needed in service.provisions:
+        pair = f"{needed.provider}/{needed.component}"
+        if pair not in provisioned or needed.provider in stale or service.name in stale:
+            add("provision", pair, f"{service.name} needs it", [f"ready {needed.provider}"], service.name)
+    if cause:
+        operations.append(_start(service, "", cause, operations))
+    elif container is not None and not container.running:
+        operations.append(_start(service, container.id, _down_cause(container), operations))
+    operations.append(_ready(service, operations))
+    return operations[already:]
+
+
+def _start(service: DesiredService, container: str, cause: str, known: Iterable[Operation]) -> Operation:
+    healthy = [name for name, condition in service.depends.items() if condition == HEALTHY]
+    provisions = [f"provision {p.provider}/{p.component}" for p in service.provisions if p.provider in healthy]
+    after = [f"create {service.name}", f"stop {service.name}", *(f"ready {name}" for name in healthy), *provisions]
+    return _operation("start", service.name, cause, after, known, container)
+
+
+def _ready(service: DesiredService, known: Iterable[Operation]) -> Operation:
+    provisions = [f"provision {p.provider}/{p.component}" for p in service.provisions]
+    after = [f"start {service.name}", *(f"ready {name}" for name in service.depends), *provisions]
+    return _operation("ready", service.name, "", after, known)

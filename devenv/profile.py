@@ -1,0 +1,160 @@
+"""Which services, with which settings: the shipped profiles and a project's devenv.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from voluptuous import All, Any as Either, Invalid, Match, MultipleInvalid, Optional, Range, Schema
+
+from devenv import document
+from devenv.catalogue import NAME, data_folder
+from devenv.errors import ConfigError
+from devenv.model import Profile, ServiceChoice
+
+PROJECT_FILE = "devenv.yaml"
+DEFAULT_PROFILE = "base"
+
+_NAME = Match(NAME, msg="expected a name: lower-case letters, digits and dashes")
+# Docker's own grammar, shortened: [host[:port]/]path[:tag][@digest].
+_IMAGE = Match(
+    r"[a-zA-Z0-9][\w.-]*(?::\d+)?(?:/[\w.-]+)*(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?\Z",
+    msg="expected an image such as mysql:8.4",
+)
+_SETTINGS = {
+    Optional("image"): All(str, _IMAGE),
+    Optional("ports"): {str: All(int, Range(min=1, max=65535, msg="expected a port from 1 to 65535"))},
+}
+
+
+def _services(value: Any) -> dict[str, Any]:
+    """A list of names, or a mapping from names to settings; `false` leaves a service out."""
+    if isinstance(value, list):
+        value = dict.fromkeys(Schema([_NAME])(value))
+    if not isinstance(value, dict):
+        raise Invalid("expected a list of services, or a mapping from services to settings")
+    # One schema per service: an `Any` over its settings would blame the whole service for one wrong key.
+    simple = Either(None, False)
+    schema = {name: simple if settings in (None, False) else _SETTINGS for name, settings in value.items()}
+    wrong = [Invalid(_NAME.msg, path=[name]) for name in value if not NAME.match(name)]
+    if wrong:
+        raise MultipleInvalid(wrong)
+    return dict(Schema(schema)(value))
+
+
+_FILE = Schema(
+    {
+        Optional("description"): str,
+        Optional("extends"): _NAME,
+        Optional("profile"): _NAME,
+        Optional("services"): _services,
+    }
+)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One file's say: what it builds on and which services it adds, changes or leaves out."""
+
+    source: str
+    extends: str
+    services: Mapping[str, Any] = field(default_factory=dict)
+    description: str = ""
+
+
+def find_project(start: Path) -> Path:
+    """The nearest folder, upwards from `start`, that holds a devenv.yaml; else `start` itself."""
+    start = start.resolve()
+    return next((folder for folder in (start, *start.parents) if (folder / PROJECT_FILE).is_file()), start)
+
+
+def shipped_profiles() -> dict[str, Path]:
+    """The profiles that devenv brings, by name."""
+    return {path.stem: path for path in sorted(data_folder("profiles").glob("*.yaml"))}
+
+
+def load_profile(project: Path, name: str = "", folder: Path | None = None) -> Profile:
+    """The profile that `name` or the project's devenv.yaml picks, with the project's own settings on top.
+
+    Raises ConfigError for an unknown or circular profile and for every error in the files read.
+    """
+    profiles = shipped_profiles() if folder is None else {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+    project_file = project / PROJECT_FILE
+    layers: list[_Layer] = []
+    picked = name or DEFAULT_PROFILE
+    if project_file.is_file():
+        layers.append(_layer(project_file, "profile"))
+        picked = name or layers[0].extends or DEFAULT_PROFILE
+    layers += _chain(picked, profiles, layers[0].source if layers and not name else "--profile")
+    services: dict[str, ServiceChoice] = {}
+    for layer in reversed(layers):
+        _apply(layer, services)
+    return Profile(
+        name=picked,
+        services=services,
+        source=layers[0].source,
+        description=next((layer.description for layer in layers if layer.description), ""),
+    )
+
+
+def _layer(path: Path, key: str) -> _Layer:
+    data = document.read(path, _FILE)
+    other = {"profile": "extends", "extends": "profile"}[key]
+    if other in data:
+        raise ConfigError(f"cannot use {path}: {other}: unknown key here", hint=f"write '{key}:' instead")
+    return _Layer(str(path), data.get(key, ""), data.get("services", {}), data.get("description", ""))
+
+
+def _chain(name: str, profiles: Mapping[str, Path], asked_by: str) -> list[_Layer]:
+    """The profile and all that it extends, the most specific first."""
+    layers: list[_Layer] = []
+    seen: list[str] = []
+    while name:
+        if name in seen:
+            raise ConfigError(
+                f"cannot use profile {name!r}: it extends itself ({' -> '.join([*seen, name])})",
+                hint=f"mend 'extends' in {profiles[name]}",
+            )
+        if name not in profiles:
+            raise ConfigError(
+                f"cannot find profile {name!r} (asked for by {asked_by})",
+                hint="there are: " + ", ".join(sorted(profiles)),
+            )
+        seen.append(name)
+        layers.append(_layer(profiles[name], "extends"))
+        asked_by, name = str(profiles[name]), layers[-1].extends
+    return layers
+
+
+def _apply(layer: _Layer, services: dict[str, ServiceChoice]) -> None:
+    for service, settings in layer.services.items():
+        if settings is False:
+            services.pop(service, None)
+            continue
+        before = services.get(service, ServiceChoice())
+        settings = settings or {}
+        services[service] = ServiceChoice(
+            image=settings.get("image", before.image), ports={**before.ports, **settings.get("ports", {})}
+        )
+
+
+TEMPLATE = """\
+# What `devenv up` starts for this project. Every line is optional.
+
+# One of: {profiles}.
+profile: base
+
+# Settings per service; `false` leaves one out.
+# services:
+#   mysql:
+#     image: mysql:8.4        # any image that works as MySQL; built by devenv if not given
+#     ports: {{sql: 3307}}      # a fixed port on 127.0.0.1; chosen by devenv if not given
+#   etcd: false
+"""
+
+
+def project_file_text() -> str:
+    """A commented devenv.yaml to begin with."""
+    return TEMPLATE.format(profiles=", ".join(shipped_profiles()))

@@ -1,0 +1,282 @@
+"""Profile, catalogue and what is remembered in; what should be on the engine out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from devenv.catalogue import NAME
+from devenv.errors import ConfigError, NotOurs
+from devenv.model import (
+    ContainerOptions,
+    Desired,
+    DesiredService,
+    Endpoint,
+    Image,
+    Observed,
+    Profile,
+    Provision,
+    ServiceChoice,
+    ServiceDefinition,
+)
+from devenv.state import Record, free_port, port_is_free
+from devenv.template import render
+
+HOST = "127.0.0.1"
+
+Catalogue = Mapping[str, ServiceDefinition]
+
+
+# ---- which services ----------------------------------------------------------------------------------------
+
+
+def select(profile: Profile, catalogue: Catalogue, names: Sequence[str] = ()) -> list[str]:
+    """The services to act on, each after all that it needs: `names` and their needs, else the whole profile.
+
+    Raises ConfigError for an unknown service, a role that nothing fills, or services that need each other.
+    """
+    for name in [*profile.services, *names]:
+        if name not in catalogue:
+            raise ConfigError(
+                f"cannot find service {name!r} (asked for by {profile.source if name in profile.services else 'you'})",
+                hint="there are: " + ", ".join(sorted(catalogue)),
+            )
+    for name in names:
+        if name not in profile.services:
+            raise ConfigError(
+                f"cannot use service {name!r}: profile {profile.name!r} does not have it",
+                hint=f"it has {', '.join(profile.services)}; add it under 'services' in devenv.yaml",
+            )
+    ordered: list[str] = []
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            circle = " -> ".join([*path[path.index(name) :], name])
+            raise ConfigError(f"cannot order the services: they need each other ({circle})", "mend 'requires'")
+        if name in ordered:
+            return
+        for need in catalogue[name].requires:
+            visit(provider_of(need.role, name, profile, catalogue), (*path, name))
+        ordered.append(name)
+
+    for name in names or profile.services:
+        visit(name, ())
+    return ordered
+
+
+def provider_of(role: str, needed_by: str, profile: Profile, catalogue: Catalogue) -> str:
+    """The one service of the profile that fills the role; where there is none, the one of the catalogue."""
+    chosen = [name for name in profile.services if name in catalogue and catalogue[name].role == role]
+    candidates = chosen or [name for name, service in catalogue.items() if service.role == role]
+    if len(candidates) != 1:
+        found = f"more than one service does: {', '.join(candidates)}" if candidates else "no service does"
+        raise ConfigError(
+            f"cannot fill the role {role!r} that {needed_by} needs: {found}",
+            hint="name one service of that role under 'services' in devenv.yaml",
+        )
+    return candidates[0]
+
+
+def secret_names(names: Iterable[str], profile: Profile, catalogue: Catalogue) -> list[str]:
+    """The secrets that these services need: their own, and one per component that they are."""
+    found = []
+    for name in names:
+        found += [f"{name}.{secret}" for secret in catalogue[name].secrets]
+        for need in catalogue[name].requires:
+            found.append(f"{provider_of(need.role, name, profile, catalogue)}/{need.component}")
+    return found
+
+
+# ---- which ports -------------------------------------------------------------------------------------------
+
+
+def choose_ports(
+    names: Iterable[str],
+    profile: Profile,
+    catalogue: Catalogue,
+    observed: Observed,
+    record: Record,
+    others: Iterable[Record],
+    holder: Callable[[int], str],
+) -> dict[str, int]:
+    """The host port of each "service/endpoint".
+
+    A pinned port is taken as it is, then the remembered one, then the well-known one if it is free, then any
+    free one. Raises NotOurs, naming the holder, when a pinned or remembered port is somebody else's by now.
+    """
+    ours = {port for container in observed.containers.values() if container.running for port in container.ports.values()}
+    taken = {port for other in others if other.id != record.id for port in other.ports.values()}
+    ports: dict[str, int] = {}
+    for name in names:
+        pinned = profile.services.get(name, ServiceChoice()).ports
+        _check_pins(name, pinned, catalogue[name], profile)
+        for endpoint, definition in catalogue[name].endpoints.items():
+            key = f"{name}/{endpoint}"
+            published = observed.containers[name].ports.get(definition.port) if name in observed.containers else None
+            fixed = pinned.get(endpoint) or record.ports.get(key) or published
+            if fixed:
+                if fixed not in ours and not port_is_free(fixed):
+                    raise _taken(fixed, name, endpoint, endpoint in pinned, holder(fixed))
+                ports[key] = fixed
+            else:
+                avoid = taken | set(ports.values()) | set(record.ports.values())
+                known = definition.port
+                ports[key] = known if known not in avoid and port_is_free(known) else free_port(avoid)
+    return ports
+
+
+def _check_pins(name: str, pinned: Mapping[str, int], service: ServiceDefinition, profile: Profile) -> None:
+    for endpoint in pinned:
+        if endpoint not in service.endpoints:
+            raise ConfigError(
+                f"cannot pin a port of {name}: it has no endpoint {endpoint!r} (in {profile.source})",
+                hint="it has: " + ", ".join(service.endpoints),
+            )
+
+
+def _taken(port: int, name: str, endpoint: str, pinned: bool, holder: str) -> NotOurs:
+    why = "pinned in devenv.yaml" if pinned else "given to this environment before"
+    other = "pin another one" if pinned else "pin another one in devenv.yaml"
+    return NotOurs(
+        f"cannot publish {name} ({endpoint}) on 127.0.0.1:{port} ({why}): {holder} has it",
+        hint=f"end that, or {other}: 'services: {{{name}: {{ports: {{{endpoint}: PORT}}}}}}'",
+    )
+
+
+# ---- what exactly ------------------------------------------------------------------------------------------
+
+
+def resolve(
+    environment: str,
+    names: Sequence[str],
+    profile: Profile,
+    catalogue: Catalogue,
+    images: Mapping[str, Image],
+    ports: Mapping[str, int],
+    secrets: Mapping[str, str],
+) -> Desired:
+    """The desired state of these services, every template filled in. Raises ConfigError for unknown values."""
+    services: dict[str, DesiredService] = {}
+    for name in names:
+        services[name] = _service(environment, catalogue[name], profile, catalogue, images[name], ports, secrets)
+    base = [images["base"]] if "base" in images else []
+    return Desired(
+        environment=environment,
+        network=f"devenv-{environment}",
+        services=services,
+        images=(*base, *(service.image for service in services.values())),
+    )
+
+
+def _service(
+    environment: str,
+    definition: ServiceDefinition,
+    profile: Profile,
+    catalogue: Catalogue,
+    image: Image,
+    ports: Mapping[str, int],
+    secrets: Mapping[str, str],
+) -> DesiredService:
+    name = definition.name
+    values = {f"secret.{secret}": secrets[f"{name}.{secret}"] for secret in definition.secrets}
+    values["environment"] = environment
+    source = str(definition.folder / "compose.yaml")
+    endpoints = _endpoints(definition, {key: ports[f"{name}/{key}"] for key in definition.endpoints}, values)
+    depends: dict[str, str] = {}
+    provisions = []
+    for need in definition.requires:
+        provider = catalogue[provider_of(need.role, name, profile, catalogue)]
+        depends[provider.name] = need.condition
+        password = secrets[f"{provider.name}/{need.component}"]
+        provisions.append(Provision(provider.name, need.component, password))
+        values |= _required(need.role, provider, need.component, password)
+
+    def filled(templates: Mapping[str, str]) -> dict[str, str]:
+        return {key: render(text, values, source) for key, text in templates.items()}
+
+    values |= {f"output.{key}": value for key, value in filled(definition.outputs).items()}
+    files = {
+        file.target: render(file.source.read_text(encoding="utf-8"), values, str(file.source)).encode()
+        for file in definition.files
+    }
+    published = {endpoint.port: ports[f"{name}/{key}"] for key, endpoint in definition.endpoints.items()}
+    volumes = {f"devenv-{environment}-{name}-{volume}": target for volume, target in definition.volumes}
+    parts = _parts(image, definition.options, files, published, volumes)
+    return DesiredService(
+        name=name,
+        role=definition.role,
+        image=image,
+        container=f"devenv-{environment}-{name}",
+        options=definition.options,
+        config_hash=_digest(parts),
+        parts=parts,
+        files=files,
+        volumes=volumes,
+        ports=published,
+        endpoints=endpoints,
+        depends=depends,
+        values=values,
+        outputs=filled(definition.outputs),
+        environment=filled(definition.environment),
+        probe=filled(definition.probe),
+        provisioner=definition.provisioner,
+        provisions=tuple(provisions),
+    )
+
+
+def _endpoints(definition: ServiceDefinition, ports: Mapping[str, int], values: dict[str, str]) -> dict[str, Endpoint]:
+    """The host view of each endpoint; both views go into `values`, as endpoint.NAME.* and network.NAME.*."""
+    source = str(definition.folder / "compose.yaml")
+    endpoints = {}
+    for key, endpoint in definition.endpoints.items():
+        for view, host, port in (("endpoint", HOST, ports[key]), ("network", definition.name, endpoint.port)):
+            url = render(endpoint.url, {**values, "host": host, "port": str(port)}, source)
+            found = {"host": host, "port": str(port), "url": url}
+            values |= {f"{view}.{key}.{word}": value for word, value in found.items()}
+            if view == "endpoint":
+                endpoints[key] = Endpoint(host, port, url)
+    return endpoints
+
+
+def _required(role: str, provider: ServiceDefinition, component: str, password: str) -> dict[str, str]:
+    """How a service reaches what it needs: over the container network, as a component of the provider."""
+    first = next(iter(provider.endpoints.values()))
+    return {
+        f"{role}.host": provider.name,
+        f"{role}.port": str(first.port),
+        f"{role}.user": component,
+        f"{role}.password": password,
+        f"{role}.name": component,
+    }
+
+
+def _parts(
+    image: Image,
+    options: ContainerOptions,
+    files: Mapping[str, bytes],
+    ports: Mapping[int, int],
+    volumes: Mapping[str, str],
+) -> dict[str, str]:
+    """A short hash of each input of a container, under the name that a cause gives it."""
+    defaults = asdict(ContainerOptions())
+    parts: dict[str, Any] = {"image": image.reference, "ports": sorted(ports.items()), "volumes": sorted(volumes.items())}
+    parts |= {key: value for key, value in asdict(options).items() if value != defaults[key]}
+    hashed = {key: _digest(value) for key, value in parts.items()}
+    hashed |= {f"file {target.rpartition('/')[2]}": hashlib.sha256(c).hexdigest()[:16] for target, c in files.items()}
+    return hashed
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_name(name: str, what: str) -> str:
+    """The name itself. Raises ConfigError unless it is safe as part of names on the engine and of paths."""
+    if not NAME.match(name):
+        raise ConfigError(
+            f"cannot use {name!r} as {what}", hint="lower-case letters, digits and dashes, a letter first, at most 31"
+        )
+    return name

@@ -1,0 +1,239 @@
+"""What devenv remembers of an environment on this machine: its lock, its record and its secrets.
+
+    <state folder>/environments/<id>/lock           held by the one devenv that changes the environment
+    <state folder>/environments/<id>/record.json    project, name, profile, ports, what is provisioned
+    <state folder>/environments/<id>/secrets.json   0600
+
+The engine's labels are the truth about what runs; the record is a cache, except for ports and secrets.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from devenv.errors import Cancelled, ConfigError, DevenvError, NotOurs
+
+# 24 bytes make 32 characters of the URL-safe alphabet: nothing to escape in URLs, INI, YAML, SQL or a shell.
+_SECRET_BYTES = 24
+_LOCK_POLL = 0.05
+
+
+def state_folder() -> Path:
+    """Where devenv keeps its state: DEVENV_STATE_DIR, else the platform's place for a user's state."""
+    chosen = os.environ.get("DEVENV_STATE_DIR")
+    return Path(chosen) if chosen else platformdirs.user_state_path("devenv")
+
+
+def cache_folder() -> Path:
+    """Where devenv keeps what it can make again: DEVENV_CACHE_DIR, else the platform's place."""
+    chosen = os.environ.get("DEVENV_CACHE_DIR")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("devenv")
+
+
+def environment_id(project: Path, name: str) -> str:
+    """A slug of the folder's name (and of the environment's, if it is not the default) and a hash of both.
+
+    The hash is of the folder's real path, so two checkouts of one name are two environments.
+    """
+    words = project.name if name == "default" else f"{project.name}-{name}"
+    slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:24].strip("-") or "project"
+    digest = hashlib.sha256(f"{project.resolve()}\0{name}".encode()).hexdigest()
+    return f"{slug}-{digest[:8]}"
+
+
+def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Write a file whole or not at all; never readable by others, not even for a moment, unless `mode` says so.
+
+    Raises ConfigError where the folder is missing, read-only or full; the old file then stays as it was.
+    """
+    temporary = ""
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fchmod(stream.fileno(), mode)
+            os.fsync(stream.fileno())
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}", hint="make room or allow writing there, then run the same again"
+        ) from error
+
+
+@dataclass
+class Record:
+    """What is remembered of one environment. `ports` are host ports by "service/endpoint"."""
+
+    id: str
+    name: str
+    project: str
+    profile: str = ""
+    ports: dict[str, int] = field(default_factory=dict)
+    provisioned: list[str] = field(default_factory=list)
+    timings: list[dict[str, Any]] = field(default_factory=list)
+
+
+class State:
+    """The state folder of one environment."""
+
+    def __init__(self, project: Path, name: str) -> None:
+        self.id = environment_id(project, name)
+        self.folder = state_folder() / "environments" / self.id
+        self._project, self._name = project, name
+
+    # ---- the lock ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self, waiting: Callable[[str], None], cancelled: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Hold the environment's lock; `waiting` is told once when somebody else has it.
+
+        The kernel drops the lock with its holder, so a killed devenv blocks nobody.
+        """
+        self._make_folder()
+        with _held(self.folder / "lock", waiting, cancelled):
+            yield
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise DevenvError(
+                f"cannot create the state folder {self.folder}: {error.strerror}",
+                hint="set DEVENV_STATE_DIR to a folder that you may write to",
+            ) from error
+
+    # ---- the record ----------------------------------------------------------------------------------------
+
+    def load(self) -> Record:
+        """The record, or an empty one where there is none or it cannot be understood: it is a cache."""
+        empty = Record(self.id, self._name, str(self._project))
+        known = _read_json(self.folder / "record.json")
+        fields = {key: value for key, value in known.items() if isinstance(value, type(getattr(empty, key, None)))}
+        return Record(**{**asdict(empty), **fields})
+
+    def save(self, record: Record) -> None:
+        self._make_folder()
+        write_atomically(self.folder / "record.json", _to_json(asdict(record)))
+
+    def forget(self) -> None:
+        """Drop record and secrets. The lock file stays: removing it would give two holders the lock."""
+        for name in ("record.json", "secrets.json"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    # ---- secrets -------------------------------------------------------------------------------------------
+
+    def secrets(self, names: Iterable[str], keep: bool = True) -> dict[str, str]:
+        """The environment's secrets by name; those that are not there yet are made, and kept unless told not to."""
+        path = self.folder / "secrets.json"
+        known = {key: value for key, value in _read_json(path).items() if isinstance(value, str)}
+        missing = [name for name in names if name not in known]
+        known.update({name: secrets.token_urlsafe(_SECRET_BYTES) for name in missing})
+        if missing and keep:
+            self._make_folder()
+            write_atomically(path, _to_json(known))
+        return known
+
+
+def all_records() -> list[Record]:
+    """The records of every environment of this user."""
+    return [
+        Record(**{key: value for key, value in data.items() if key in Record.__dataclass_fields__})
+        for path in sorted(state_folder().glob("environments/*/record.json"))
+        if {"id", "name", "project"} <= (data := _read_json(path)).keys()
+    ]
+
+
+def forget_all(identity: str) -> None:
+    """Remove everything that is remembered of an environment."""
+    shutil.rmtree(state_folder() / "environments" / identity, ignore_errors=True)
+
+
+# ---- ports -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def ports_locked(waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock under which this user's environments choose their ports."""
+    state_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _held(state_folder() / "ports.lock", waiting, lambda: False):
+        yield
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server could listen on the port of 127.0.0.1 right now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # Connections that are still closing do not keep the engine from listening.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def free_port(avoid: Iterable[int]) -> int:
+    """A port of 127.0.0.1 that the kernel gives out now and that is not among `avoid`."""
+    avoided = set(avoid)
+    for _ in range(100):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in avoided:
+            return port
+    raise NotOurs("cannot find a free port on 127.0.0.1", hint="end what holds them: 'ss -ltn' lists them")
+
+
+# ---- helpers ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _held(path: Path, waiting: Callable[[str], None], cancelled: Callable[[], bool]) -> Iterator[None]:
+    with path.open("a+") as stream:
+        told = False
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    stream.seek(0)
+                    waiting(f"waiting for another devenv (process {stream.read().strip() or 'unknown'})")
+                    told = True
+                if cancelled():
+                    raise Cancelled from None
+                time.sleep(_LOCK_POLL)
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _to_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
