@@ -17,8 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from devenv import engine as engines
-from devenv import host as hosts
+from devenv import engine as engines, host as hosts
 from devenv.errors import DevenvError, NoEngine
 from devenv.host import Host
 

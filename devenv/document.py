@@ -84,7 +84,7 @@ def _plain(
         return [_plain(item, (*key, i), lines, problems, path, budget) for i, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, key, lines, problems, path, budget)
-    return yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+    return yaml.SafeLoader("").construct_object(node)
 
 
 def _mapping(

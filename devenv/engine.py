@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import docker
 import docker.errors
@@ -45,6 +45,8 @@ _HOST = "127.0.0.1"
 # A single engine call. Only a wedged engine takes longer; builds have their own.
 _TIMEOUT = 120
 _BUILD_TIMEOUT = 1800
+# How many of the last lines of a log.
+Tail = int | Literal["all"]
 _HINT = "run 'devenv doctor' to see what is missing, 'devenv doctor --fix' to mend it"
 
 
@@ -78,9 +80,9 @@ def connect() -> Engine:
     url, origin = endpoint_in_use()
     arguments: dict[str, Any] = {"base_url": url}
     if origin == "DOCKER_HOST":
-        arguments = kwargs_from_env()
+        arguments = dict(kwargs_from_env())
     elif origin.startswith("context"):
-        arguments = ContextAPI.kwargs_from_context(environment=os.environ)
+        arguments = dict(ContextAPI.kwargs_from_context(environment=os.environ))
     try:
         client = docker.APIClient(
             version="auto", timeout=_TIMEOUT, use_ssh_client=url.startswith("ssh:"), **arguments
@@ -134,7 +136,7 @@ class Engine:
     @property
     def local(self) -> bool:
         """Whether the engine publishes its ports on this very host."""
-        return self.url.startswith(("unix:", "http+docker:", "npipe:"))
+        return self.url.startswith(("unix:", "http+docker:", "npipe:", "tcp://127.", "tcp://localhost"))
 
     def info(self) -> dict[str, Any]:
         with _asking("ask the engine about itself"):
@@ -159,6 +161,11 @@ class Engine:
         with _asking("list images"):
             return list(self._client.images(filters={"label": f"{LABEL_ENVIRONMENT}=shared"}))
 
+    def image_sizes(self) -> dict[str, int]:
+        """The size in bytes of every image by tag."""
+        with _asking("list images"):
+            return {tag: int(i["Size"]) for i in self._client.images() for tag in i.get("RepoTags") or ()}
+
     def observe(self, environment: str) -> Observed:
         """Everything that carries the environment's label, and every image there is: four calls."""
         label = {"label": f"{LABEL_ENVIRONMENT}={environment}"}
@@ -180,6 +187,14 @@ class Engine:
             images=self.images(),
             extra=tuple(extra),
         )
+
+    def publisher(self, port: int) -> str:
+        """The running container that publishes the host port, in words; empty if none does."""
+        with _asking("list containers"):
+            for listed in self._client.containers():
+                if any(published.get("PublicPort") == port for published in listed["Ports"]):
+                    return f"container {listed['Names'][0].lstrip('/')}"
+        return ""
 
     def state(self, container: str) -> dict[str, Any]:
         """The engine's own State of a container: Status, ExitCode, OOMKilled, …"""
@@ -249,9 +264,16 @@ class Engine:
         with _asking(f"import image {tag}"), tarball.open("rb") as stream:
             self._client.import_image_from_data(stream, repository=name, tag=version, changes=changes)
 
-    def remove_image(self, reference: str) -> None:
+    def remove_image(self, reference: str) -> bool:
+        """Remove an image by tag or id; False if a container or another image still needs it."""
         with _asking(f"remove image {reference}"):
-            self._client.remove_image(reference)
+            try:
+                self._client.remove_image(reference)
+            except docker.errors.APIError as error:
+                if error.status_code not in (404, 409):
+                    raise
+                return False
+        return True
 
     # ---- networks and volumes ----------------------------------------------------------------------------
 
@@ -286,13 +308,9 @@ class Engine:
         for volume in service.volumes:
             self.ensure_volume(volume, environment, service.name)
         container = self._create(service, environment, network)
-        by_folder: dict[str, dict[str, bytes]] = {}
-        for target, content in service.files.items():
-            folder, _, name = target.rpartition("/")
-            by_folder.setdefault(folder, {})[name] = content
         with _asking(f"copy files into container {service.container}"):
-            for folder, files in by_folder.items():
-                self._client.put_archive(container, folder, _archive_of_files(files))
+            if service.files:
+                self._client.put_archive(container, CONFIG_FOLDER, _archive_of_files(service.files))
             for target in service.volumes.values():
                 self._client.put_archive(container, target, _archive_of_folder(DATA_FOLDER))
         return container
@@ -343,15 +361,29 @@ class Engine:
                 labels=labels,
                 stop_signal=options.stop_signal or None,
                 host_config=host_config,
-                networking_config=self._client.create_networking_config(aliases),
+                # The stubs take the mapping of networks for one of them.
+                networking_config=self._client.create_networking_config(aliases),  # type: ignore[arg-type]
                 # The official images ask for health checks that nothing here reads.
                 healthcheck={"test": ["NONE"]},
             )
         return str(created["Id"])
 
-    def start(self, container: str) -> None:
-        with _asking(f"start container {container}"):
-            self._client.start(container)
+    def start(self, container: str) -> bool:
+        """Start a container, or let a paused one go on.
+
+        False if the engine may not set the limit on open files: containers created from then on ask for none.
+        """
+        with _asking(f"start container {container[:12]}", "'devenv doctor' shows who holds a port"):
+            try:
+                self._client.start(container)
+            except docker.errors.APIError as error:
+                if "rlimit" in str(error) and not self._no_ulimit.is_set():
+                    self._no_ulimit.set()
+                    return False
+                if "paused container" not in str(error):
+                    raise
+                self._client.unpause(container)
+        return True
 
     def stop(self, container: str, seconds: int) -> None:
         """Ask a container to end by itself; after `seconds` the engine ends it."""
@@ -363,12 +395,12 @@ class Engine:
         with _asking(f"remove container {container}"), _unless_gone():
             self._client.remove_container(container, v=True, force=True)
 
-    def logs(self, container: str, tail: int | str = "all") -> list[str]:
+    def logs(self, container: str, tail: Tail = "all") -> list[str]:
         with _asking(f"read the logs of container {container}"):
             raw = self._client.logs(container, tail=tail)
         return bytes(raw).decode(errors="replace").splitlines()
 
-    def follow(self, container: str, tail: int | str = "all") -> Iterator[str]:
+    def follow(self, container: str, tail: Tail = "all") -> Iterator[str]:
         """The lines of a container's log as they come, until it ends."""
         with _asking(f"follow the logs of container {container}"):
             pending = b""
@@ -438,11 +470,11 @@ def _tagged(reference: str) -> str:
 
 
 def _archive_of_files(files: Mapping[str, bytes]) -> bytes:
-    """Files by name, readable by all: the server's user differs between images, and it is alone in there."""
+    """Files by target, readable by all: the server's user differs between images, and it is alone in there."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
+        for target, content in files.items():
+            entry = tarfile.TarInfo(target.removeprefix(f"{CONFIG_FOLDER}/"))
             entry.size, entry.mode = len(content), 0o444
             archive.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()

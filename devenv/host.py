@@ -53,7 +53,7 @@ CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 
 # Waits for another apt, and asks nothing about config files.
 _APT = ("apt-get", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Options::=--force-confold")
-_APT_INSTALL = ("install", "-y", "--no-install-recommends", "--no-remove")
+_APT_INSTALL = ("install", "-y", "--no-install-recommends", "--no-remove", "--no-upgrade")
 _JOURNAL = "run: journalctl -u docker -n 30"
 _SYSTEMD_START = "sudo systemctl start docker"
 _COMMANDS = {  # /etc/os-release ID or ID_LIKE -> what brings an engine up there
@@ -214,7 +214,7 @@ def command_here(host: Host) -> str:
 def obstacle(host: Host) -> str:
     """Why devenv cannot install or start anything here itself, "" if it can."""
     names = families(host)
-    if "debian" not in names and "ubuntu" not in names:
+    if not {"debian", "ubuntu"} & set(names):
         return f"this is not Debian or Ubuntu ({names[0] if names else 'no /etc/os-release'})"
     if host.uid() != 0 and host.run(["sudo", "-n", "true"], timeout=10).status != 0:
         return "devenv is neither root nor has passwordless sudo"
@@ -353,9 +353,8 @@ def _must(
     done = host.run(argv, timeout)
     if done.status:
         lines = done.output.strip().splitlines()[-TAIL_LINES:]
-        hint = hint or f"run it by hand: {' '.join(argv)}"
-        what = f"{argv[0]} ended with status {done.status}"
-        raise NoEngine(f"{failure}: {what}", hint=hint, detail=lines)
+        what = f"{failure}: {argv[0]} ended with status {done.status}"
+        raise NoEngine(what, hint=hint or f"run it by hand: {' '.join(argv)}", detail=lines)
 
 
 def _remove(name: str, why: str, say: Say, host: Host) -> None:

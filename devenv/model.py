@@ -135,11 +135,15 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Image:
-    """An image by reference and how to get it: "build" (from `recipe`), "base", or "pull"."""
+    """An image by reference and how to get it: "pull", "build", or "base" (what built images stand on).
+
+    `wheels` names the list of Python packages that have to be fetched before it can be built.
+    """
 
     reference: str
     how: str
     service: str = ""
+    wheels: str = ""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def plan_restart(desired: Desired, observed: Observed) -> Plan:
     """Stop and start containers that exist, and wait for them. A service stops after its dependents did."""
     operations: list[Operation] = []
     cause = "restart asked for"
-    for service in reversed(desired.services.values()):
+    for service in reversed(list(desired.services.values())):
         container = observed.containers[service.name]
         if container.running:
             dependents = [f"stop {other.name}" for other in desired.services.values() if service.name in other.depends]
@@ -81,14 +81,15 @@ def plan_stop(containers: Iterable[ObservedContainer]) -> Plan:
     )
 
 
-def plan_down(containers: Iterable[ObservedContainer], networks: Iterable[str], volumes: Iterable[str]) -> Plan:
-    """Remove containers, then networks and volumes. Where the data goes too, nothing is stopped gently."""
+def plan_down(
+    containers: Iterable[ObservedContainer], networks: Iterable[str], volumes: Iterable[str], gently: bool = True
+) -> Plan:
+    """Remove containers, then networks and volumes. Unless `gently`, since the data goes too, nothing is stopped."""
     cause = "down asked for"
-    volumes = tuple(volumes)
     operations: list[Operation] = []
     removed: list[str] = []
     for container in containers:
-        if _alive(container) and not volumes:
+        if _alive(container) and gently:
             operations.append(Operation("stop", container.service, cause, subject=container.id))
         remove = _operation(
             "remove", container.name, cause, [f"stop {container.service}"], operations, container.id
@@ -176,7 +177,9 @@ def _image_operations(desired: Desired, observed: Observed, wanted: Mapping[str,
     operations: list[Operation] = []
     for image in missing:
         action = "pull image" if image.how == "pull" else "build image"
-        after = ["build image base"] if image.how == "build" else []
+        after = ["build image base", f"fetch wheels {image.service}"] if image.how == "build" else []
+        if image.wheels:
+            operations.append(Operation("fetch wheels", image.service, "image missing"))
         operations.append(
             _operation(action, image.service or "base", "image missing", after, operations, image.reference)
         )

@@ -17,7 +17,8 @@ from devenv.model import Profile, ServiceChoice
 PROJECT_FILE = "devenv.yaml"
 DEFAULT_PROFILE = "base"
 
-_NAME = Match(NAME, msg="expected a name: lower-case letters, digits and dashes")
+_NAME_RULE = "expected a name: lower-case letters, digits and dashes"
+_NAME = Match(NAME, msg=_NAME_RULE)
 # Docker's own grammar, shortened: [host[:port]/]path[:tag][@digest].
 _IMAGE = Match(
     r"[a-zA-Z0-9][\w.-]*(?::\d+)?(?:/[\w.-]+)*(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?\Z",
@@ -38,7 +39,7 @@ def _services(value: Any) -> dict[str, Any]:
     # One schema per service: an `Any` over its settings would blame the whole service for one wrong key.
     simple = Either(None, False)
     schema = {name: simple if settings in (None, False) else _SETTINGS for name, settings in value.items()}
-    wrong = [Invalid(_NAME.msg, path=[name]) for name in value if not NAME.match(name)]
+    wrong = [Invalid(_NAME_RULE, path=[name]) for name in value if not NAME.match(name)]
     if wrong:
         raise MultipleInvalid(wrong)
     return dict(Schema(schema)(value))

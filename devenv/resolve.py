@@ -101,13 +101,16 @@ def choose_ports(
     record: Record,
     others: Iterable[Record],
     holder: Callable[[int], str],
+    check: bool = True,
 ) -> dict[str, int]:
     """The host port of each "service/endpoint".
 
     A pinned port is taken as it is, then the remembered one, then the well-known one if it is free, then any
-    free one. Raises NotOurs, naming the holder, when a pinned or remembered port is somebody else's by now.
+    free one. Raises NotOurs, naming the holder, when a pinned or remembered port is somebody else's by now; without
+    `check` nothing is tried, which is for looking only.
     """
-    ours = {port for container in observed.containers.values() if container.running for port in container.ports.values()}
+    running = [container for container in observed.containers.values() if container.running]
+    ours = {port for container in running for port in container.ports.values()}
     taken = {port for other in others if other.id != record.id for port in other.ports.values()}
     ports: dict[str, int] = {}
     for name in names:
@@ -118,7 +121,7 @@ def choose_ports(
             published = observed.containers[name].ports.get(definition.port) if name in observed.containers else None
             fixed = pinned.get(endpoint) or record.ports.get(key) or published
             if fixed:
-                if fixed not in ours and not port_is_free(fixed):
+                if check and fixed not in ours and not port_is_free(fixed):
                     raise _taken(fixed, name, endpoint, endpoint in pinned, holder(fixed))
                 ports[key] = fixed
             else:
@@ -162,12 +165,11 @@ def resolve(
     services: dict[str, DesiredService] = {}
     for name in names:
         services[name] = _service(environment, catalogue[name], profile, catalogue, images[name], ports, secrets)
-    base = [images["base"]] if "base" in images else []
     return Desired(
         environment=environment,
         network=f"devenv-{environment}",
         services=services,
-        images=(*base, *(service.image for service in services.values())),
+        images=tuple(service.image for service in services.values()),
     )
 
 
@@ -262,7 +264,8 @@ def _parts(
 ) -> dict[str, str]:
     """A short hash of each input of a container, under the name that a cause gives it."""
     defaults = asdict(ContainerOptions())
-    parts: dict[str, Any] = {"image": image.reference, "ports": sorted(ports.items()), "volumes": sorted(volumes.items())}
+    parts: dict[str, Any] = {"image": image.reference}
+    parts |= {"ports": sorted(ports.items()), "volumes": sorted(volumes.items())}
     parts |= {key: value for key, value in asdict(options).items() if value != defaults[key]}
     hashed = {key: _digest(value) for key, value in parts.items()}
     hashed |= {f"file {target.rpartition('/')[2]}": hashlib.sha256(c).hexdigest()[:16] for target, c in files.items()}

@@ -1,0 +1,387 @@
+"""The library's face: one environment of one project, and what can be done with it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from devenv import wiring
+from devenv.catalogue import load_catalogue
+from devenv.engine import Engine, Tail, connect
+from devenv.errors import ConfigError, NotReady
+from devenv.execute import Context, Report, execute, target_of
+from devenv.images import BASE, images_for, stale_images
+from devenv.model import (
+    Desired,
+    DesiredService,
+    Observed,
+    ObservedContainer,
+    Operation,
+    Plan,
+    Profile,
+    ServiceChoice,
+    Timing,
+)
+from devenv.plan import make_plan, plan_down, plan_images, plan_restart, plan_start, plan_stop
+from devenv.probe import load_probe
+from devenv.profile import find_project, load_profile
+from devenv.resolve import check_name, choose_ports, resolve, secret_names, select
+from devenv.state import State, all_records, ports_locked
+
+# What a container's end is called when somebody asked for it: by SIGTERM's and SIGKILL's numbers, or success.
+_STOPPED = (0, 137, 143)
+
+
+class Silent:
+    """A report that tells nobody."""
+
+    def begin(self, plan: Plan) -> None: ...
+    def started(self, operation: Operation) -> None: ...
+    def progress(self, operation: Operation, text: str) -> None: ...
+    def finished(self, operation: Operation, seconds: float) -> None: ...
+    def failed(self, operation: Operation, seconds: float, reason: str) -> None: ...
+    def note(self, text: str) -> None: ...
+    def end(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an operation on an environment did: the plan as executed, the services acted on, the files that changed."""
+
+    plan: Plan
+    services: Mapping[str, DesiredService] = field(default_factory=dict, repr=False)
+    timings: Sequence[Timing] = ()
+    written: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """One service as it is now. `state` is ready, starting, stopped, failed or absent."""
+
+    role: str
+    state: str
+    image: str
+    container: str
+    endpoints: Mapping[str, Mapping[str, Any]] = field(repr=False)
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ImageStatus:
+    """The image of a service: its size in bytes, or None if the engine does not have it."""
+
+    service: str
+    reference: str
+    size: int | None
+
+    @property
+    def present(self) -> bool:
+        return self.size is not None
+
+
+class Environment:
+    """A set of base services for one project folder and one name.
+
+        with_defaults = Environment()
+        with_defaults.up()
+        print(with_defaults.env()["DEVENV_MYSQL_URL"])
+
+    `project` is any folder inside the project (the working directory, if not given); `profile` overrides what
+    devenv.yaml picks. Nothing is touched before a method is called; each raises an error of devenv.errors.
+    """
+
+    def __init__(
+        self,
+        project: Path | str | None = None,
+        name: str = "default",
+        profile: str = "",
+        report: Report | None = None,
+        wait_timeout: float = 180.0,
+    ) -> None:
+        self.name = check_name(name, "the name of an environment")
+        start = Path(project) if project is not None else Path.cwd()
+        if not start.is_dir():
+            raise ConfigError(f"cannot use project {start}: no such folder", hint="name an existing folder")
+        self.project = find_project(start)
+        self.state = State(self.project, name)
+        self.id = self.state.id
+        self._profile_name = profile
+        self._report: Report = report or Silent()
+        self._timeout = wait_timeout
+        self._engine: Engine | None = None
+
+    # ---- up and down -----------------------------------------------------------------------------------------
+
+    def up(self, names: Sequence[str] = ()) -> Result:
+        """Start the services (all of the profile, if none is named) and what they need; return when they work."""
+        self._load()
+        wiring.check_folder(self.project)
+        with self._changing():
+            desired, selected, observed = self._desired(names)
+            plan = make_plan(selected, observed, self.state.load().provisioned)
+            timings = self._execute(plan, selected, observed)
+            written = self._write(desired)
+        return Result(plan, selected.services, timings, written)
+
+    def plan(self, names: Sequence[str] = ()) -> Plan:
+        """What `up` would do now. Changes nothing."""
+        self._load()
+        _desired, selected, observed = self._desired(names, keep=False)
+        return make_plan(selected, observed, self.state.load().provisioned)
+
+    def build_images(self, names: Sequence[str] = ()) -> Result:
+        """Have every image of the services on the engine."""
+        self._load()
+        _desired, selected, observed = self._desired(names, keep=False)
+        plan = plan_images(selected, observed)
+        return Result(plan, selected.services, self._execute(plan, selected, observed))
+
+    def start(self, names: Sequence[str] = ()) -> Result:
+        """Start containers that exist, as they are; return when their services work."""
+        return self._existing(names, plan_start)
+
+    def restart(self, names: Sequence[str] = ()) -> Result:
+        """Stop and start containers that exist; return when their services work."""
+        return self._existing(names, plan_restart)
+
+    def wait(self, names: Sequence[str] = ()) -> Result:
+        """Wait until services that were started work."""
+        return self._existing(
+            names, lambda desired, _: Plan(tuple(Operation("ready", name) for name in desired.services))
+        )
+
+    def stop(self, names: Sequence[str] = ()) -> Result:
+        """Stop containers and keep them, their data and their ports."""
+        with self._changing():
+            observed = self.engine.observe(self.id)
+            plan = plan_stop(self._containers(observed, names))
+            return Result(plan, {}, self._execute(plan, self._nothing(), observed))
+
+    def down(self, names: Sequence[str] = (), volumes: bool = False) -> Result:
+        """Remove containers and, for a whole environment, its network; with `volumes` all data and secrets too."""
+        with self._changing():
+            observed = self.engine.observe(self.id)
+            plan = plan_down(
+                self._containers(observed, names),
+                () if names else observed.networks,
+                self._volumes(observed, names) if volumes else (),
+                gently=not volumes,
+            )
+            timings = self._execute(plan, self._nothing(), observed)
+            if volumes and not names:
+                self.state.forget()
+                wiring.remove_files(self.project, wiring.known_files(self.catalogue))
+            elif volumes:
+                record = self.state.load()
+                kept = [pair for pair in record.provisioned if pair.partition("/")[0] not in names]
+                self.state.save(replace(record, provisioned=kept))
+        return Result(plan, {}, timings)
+
+    # ---- looking ---------------------------------------------------------------------------------------------
+
+    def status(self, names: Sequence[str] = ()) -> dict[str, ServiceStatus]:
+        """Every service of the profile, and whatever else of the environment is there, as it is right now."""
+        self._load()
+        desired, _selected, observed = self._desired(names, keep=False, check_ports=False)
+        with ThreadPoolExecutor(max(1, len(desired.services))) as pool:
+            statuses = pool.map(lambda service: self._status(service, observed), desired.services.values())
+            return dict(zip(desired.services, statuses, strict=True))
+
+    def env(self) -> dict[str, str]:
+        """The flat map of the services that are there: DEVENV_<SERVICE>_HOST, …, and OS_* for identity."""
+        self._load()
+        desired, _selected, observed = self._desired((), keep=False, check_ports=False)
+        present = [service for name, service in desired.services.items() if name in observed.containers]
+        if not present:
+            raise ConfigError(f"cannot tell any endpoint: nothing of {self.id} is there", hint="run 'devenv up' first")
+        return wiring.flat_map(present)
+
+    def container(self, name: str) -> ObservedContainer:
+        """The container of a service. Raises ConfigError if there is none."""
+        return self._containers(self.engine.observe(self.id), [name])[0]
+
+    def containers(self, names: Sequence[str] = ()) -> dict[str, str]:
+        """The containers' ids by service. Raises ConfigError if one of `names`, or any at all, is missing."""
+        found = self._containers(self.engine.observe(self.id), names)
+        if not found:
+            raise ConfigError(f"cannot find a container of {self.id}", hint="'devenv up' makes them")
+        return {container.service: container.id for container in found}
+
+    def logs(self, name: str, tail: Tail = "all") -> list[str]:
+        """The lines that a service logged, the last `tail` of them if a number is given."""
+        return self.engine.logs(self.container(name).id, tail)
+
+    # ---- images ----------------------------------------------------------------------------------------------
+
+    def list_images(self) -> list[ImageStatus]:
+        """The image of each service of the profile, the base first."""
+        self._load()
+        sizes = self.engine.image_sizes()
+        return [
+            ImageStatus(name, self.images[name].reference, sizes.get(self.images[name].reference))
+            for name in (BASE, *self.profile.services)
+        ]
+
+    def prune_images(self) -> list[str]:
+        """Remove images that devenv built and that nothing asks for any more; returns what was removed."""
+        self._load()
+        removed = []
+        for reference in stale_images(self.engine, self.images):
+            if self.engine.remove_image(reference):
+                removed.append(reference)
+        return removed
+
+    def image_references(self) -> dict[str, str]:
+        """The image that each service of the profile runs."""
+        self._load()
+        return {name: self.images[name].reference for name in self.profile.services}
+
+    def usual_ports(self) -> dict[int, str]:
+        """The ports that the profile's services have when nobody else has them, with who wants each."""
+        self._load()
+        services = {name: self.catalogue[name] for name in self.profile.services if name in self.catalogue}
+        return {e.port: f"{name} ({key})" for name, s in services.items() for key, e in s.endpoints.items()}
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, connected to at first use. Raises NoEngine."""
+        if self._engine is None:
+            self._engine = connect()
+        return self._engine
+
+    # ---- the steps -------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        self.catalogue = load_catalogue()
+        self.profile = load_profile(self.project, self._profile_name)
+        self.images = images_for(self.profile, self.catalogue)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        if not hasattr(self, "catalogue"):
+            self._load()
+        with self.state.locked(self._report.note):
+            yield
+
+    def _desired(
+        self, names: Sequence[str], keep: bool = True, check_ports: bool = True
+    ) -> tuple[Desired, Desired, Observed]:
+        """What should be: of all services that are there or wanted, and of the wanted ones only; and what is.
+
+        With `keep`, new ports and secrets are remembered before anything on the engine carries them.
+        """
+        selected = select(self.profile, self.catalogue, names)
+        observed = self.engine.observe(self.id)
+        present = [name for name in observed.containers if name in self.catalogue and name not in selected]
+        everything = select(self._widened(present), self.catalogue, [*present, *selected])
+        ports = self._ports(everything, observed, keep, check_ports)
+        secrets = self.state.secrets(secret_names(everything, self.profile, self.catalogue), keep)
+        desired = resolve(self.id, everything, self.profile, self.catalogue, self.images, ports, secrets)
+        services = {name: desired.services[name] for name in selected}
+        images = (self.images[BASE], *(service.image for service in services.values()))
+        return desired, replace(desired, services=services, images=images), observed
+
+    def _widened(self, present: Sequence[str]) -> Profile:
+        """The profile, with services that are there although it does not (or no longer) have them."""
+        more = {name: ServiceChoice() for name in present if name not in self.profile.services}
+        return replace(self.profile, services={**self.profile.services, **more})
+
+    def _ports(self, names: Sequence[str], observed: Observed, keep: bool, check: bool) -> dict[str, int]:
+        with ports_locked(self._report.note):
+            record = self.state.load()
+            ports = choose_ports(
+                names, self.profile, self.catalogue, observed, record, all_records(), self._holder, check
+            )
+            if keep and (record.ports != {**record.ports, **ports} or record.profile != self.profile.name):
+                record.ports.update(ports)
+                self.state.save(replace(record, profile=self.profile.name))
+        return ports
+
+    def _holder(self, port: int) -> str:
+        return self.engine.publisher(port) or "another program"
+
+    def _existing(self, names: Sequence[str], make: Callable[[Desired, Observed], Plan]) -> Result:
+        self._load()
+        with self._changing():
+            wanted = [container.service for container in self._containers(self.engine.observe(self.id), names)]
+            if not wanted:
+                raise ConfigError(f"cannot find a container of {self.id}", hint="'devenv up' makes them")
+            desired, _selected, observed = self._desired((), keep=False)
+            there = {name: desired.services[name] for name in desired.services if name in wanted}
+            selected = replace(desired, services=there)
+            plan = make(selected, observed)
+            return Result(plan, selected.services, self._execute(plan, selected, observed))
+
+    def _containers(self, observed: Observed, names: Sequence[str]) -> list[ObservedContainer]:
+        for name in names:
+            if name not in observed.containers:
+                raise ConfigError(
+                    f"cannot find a container of {name!r} in {self.id}",
+                    hint="there are: " + (", ".join(observed.containers) or "none; 'devenv up' makes them"),
+                )
+        chosen = [observed.containers[name] for name in names or observed.containers]
+        return chosen + [c for c in observed.extra if not names or c.service in names]
+
+    def _volumes(self, observed: Observed, names: Collection[str]) -> list[str]:
+        prefixes = tuple(f"devenv-{self.id}-{name}-" for name in names)
+        return [volume for volume in observed.volumes if not names or volume.startswith(prefixes)]
+
+    def _nothing(self) -> Desired:
+        return Desired(self.id, f"devenv-{self.id}", {})
+
+    def _execute(self, plan: Plan, desired: Desired, observed: Observed) -> list[Timing]:
+        context = Context(
+            engine=self.engine,
+            desired=desired,
+            containers={name: container.id for name, container in observed.containers.items()},
+            timeout=self._timeout,
+            catalogue=self.catalogue,
+            images=self.images,
+            stop_seconds={name: s.options.stop_grace_period for name, s in self.catalogue.items()},
+            provisioned=self._remember_provisioned,
+            cancelled=threading.Event(),
+        )
+        return execute(plan, context, self._report)
+
+    def _remember_provisioned(self, pair: str) -> None:
+        record = self.state.load()
+        if pair not in record.provisioned:
+            self.state.save(replace(record, provisioned=[*record.provisioned, pair]))
+
+    def _write(self, desired: Desired) -> list[Path]:
+        files = wiring.wired_files(desired.services, self.catalogue)
+        return wiring.write_files(self.project, files, wiring.known_files(self.catalogue))
+
+    def _status(self, service: DesiredService, observed: Observed) -> ServiceStatus:
+        container = observed.containers.get(service.name)
+        state, reason = self._state_of(service, container)
+        return ServiceStatus(
+            role=service.role,
+            state=state,
+            image=container.image if container else service.image.reference,
+            container=container.name if container else "",
+            endpoints=wiring.endpoints_of(service.endpoints),
+            reason=reason,
+        )
+
+    def _state_of(self, service: DesiredService, container: ObservedContainer | None) -> tuple[str, str]:
+        if container is None:
+            return "absent", "no container"
+        if container.running:
+            try:
+                load_probe(service.probe["kind"])(target_of(service))
+            except NotReady as error:
+                return "starting", str(error)
+            return "ready", ""
+        if container.exit_code is None:
+            return "stopped", f"container is {container.state}"
+        if self.engine.state(container.id).get("OOMKilled"):
+            return "failed", f"exited {container.exit_code}, killed for want of memory"
+        if container.exit_code in _STOPPED:
+            return "stopped", ""
+        return "failed", f"exited {container.exit_code}"

@@ -1,0 +1,303 @@
+"""Walk a plan: every operation as soon as those before it are done, as many at once as there are.
+
+A failed operation stops what waits for it and nothing else. Nothing is decided here that a plan could say.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from devenv.engine import Engine
+from devenv.errors import Cancelled, DevenvError, NotReady, NotReadyInTime, ServiceFailed
+from devenv.images import build_image, fetch_wheels, make_base
+from devenv.model import Desired, DesiredService, Image, Operation, Plan, ServiceDefinition, Timing
+from devenv.probe import Target, load_probe
+from devenv.provision import Component, load_provisioner
+
+# The pauses between two looks at a service that is not ready: quick at first, then gentle.
+_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.025, 0.25, 1.3
+# How often the engine is asked whether a container that does not answer still runs.
+_LOOK_SECONDS = 0.25
+_LOG_LINES = 20
+# A plan is as wide as its services, plus builds. Threads that wait cost next to nothing.
+_THREADS = 32
+
+
+class Report(Protocol):
+    """Who is told what happens. Called from several threads."""
+
+    def begin(self, plan: Plan) -> None: ...
+    def started(self, operation: Operation) -> None: ...
+    def progress(self, operation: Operation, text: str) -> None: ...
+    def finished(self, operation: Operation, seconds: float) -> None: ...
+    def failed(self, operation: Operation, seconds: float, reason: str) -> None: ...
+    def note(self, text: str) -> None: ...
+    def end(self) -> None: ...
+
+
+@dataclass
+class Context:
+    """What operations need besides themselves. `containers` maps services to container ids and grows.
+
+    `timeout` is how long one service may take to become ready, in seconds. `provisioned` is told each
+    "provider/component" that is in place. `stop_seconds` is how long each service gets to end by itself.
+    """
+
+    engine: Engine
+    desired: Desired
+    containers: dict[str, str]
+    timeout: float = 180.0
+    catalogue: Mapping[str, ServiceDefinition] = field(default_factory=dict)
+    images: Mapping[str, Image] = field(default_factory=dict)
+    stop_seconds: Mapping[str, int] = field(default_factory=dict)
+    provisioned: Callable[[str], None] = lambda pair: None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+def execute(plan: Plan, context: Context, report: Report) -> list[Timing]:
+    """Run the plan; return when each operation ran.
+
+    Raises the first failure, with the others in its detail; KeyboardInterrupt after a clean end when the user
+    interrupts (a second interrupt ends the process at once).
+    """
+    run = _Run(plan, context, report)
+    report.begin(plan)
+    try:
+        run.all()
+    finally:
+        report.end()
+    run.raise_failures()
+    return run.timings
+
+
+class _Run:
+    """One execution of one plan."""
+
+    def __init__(self, plan: Plan, context: Context, report: Report) -> None:
+        self._plan, self._context, self._report = plan, context, report
+        self._done: set[str] = set()
+        self._failures: dict[str, BaseException] = {}
+        self._began = time.monotonic()
+        self._interrupted = False
+        self.timings: list[Timing] = []
+
+    def all(self) -> None:
+        waiting = list(self._plan.operations)
+        running: dict[Future[None], Operation] = {}
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="devenv") as pool:
+            while waiting or running:
+                for operation in [op for op in waiting if self._may_start(op)]:
+                    waiting.remove(operation)
+                    running[pool.submit(self._one, operation)] = operation
+                waiting = [op for op in waiting if not self._hopeless(op)]
+                if not running:
+                    break
+                for future in self._first_of(running):
+                    operation = running.pop(future)
+                    if (error := future.exception()) is None:
+                        self._done.add(operation.key)
+                    else:
+                        self._failures[operation.key] = error
+
+    def _may_start(self, operation: Operation) -> bool:
+        return self._done.issuperset(operation.after) and not self._context.cancelled.is_set()
+
+    def _hopeless(self, operation: Operation) -> bool:
+        """Whether something that the operation waits for failed, or was itself hopeless."""
+        lost = self._context.cancelled.is_set() or any(key in self._failures for key in operation.after)
+        if lost:
+            self._failures.setdefault(operation.key, Cancelled())
+        return lost
+
+    def _first_of(self, running: Mapping[Future[None], Operation]) -> set[Future[None]]:
+        try:
+            return wait(running, return_when=FIRST_COMPLETED).done
+        except KeyboardInterrupt:
+            if self._interrupted:
+                os._exit(130)
+            self._interrupted = True
+            self._context.cancelled.set()
+            self._report.note("interrupted: ending what has begun (once more to stop at once)")
+            return set()
+
+    def _one(self, operation: Operation) -> None:
+        began = time.monotonic()
+        self._report.started(operation)
+        try:
+            _ACTIONS[operation.action](operation, self._context, self._teller(operation))
+        except BaseException as error:
+            reason = "interrupted" if isinstance(error, Cancelled) else str(error)
+            self._report.failed(operation, time.monotonic() - began, reason)
+            raise
+        ended = time.monotonic()
+        self.timings.append(Timing(operation, began - self._began, ended - self._began))
+        self._report.finished(operation, ended - began)
+
+    def _teller(self, operation: Operation) -> Callable[[str], None]:
+        def tell(text: str) -> None:
+            if self._context.cancelled.is_set():
+                raise Cancelled
+            self._report.progress(operation, text)
+
+        return tell
+
+    def raise_failures(self) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+        errors = [self._failures[op.key] for op in self._plan.operations if op.key in self._failures]
+        errors = [error for error in errors if not isinstance(error, Cancelled)]
+        if not errors:
+            return
+        first = errors[0]
+        if isinstance(first, DevenvError) and len(errors) > 1:
+            others = [f"also: {error}" for error in errors[1:]]
+            first.detail = (*first.detail, *others)
+        raise first
+
+
+# ---- what each action does ---------------------------------------------------------------------------------
+
+Tell = Callable[[str], None]
+
+
+def _fetch_wheels(operation: Operation, context: Context, tell: Tell) -> None:
+    fetch_wheels(context.engine, context.catalogue[operation.target], tell)
+
+
+def _build_image(operation: Operation, context: Context, tell: Tell) -> None:
+    if operation.target == "base":
+        make_base(context.engine, operation.subject, tell)
+    else:
+        base = context.images["base"].reference
+        build_image(context.engine, context.catalogue[operation.target], operation.subject, base, tell)
+
+
+def _pull_image(operation: Operation, context: Context, tell: Tell) -> None:
+    context.engine.pull(operation.subject, tell)
+
+
+def _create_network(operation: Operation, context: Context, _: Tell) -> None:
+    context.engine.create_network(operation.target, context.desired.environment)
+
+
+def _create(operation: Operation, context: Context, _: Tell) -> None:
+    desired = context.desired
+    service = desired.services[operation.target]
+    context.containers[service.name] = context.engine.create(service, desired.environment, desired.network)
+
+
+def _start(operation: Operation, context: Context, _: Tell) -> None:
+    service = operation.target
+    if not context.engine.start(context.containers[service]):
+        # The engine may not grant the limit on open files that we asked for: it then has one of its own.
+        context.engine.remove(context.containers[service])
+        desired = context.desired
+        context.containers[service] = context.engine.create(
+            desired.services[service], desired.environment, desired.network
+        )
+        context.engine.start(context.containers[service])
+
+
+def _stop(operation: Operation, context: Context, _: Tell) -> None:
+    context.engine.stop(operation.subject, context.stop_seconds.get(operation.target, 10))
+
+
+def _remove(operation: Operation, context: Context, _: Tell) -> None:
+    context.engine.remove(operation.subject)
+
+
+def _remove_network(operation: Operation, context: Context, _: Tell) -> None:
+    context.engine.remove_network(operation.subject)
+
+
+def _remove_volume(operation: Operation, context: Context, _: Tell) -> None:
+    context.engine.remove_volume(operation.subject)
+
+
+def _provision(operation: Operation, context: Context, _: Tell) -> None:
+    consumer = context.desired.services[operation.subject]
+    provider_name, _slash, component = operation.target.partition("/")
+    provider = context.desired.services[provider_name]
+    (needed,) = (p for p in consumer.provisions if p.provider == provider_name and p.component == component)
+    load_provisioner(provider.provisioner)(target_of(provider), Component(component, needed.password))
+    context.provisioned(operation.target)
+
+
+def _ready(operation: Operation, context: Context, tell: Tell) -> None:
+    service = context.desired.services[operation.target]
+    wait_until_ready(service, context.containers[service.name], context, tell)
+
+
+_ACTIONS: Mapping[str, Callable[[Operation, Context, Tell], None]] = {
+    "fetch wheels": _fetch_wheels,
+    "build image": _build_image,
+    "pull image": _pull_image,
+    "create network": _create_network,
+    "create": _create,
+    "start": _start,
+    "stop": _stop,
+    "remove": _remove,
+    "remove network": _remove_network,
+    "remove volume": _remove_volume,
+    "provision": _provision,
+    "ready": _ready,
+}
+
+
+# ---- readiness ---------------------------------------------------------------------------------------------
+
+
+def target_of(service: DesiredService) -> Target:
+    """What a probe or a provisioner of this service talks to."""
+    endpoint = service.endpoints[service.probe["endpoint"]]
+    return Target(endpoint.host, endpoint.port, endpoint.url, service.probe)
+
+
+def wait_until_ready(service: DesiredService, container: str, context: Context, tell: Tell) -> None:
+    """Probe until the service works.
+
+    Raises ServiceFailed as soon as the container is found not to run, NotReadyInTime with the last reason when
+    the time is up; both with the end of the log.
+    """
+    check = load_probe(service.probe["kind"])
+    target = target_of(service)
+    deadline = time.monotonic() + context.timeout
+    pause, look_at = _FIRST_PAUSE, time.monotonic() + _LOOK_SECONDS
+    while True:
+        try:
+            return check(target)
+        except NotReady as error:
+            reason = str(error)
+        now = time.monotonic()
+        if now >= look_at or now >= deadline:
+            _check_alive(service, container, context.engine, reason)
+            look_at = now + _LOOK_SECONDS
+        if now >= deadline:
+            raise NotReadyInTime(
+                f"cannot use {service.name}: not ready after {context.timeout:.0f} s: {reason}",
+                hint=f"'devenv logs {service.name}' shows more; --wait-timeout gives it more time",
+                detail=context.engine.logs(container, _LOG_LINES),
+            )
+        tell(f"waiting: {reason}")
+        context.cancelled.wait(pause)
+        pause = min(pause * _GROWTH, _LONGEST_PAUSE)
+
+
+def _check_alive(service: DesiredService, container: str, engine: Engine, reason: str) -> None:
+    state = engine.state(container)
+    if state["Status"] in ("running", "created"):
+        return
+    if state["Status"] == "paused":
+        raise ServiceFailed(f"cannot use {service.name}: its container is paused", f"'devenv start {service.name}'")
+    killed = ", killed for want of memory" if state.get("OOMKilled") else ""
+    raise ServiceFailed(
+        f"cannot use {service.name}: its container exited {state['ExitCode']}{killed} (last answer: {reason})",
+        hint=f"its last log lines are above; 'devenv logs {service.name}' shows all, 'devenv up' tries again",
+        detail=engine.logs(container, _LOG_LINES),
+    )

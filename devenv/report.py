@@ -1,0 +1,219 @@
+"""What people see: live progress on a terminal, plain lines elsewhere, tables and the summary."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+from devenv.environment import Environment, Result, ServiceStatus, Silent
+from devenv.model import Operation, Plan, Timing
+from devenv.wiring import FOLDER
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_STATE_STYLES = {"ready": "green", "starting": "yellow", "stopped": "dim", "absent": "dim", "failed": "bold red"}
+_CHECK_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+# One colour per service in merged logs, none of them red, which means failure here.
+LOG_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
+_BAR = 24
+
+
+def console(stream: IO[str] | None = None) -> Console:
+    """A console that knows whether its stream is a terminal, how wide, and whether NO_COLOR is set."""
+    from rich.console import Console
+
+    chosen = stream or sys.stdout
+    # Tables fit 80 columns wherever nobody says how wide the other end is.
+    width = None if chosen.isatty() or os.environ.get("COLUMNS") else 80
+    return Console(file=chosen, width=width, highlight=False, soft_wrap=not chosen.isatty())
+
+
+def wants_live(stream: IO[str]) -> bool:
+    """Live progress is for a person at a terminal, not for CI, which keeps every frame."""
+    return stream.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb"
+
+
+class Plain(Silent):
+    """One line per operation that changes something or fails, and per service that is ready."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._told: dict[str, str] = {}
+
+    def _line(self, text: str) -> None:
+        with self._lock:
+            print(text, file=self._stream, flush=True)
+
+    def progress(self, operation: Operation, text: str) -> None:
+        # Steps of a build are worth a line each; a service that is not ready yet says so at every look.
+        if text.startswith("Step ") and self._told.get(operation.key) != text:
+            self._told[operation.key] = text
+            self._line(f"  {operation.key}: {text}")
+
+    def finished(self, operation: Operation, seconds: float) -> None:
+        cause = f" ({operation.cause})" if operation.cause else ""
+        self._line(f"  {operation.key}{cause}: {seconds:.1f} s")
+
+    def failed(self, operation: Operation, seconds: float, reason: str) -> None:
+        self._line(f"  {operation.key} FAILED after {seconds:.1f} s: {reason}")
+
+    def note(self, text: str) -> None:
+        self._line(text)
+
+
+class Live(Silent):
+    """A line per target that changes in place: what is done with it, for how long, and what it waits for."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        from rich.live import Live as RichLive
+
+        self._lock = threading.Lock()
+        self._rows: dict[str, tuple[str, str, float, float]] = {}
+        self._live = RichLive(console=console(stream), get_renderable=self._table, refresh_per_second=10)
+
+    def begin(self, plan: Plan) -> None:
+        self._live.start()
+
+    def end(self) -> None:
+        self._live.stop()
+
+    def started(self, operation: Operation) -> None:
+        self._put(operation, "", 0.0)
+
+    def progress(self, operation: Operation, text: str) -> None:
+        with self._lock:
+            state, _, began, ended = self._rows[operation.key]
+            self._rows[operation.key] = (state, text, began, ended)
+
+    def finished(self, operation: Operation, seconds: float) -> None:
+        self._put(operation, operation.cause, seconds, "done")
+
+    def failed(self, operation: Operation, seconds: float, reason: str) -> None:
+        self._put(operation, reason, seconds, "failed")
+
+    def note(self, text: str) -> None:
+        self._live.console.print(text)
+
+    def _put(self, operation: Operation, text: str, seconds: float, state: str = "running") -> None:
+        with self._lock:
+            self._rows[operation.key] = (state, text, time.monotonic(), seconds)
+
+    def _table(self) -> Any:
+        from rich.table import Table
+        from rich.text import Text
+
+        marks = {"done": ("✓", "green"), "failed": ("✗", "bold red"), "running": ("…", "yellow")}
+        table = Table.grid(padding=(0, 1))
+        table.add_column(width=1)
+        table.add_column(no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis", style="dim", ratio=1)
+        with self._lock:
+            rows = list(self._rows.items())
+        for key, (state, text, began, seconds) in rows:
+            mark, style = marks[state]
+            shown = seconds if state != "running" else time.monotonic() - began
+            table.add_row(Text(mark, style), key, f"{shown:.1f} s", Text(text))
+        return table
+
+
+def reporter(stream: IO[str]) -> Silent:
+    """The report that suits the stream."""
+    return Live(stream) if wants_live(stream) else Plain(stream)
+
+
+# ---- tables --------------------------------------------------------------------------------------------------
+
+
+def status_table(statuses: Mapping[str, ServiceStatus]) -> Any:
+    """Service, state, endpoint and reason, in 80 columns."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("SERVICE", "STATE", "ENDPOINT", "REASON"):
+        table.add_column(heading, overflow="fold")
+    for name, status in statuses.items():
+        present = status.state != "absent"
+        where = [f"{e['host']}:{e['port']}" for e in status.endpoints.values()] if present else []
+        state = Text(status.state, _STATE_STYLES.get(status.state, ""))
+        table.add_row(name, state, " ".join(where), status.reason)
+    return table
+
+
+def check_table(checks: Iterable[Any]) -> Any:
+    """The doctor's findings, each with what to do below it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in checks:
+        text = Text(check.detail)
+        if check.hint:
+            text.append(f"\n-> {check.hint}", "dim")
+        table.add_row(Text(check.status, _CHECK_STYLES[check.status]), check.name, text)
+    return table
+
+
+def rows_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
+    """Any small table."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+# ---- after `up` ------------------------------------------------------------------------------------------------
+
+
+def summary(environment: Environment, result: Result, seconds: float) -> None:
+    """What answers where, how long each took, and which files tell it to programs."""
+    out = console()
+    spans = service_spans(result.timings)
+    total = max((ended for _, ended in spans.values()), default=0.0)
+    rows = []
+    for name, service in result.services.items():
+        where = " ".join(f"{endpoint.host}:{endpoint.port}" for endpoint in service.endpoints.values())
+        began, ended = spans.get(name, (0.0, 0.0))
+        rows.append((name, where, f"{ended:.1f} s", bar(began, ended, total)))
+    out.print(rows_table(("SERVICE", "ENDPOINT", "READY", ""), rows))
+    folder = environment.project / FOLDER
+    if result.written:
+        names = ", ".join(sorted(path.name for path in result.written if path.name != ".gitignore"))
+        out.print(f"wrote to {folder}: {names}")
+    else:
+        out.print(f"{folder} is up to date")
+    done = "up" if result.plan.changes else "nothing to do, all ready"
+    out.print(f"{done} in {seconds:.1f} s")
+
+
+def service_spans(timings: Sequence[Timing]) -> dict[str, tuple[float, float]]:
+    """From when to when each service was brought up, in seconds since the plan began."""
+    spans: dict[str, tuple[float, float]] = {}
+    for timing in timings:
+        if timing.operation.action in ("create", "start", "ready"):
+            name = timing.operation.target
+            began, ended = spans.get(name, (timing.began, timing.ended))
+            spans[name] = (min(began, timing.began), max(ended, timing.ended))
+    return spans
+
+
+def bar(began: float, ended: float, total: float) -> str:
+    """A span of time as part of the whole, `_BAR` characters wide."""
+    if total <= 0 or ended <= began:
+        return ""
+    left = int(_BAR * began / total)
+    return " " * left + "█" * max(1, round(_BAR * ended / total) - left)
