@@ -1,10 +1,10 @@
 """devenv: the base services of OpenStack on your own machine, ready for use and wired into your config.
 
-    from devenv import Environment
+from devenv import Environment
 
-    environment = Environment()
-    environment.up()
-    print(environment.env()["DEVENV_MYSQL_URL"])
+environment = Environment()
+environment.up()
+print(environment.env()["DEVENV_MYSQL_URL"])
 """
 
 from __future__ import annotations

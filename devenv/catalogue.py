@@ -217,8 +217,7 @@ def _definition(name: str, data: Mapping[str, Any], folder: Path) -> ServiceDefi
         probe=devenv["probe"],
         provisioner=devenv.get("provisioner", ""),
         requires=tuple(
-            Requirement(role, need["condition"], need["component"])
-            for role, need in devenv.get("requires", {}).items()
+            Requirement(role, need["condition"], need["component"]) for role, need in devenv.get("requires", {}).items()
         ),
     )
 

@@ -240,6 +240,9 @@ def exec_(context: click.Context, service: str, command: tuple[str, ...]) -> Non
     """Run a command in a service's container, with this terminal."""
     from devenv.terminal import run_in_container
 
+    command = command[1:] if command[0] == "--" else command
+    if not command:
+        raise click.UsageError("cannot run nothing: name a command after the service")
     environment = _environment(context)
     sys.exit(run_in_container(environment.engine, environment.container(service).id, command))
 

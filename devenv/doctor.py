@@ -10,14 +10,13 @@ import os
 import platform
 import re
 import shutil
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from devenv import engine as engines, host as hosts
+from devenv import connection, engine as engines, host as hosts, ports
 from devenv.errors import DevenvError, NoEngine
 from devenv.host import Host
 
@@ -80,9 +79,7 @@ class Answer:
         )
 
 
-def diagnose(
-    images: Mapping[str, str], ports: Mapping[int, str], host: Host | None = None
-) -> list[Check]:
+def diagnose(images: Mapping[str, str], ports: Mapping[int, str], host: Host | None = None) -> list[Check]:
     """Check what `devenv up` needs; without an engine only what can be seen from here."""
     wanted = Wanted(images, ports, host or Host())
     first: list[Check] = []
@@ -102,7 +99,7 @@ def fix(say: Callable[[str], None], host: Host | None = None) -> None:
         engines.connect()
         say("the engine answers")
     except NoEngine:
-        hosts.bring_up_engine(*engines.endpoint_in_use(), say, host)
+        hosts.bring_up_engine(*connection.endpoint_in_use(), say, host)
         engines.connect()
     if platform.system() != "Linux" or _base_tool(host):
         return
@@ -122,7 +119,7 @@ def _guarded(check: Callable[..., Check], *arguments: object) -> Check:
 
 
 def _ask(wanted: Wanted) -> Answer:
-    url, origin = engines.endpoint_in_use()
+    url, origin = connection.endpoint_in_use()
     engine = engines.connect()
     before = datetime.now(UTC)
     info = engine.info()
@@ -135,7 +132,7 @@ def _ask(wanted: Wanted) -> Answer:
 
 def _engine_missing(error: DevenvError, host: Host) -> Check:
     try:
-        url, origin = engines.endpoint_in_use()
+        url, origin = connection.endpoint_in_use()
         hint, fixable = hosts.advice(url, origin, host)
     except DevenvError:
         hint, fixable = error.hint, False
@@ -262,10 +259,10 @@ def check_base_image_tool(wanted: Wanted, answer: Answer) -> Check:
 
 
 def check_ports(wanted: Wanted) -> Check:
-    taken = [port for port in sorted(wanted.ports) if _is_taken(port)]
+    taken = [port for port in sorted(wanted.ports) if not ports.is_free(port)]
     if not taken:
         return Check("ports", "ok", "the well-known ports are free on 127.0.0.1")
-    found = [f"{port} ({wanted.ports[port]}) by {holder_of(port, wanted.host)}" for port in taken]
+    found = [f"{port} ({wanted.ports[port]}) by {ports.holder(port, wanted.host.root)}" for port in taken]
     hint = "nothing needs doing: a new environment takes free ports instead"
     return Check("ports", "warn", f"taken on 127.0.0.1: {', '.join(found)}", hint)
 
@@ -284,21 +281,6 @@ def check_proxy(wanted: Wanted) -> Check:
     return Check("proxy", "warn", f"{names} set, and NO_PROXY leaves out 127.0.0.1", hint)
 
 
-def holder_of(port: int, host: Host | None = None) -> str:
-    """Who listens on a TCP port of this host; of another user's process only the user shows."""
-    host = host or Host()
-    sockets = _listeners(host, port)
-    for link in host.path("/proc").glob("[0-9]*/fd/*") if sockets else ():
-        try:
-            inode = str(link.readlink()).removeprefix("socket:[").removesuffix("]")
-        except OSError:
-            continue
-        if inode in sockets:
-            pid = int(link.parent.parent.name)
-            return f"{hosts.program_of(host, pid)} (pid {pid})"
-    return f"a process of {_user(min(sockets.values()))}" if sockets else "another program"
-
-
 ENGINE_CHECKS: tuple[Callable[[Wanted, Answer], Check], ...] = (
     check_engine,
     check_version,
@@ -314,43 +296,6 @@ HOST_CHECKS: tuple[Callable[[Wanted], Check], ...] = (check_ports, check_proxy)
 
 
 # ---- reading the host ----------------------------------------------------------------------------
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        # Else connections that were closed a moment ago count as taken.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-            probe.listen(1)
-        except OSError:
-            return True
-    return False
-
-
-def _listeners(host: Host, port: int) -> dict[str, int]:
-    """The sockets that take 127.0.0.1:port, inode -> user id, from /proc/net/tcp and tcp6."""
-    found = {}
-    loopback = {"00000000", "0100007F", "0" * 32, "0000000000000000FFFF00000100007F"}
-    for table in ("tcp", "tcp6"):
-        try:
-            lines = host.path(f"/proc/net/{table}").read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for fields in map(str.split, lines):
-            address, _, number = fields[1].partition(":")
-            if fields[3] == "0A" and address in loopback and int(number, 16) == port:
-                found[fields[9]] = int(fields[7])
-    return found
-
-
-def _user(uid: int) -> str:
-    import pwd
-
-    try:
-        return f"user {pwd.getpwuid(uid).pw_name}"
-    except KeyError:
-        return f"user id {uid}"
 
 
 def _direct_routes(table: str) -> list[tuple[str, ipaddress.IPv4Network]]:

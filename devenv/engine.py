@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import tarfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import docker
 import docker.errors
-import requests
-from docker.context import ContextAPI
 from docker.types import LogConfig, Mount, Ulimit
-from docker.utils import kwargs_from_env
 
-from devenv.errors import DevenvError, NoEngine, NotOurs, ServiceFailed
+from devenv.connection import asking, open_client, unless_gone
+from devenv.errors import NotOurs, ServiceFailed
 from devenv.model import (
     LABEL_CONFIG_HASH,
     LABEL_CONFIG_PARTS,
@@ -42,85 +38,14 @@ CONFIG_FOLDER = "/etc/devenv"
 # In each data volume, the one folder that any user may write to: the user's id differs between images.
 DATA_FOLDER = "data"
 _HOST = "127.0.0.1"
-# A single engine call. Only a wedged engine takes longer; builds have their own.
-_TIMEOUT = 120
 _BUILD_TIMEOUT = 1800
 # How many of the last lines of a log.
 Tail = int | Literal["all"]
-_HINT = "run 'devenv doctor' to see what is missing, 'devenv doctor --fix' to mend it"
-
-
-def endpoint_in_use() -> tuple[str, str]:
-    """The engine's URL and where it was found: DOCKER_HOST, a context, rootless, podman or default."""
-    if host := os.environ.get("DOCKER_HOST"):
-        return host, "DOCKER_HOST"
-    arguments = ContextAPI.kwargs_from_context(environment=os.environ)
-    if url := arguments.get("base_url"):
-        name = os.environ.get("DOCKER_CONTEXT") or ContextAPI.get_current_context().Name
-        if name != "default":
-            return str(url), f"context {name}"
-    runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
-    candidates = (
-        ("/var/run/docker.sock", "default"),
-        (f"{runtime}/docker.sock", "rootless"),
-        (f"{runtime}/podman/podman.sock", "podman"),
-        ("/run/podman/podman.sock", "podman"),
-    )
-    for path, origin in candidates:
-        if Path(path).is_socket():
-            return f"unix://{path}", origin
-    return "unix:///var/run/docker.sock", "default"
 
 
 def connect() -> Engine:
-    """The engine that the docker command line would use, else a rootless or podman socket.
-
-    Raises NoEngine, naming the endpoint, when nothing answers there.
-    """
-    url, origin = endpoint_in_use()
-    arguments: dict[str, Any] = {"base_url": url}
-    if origin == "DOCKER_HOST":
-        arguments = dict(kwargs_from_env())
-    elif origin.startswith("context"):
-        arguments = dict(ContextAPI.kwargs_from_context(environment=os.environ))
-    try:
-        client = docker.APIClient(
-            version="auto", timeout=_TIMEOUT, use_ssh_client=url.startswith("ssh:"), **arguments
-        )
-    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-        raise NoEngine(f"cannot reach a container engine at {url} ({origin}): {_reason(error)}", _HINT) from error
-    # A proxy from the environment must not come between us and the engine.
-    client.trust_env = False
-    return Engine(client, url)
-
-
-def _reason(error: Exception) -> str:
-    """The short human core of an error: docker and requests wrap it several times."""
-    text = str(error)
-    for pattern, reason in (
-        ("FileNotFoundError", "no such socket"),
-        ("PermissionError", "permission denied"),
-        ("Permission denied", "permission denied"),
-        ("ConnectionRefusedError", "connection refused"),
-        ("Connection refused", "connection refused"),
-        ("timed out", "timed out"),
-    ):
-        if pattern in text:
-            return reason
-    return text.splitlines()[0][:200] if text else type(error).__name__
-
-
-@contextmanager
-def _asking(what: str, hint: str = "") -> Iterator[None]:
-    """Turn any failure of the engine while it is asked to do `what` into one of ours."""
-    try:
-        yield
-    except docker.errors.APIError as error:
-        raise ServiceFailed(f"cannot {what}: {error.explanation or error}", hint) from error
-    except docker.errors.BuildError as error:
-        raise ServiceFailed(f"cannot {what}: {error}", hint) from error
-    except (requests.RequestException, docker.errors.DockerException) as error:
-        raise NoEngine(f"cannot {what}: the engine does not answer ({_reason(error)})", _HINT) from error
+    """The engine, connected to. Raises NoEngine, naming the endpoint, when nothing answers there."""
+    return Engine(*open_client())
 
 
 class Engine:
@@ -139,16 +64,16 @@ class Engine:
         return self.url.startswith(("unix:", "http+docker:", "npipe:", "tcp://127.", "tcp://localhost"))
 
     def info(self) -> dict[str, Any]:
-        with _asking("ask the engine about itself"):
+        with asking("ask the engine about itself"):
             return dict(self._client.info())
 
     def version(self) -> dict[str, Any]:
-        with _asking("ask for the engine's version"):
+        with asking("ask for the engine's version"):
             return dict(self._client.version())
 
     def images(self) -> frozenset[str]:
         """Every reference (tag or digest) that the engine can run without a pull."""
-        with _asking("list images"):
+        with asking("list images"):
             listed = self._client.images()
         names = (name for image in listed for key in ("RepoTags", "RepoDigests") for name in image.get(key) or ())
         return frozenset(names)
@@ -158,21 +83,21 @@ class Engine:
 
     def devenv_images(self) -> list[dict[str, Any]]:
         """All images that devenv built: their tags, size in bytes, labels and time of creation."""
-        with _asking("list images"):
+        with asking("list images"):
             return list(self._client.images(filters={"label": f"{LABEL_ENVIRONMENT}=shared"}))
 
     def image_sizes(self) -> dict[str, int]:
         """The size in bytes of every image by tag."""
-        with _asking("list images"):
+        with asking("list images"):
             return {tag: int(i["Size"]) for i in self._client.images() for tag in i.get("RepoTags") or ()}
 
     def observe(self, environment: str) -> Observed:
         """Everything that carries the environment's label, and every image there is: four calls."""
         label = {"label": f"{LABEL_ENVIRONMENT}={environment}"}
-        with _asking("list containers, networks and volumes"):
+        with asking("list containers, networks and volumes"):
             found = [_observed(c) for c in self._client.containers(all=True, filters=label)]
             networks = tuple(n["Id"] for n in self._client.networks(filters=label))
-            volumes = self._client.volumes(filters=label)["Volumes"] or []
+            volumes = self._volumes(label)
         containers: dict[str, ObservedContainer] = {}
         extra = []
         for container in sorted(found, key=lambda c: not c.running):
@@ -183,14 +108,24 @@ class Engine:
         return Observed(
             containers=containers,
             networks=networks,
-            volumes=tuple(v["Name"] for v in volumes),
+            # The folder of files that a container has of its own comes and goes with it.
+            volumes=tuple(v["Name"] for v in volumes if LABEL_SERVICE in v["Labels"]),
             images=self.images(),
             extra=tuple(extra),
         )
 
+    def leftover_volumes(self, environment: str) -> tuple[str, ...]:
+        """Volumes of the environment that no container uses: containers were removed by other means."""
+        with asking("list volumes"):
+            found = self._volumes({"label": f"{LABEL_ENVIRONMENT}={environment}", "dangling": "true"})
+        return tuple(v["Name"] for v in found if LABEL_SERVICE not in v["Labels"])
+
+    def _volumes(self, filters: Mapping[str, str]) -> list[dict[str, Any]]:
+        return list(self._client.volumes(filters=dict(filters))["Volumes"] or [])
+
     def publisher(self, port: int) -> str:
         """The running container that publishes the host port, in words; empty if none does."""
-        with _asking("list containers"):
+        with asking("list containers"):
             for listed in self._client.containers():
                 if any(published.get("PublicPort") == port for published in listed["Ports"]):
                     return f"container {listed['Names'][0].lstrip('/')}"
@@ -198,7 +133,7 @@ class Engine:
 
     def state(self, container: str) -> dict[str, Any]:
         """The engine's own State of a container: Status, ExitCode, OOMKilled, …"""
-        with _asking(f"inspect container {container}"):
+        with asking(f"inspect container {container}"):
             return dict(self._client.inspect_container(container)["State"])
 
     # ---- images -----------------------------------------------------------------------------------------
@@ -207,7 +142,7 @@ class Engine:
         name, _, tag = _tagged(reference).rpartition(":")
         if "@" in reference:
             name, tag = reference, ""
-        with _asking(f"pull image {reference}", "check the name and the network, or build it under that name"):
+        with asking(f"pull image {reference}", "check the name and the network, or build it under that name"):
             for line in self._client.pull(name, tag=tag or None, stream=True, decode=True):
                 if "error" in line:
                     raise ServiceFailed(
@@ -218,7 +153,7 @@ class Engine:
 
     def tag(self, source: str, target: str) -> None:
         name, _, tag = target.rpartition(":")
-        with _asking(f"tag image {source} as {target}"):
+        with asking(f"tag image {source} as {target}"):
             self._client.tag(source, name, tag)
 
     def build(
@@ -231,7 +166,7 @@ class Engine:
     ) -> None:
         """Build an image from a tar stream. Raises ServiceFailed with the last lines of the failing step."""
         lines: list[str] = []
-        with _asking(f"build image {tag}"):
+        with asking(f"build image {tag}"):
             stream = self._client.build(
                 fileobj=context,
                 custom_context=True,
@@ -261,12 +196,12 @@ class Engine:
         """Make an image of one layer out of a root file system."""
         name, _, version = tag.rpartition(":")
         changes = [f'LABEL {key}="{value}"' for key, value in labels.items()]
-        with _asking(f"import image {tag}"), tarball.open("rb") as stream:
+        with asking(f"import image {tag}"), tarball.open("rb") as stream:
             self._client.import_image_from_data(stream, repository=name, tag=version, changes=changes)
 
     def remove_image(self, reference: str) -> bool:
         """Remove an image by tag or id; False if a container or another image still needs it."""
-        with _asking(f"remove image {reference}"):
+        with asking(f"remove image {reference}"):
             try:
                 self._client.remove_image(reference)
             except docker.errors.APIError as error:
@@ -278,18 +213,18 @@ class Engine:
     # ---- networks and volumes ----------------------------------------------------------------------------
 
     def create_network(self, name: str, environment: str) -> None:
-        with _asking(f"create network {name}", "'docker network prune' frees addresses of unused networks"):
+        with asking(f"create network {name}", "'docker network prune' frees addresses of unused networks"):
             # No address range of our own: explicit IPAM has been seen to take 15 s.
             self._client.create_network(name, driver="bridge", labels={LABEL_ENVIRONMENT: environment})
 
     def remove_network(self, network: str) -> None:
-        with _asking(f"remove network {network}"), _unless_gone():
+        with asking(f"remove network {network}"), unless_gone():
             self._client.remove_network(network)
 
     def ensure_volume(self, name: str, environment: str, service: str) -> None:
         """Create a volume, or find the one of that name. Raises NotOurs if it carries other labels."""
         labels = {LABEL_ENVIRONMENT: environment, LABEL_SERVICE: service}
-        with _asking(f"create volume {name}"):
+        with asking(f"create volume {name}"):
             volume = self._client.create_volume(name, labels=labels)
         if (volume.get("Labels") or {}).get(LABEL_ENVIRONMENT) != environment:
             raise NotOurs(
@@ -298,7 +233,7 @@ class Engine:
             )
 
     def remove_volume(self, name: str) -> None:
-        with _asking(f"remove volume {name}"), _unless_gone():
+        with asking(f"remove volume {name}"), unless_gone():
             self._client.remove_volume(name)
 
     # ---- containers ---------------------------------------------------------------------------------------
@@ -308,7 +243,7 @@ class Engine:
         for volume in service.volumes:
             self.ensure_volume(volume, environment, service.name)
         container = self._create(service, environment, network)
-        with _asking(f"copy files into container {service.container}"):
+        with asking(f"copy files into container {service.container}"):
             if service.files:
                 self._client.put_archive(container, CONFIG_FOLDER, _archive_of_files(service.files))
             for target in service.volumes.values():
@@ -347,7 +282,7 @@ class Engine:
             log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
         )
         aliases = {network: self._client.create_endpoint_config(aliases=[service.name])}
-        with _asking(f"create container {service.container}"):
+        with asking(f"create container {service.container}"):
             created = self._client.create_container(
                 service.image.reference,
                 name=service.container,
@@ -373,7 +308,7 @@ class Engine:
 
         False if the engine may not set the limit on open files: containers created from then on ask for none.
         """
-        with _asking(f"start container {container[:12]}", "'devenv doctor' shows who holds a port"):
+        with asking(f"start container {container[:12]}", "'devenv doctor' shows who holds a port"):
             try:
                 self._client.start(container)
             except docker.errors.APIError as error:
@@ -387,22 +322,22 @@ class Engine:
 
     def stop(self, container: str, seconds: int) -> None:
         """Ask a container to end by itself; after `seconds` the engine ends it."""
-        with _asking(f"stop container {container}"), _unless_gone():
+        with asking(f"stop container {container}"), unless_gone():
             self._client.stop(container, timeout=seconds)
 
     def remove(self, container: str) -> None:
         """Remove a container, running or not, with its anonymous volumes. Its named volumes stay."""
-        with _asking(f"remove container {container}"), _unless_gone():
+        with asking(f"remove container {container}"), unless_gone():
             self._client.remove_container(container, v=True, force=True)
 
     def logs(self, container: str, tail: Tail = "all") -> list[str]:
-        with _asking(f"read the logs of container {container}"):
+        with asking(f"read the logs of container {container}"):
             raw = self._client.logs(container, tail=tail)
         return bytes(raw).decode(errors="replace").splitlines()
 
     def follow(self, container: str, tail: Tail = "all") -> Iterator[str]:
         """The lines of a container's log as they come, until it ends."""
-        with _asking(f"follow the logs of container {container}"):
+        with asking(f"follow the logs of container {container}"):
             pending = b""
             for chunk in self._client.logs(container, stream=True, follow=True, tail=tail):
                 *lines, pending = (pending + chunk).split(b"\n")
@@ -412,31 +347,19 @@ class Engine:
 
     def execute(self, container: str, command: Sequence[str], tty: bool) -> tuple[str, Any]:
         """Start a command in a container with its input attached: the exec's id and the raw socket."""
-        with _asking(f"run {command[0]} in container {container}"):
+        with asking(f"run {command[0]} in container {container}"):
             run = self._client.exec_create(container, list(command), stdin=True, tty=tty)["Id"]
             socket = self._client.exec_start(run, tty=tty, socket=True)
         return run, getattr(socket, "_sock", socket)
 
     def resize(self, run: str, rows: int, columns: int) -> None:
-        with _asking("resize a terminal"):
+        with asking("resize a terminal"):
             self._client.exec_resize(run, height=rows, width=columns)
 
     def exit_code(self, run: str) -> int:
-        with _asking("ask for an exit code"):
+        with asking("ask for an exit code"):
             code = self._client.exec_inspect(run)["ExitCode"]
         return int(code or 0)
-
-
-@contextmanager
-def _unless_gone() -> Iterator[None]:
-    """What somebody else removed in the meantime is as gone as if we had done it."""
-    try:
-        yield
-    except docker.errors.NotFound:
-        return
-    except docker.errors.APIError as error:
-        if "is already in progress" not in str(error):
-            raise
 
 
 def _observed(listed: Mapping[str, Any]) -> ObservedContainer:
@@ -487,6 +410,3 @@ def _archive_of_folder(name: str) -> bytes:
         entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
         archive.addfile(entry)
     return buffer.getvalue()
-
-
-__all__ = ["CONFIG_FOLDER", "DATA_FOLDER", "DevenvError", "Engine", "connect", "endpoint_in_use"]

@@ -14,7 +14,7 @@ from devenv import wiring
 from devenv.catalogue import load_catalogue
 from devenv.engine import Engine, Tail, connect
 from devenv.errors import ConfigError, NotReady
-from devenv.execute import Context, Report, execute, target_of
+from devenv.execute import Context, Report, Silent, execute, target_of
 from devenv.images import BASE, images_for, stale_images
 from devenv.model import (
     Desired,
@@ -28,6 +28,7 @@ from devenv.model import (
     Timing,
 )
 from devenv.plan import make_plan, plan_down, plan_images, plan_restart, plan_start, plan_stop
+from devenv.ports import holder
 from devenv.probe import load_probe
 from devenv.profile import find_project, load_profile
 from devenv.resolve import check_name, choose_ports, resolve, secret_names, select
@@ -35,18 +36,6 @@ from devenv.state import State, all_records, ports_locked
 
 # What a container's end is called when somebody asked for it: by SIGTERM's and SIGKILL's numbers, or success.
 _STOPPED = (0, 137, 143)
-
-
-class Silent:
-    """A report that tells nobody."""
-
-    def begin(self, plan: Plan) -> None: ...
-    def started(self, operation: Operation) -> None: ...
-    def progress(self, operation: Operation, text: str) -> None: ...
-    def finished(self, operation: Operation, seconds: float) -> None: ...
-    def failed(self, operation: Operation, seconds: float, reason: str) -> None: ...
-    def note(self, text: str) -> None: ...
-    def end(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -159,7 +148,7 @@ class Environment:
         """Stop containers and keep them, their data and their ports."""
         with self._changing():
             observed = self.engine.observe(self.id)
-            plan = plan_stop(self._containers(observed, names))
+            plan = plan_stop(self._containers(observed, names), self._needs())
             return Result(plan, {}, self._execute(plan, self._nothing(), observed))
 
     def down(self, names: Sequence[str] = (), volumes: bool = False) -> Result:
@@ -168,6 +157,7 @@ class Environment:
             observed = self.engine.observe(self.id)
             plan = plan_down(
                 self._containers(observed, names),
+                self._needs(),
                 () if names else observed.networks,
                 self._volumes(observed, names) if volumes else (),
                 gently=not volumes,
@@ -185,12 +175,13 @@ class Environment:
     # ---- looking ---------------------------------------------------------------------------------------------
 
     def status(self, names: Sequence[str] = ()) -> dict[str, ServiceStatus]:
-        """Every service of the profile, and whatever else of the environment is there, as it is right now."""
+        """The named services; without names all of the profile and whatever else of the environment is there."""
         self._load()
-        desired, _selected, observed = self._desired(names, keep=False, check_ports=False)
-        with ThreadPoolExecutor(max(1, len(desired.services))) as pool:
-            statuses = pool.map(lambda service: self._status(service, observed), desired.services.values())
-            return dict(zip(desired.services, statuses, strict=True))
+        desired, selected, observed = self._desired(names, keep=False, check_ports=False)
+        services = {name: selected.services[name] for name in names} if names else desired.services
+        with ThreadPoolExecutor(max(1, len(services))) as pool:
+            statuses = pool.map(lambda service: self._status(service, observed), services.values())
+            return dict(zip(services, statuses, strict=True))
 
     def env(self) -> dict[str, str]:
         """The flat map of the services that are there: DEVENV_<SERVICE>_HOST, …, and OS_* for identity."""
@@ -242,10 +233,15 @@ class Environment:
         return {name: self.images[name].reference for name in self.profile.services}
 
     def usual_ports(self) -> dict[int, str]:
-        """The ports that the profile's services have when nobody else has them, with who wants each."""
+        """The ports that the profile's services have when nobody else has them, with who wants each.
+
+        Without those that this environment has already.
+        """
         self._load()
+        ours = self.state.load().ports.values()
         services = {name: self.catalogue[name] for name in self.profile.services if name in self.catalogue}
-        return {e.port: f"{name} ({key})" for name, s in services.items() for key, e in s.endpoints.items()}
+        wanted = [(e.port, f"{name} ({key})") for name, s in services.items() for key, e in s.endpoints.items()]
+        return {port: who for port, who in wanted if port not in ours}
 
     @property
     def engine(self) -> Engine:
@@ -303,7 +299,7 @@ class Environment:
         return ports
 
     def _holder(self, port: int) -> str:
-        return self.engine.publisher(port) or "another program"
+        return self.engine.publisher(port) or holder(port)
 
     def _existing(self, names: Sequence[str], make: Callable[[Desired, Observed], Plan]) -> Result:
         self._load()
@@ -328,8 +324,17 @@ class Environment:
         return chosen + [c for c in observed.extra if not names or c.service in names]
 
     def _volumes(self, observed: Observed, names: Collection[str]) -> list[str]:
+        if not names:
+            return [*observed.volumes, *self.engine.leftover_volumes(self.id)]
         prefixes = tuple(f"devenv-{self.id}-{name}-" for name in names)
-        return [volume for volume in observed.volumes if not names or volume.startswith(prefixes)]
+        return [volume for volume in observed.volumes if volume.startswith(prefixes)]
+
+    def _needs(self) -> dict[str, list[str]]:
+        """Which services may hold on to which, by the roles that they require."""
+        return {
+            name: [other.name for other in self.catalogue.values() if any(other.role == r.role for r in s.requires)]
+            for name, s in self.catalogue.items()
+        }
 
     def _nothing(self) -> Desired:
         return Desired(self.id, f"devenv-{self.id}", {})

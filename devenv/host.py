@@ -347,9 +347,7 @@ def _as_root(host: Host, *argv: str) -> list[str]:
     return [*sudo, *argv]
 
 
-def _must(
-    host: Host, argv: Sequence[str], failure: str, hint: str = "", timeout: float | None = None
-) -> None:
+def _must(host: Host, argv: Sequence[str], failure: str, hint: str = "", timeout: float | None = None) -> None:
     done = host.run(argv, timeout)
     if done.status:
         lines = done.output.strip().splitlines()[-TAIL_LINES:]

@@ -1,13 +1,13 @@
 """Desired and observed in, ordered operations out. Pure: no engine, no clock, no files.
 
-    base image -> build/pull image -> create -> start -> ready
-                          network ---^
-    ready <provider> -> provision <provider>/<component> -> ready <service>
+base image -> build/pull image -> create -> start -> ready
+                      network ---^
+ready <provider> -> provision <provider>/<component> -> ready <service>
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from devenv.model import (
     HEALTHY,
@@ -74,26 +74,34 @@ def plan_restart(desired: Desired, observed: Observed) -> Plan:
     return Plan(tuple(operations))
 
 
-def plan_stop(containers: Iterable[ObservedContainer]) -> Plan:
-    """Stop what runs, all at once: no service needs another one in order to stop."""
+def plan_stop(
+    containers: Sequence[ObservedContainer], needs: Mapping[str, Collection[str]], cause: str = "stop asked for"
+) -> Plan:
+    """Stop what runs, a service after those that need it (`needs`): a server waits for clients that hold on to it."""
+    alive = [container for container in containers if _alive(container)]
+    stopping = {container.service for container in alive}
+    waits = {c.service: [f"stop {name}" for name in stopping if c.service in needs.get(name, ())] for c in alive}
     return Plan(
-        tuple(Operation("stop", c.service, "stop asked for", subject=c.id) for c in containers if _alive(c))
+        tuple(
+            Operation("stop", c.service, cause, tuple(sorted(waits[c.service])), c.id)
+            for c in sorted(alive, key=lambda c: len(waits[c.service]))
+        )
     )
 
 
 def plan_down(
-    containers: Iterable[ObservedContainer], networks: Iterable[str], volumes: Iterable[str], gently: bool = True
+    containers: Sequence[ObservedContainer],
+    needs: Mapping[str, Collection[str]],
+    networks: Iterable[str],
+    volumes: Iterable[str],
+    gently: bool = True,
 ) -> Plan:
     """Remove containers, then networks and volumes. Unless `gently`, since the data goes too, nothing is stopped."""
     cause = "down asked for"
-    operations: list[Operation] = []
+    operations = list(plan_stop(containers, needs, cause).operations) if gently else []
     removed: list[str] = []
     for container in containers:
-        if _alive(container) and gently:
-            operations.append(Operation("stop", container.service, cause, subject=container.id))
-        remove = _operation(
-            "remove", container.name, cause, [f"stop {container.service}"], operations, container.id
-        )
+        remove = _operation("remove", container.name, cause, [f"stop {container.service}"], operations, container.id)
         operations.append(remove)
         removed.append(remove.key)
     after = tuple(removed)
@@ -201,13 +209,14 @@ def _service_operations(
         operations.append(_operation(action, target, cause, after, operations, subject))
 
     cause = stale.get(service.name, "")
+    # What works goes on working until its successor can be made.
+    images = [f"build image {service.name}", f"pull image {service.name}"]
     if cause and container is not None:
         if _alive(container):
-            add("stop", service.name, cause, [], container.id)
-        add("remove", container.name, cause, [f"stop {service.name}"], container.id)
+            add("stop", service.name, cause, images, container.id)
+        add("remove", container.name, cause, [*images, f"stop {service.name}"], container.id)
     if cause:
         network = [op.key for op in operations if op.action == "create network"]
-        images = [f"build image {service.name}", f"pull image {service.name}"]
         add("create", service.name, cause, [*images, *network, f"remove {service.container}"])
     for needed in service.provisions:
         pair = f"{needed.provider}/{needed.component}"

@@ -52,16 +52,19 @@ def check_mysql(target: Target) -> None:
 
     settings = target.settings
     try:
-        with pymysql.connect(
-            host=target.host,
-            port=target.port,
-            user=settings["user"],
-            password=settings["password"],
-            database=settings["database"],
-            connect_timeout=int(_CONNECT_SECONDS),
-            read_timeout=_ANSWER_SECONDS,
-            write_timeout=_ANSWER_SECONDS,
-        ) as connection, connection.cursor() as cursor:
+        with (
+            pymysql.connect(
+                host=target.host,
+                port=target.port,
+                user=settings["user"],
+                password=settings["password"],
+                database=settings["database"],
+                connect_timeout=int(_CONNECT_SECONDS),
+                read_timeout=_ANSWER_SECONDS,
+                write_timeout=_ANSWER_SECONDS,
+            ) as connection,
+            connection.cursor() as cursor,
+        ):
             cursor.execute("SELECT DATABASE()")
     except (pymysql.MySQLError, OSError) as error:
         raise NotReady(_first_line(error.args[-1] if error.args else error)) from error
@@ -76,15 +79,18 @@ def check_amqp(target: Target) -> None:
 
     settings = target.settings
     try:
-        with amqp.Connection(
-            host=f"{target.host}:{target.port}",
-            userid=settings["user"],
-            password=settings["password"],
-            virtual_host=settings["vhost"],
-            connect_timeout=_CONNECT_SECONDS,
-            read_timeout=_ANSWER_SECONDS,
-            write_timeout=_ANSWER_SECONDS,
-        ) as connection, connection.channel() as channel:
+        with (
+            amqp.Connection(
+                host=f"{target.host}:{target.port}",
+                userid=settings["user"],
+                password=settings["password"],
+                virtual_host=settings["vhost"],
+                connect_timeout=_CONNECT_SECONDS,
+                read_timeout=_ANSWER_SECONDS,
+                write_timeout=_ANSWER_SECONDS,
+            ) as connection,
+            connection.channel() as channel,
+        ):
             name = f"devenv.probe.{uuid.uuid4().hex}"
             arguments = {"x-queue-type": "quorum", "x-expires": 60_000}
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)

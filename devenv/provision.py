@@ -31,9 +31,7 @@ def load_provisioner(kind: str) -> Ensure:
     """The provisioner of that name. Raises ConfigError if no installed package brings it."""
     found = entry_points(group=GROUP)
     if kind not in found.names:
-        raise ConfigError(
-            f"cannot find a provisioner {kind!r}", hint="there are: " + ", ".join(sorted(found.names))
-        )
+        raise ConfigError(f"cannot find a provisioner {kind!r}", hint="there are: " + ", ".join(sorted(found.names)))
     ensure: Ensure = found[kind].load()
     return ensure
 
@@ -45,12 +43,15 @@ def ensure_mysql(target: Target, component: Component) -> None:
     # The name comes from a service definition, checked against catalogue.NAME; the dash is all that needs quoting.
     database = f"`{component.name}`"
     try:
-        with pymysql.connect(
-            host=target.host,
-            port=target.port,
-            user=target.settings["user"],
-            password=target.settings["password"],
-        ) as connection, connection.cursor() as cursor:
+        with (
+            pymysql.connect(
+                host=target.host,
+                port=target.port,
+                user=target.settings["user"],
+                password=target.settings["password"],
+            ) as connection,
+            connection.cursor() as cursor,
+        ):
             cursor.execute(f"CREATE DATABASE IF NOT EXISTS {database} CHARACTER SET utf8mb4")
             cursor.execute("CREATE USER IF NOT EXISTS %s@'%%' IDENTIFIED BY %s", (component.name, component.password))
             cursor.execute("ALTER USER %s@'%%' IDENTIFIED BY %s", (component.name, component.password))

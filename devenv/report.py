@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
-from devenv.environment import Environment, Result, ServiceStatus, Silent
+from devenv.environment import Environment, Result, ServiceStatus
+from devenv.execute import Silent
 from devenv.model import Operation, Plan, Timing
 from devenv.wiring import FOLDER
 
@@ -21,6 +22,8 @@ _CHECK_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 # One colour per service in merged logs, none of them red, which means failure here.
 LOG_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 _BAR = 24
+# A step of a build may be a page of shell; its beginning names it.
+_STEP_WIDTH = 60
 
 
 def console(stream: IO[str] | None = None) -> Console:
@@ -54,7 +57,7 @@ class Plain(Silent):
         # Steps of a build are worth a line each; a service that is not ready yet says so at every look.
         if text.startswith("Step ") and self._told.get(operation.key) != text:
             self._told[operation.key] = text
-            self._line(f"  {operation.key}: {text}")
+            self._line(f"  {operation.key}: {text[:_STEP_WIDTH]}")
 
     def finished(self, operation: Operation, seconds: float) -> None:
         cause = f" ({operation.cause})" if operation.cause else ""
@@ -204,8 +207,8 @@ def service_spans(timings: Sequence[Timing]) -> dict[str, tuple[float, float]]:
     """From when to when each service was brought up, in seconds since the plan began."""
     spans: dict[str, tuple[float, float]] = {}
     for timing in timings:
-        if timing.operation.action in ("create", "start", "ready"):
-            name = timing.operation.target
+        name = timing.operation.target
+        if timing.operation.action not in ("create network", "provision"):
             began, ended = spans.get(name, (timing.began, timing.ended))
             spans[name] = (min(began, timing.began), max(ended, timing.ended))
     return spans

@@ -22,10 +22,9 @@ from devenv.model import (
     ServiceChoice,
     ServiceDefinition,
 )
-from devenv.state import Record, free_port, port_is_free
+from devenv.ports import HOST, free_port, is_free
+from devenv.state import Record
 from devenv.template import render
-
-HOST = "127.0.0.1"
 
 Catalogue = Mapping[str, ServiceDefinition]
 
@@ -121,13 +120,13 @@ def choose_ports(
             published = observed.containers[name].ports.get(definition.port) if name in observed.containers else None
             fixed = pinned.get(endpoint) or record.ports.get(key) or published
             if fixed:
-                if check and fixed not in ours and not port_is_free(fixed):
+                if check and fixed not in ours and not is_free(fixed):
                     raise _taken(fixed, name, endpoint, endpoint in pinned, holder(fixed))
                 ports[key] = fixed
             else:
                 avoid = taken | set(ports.values()) | set(record.ports.values())
                 known = definition.port
-                ports[key] = known if known not in avoid and port_is_free(known) else free_port(avoid)
+                ports[key] = known if known not in avoid and is_free(known) else free_port(avoid)
     return ports
 
 

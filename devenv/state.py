@@ -16,7 +16,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +26,7 @@ from typing import Any
 
 import platformdirs
 
-from devenv.errors import Cancelled, ConfigError, DevenvError, NotOurs
+from devenv.errors import Cancelled, ConfigError, DevenvError
 
 # 24 bytes make 32 characters of the URL-safe alphabet: nothing to escape in URLs, INI, YAML, SQL or a shell.
 _SECRET_BYTES = 24
@@ -176,30 +175,6 @@ def ports_locked(waiting: Callable[[str], None]) -> Iterator[None]:
     state_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
     with _held(state_folder() / "ports.lock", waiting, lambda: False):
         yield
-
-
-def port_is_free(port: int) -> bool:
-    """Whether a server could listen on the port of 127.0.0.1 right now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # Connections that are still closing do not keep the engine from listening.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
-def free_port(avoid: Iterable[int]) -> int:
-    """A port of 127.0.0.1 that the kernel gives out now and that is not among `avoid`."""
-    avoided = set(avoid)
-    for _ in range(100):
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in avoided:
-            return port
-    raise NotOurs("cannot find a free port on 127.0.0.1", hint="end what holds them: 'ss -ltn' lists them")
 
 
 # ---- helpers ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Set up and serve Keystone from one process, because each import of Keystone costs two seconds.
 
 The order is the point: everything that needs no database comes first and runs while the database
-starts. The port opens last, so an open port means that every account below accounts.json exists.
+starts. The port opens last, so an open port means that all that accounts.json names exists.
 """
 
 import contextlib
@@ -16,22 +16,21 @@ import uuid
 import warnings
 
 HERE = pathlib.Path(__file__).resolve().parent
-STARTED = time.monotonic()
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 POLL_SECONDS = 0.1
-# Keystone keeps three credential keys; its constant lives in a module that is slow to import.
-CREDENTIAL_KEYS = 3
 
 
-def main() -> None:
-    """Run the phases; each prints its time, and the first that fails ends the process."""
-    # Python is process 1 here: without handlers of its own the kernel drops both signals. Nothing is
-    # worth a slow goodbye, since the database rolls back what a request left open.
-    for number in (signal.SIGTERM, signal.SIGINT):
+def main():
+    """Run the phases; the first that fails ends the process."""
+    began = time.monotonic()
+    # Process 1 gets no signal without a handler of its own. Nothing is worth a slow goodbye, since the
+    # database rolls back what a request left open.
+    for number in SIGNALS:
         signal.signal(number, lambda *_: os._exit(0))
     # Eventlet's farewell, thirty lines long; it is a dependency that nothing here runs.
     warnings.simplefilter("ignore")
     with phase("config"):
-        settings = load_settings()
+        settings = json.loads((HERE / "accounts.json").read_text())
     with phase("import"):
         app = load_application()
     with phase("keys"):
@@ -44,7 +43,10 @@ def main() -> None:
         bootstrap(settings)
     with phase("accounts"):
         ensure_accounts(settings)
-    serve(app, settings)
+    with phase("listen"):
+        serve_forever = open_port(app, **settings["listen"])
+    print(f"serving {settings['url']} after {time.monotonic() - began:.2f} s", flush=True)
+    serve_forever()
 
 
 @contextlib.contextmanager
@@ -54,18 +56,8 @@ def phase(name):
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split()) or "no message"
-        sys.exit(f"cannot finish {name}: {type(error).__name__}: {reason}")
+        sys.exit(f"cannot finish {name}: {type(error).__name__}: {' '.join(str(error).split())}")
     print(f"{name} {time.monotonic() - began:.2f} s", flush=True)
-
-
-def load_settings():
-    """Read accounts.json, and fail before the slow import if a key is missing."""
-    settings = json.loads((HERE / "accounts.json").read_text())
-    wanted = {"url", "region", "domain", "listen", "database_timeout", "admin", "projects", "users"}
-    if missing := sorted(wanted - settings.keys()):
-        raise ValueError(f"accounts.json lacks {', '.join(missing)}")
-    return settings
 
 
 def load_application():
@@ -78,9 +70,8 @@ def load_application():
     # Not used here, but to be there when the database is.
     import alembic.command  # noqa: F401
     import keystone.cmd.bootstrap
-    import keystone.common.sql.upgrades
+    import keystone.common.sql.upgrades  # noqa: F401
     import pymysql  # noqa: F401
-    import waitress  # noqa: F401
     from keystone.server import configure
     from keystone.server.flask import application, core
 
@@ -97,12 +88,12 @@ def make_keys():
     from keystone.conf import CONF
 
     for group in ("fernet_tokens", "fernet_receipts", "credential"):
-        options = CONF[group]
-        keys = options.max_active_keys if "max_active_keys" in options else CREDENTIAL_KEYS
-        store = FernetUtils(options.key_repository, keys, group)
+        # Of credential keys Keystone keeps three, which is no option.
+        keep = CONF[group].max_active_keys if "max_active_keys" in CONF[group] else 3
+        store = FernetUtils(CONF[group].key_repository, keep, group)
         store.create_key_directory()
         if not store.validate_key_repository(requires_write=True):
-            raise PermissionError(f"{options.key_repository} is not writable")
+            raise PermissionError(f"{store.key_repository} is not writable")
         store.initialize_key_repository()
 
 
@@ -132,17 +123,16 @@ def wait_for_database(timeout):
 def sync_schema():
     """Bring the schema to this release, in one step since nobody else uses it.
 
-    Signals wait for the half second that this takes: MySQL cannot roll back a table, and the next start
-    would stumble over half a schema.
+    Signals wait for the half second that this takes: MySQL cannot roll back a table, and the next
+    start would stumble over half a schema.
     """
     from keystone.common.sql import upgrades
 
-    signals = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         upgrades.offline_sync_database_to_version()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def bootstrap(settings):
@@ -162,21 +152,20 @@ def bootstrap(settings):
 
 def ensure_accounts(settings):
     """Make what bootstrap leaves out and every consumer expects."""
-    from keystone.common.provider_api import ProviderAPIs
+    from keystone.common.provider_api import ProviderAPIs as api
 
-    api, domain = ProviderAPIs, settings["domain"]
+    domain, assign = settings["domain"], api.assignment_api
     roles = {role["name"]: role["id"] for role in api.role_api.list_roles()}
     projects = {name: ensure_project(api, name, domain) for name in settings["projects"]}
     for user in settings["users"]:
         user_id = ensure_user(api, user["name"], user["password"], domain)
-        grant = api.assignment_api.create_grant
         for project, names in user.get("projects", {}).items():
             for name in names:
-                grant(roles[name], user_id=user_id, project_id=projects[project])
+                assign.create_grant(roles[name], user_id=user_id, project_id=projects[project])
         for name in user.get("domain", []):
-            grant(roles[name], user_id=user_id, domain_id=domain)
+            assign.create_grant(roles[name], user_id=user_id, domain_id=domain)
         for name in user.get("system", []):
-            api.assignment_api.create_system_grant_for_user(user_id, roles[name])
+            assign.create_system_grant_for_user(user_id, roles[name])
 
 
 def ensure_project(api, name, domain):
@@ -209,17 +198,18 @@ def ensure_user(api, name, password, domain):
     return user_id
 
 
-def serve(app, settings):
-    """Open the port and serve until a signal ends the process."""
-    import waitress
+def open_port(app, host, port, threads):
+    """Return what serves for ever; one process only, or Keystone's in-memory cache goes stale."""
+    try:
+        import waitress
+    except ImportError:  # Not this folder's image: Flask always brings a server, if a slower one.
+        from werkzeug.serving import make_server
 
-    # One process, or Keystone's in-memory cache goes stale. poll(), as select() ends at 1024 files;
-    # the default of 100 connections is few when every service keeps some alive.
-    server = waitress.create_server(
-        app, **settings["listen"], connection_limit=1000, asyncore_use_poll=True, ident="keystone"
-    )
-    print(f"serving {settings['url']} after {time.monotonic() - STARTED:.2f} s", flush=True)
-    server.run()
+        return make_server(host, port, app, threaded=True).serve_forever
+    # poll(), as select() ends at 1024 files; the default of 100 connections is few when every service
+    # keeps some alive.
+    options = {"connection_limit": 1000, "asyncore_use_poll": True, "ident": "keystone"}
+    return waitress.create_server(app, host=host, port=port, threads=threads, **options).run
 
 
 if __name__ == "__main__":

@@ -3,18 +3,22 @@
 set -eu
 umask 027
 config=/etc/devenv/my.cnf
-data=/var/lib/mysql/data
-fresh=/var/lib/mysql/data.new
+data=/var/lib/mysql/data/db
+fresh=/var/lib/mysql/data/db.new
 
 # Under its final name the folder is complete, because only a rename brings it there; what an interrupted
 # first start left is under the other name, and is made anew.
 if [ ! -d "$data" ]; then
+    # Process 1 ignores signals that it does not ask for, and a shell acts on them only in `wait`.
+    trap 'exit 143' TERM
     rm -rf "$fresh"
     # With an empty init file: account statements are refused while the system tables are being made.
-    mysqld --defaults-file="$config" --datadir="$fresh" --init-file=/dev/null --initialize-insecure
+    mysqld --defaults-file="$config" --datadir="$fresh" --init-file=/dev/null --initialize-insecure &
+    wait $!
     # The rename must not reach the disk before the files do.
     sync -f "$fresh"
     mv "$fresh" "$data"
+    trap - TERM
 fi
 
 exec mysqld --defaults-file="$config"

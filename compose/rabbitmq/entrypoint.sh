@@ -1,25 +1,22 @@
 #!/bin/sh
-# Makes a home that the server owns in the volume, then becomes the server.
+# Makes a home in the volume, then becomes the server.
 set -eu
 umask 027
 
-# The volume's root belongs to root: the cookie, which must be its reader's own, and the data go below it.
-export HOME=/var/lib/rabbitmq/home
+# The server must own the folder of its cookie; the volume's `data` folder belongs to root and is open to all.
 mkdir -p "$HOME"
 cd "$HOME"
 
 # Nothing of the image's own configuration: neither its files nor an environment file.
 export RABBITMQ_CONFIG_FILE=/etc/devenv/rabbitmq.conf
-export RABBITMQ_ADVANCED_CONFIG_FILE=/dev/null/none
+export RABBITMQ_ADVANCED_CONFIG_FILE=/nonexistent
 export RABBITMQ_CONF_ENV_FILE=/dev/null
 export RABBITMQ_ENABLED_PLUGINS_FILE=/etc/devenv/enabled_plugins
-export RABBITMQ_MNESIA_BASE=/var/lib/rabbitmq/data
+export RABBITMQ_MNESIA_BASE=/var/lib/rabbitmq/data/mnesia
 export RABBITMQ_LOG_BASE=/tmp
 export RABBITMQ_LOGS=-
 
-# Never a cluster: Erlang's own ports, which a cookie of little randomness guards, stay inside the container,
-# and the data do not depend on a host name.
-export RABBITMQ_NODENAME=rabbit@localhost
+# Erlang's own ports, which a cookie of little randomness guards, stay inside the container.
 export ERL_EPMD_ADDRESS=127.0.0.1
 
 # Two schedulers, however many cores there are: each one takes memory, and the load here is small.

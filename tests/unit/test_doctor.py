@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from devenv import doctor, host
+from devenv import doctor, host, ports
 from devenv.errors import NoEngine
 
 DEFAULT = ("unix:///var/run/docker.sock", "default")
@@ -128,7 +128,7 @@ def no_proxy_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     engine = FakeEngine()
     monkeypatch.setattr(doctor.engines, "connect", lambda: engine)
-    monkeypatch.setattr(doctor.engines, "endpoint_in_use", lambda: DEFAULT)
+    monkeypatch.setattr(doctor.connection, "endpoint_in_use", lambda: DEFAULT)
     return engine
 
 
@@ -138,7 +138,7 @@ def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         raise NoEngine("cannot reach a container engine", hint="run devenv doctor")
 
     monkeypatch.setattr(doctor.engines, "connect", connect)
-    monkeypatch.setattr(doctor.engines, "endpoint_in_use", lambda: DEFAULT)
+    monkeypatch.setattr(doctor.connection, "endpoint_in_use", lambda: DEFAULT)
 
 
 @pytest.fixture
@@ -223,9 +223,7 @@ def test_an_engine_that_cannot_be_asked_for_one_thing_still_gets_the_other_check
         ("19.03.1", "1.40", "fail"),
     ],
 )
-def test_an_old_engine_leaks_ports_and_a_very_old_one_will_not_do(
-    engine, machine, version, api, status
-):
+def test_an_old_engine_leaks_ports_and_a_very_old_one_will_not_do(engine, machine, version, api, status):
     engine.version_said = {"Version": version, "ApiVersion": api}
     assert check("version", machine).status == status
 
@@ -271,9 +269,7 @@ def test_a_low_file_limit_of_an_engine_that_may_raise_it_is_none(engine, machine
     machine.write("/proc/7/limits", "Max open files            1024       4096       files\n")
     machine.write("/proc/7/status", "CapEff:\t000001ffffffffff\n")
     machine.write("/proc/sys/fs/nr_open", "1048576\n")
-    assert check("nofile", machine) == doctor.Check(
-        "nofile", "ok", "containers may open 1048576 files"
-    )
+    assert check("nofile", machine) == doctor.Check("nofile", "ok", "containers may open 1048576 files")
 
 
 def test_an_engine_whose_clock_is_behind_is_a_warning(engine, machine):
@@ -321,7 +317,7 @@ def test_a_taken_port_names_its_holder(engine, taken_port):
 def test_the_user_stands_for_a_holder_that_cannot_be_seen(machine):
     line = "0: 0100007F:1388 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 4242 1"
     machine.write("/proc/net/tcp", f"header\n{line}\n")
-    assert doctor.holder_of(5000, machine) == "a process of user root"
+    assert ports.holder(5000, machine.root) == "a process of user root"
 
 
 @pytest.mark.parametrize(
@@ -334,9 +330,7 @@ def test_the_user_stands_for_a_holder_that_cannot_be_seen(machine):
         ("*", "ok"),
     ],
 )
-def test_a_proxy_is_a_note_unless_no_proxy_covers_loopback(
-    no_engine, machine, monkeypatch, exceptions, status
-):
+def test_a_proxy_is_a_note_unless_no_proxy_covers_loopback(no_engine, machine, monkeypatch, exceptions, status):
     monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy:3128")
     monkeypatch.setenv("no_proxy", exceptions)
     found = check("proxy", machine)

@@ -1,0 +1,79 @@
+"""The TCP ports of this host's loopback address: which are free, and who has one that is not."""
+
+from __future__ import annotations
+
+import pwd
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+from devenv.errors import NotOurs
+
+HOST = "127.0.0.1"
+# How /proc/net/tcp and tcp6 write the addresses that 127.0.0.1 is reached by: any and loopback, of both families.
+_LOOPBACK = {"00000000", "0100007F", "0" * 32, "0000000000000000FFFF00000100007F"}
+_LISTEN = "0A"
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on the port right now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # Connections that are still closing do not keep the engine from listening.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+            probe.listen(1)
+        except OSError:
+            return False
+        return True
+
+
+def free_port(avoid: Iterable[int]) -> int:
+    """A port that the kernel gives out now and that is not among `avoid`. Raises NotOurs if there is none."""
+    avoided = set(avoid)
+    for _ in range(100):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.bind((HOST, 0))
+            port = int(probe.getsockname()[1])
+        if port not in avoided:
+            return port
+    raise NotOurs(f"cannot find a free port on {HOST}", hint="end what holds them: 'ss -ltn' lists them")
+
+
+def holder(port: int, root: Path = Path("/")) -> str:
+    """Who listens on the port, in words; of a process that may not be looked into, only the user shows.
+
+    `root` is where /proc is found. Elsewhere than on Linux, nobody can be named.
+    """
+    sockets = _listeners(port, root)
+    for link in root.glob("proc/[0-9]*/fd/*") if sockets else ():
+        try:
+            inode = str(link.readlink()).removeprefix("socket:[").removesuffix("]")
+            if inode in sockets:
+                process = link.parent.parent
+                return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
+        except OSError:
+            continue
+    return f"a process of {_user(min(sockets.values()))}" if sockets else "another program"
+
+
+def _listeners(port: int, root: Path) -> dict[str, int]:
+    """The sockets that take connections to the port, inode -> user id."""
+    found = {}
+    for table in ("proc/net/tcp", "proc/net/tcp6"):
+        try:
+            lines = (root / table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for fields in map(str.split, lines):
+            address, _, number = fields[1].partition(":")
+            if fields[3] == _LISTEN and address in _LOOPBACK and int(number, 16) == port:
+                found[fields[9]] = int(fields[7])
+    return found
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"user id {uid}"

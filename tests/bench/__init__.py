@@ -1,0 +1,1 @@
+"""`make bench`: devenv against `docker compose`, on the same images, in the same run."""

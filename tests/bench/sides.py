@@ -1,0 +1,117 @@
+"""The two sides of the comparison: devenv, and Compose with the file beside this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+from tests.bench.process import Done, Failed, run
+
+COMPOSE_FILE = Path(__file__).parent / "compose" / "compose.yaml"
+COMPOSE_VARIABLE = "DEVENV_BENCH_COMPOSE"
+
+
+class Side(Protocol):
+    """What brings four services up and down again. `label` is on every engine object that it makes."""
+
+    name: str
+    label: str
+
+    def up(self) -> Done: ...
+    def stop(self) -> Done: ...
+    def down(self, volumes: bool = False) -> Done: ...
+
+
+class Devenv:
+    """devenv in a project folder and a state folder of its own."""
+
+    name = "devenv"
+
+    def __init__(self, folder: Path) -> None:
+        self._project = folder / "project"
+        self._project.mkdir()
+        self._environment = {"DEVENV_STATE_DIR": str(folder / "state"), "NO_COLOR": "1"}
+        script = Path(sys.executable).with_name("devenv")
+        self._program = [str(script)] if script.exists() else [sys.executable, "-m", "devenv.cli"]
+        self.label = ""
+
+    def run(self, *arguments: str) -> Done:
+        command = [*self._program, "--project", str(self._project), "--env", "bench", *arguments]
+        return run(command, self._environment)
+
+    def prepare(self) -> dict[str, str]:
+        """Have the images on the engine; returns their references, the base's under its own name."""
+        self.run("images", "build")
+        self.label = f"io.devenv.environment={self._json('status')['environment']['id']}"
+        return {image["service"]: image["reference"] for image in self._json("images", "list")}
+
+    def help(self) -> Done:
+        return run([*self._program, "--help"], self._environment)
+
+    def status(self) -> Done:
+        return self.run("status")
+
+    def version(self) -> str:
+        return self.run("--version").output.split()[-1]
+
+    def up(self) -> Done:
+        return self.run("up", "--format", "json")
+
+    def stop(self) -> Done:
+        return self.run("stop")
+
+    def down(self, volumes: bool = False) -> Done:
+        return self.run("down", *(["--volumes"] if volumes else []))
+
+    def _json(self, *arguments: str) -> Any:
+        return json.loads(self.run(*arguments, "--format", "json").output)
+
+
+class Compose:
+    """`docker compose` with the same images, in a Compose project of its own."""
+
+    name = "compose"
+
+    def __init__(self, program: list[str], images: dict[str, str]) -> None:
+        project = f"devenv-bench-{os.getpid()}"
+        self._command = [*program, "--project-name", project, "--file", str(COMPOSE_FILE)]
+        self._environment = {f"{service.upper()}_IMAGE": reference for service, reference in images.items()}
+        self._environment["BENCH_PASSWORD"] = secrets.token_urlsafe(16)
+        self.label = f"com.docker.compose.project={project}"
+
+    def up(self) -> Done:
+        return self._run("up", "--wait")
+
+    def stop(self) -> Done:
+        return self._run("stop")
+
+    def down(self, volumes: bool = False) -> Done:
+        return self._run("down", *(["--volumes"] if volumes else []))
+
+    def _run(self, *arguments: str) -> Done:
+        return run([*self._command, *arguments], self._environment)
+
+
+def find_compose() -> tuple[list[str], str]:
+    """The command that is Compose v2, and its version; both empty where there is none."""
+    named = os.environ.get(COMPOSE_VARIABLE)
+    for program in [[named]] if named else [["docker", "compose"], ["docker-compose"]]:
+        if shutil.which(program[0]) and (version := _version(program)):
+            return program, version
+    if named:
+        raise Failed(f"cannot use {COMPOSE_VARIABLE}: {named} is no Compose v2")
+    return [], ""
+
+
+def _version(program: list[str]) -> str:
+    try:
+        version = run([*program, "version", "--short"], {}).output.strip().lstrip("v")
+    except Failed:
+        return ""
+    # The first generation has neither `--wait` nor inline conditions.
+    return "" if version.startswith("1.") else version

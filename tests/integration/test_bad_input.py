@@ -1,0 +1,183 @@
+"""What goes wrong goes wrong with one clear line, the right exit code, and nothing lost."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+from conftest import Project, one_clear_line, ours
+
+
+@pytest.fixture
+def broken_image(client: docker.DockerClient, tmp_path: Path, project: Project) -> Iterator[str]:
+    """An image that passes for etcd and does what its test's `etcd` script says."""
+    base = next(image for image in project.json("images", "list") if image["service"] == "base")["reference"]
+    (tmp_path / "etcd").write_text("#!/bin/sh\nfor i in $(seq 30); do echo line $i; done\nexec sleep 600\n")
+    (tmp_path / "etcd").chmod(0o755)
+    (tmp_path / "Dockerfile").write_text(f"FROM {base}\nCOPY etcd /usr/local/bin/etcd\n")
+    client.images.build(path=str(tmp_path), tag="devenv-test/etcd:broken", rm=True, forcerm=True)
+    yield "devenv-test/etcd:broken"
+    client.images.remove("devenv-test/etcd:broken", force=True)
+
+
+def etcd_from(project: Project, image: str, more: str = "") -> None:
+    project.configure(f"profile: coordination\nservices:\n  etcd:\n    image: {image}\n{more}")
+
+
+def test_a_container_that_exits_at_once_is_noticed_with_its_code_and_log(
+    project: Project, client: docker.DockerClient
+) -> None:
+    base = next(image for image in project.json("images", "list") if image["service"] == "base")["reference"]
+    project.configure(f"profile: database\nservices:\n  mysql:\n    image: {base}\n")
+    done = project.devenv("up", check=False)
+    assert "unable to find user mysql" in done.stderr
+    one_clear_line(done, 5, "mysql")
+
+
+def test_a_server_that_dies_is_noticed_with_exit_code_and_last_lines(
+    project: Project, broken_image: str, client: docker.DockerClient, tmp_path: Path
+) -> None:
+    (tmp_path / "etcd").write_text("#!/bin/sh\nfor i in $(seq 30); do echo line $i; done\nexit 3\n")
+    client.images.build(path=str(tmp_path), tag=broken_image, rm=True, forcerm=True)
+    etcd_from(project, broken_image)
+    done = project.devenv("up", check=False)
+    one_clear_line(done, 5, "etcd", "exited 3", "line 30", "line 11")
+    assert "line 10\n" not in done.stderr
+    assert ours(client, project.id)["containers"], "the container is kept for inspection"
+    assert project.json("status")["services"]["etcd"]["state"] == "failed"
+
+
+def test_a_server_that_never_gets_ready_is_given_up_with_the_last_reason(project: Project, broken_image: str) -> None:
+    etcd_from(project, broken_image)
+    one_clear_line(project.devenv("up", "--wait-timeout", "1", check=False), 6, "etcd", "not ready after 1 s", "line 30")
+    assert project.json("status")["services"]["etcd"]["state"] == "starting"
+
+
+def test_an_image_that_does_not_exist(project: Project) -> None:
+    etcd_from(project, "devenv-test/nowhere:1")
+    one_clear_line(project.devenv("up", check=False), 5, "devenv-test/nowhere:1")
+
+
+def test_a_build_that_fails_shows_the_failing_steps_last_lines(project: Project, checkout: Path) -> None:
+    dockerfile = checkout / "compose" / "etcd" / "Dockerfile"
+    dockerfile.write_text("ARG BASE\nFROM ${BASE}\nRUN echo the reason is here; exit 9\n")
+    one_clear_line(project.devenv("up", "etcd", check=False), 5, "the reason is here", "RUN echo")
+
+
+def test_a_failing_build_leaves_the_running_service_alone(project: Project, checkout: Path) -> None:
+    project.devenv("up", "etcd")
+    (checkout / "compose" / "etcd" / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\nRUN exit 9\n")
+    assert project.devenv("up", "etcd", check=False).returncode == 5
+    project.checkout = Path(__file__).parents[2]
+    assert project.json("status")["services"]["etcd"]["state"] == "ready"
+
+
+def test_a_failed_service_does_not_keep_others_from_starting(project: Project, broken_image: str) -> None:
+    project.configure(f"services:\n  etcd:\n    image: {broken_image}\n  mysql:\n  rabbitmq: false\n  keystone: false\n")
+    done = project.devenv("up", "--wait-timeout", "20", check=False)
+    one_clear_line(done, 6, "etcd")
+    assert project.json("status")["services"]["mysql"]["state"] == "ready"
+
+
+def test_a_pinned_port_that_is_taken_names_the_holder(project: Project) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        project.configure(f"profile: coordination\nservices:\n  etcd:\n    ports: {{client: {port}}}\n")
+        one_clear_line(project.devenv("up", check=False), 7, f"127.0.0.1:{port}", "python")
+
+
+def test_a_pinned_port_of_another_environment_names_its_container(project: Project) -> None:
+    project.configure("profile: coordination\n")
+    project.devenv("up")
+    port = project.env()["DEVENV_ETCD_PORT"]
+    holder = project.json("status")["services"]["etcd"]["container"]
+    project.configure(f"profile: coordination\nservices:\n  etcd:\n    ports: {{client: {port}}}\n")
+    one_clear_line(project.devenv("--env", "other", "up", check=False), 7, port, holder)
+
+
+def test_a_volume_of_our_name_that_is_not_ours_is_left_alone(project: Project, client: docker.DockerClient) -> None:
+    name = f"devenv-{project.id}-etcd-data"
+    foreign = client.volumes.create(name)
+    try:
+        one_clear_line(project.devenv("up", "etcd", check=False), 7, name)
+        project.devenv("down", "--volumes")
+        assert client.volumes.get(name)
+    finally:
+        foreign.remove()
+
+
+def test_a_devenv_folder_that_is_a_link_is_refused_before_anything_starts(
+    project: Project, client: docker.DockerClient, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (project.folder / ".devenv").symlink_to(elsewhere)
+    one_clear_line(project.devenv("up", "etcd", check=False), 3, "symbolic link")
+    assert ours(client, project.id)["containers"] == []
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(project: Project) -> Iterator[Path]:
+    """The project's .devenv/ on a file system of 64 KiB."""
+    folder = project.folder / ".devenv"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "devenv-test", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_leaves_the_old_files_whole(project: Project, small_disk: Path) -> None:
+    project.devenv("up", "etcd")
+    before = {path.name: path.read_text() for path in small_disk.iterdir()}
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as stream, pytest.raises(OSError, match="No space left"):
+        while True:
+            stream.write(b"x" * 512)
+    one_clear_line(project.devenv("up", "mysql", "etcd", check=False), 3, "No space left", str(small_disk))
+    filler.unlink()
+    assert {path.name: path.read_text() for path in small_disk.iterdir()} == before
+    project.devenv("up", "mysql", "etcd")
+    assert "DEVENV_MYSQL_URL" in (small_disk / "env").read_text()
+
+
+def test_a_read_only_folder_is_refused_before_anything_starts(
+    project: Project, small_disk: Path, client: docker.DockerClient
+) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    one_clear_line(project.devenv("up", "etcd", check=False), 3, str(small_disk))
+    assert ours(client, project.id)["containers"] == []
+
+
+def test_dead_proxies_do_not_matter(project: Project) -> None:
+    dead = "http://127.0.0.1:9"
+    project.extra = {name: dead for name in ("HTTP_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy")}
+    project.devenv("up", "keystone", "etcd")
+    assert project.json("status")["services"]["keystone"]["state"] == "ready"
+
+
+def test_no_engine(project: Project) -> None:
+    project.extra = {"DOCKER_HOST": "unix:///nonexistent/engine.sock"}
+    for command in (["up"], ["plan"], ["status"], ["down"], ["env"], ["logs"], ["images", "list"]):
+        one_clear_line(project.devenv(*command, check=False), 4, "unix:///nonexistent/engine.sock")
+
+
+def test_doctor_finds_an_engine_that_works(project: Project) -> None:
+    checks = {check["name"]: check["status"] for check in project.json("doctor")}
+    assert checks["engine"] == "ok"
+    assert "fail" not in checks.values()
+
+
+def test_doctor_says_when_there_is_no_engine(project: Project) -> None:
+    project.extra = {"DOCKER_HOST": "unix:///nonexistent/engine.sock"}
+    done = project.devenv("doctor", check=False)
+    assert done.returncode == 4
+    assert "unix:///nonexistent/engine.sock" in done.stdout
+    assert shutil.which("dockerd"), "the engine is installed, so only the address is wrong"

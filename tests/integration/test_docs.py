@@ -1,0 +1,55 @@
+"""Every command that README and docs show is run, in the order of its page, in one project."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, Project
+
+PAGES = [path.relative_to(REPOSITORY) for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))]
+# Run by other means: what installs or brings up everything in a clone of its own (test_install), what is this very
+# run, and what takes half an hour.
+ELSEWHERE = {"make up", "make down", "make test", "make unit", "make check", "make bench", "git clone"}
+
+
+def commands(page: Path) -> list[str]:
+    """The lines after `$ ` in the console blocks of a page."""
+    blocks = re.findall(r"```console\n(.*?)```", (REPOSITORY / page).read_text(), re.DOTALL)
+    lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    return [line for line in lines if not line.startswith(tuple(ELSEWHERE))]
+
+
+def test_the_pages_show_commands() -> None:
+    assert sum(len(commands(page)) for page in PAGES) >= 15
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=str)
+def test_every_command_of_the_page_works(page: Path, project: Project) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for command in commands(page):
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=project.folder,
+            env={**project.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (REPOSITORY / page).read_text()):
+        assert ((REPOSITORY / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_python_example_compiles(page: Path) -> None:
+    for block in re.findall(r"```python\n(.*?)```", (REPOSITORY / page).read_text(), re.DOTALL):
+        compile(block, str(page), "exec")

@@ -1,0 +1,66 @@
+"""The built wheel works away from any checkout, and a fresh clone comes up with one command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from conftest import REPOSITORY, Project, ours
+
+
+def test_the_wheel_brings_its_services_and_works_from_another_folder(project: Project, tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(REPOSITORY)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for service in (REPOSITORY / "compose").glob("*/compose.yaml"):
+        assert f"devenv/compose/{service.parent.name}/compose.yaml" in names
+    assert "devenv/profiles/base.yaml" in names
+    assert not [name for name in names if name.startswith(("tests/", "compose/", "profiles/")) or ".devenv/" in name]
+
+    environment = tmp_path / "empty"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    subprocess.run([str(environment / "bin" / "pip"), "install", "--quiet", str(wheel)], check=True)
+    clean = {name: value for name, value in project.environ.items() if name != "PYTHONPATH"}
+
+    def devenv(*arguments: str) -> str:
+        command = [str(environment / "bin" / "devenv"), *arguments]
+        return subprocess.run(
+            command, cwd=project.folder, env=clean, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+
+    # The very images of the checkout: the tag is a hash of content, wherever that lies.
+    installed = json.loads(devenv("images", "list", "--format", "json"))
+    assert installed == project.json("images", "list")
+    devenv("up", "etcd")
+    assert json.loads(devenv("status", "--format", "json"))["services"]["etcd"]["state"] == "ready"
+    devenv("down", "--volumes")
+
+
+def test_a_fresh_clone_comes_up_and_goes_down_with_make(project: Project, tmp_path: Path, client) -> None:  # type: ignore[no-untyped-def]
+    clone = tmp_path / "devenv-clone"
+    subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(clone)], check=True)
+    clean = {name: value for name, value in project.environ.items() if name != "PYTHONPATH"}
+
+    def make(target: str) -> str:
+        return subprocess.run(
+            ["make", target], cwd=clone, env=clean, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+
+    assert make("help").startswith("help")
+    first = make("up")
+    for service in ("mysql", "rabbitmq", "etcd", "keystone"):
+        assert f"{service} " in first
+    assert "clouds.yaml" in first
+    again = make("up")
+    assert "nothing to do, all ready" in again
+    (record,) = project.state.glob("environments/*/record.json")
+    identity = json.loads(record.read_text())["id"]
+    assert len(ours(client, identity)["containers"]) == 4
+    make("down")
+    assert ours(client, identity)["containers"] == []
+    subprocess.run([str(clone / ".venv" / "bin" / "devenv"), "down", "--volumes"], cwd=clone, env=clean, check=True)
+    assert ours(client, identity) == {"containers": [], "networks": [], "volumes": []}

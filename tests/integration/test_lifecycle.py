@@ -1,0 +1,238 @@
+"""Stopping, starting, drifting, mending: an environment over its life."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import docker
+import pytest
+from conftest import Project, ours, plan_of
+
+
+def put(project: Project, word: str) -> None:
+    project.devenv("exec", "etcd", "--", "etcdctl", "put", "word", word)
+
+
+def get(project: Project) -> str:
+    return project.devenv("exec", "etcd", "--", "etcdctl", "get", "--print-value-only", "word").stdout.strip()
+
+
+def test_stop_and_start_keep_data_ports_and_secrets(project: Project) -> None:
+    project.devenv("up")
+    before = project.env()
+    put(project, "kept")
+    project.devenv("stop")
+    assert {one["state"] for one in project.json("status")["services"].values()} == {"stopped"}
+    project.devenv("start")
+    assert {one["state"] for one in project.json("status")["services"].values()} == {"ready"}
+    assert get(project) == "kept"
+    assert project.env() == before
+    project.devenv("restart", "etcd")
+    assert get(project) == "kept"
+
+
+def test_down_keeps_data_and_down_with_volumes_does_not(project: Project, client: docker.DockerClient) -> None:
+    project.devenv("up", "etcd")
+    before = project.env()
+    put(project, "kept")
+    project.devenv("down")
+    left = ours(client, project.id)
+    assert left["containers"] == left["networks"] == []
+    assert len(left["volumes"]) == 1
+    project.devenv("up", "etcd")
+    assert get(project) == "kept"
+    assert project.env() == before
+    project.devenv("down", "--volumes")
+    project.devenv("up", "etcd")
+    assert get(project) == ""
+
+
+def test_down_of_one_service_leaves_the_others(project: Project) -> None:
+    project.devenv("up", "etcd", "mysql")
+    project.devenv("down", "etcd", "--volumes")
+    states = {name: one["state"] for name, one in project.json("status")["services"].items()}
+    assert states["etcd"] == "absent"
+    assert states["mysql"] == "ready"
+
+
+def test_only_what_drifted_and_what_depends_on_it_is_recreated_and_the_cause_is_said(
+    project: Project, checkout: Path
+) -> None:
+    project.devenv("up")
+    config = checkout / "compose" / "mysql" / "my.cnf"
+    config.write_text(config.read_text() + "max_connect_errors = 1000\n")
+    cause, dependent = "file my.cnf changed", "mysql is recreated"
+    touched = {(action, cause) for action, target, cause in plan_of(project) if "mysql" in target}
+    assert {("stop", cause), ("remove", cause), ("create", cause), ("start", cause)} <= touched
+    assert {cause for _, target, cause in plan_of(project) if target == "keystone"} == {dependent}
+    assert not [target for _, target, _ in plan_of(project) if "etcd" in target or "rabbitmq" in target]
+    before = project.env()
+    project.devenv("up")
+    assert plan_of(project) == []
+    assert project.env() == before
+
+
+def test_a_port_that_is_pinned_later_moves_the_service_there(project: Project) -> None:
+    project.devenv("up", "etcd")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    project.configure(f"services:\n  etcd:\n    ports: {{client: {port}}}\n")
+    assert ("create", "etcd", "ports changed") in plan_of(project, "etcd")
+    project.devenv("up", "etcd")
+    assert project.env()["DEVENV_ETCD_PORT"] == str(port)
+
+
+def test_a_container_removed_by_hand_comes_back_with_its_data(project: Project, client: docker.DockerClient) -> None:
+    project.devenv("up", "etcd")
+    put(project, "kept")
+    (name,) = ours(client, project.id)["containers"]
+    client.containers.get(name).remove(force=True, v=True)
+    assert project.json("status")["services"]["etcd"]["state"] == "absent"
+    project.devenv("up", "etcd")
+    assert get(project) == "kept"
+
+
+def test_a_killed_container_is_reported_and_started_again(project: Project, client: docker.DockerClient) -> None:
+    project.devenv("up", "etcd")
+    (name,) = ours(client, project.id)["containers"]
+    client.containers.get(name).kill()
+    assert project.json("status")["services"]["etcd"]["state"] in ("stopped", "failed")
+    assert plan_of(project, "etcd") == [("start", "etcd", "container exited 137")]
+    project.devenv("up", "etcd")
+    assert project.json("status")["services"]["etcd"]["state"] == "ready"
+
+
+def test_a_paused_container_goes_on(project: Project, client: docker.DockerClient) -> None:
+    project.devenv("up", "etcd")
+    (name,) = ours(client, project.id)["containers"]
+    client.containers.get(name).pause()
+    assert plan_of(project, "etcd") == [("start", "etcd", "container is paused")]
+    project.devenv("up", "etcd")
+    assert project.json("status")["services"]["etcd"]["state"] == "ready"
+
+
+def test_a_network_removed_by_hand_comes_back(project: Project, client: docker.DockerClient) -> None:
+    project.devenv("up", "etcd")
+    (network,) = client.networks.list(names=ours(client, project.id)["networks"])
+    for container in client.containers.list(filters={"label": f"io.devenv.environment={project.id}"}):
+        network.disconnect(container, force=True)
+    network.remove()
+    project.devenv("up", "etcd")
+    assert project.json("status")["services"]["etcd"]["state"] == "ready"
+
+
+def test_lost_state_is_made_anew_and_the_services_follow(project: Project) -> None:
+    project.devenv("up", "keystone")
+    for path in project.state.glob("environments/*/*.json"):
+        path.write_text("{ this is no JSON")
+    project.devenv("up", "keystone")
+    assert {project.json("status")["services"][name]["state"] for name in ("mysql", "keystone")} == {"ready"}
+
+
+def test_up_from_a_sub_folder_is_up_of_the_project(project: Project) -> None:
+    project.configure("profile: coordination\n")
+    inside = project.folder / "a" / "b"
+    inside.mkdir(parents=True)
+    project.devenv("up", cwd=inside)
+    assert (project.folder / ".devenv" / "env").is_file()
+    assert project.json("status")["services"]["etcd"]["state"] == "ready"
+
+
+def test_many_ups_at_once_make_one_of_everything(project: Project, client: docker.DockerClient) -> None:
+    command = [sys.executable, "-m", "devenv.cli", "up", "etcd"]
+    runs = [
+        subprocess.Popen(command, cwd=project.folder, env=project.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for _ in range(4)
+    ]
+    outputs = [run.communicate()[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0, 0], outputs
+    found = ours(client, project.id)
+    assert (len(found["containers"]), len(found["networks"])) == (1, 1)
+
+
+def test_ctrl_c_during_up_leaves_what_the_next_up_completes(project: Project) -> None:
+    command = [sys.executable, "-m", "devenv.cli", "up"]
+    run = subprocess.Popen(command, cwd=project.folder, env=project.environ, stderr=subprocess.PIPE, text=True)
+    assert run.stderr
+    seen = []
+    for line in run.stderr:
+        seen.append(line)
+        if "start mysql" in line:
+            run.send_signal(signal.SIGINT)
+            break
+    seen += run.stderr.readlines()
+    assert run.wait() == 130, seen
+    assert "Traceback" not in "".join(seen)
+    project.devenv("up")
+    assert {one["state"] for one in project.json("status")["services"].values()} == {"ready"}
+
+
+def test_a_killed_devenv_leaves_what_the_next_up_completes(project: Project) -> None:
+    command = [sys.executable, "-m", "devenv.cli", "up"]
+    run = subprocess.Popen(command, cwd=project.folder, env=project.environ, stderr=subprocess.PIPE, text=True)
+    assert run.stderr
+    for line in run.stderr:
+        if "create keystone" in line or "create mysql" in line:
+            run.kill()
+            break
+    run.stderr.close()
+    run.wait()
+    project.devenv("up")
+    assert {one["state"] for one in project.json("status")["services"].values()} == {"ready"}
+
+
+def test_wait_and_logs_and_exec_reach_the_running_services(running: Project) -> None:
+    assert {op["action"] for op in running.json("wait")["operations"]} == {"ready"}
+    assert "ready for connections" in running.devenv("logs", "mysql").stdout
+    lines = running.devenv("logs", "-n", "1").stdout.splitlines()
+    assert {line.partition("|")[0].strip() for line in lines} == {"mysql", "rabbitmq", "etcd", "keystone"}
+    assert running.devenv("exec", "mysql", "mysql", "-Ne", "SELECT 6 * 7").stdout == "42\n"
+    assert running.devenv("exec", "etcd", "cat", stdin="through\n").stdout == "through\n"
+    failing = running.devenv("exec", "etcd", "--", "sh", "-c", "echo out; echo err >&2; exit 7", check=False)
+    assert (failing.returncode, failing.stdout, failing.stderr) == (7, "out\n", "err\n")
+
+
+def test_following_logs_merges_services_until_they_end(project: Project) -> None:
+    project.devenv("up", "etcd")
+    command = [sys.executable, "-m", "devenv.cli", "logs", "--follow"]
+    following = subprocess.Popen(command, cwd=project.folder, env=project.environ, stdout=subprocess.PIPE, text=True)
+    assert following.stdout
+    assert following.stdout.readline().startswith("etcd |")
+    project.devenv("stop")
+    rest, _ = following.communicate()
+    assert following.returncode == 0
+    assert all(line.startswith("etcd |") for line in rest.splitlines())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_exec_on_a_terminal_is_a_terminal_inside(running: Project) -> None:
+    import pty
+
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "devenv.cli", "exec", "etcd", "--", "sh", "-c", "tty && stty size"]
+    run = subprocess.Popen(
+        command, cwd=running.folder, env=running.environ, stdin=follower, stdout=follower, stderr=follower
+    )
+    os.close(follower)
+    heard = bytearray()
+
+    def listen() -> None:
+        try:
+            while data := os.read(leader, 1024):
+                heard.extend(data)
+        except OSError:
+            return
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    assert run.wait() == 0
+    listener.join()
+    os.close(leader)
+    assert b"/dev/pts/" in heard

@@ -1,0 +1,128 @@
+"""Each service that compose/ holds, and all of them together, for real."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import docker
+import pytest
+import requests
+from conftest import REPOSITORY, Project, ours, plan_of
+
+SERVICES = sorted(path.parent.name for path in (REPOSITORY / "compose").glob("*/compose.yaml"))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_each_service_goes_through_its_whole_life(service: str, project: Project, client: docker.DockerClient) -> None:
+    planned = plan_of(project, service)
+    assert ("create", service, "no container") in planned
+    assert ours(client, project.id)["containers"] == []
+
+    project.devenv("up", service)
+    statuses = project.json("status")["services"]
+    assert statuses[service]["state"] == "ready", statuses[service]
+    assert {key for key in statuses[service]} == {"role", "state", "image", "container", "endpoints", "reason"}
+
+    assert plan_of(project, service) == []
+    again = project.json("up", service)
+    assert {op["action"] for op in again["operations"]} == {"ready"}
+    assert again["written"] == []
+
+    project.devenv("down", "--volumes")
+    assert ours(client, project.id) == {"containers": [], "networks": [], "volumes": []}
+    assert not (project.folder / ".devenv").exists()
+
+
+def test_up_of_one_service_starts_that_and_what_it_needs(project: Project, client: docker.DockerClient) -> None:
+    project.devenv("up", "keystone")
+    names = ours(client, project.id)["containers"]
+    assert [name.rpartition("-")[2] for name in names] == ["keystone", "mysql"]
+
+
+def test_the_ports_are_published_on_the_loopback_address_only(running: Project, client: docker.DockerClient) -> None:
+    for name in ours(client, running.id)["containers"]:
+        published = client.containers.get(name).attrs["HostConfig"]["PortBindings"]
+        assert published
+        assert {binding["HostIp"] for bindings in published.values() for binding in bindings} == {"127.0.0.1"}
+
+
+def test_containers_run_with_as_little_as_they_can(running: Project, client: docker.DockerClient) -> None:
+    for name in ours(client, running.id)["containers"]:
+        attributes = client.containers.get(name).attrs
+        host = attributes["HostConfig"]
+        assert not host["Privileged"]
+        assert host["CapDrop"] == ["ALL"]
+        assert not host["CapAdd"]
+        assert host["ReadonlyRootfs"]
+        assert "no-new-privileges:true" in host["SecurityOpt"]
+        assert host["Memory"] > 0
+        assert host["PidsLimit"] > 0
+        assert not host["Binds"]
+        assert attributes["Config"]["User"] not in ("", "root", "0")
+
+
+def test_no_secret_shows_in_inspect_argv_or_logs(running: Project, client: docker.DockerClient) -> None:
+    (secrets_file,) = running.state.glob("environments/*/secrets.json")
+    secrets = json.loads(secrets_file.read_text()).values()
+    assert len(secrets) >= 6
+    for name in ours(client, running.id)["containers"]:
+        container = client.containers.get(name)
+        shown = json.dumps([container.attrs, container.top(), container.logs().decode(errors="replace")])
+        assert not [secret for secret in secrets if secret in shown], name
+
+
+def test_files_with_secrets_are_for_their_owner_alone(running: Project) -> None:
+    folders = [running.folder / ".devenv", *running.state.glob("environments/*")]
+    files = [path for folder in folders for path in folder.iterdir() if path.name != "lock"]
+    assert len(files) >= 7
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == {path.name: "0o600" for path in files}
+    assert {oct(path.stat().st_mode & 0o777) for path in folders} == {"0o700"}
+
+
+def test_two_environments_run_side_by_side_with_ports_and_secrets_of_their_own(
+    project: Project, client: docker.DockerClient
+) -> None:
+    project.devenv("up", "mysql")
+    project.devenv("--env", "other", "up", "mysql")
+    one, other = project.env(), json.loads(project.devenv("--env", "other", "env", "--format", "json").stdout)
+    assert one["DEVENV_MYSQL_PORT"] != other["DEVENV_MYSQL_PORT"]
+    assert one["DEVENV_MYSQL_PASSWORD"] != other["DEVENV_MYSQL_PASSWORD"]
+
+
+def test_default_accounts_are_off(running: Project) -> None:
+    import amqp
+    import pymysql
+
+    env = running.env()
+    for user, password in (("root", ""), ("", ""), ("mysql", "")):
+        with pytest.raises(pymysql.err.OperationalError, match="Access denied"):
+            pymysql.connect(host="127.0.0.1", port=int(env["DEVENV_MYSQL_PORT"]), user=user, password=password)
+    address = f"127.0.0.1:{env['DEVENV_RABBITMQ_PORT']}"
+    refused = amqp.Connection(address, userid="guest", password="guest", virtual_host="/", connect_timeout=5)
+    with pytest.raises(amqp.exceptions.AccessRefused):
+        refused.connect()
+    management = requests.get(f"{env['DEVENV_RABBITMQ_MANAGEMENT_URL']}/api/whoami", auth=("guest", "guest"), timeout=5)
+    assert management.status_code == 401
+
+
+def test_an_image_with_only_the_servers_binary_works_as_etcd(
+    project: Project, client: docker.DockerClient, tmp_path: Path
+) -> None:
+    # The shape of the official image: no shell, nothing but the binary, a passwd file, and root as its user.
+    image = next(i for i in project.json("images", "list") if i["service"] == "etcd")["reference"]
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {image} AS full\nFROM scratch\n"
+        "COPY --from=full /usr/bin/etcd /usr/local/bin/etcd\n"
+        "COPY --from=full /lib64 /lib64\nCOPY --from=full /usr/lib/x86_64-linux-gnu/libc.so.6 /lib/x86_64-linux-gnu/\n"
+        "COPY --from=full /etc/passwd /etc/passwd\n"
+        "ENV PATH=/usr/local/bin\n"
+    )
+    client.images.build(path=str(tmp_path), tag="devenv-test/etcd:official-shape", rm=True, forcerm=True)
+    try:
+        project.configure("services:\n  etcd:\n    image: devenv-test/etcd:official-shape\nprofile: coordination\n")
+        project.devenv("up")
+        assert project.json("status")["services"]["etcd"]["state"] == "ready"
+        project.devenv("down", "--volumes")
+    finally:
+        client.images.remove("devenv-test/etcd:official-shape", force=True)

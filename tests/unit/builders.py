@@ -1,0 +1,135 @@
+"""Model objects with everything filled in but what a test is about, and service folders on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from devenv.catalogue import load_catalogue
+from devenv.images import images_for
+from devenv.model import (
+    ContainerOptions,
+    Desired,
+    DesiredService,
+    Endpoint,
+    Image,
+    Observed,
+    ObservedContainer,
+    Profile,
+    Provision,
+    ServiceChoice,
+)
+from devenv.resolve import resolve, secret_names
+
+BASE = Image("devenv/base:1", "base")
+# What stands in for random secrets: findable in any output.
+SECRET = "S3cret-S3cret_S3cret"
+
+
+# ---- on disk -------------------------------------------------------------------------------------------------
+
+
+def compose_data(name: str = "web", role: str = "", port: int = 80) -> dict[str, Any]:
+    """The data of a correct compose.yaml with a bit of everything."""
+    return {
+        "services": {
+            name: {
+                "image": f"example/{name}",
+                "entrypoint": ["run"],
+                "configs": [{"source": "main", "target": "/etc/devenv/main.conf"}],
+                "volumes": ["data:/data"],
+                "ports": [f"127.0.0.1::{port}"],
+                "mem_limit": "512m",
+                "stop_grace_period": "1m30s",
+            }
+        },
+        "configs": {"main": {"file": "./main.conf"}},
+        "volumes": {"data": {}},
+        "x-devenv": {
+            "role": role or f"{name}-role",
+            "secrets": ["password"],
+            "endpoints": {"http": {"port": port, "url": "http://u:$${secret.password}@$${host}:$${port}"}},
+            "probe": {"kind": "fake", "endpoint": "http"},
+        },
+    }
+
+
+def write_service(folder: Path, data: Mapping[str, Any], name: str = "web") -> Path:
+    """Write a service folder as a person would; returns its compose.yaml."""
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / name / "main.conf").write_text("listen = ${endpoint.http.port}\n")
+    path = folder / name / "compose.yaml"
+    path.write_text(yaml.safe_dump(dict(data), sort_keys=False))
+    return path
+
+
+def line_of(path: Path, text: str) -> int:
+    """The number of the one line that holds the text."""
+    (number,) = (n for n, line in enumerate(path.read_text().splitlines(), 1) if text in line)
+    return number
+
+
+# ---- desired -------------------------------------------------------------------------------------------------
+
+
+def shipped(names: tuple[str, ...] = ("mysql", "keystone", "rabbitmq", "etcd")) -> Desired:
+    """The shipped services with their own ports and known secrets."""
+    catalogue = load_catalogue()
+    profile = Profile("base", {name: ServiceChoice() for name in names})
+    ports = {f"{name}/{key}": e.port for name in names for key, e in catalogue[name].endpoints.items()}
+    secrets = dict.fromkeys(secret_names(names, profile, catalogue), SECRET)
+    return resolve("env-1", names, profile, catalogue, images_for(profile, catalogue), ports, secrets)
+
+
+def service(name: str = "mysql", build: bool = False, version: str = "1", **more: Any) -> DesiredService:
+    image = Image(f"devenv/{name}:1", "build" if build else "pull", name)
+    return DesiredService(
+        **{
+            "name": name,
+            "role": f"{name}-role",
+            "image": image,
+            "container": f"devenv-env-{name}",
+            "options": ContainerOptions(),
+            "config_hash": f"{name}-{version}",
+            "parts": {"image": "1", "file my.cnf": version},
+            "endpoints": {"main": Endpoint("127.0.0.1", 1, "http://127.0.0.1:1")},
+            "probe": {"kind": "fake", "endpoint": "main"},
+            **more,
+        }
+    )
+
+
+def consumer(name: str = "keystone", of: str = "mysql", condition: str = "service_started", **more: Any) -> Any:
+    """A service that is a component of another one."""
+    return service(name, depends={of: condition}, provisions=(Provision(of, name, SECRET),), **more)
+
+
+def desired(*services: DesiredService) -> Desired:
+    return Desired("env", "devenv-env", {s.name: s for s in services}, (BASE, *(s.image for s in services)))
+
+
+# ---- observed ------------------------------------------------------------------------------------------------
+
+
+def container(of: DesiredService, state: str = "running", **more: Any) -> ObservedContainer:
+    fields: dict[str, Any] = {"config_hash": of.config_hash, "parts": of.parts, **more}
+    return ObservedContainer(
+        **{"id": f"id-{of.name}", "name": of.container, "service": of.name, "state": state} | fields
+    )
+
+
+def converged(target: Desired) -> Observed:
+    """The engine after `up`."""
+    return Observed(
+        containers={name: container(s) for name, s in target.services.items()},
+        networks=("n" * 64,),
+        images=frozenset(image.reference for image in target.images),
+    )
+
+
+def with_containers(observed: Observed, *containers: ObservedContainer) -> Observed:
+    return replace(observed, containers={**observed.containers, **{c.service: c for c in containers}})

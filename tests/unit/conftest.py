@@ -1,0 +1,26 @@
+"""Unit tests have no engine, no network, and a state folder of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Nothing is kept between runs; the first example of a process pays for imports, so no deadline.
+settings.register_profile("devenv", database=None, deadline=None)
+settings.load_profile("devenv")
+
+
+@pytest.fixture(autouse=True)
+def own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing of the user's is read or written."""
+    folder = tmp_path_factory.mktemp("world")
+    for name in ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("DEVENV_STATE_DIR", str(folder / "state"))
+    monkeypatch.setenv("DEVENV_CACHE_DIR", str(folder / "cache"))
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder / "docker"))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/engine.sock")
+    return folder

@@ -1,0 +1,111 @@
+"""An engine in memory, for what the executor and the environment ask of one. Written by hand, no mock."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from devenv.errors import NotReady
+from devenv.model import DesiredService, Observed, Operation, Plan
+from devenv.probe import Target
+
+
+class FakeEngine:
+    """Records every call as "action target"; `on` holds what else happens at such a call.
+
+    A service is ready once `answers` has nothing left to say against it.
+    """
+
+    local = True
+    url = "fake://"
+
+    def __init__(self, observed: Observed | None = None) -> None:
+        self.calls: list[str] = []
+        self.on: dict[str, Callable[[], Any]] = {}
+        self.answers: list[str] = []
+        self.states: dict[str, dict[str, Any]] = {}
+        self.log = ["first line", "last line"]
+        self.observed = observed or Observed()
+        self._lock = threading.Lock()
+
+    def _call(self, action: str, target: str = "") -> Any:
+        key = f"{action} {target}".strip()
+        with self._lock:
+            self.calls.append(key)
+        return self.on[key]() if key in self.on else None
+
+    # ---- what an engine is asked ---------------------------------------------------------------------------------
+
+    def observe(self, _: str) -> Observed:
+        self._call("observe")
+        return self.observed
+
+    def state(self, container: str) -> dict[str, Any]:
+        self._call("state", container)
+        return self.states.get(container, {"Status": "running", "ExitCode": 0})
+
+    def logs(self, container: str, tail: Any = "all") -> list[str]:
+        self._call("logs", container)
+        return self.log if tail == "all" else self.log[-tail:]
+
+    def pull(self, reference: str, progress: Callable[[str], None]) -> None:
+        progress(f"pulling {reference}")
+        self._call("pull", reference)
+
+    def create_network(self, name: str, _: str) -> None:
+        self._call("create network", name)
+
+    def remove_network(self, network: str) -> None:
+        self._call("remove network", network)
+
+    def remove_volume(self, name: str) -> None:
+        self._call("remove volume", name)
+
+    def create(self, service: DesiredService, _environment: str, _network: str) -> str:
+        return self._call("create", service.name) or f"new-{service.name}"
+
+    def start(self, container: str) -> bool:
+        return self._call("start", container) is not False
+
+    def stop(self, container: str, seconds: int) -> None:
+        self._call("stop", f"{container} {seconds}")
+
+    def remove(self, container: str) -> None:
+        self._call("remove", container)
+
+    # ---- the service itself --------------------------------------------------------------------------------------
+
+    def check(self, target: Target) -> None:
+        """A probe."""
+        self._call("check", str(target.port))
+        if self.answers:
+            raise NotReady(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
+
+
+class Recorder:
+    """A report that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def begin(self, plan: Plan) -> None:
+        self.told.append(f"begin {len(plan.operations)}")
+
+    def started(self, operation: Operation) -> None:
+        self.told.append(f"started {operation.key}")
+
+    def progress(self, operation: Operation, text: str) -> None:
+        self.told.append(f"progress {operation.key}: {text}")
+
+    def finished(self, operation: Operation, seconds: float) -> None:
+        self.told.append(f"finished {operation.key}")
+
+    def failed(self, operation: Operation, seconds: float, reason: str) -> None:
+        self.told.append(f"failed {operation.key}: {reason}")
+
+    def note(self, text: str) -> None:
+        self.told.append(f"note {text}")
+
+    def end(self) -> None:
+        self.told.append("end")

@@ -1,0 +1,218 @@
+"""Reading service folders: what is right loads, what is wrong is told with file, line and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import compose_data, line_of, write_service
+
+from devenv.catalogue import load_catalogue, load_service
+from devenv.errors import ConfigError
+from devenv.probe import load_probe
+from devenv.provision import load_provisioner
+
+SHIPPED = load_catalogue()
+
+
+def edited(path: str, value: Any) -> dict[str, Any]:
+    """A correct file's data with one place changed; the path is written with slashes, ... takes the place away."""
+    data = compose_data()
+    *above, last = path.split("/")
+    place: Any = data
+    for key in above:
+        place = place.setdefault(key, {})
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return data
+
+
+def problems(path: Path) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load_service(path)
+    assert caught.value.exit_code == 3
+    assert caught.value.message.startswith(f"cannot use {path}")
+    return caught.value.detail
+
+
+# ---- what is right ---------------------------------------------------------------------------------------------
+
+
+def test_the_four_base_services_fill_the_four_roles() -> None:
+    assert {name: service.role for name, service in SHIPPED.items()} == {
+        "mysql": "database",
+        "rabbitmq": "message-queue",
+        "etcd": "coordination",
+        "keystone": "identity",
+    }
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_service_is_complete(name: str) -> None:
+    service = SHIPPED[name]
+    assert callable(load_probe(service.probe["kind"]))
+    assert not service.provisioner or callable(load_provisioner(service.provisioner))
+    assert (service.folder / "Dockerfile").is_file() == service.build
+    assert all(file.source.is_file() for file in service.files)
+    assert service.options.read_only and service.options.cap_drop == ("ALL",) and service.options.mem_limit
+
+
+def test_what_the_file_says_is_in_the_model(tmp_path: Path) -> None:
+    service = load_service(write_service(tmp_path, compose_data()))
+    assert (service.name, service.role, service.image, service.build) == ("web", "web-role", "example/web", False)
+    assert (service.options.mem_limit, service.options.stop_grace_period) == (512 * 1024**2, 90)
+    assert service.volumes == (("data", "/data"),)
+    assert [(f.source, f.target) for f in service.files] == [(tmp_path / "web/./main.conf", "/etc/devenv/main.conf")]
+    assert service.endpoints["http"].url == "http://u:${secret.password}@${host}:${port}"
+
+
+@pytest.mark.parametrize(("text", "size"), [("1", 1), ("2k", 2048), ("3M", 3 * 1024**2), ("1gb", 1024**3), (7, 7)])
+def test_sizes_are_read_as_compose_reads_them(tmp_path: Path, text: str | int, size: int) -> None:
+    path = write_service(tmp_path, edited("services/web/mem_limit", text))
+    assert load_service(path).options.mem_limit == size
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10s", 10), ("2m", 120), ("1m30s", 90), ("0s", 0)])
+def test_durations_are_read_as_compose_reads_them(tmp_path: Path, text: str, seconds: int) -> None:
+    path = write_service(tmp_path, edited("services/web/stop_grace_period", text))
+    assert load_service(path).options.stop_grace_period == seconds
+
+
+def test_a_new_folder_is_a_new_service_without_any_code(tmp_path: Path) -> None:
+    write_service(tmp_path, compose_data("one"), "one")
+    write_service(tmp_path, compose_data("two"), "two")
+    assert list(load_catalogue(tmp_path)) == ["one", "two"]
+
+
+# ---- what is wrong ---------------------------------------------------------------------------------------------
+
+WRONG: list[tuple[str, Any, str]] = [
+    ("services/web/privileged", True, "services.web.privileged: unknown key"),
+    ("services/web/network_mode", "host", "services.web.network_mode: unknown key"),
+    ("services/web/image", ..., "services.web.image: required key not provided"),
+    ("services/web/image", "a:${TAG}", "services.web.image: a $ must be written $$"),
+    ("services/web/build", "../other", "services.web.build: not a valid value"),
+    ("services/web/hostname", "Web Server", "services.web.hostname: expected a name"),
+    ("services/web/entrypoint", "sh -c x", "services.web.entrypoint: expected a list"),
+    ("services/web/environment", {"A": True}, "services.web.environment.A: expected text"),
+    ("services/web/read_only", "yes", "services.web.read_only: expected bool"),
+    ("services/web/volumes", ["/root:/data"], "services.web.volumes.0: expected NAME:/path"),
+    ("services/web/volumes", ["data:/data:rw"], "services.web.volumes.0: expected NAME:/path"),
+    ("services/web/ports", ["8080:80"], "services.web.ports.0: expected 127.0.0.1::PORT"),
+    ("services/web/ports", ["0.0.0.0::80"], "services.web.ports.0: expected 127.0.0.1::PORT"),
+    ("services/web/ulimits", {"nofile": 9, "nproc": 3}, "services.web.ulimits.nproc: unknown key"),
+    ("services/web/mem_limit", "much", "services.web.mem_limit: expected a size"),
+    ("services/web/stop_grace_period", "soon", "services.web.stop_grace_period: expected a duration"),
+    ("services/web/stop_grace_period", "", "services.web.stop_grace_period: expected a duration"),
+    (
+        "services/web/configs",
+        [{"source": "main", "target": "/etc/passwd"}],
+        "services.web.configs.0.target: expected /etc/devenv/NAME",
+    ),
+    (
+        "services/web/configs",
+        [{"source": "main", "target": "/etc/devenv/../x"}],
+        "services.web.configs.0.target: expected /etc/devenv/NAME",
+    ),
+    ("volumes/data", {"driver": "nfs"}, "volumes.data: expected nothing"),
+    ("networks", {}, "networks: unknown key"),
+    ("x-devenv/role", ..., "x-devenv.role: required key not provided"),
+    ("x-devenv/role", "Big Role", "x-devenv.role: expected a name"),
+    ("x-devenv/priority", 1, "x-devenv.priority: unknown key"),
+    ("x-devenv/secrets", ["Pass-Word"], "x-devenv.secrets.0: expected a name"),
+    ("x-devenv/outputs", {"user": "x"}, "x-devenv.outputs.user: "),
+    ("x-devenv/endpoints/http/port", 70000, "x-devenv.endpoints.http.port: expected a port"),
+    ("x-devenv/endpoints/http/port", "80", "x-devenv.endpoints.http.port: expected int"),
+    ("x-devenv/probe/kind", ..., "x-devenv.probe.kind: required key not provided"),
+    (
+        "x-devenv/requires",
+        {"database": {"condition": "soon", "component": "web"}},
+        "x-devenv.requires.database.condition: expected service_started or service_healthy",
+    ),
+    (
+        "x-devenv/requires",
+        {"database": {"condition": "service_healthy", "component": "a`; DROP"}},
+        "x-devenv.requires.database.component: expected a name",
+    ),
+]
+# What no schema sees: names of things that are not there.
+CONTRADICTIONS: list[tuple[str, Any, str]] = [
+    ("services/web/configs/0/source", "other", "services.web.configs"),
+    ("services/web/volumes", ["cache:/data"], "services.web.volumes"),
+    ("configs/main/file", "./absent.conf", "configs.main.file"),
+    ("configs/main/file", "../../secret", "configs.main.file"),
+    ("configs/main/file", "/etc/passwd", "configs.main.file"),
+    ("x-devenv/endpoints/http/port", 81, "x-devenv.endpoints.http.port"),
+    ("x-devenv/probe/endpoint", "https", "x-devenv.probe.endpoint"),
+    ("x-devenv/wheels", "absent.txt", "x-devenv.wheels"),
+    ("x-devenv/wheels", "../../etc/passwd", "x-devenv.wheels"),
+    ("services/web/build", ".", "services.web.build"),  # there is no Dockerfile
+    ("services", {"other": compose_data()["services"]["web"]}, "services"),
+]
+
+
+@pytest.mark.parametrize(("place", "value", "expected"), WRONG, ids=[expected for _, _, expected in WRONG])
+def test_a_mistake_is_told_with_file_line_and_key(tmp_path: Path, place: str, value: Any, expected: str) -> None:
+    path = write_service(tmp_path, edited(place, value))
+    (problem,) = problems(path)
+    where, line, text = problem.split(":", 2)
+    assert (where, text.strip()[: len(expected)]) == (str(path), expected)
+    # The line is that of the key, or of the nearest one above that is there, or of an item below it.
+    named = place.split("/")[-2 if value is ... else -1]
+    assert any(f"{named}:" in text for text in path.read_text().splitlines()[: int(line)])
+
+
+@pytest.mark.parametrize(("place", "value", "key"), CONTRADICTIONS, ids=[f"{p}={v}"[:60] for p, v, _ in CONTRADICTIONS])
+def test_a_name_of_something_that_is_not_there_is_told(tmp_path: Path, place: str, value: Any, key: str) -> None:
+    if place.startswith("services/web/configs"):
+        place, value = "services/web/configs", [{"source": value, "target": "/etc/devenv/x"}]
+    path = write_service(tmp_path, edited(place, value))
+    (problem,) = problems(path)
+    assert key in problem
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "text"),
+    [("x-devenv/probe/endpoint", "https", "endpoint: https"), ("configs/main/file", "./x", "./x")],
+)
+def test_such_a_mistake_is_told_with_its_line(tmp_path: Path, place: str, value: Any, text: str) -> None:
+    path = write_service(tmp_path, edited(place, value))
+    assert problems(path)[0].startswith(f"{path}:{line_of(path, text)}: ")
+
+
+def test_an_unknown_key_is_told_on_its_own_line(tmp_path: Path) -> None:
+    path = write_service(tmp_path, edited("services/web/privileged", True))
+    assert problems(path) == (f"{path}:{line_of(path, 'privileged')}: services.web.privileged: unknown key",)
+
+
+def test_a_link_out_of_the_folder_is_no_config(tmp_path: Path) -> None:
+    path = write_service(tmp_path, compose_data())
+    (tmp_path / "outside").write_text("")
+    (path.parent / "main.conf").unlink()
+    (path.parent / "main.conf").symlink_to(tmp_path / "outside")
+    assert "configs.main.file" in problems(path)[0]
+
+
+@pytest.mark.parametrize("name", ["Web", "we b", "9web", "w" * 32, "web_1", "wéb", "web."])
+def test_an_unsafe_name_is_no_service(tmp_path: Path, name: str) -> None:
+    path = write_service(tmp_path, compose_data(name, "role"), name)
+    assert f"services.{name}: " in problems(path)[0]
+
+
+def test_all_errors_of_all_services_come_at_once(tmp_path: Path) -> None:
+    first = compose_data("one")
+    first["services"]["one"]["privileged"] = first["x-devenv"]["more"] = True
+    write_service(tmp_path, first, "one")
+    second = compose_data("two")
+    second["x-devenv"]["probe"]["endpoint"] = "nowhere"
+    write_service(tmp_path, second, "two")
+    third = write_service(tmp_path, compose_data("three"), "three")
+    third.write_text("a: [1")
+    with pytest.raises(ConfigError) as caught:
+        load_catalogue(tmp_path)
+    words = ("one/compose.yaml", "one/compose.yaml", "three/compose.yaml", "two/compose.yaml")
+    assert len(caught.value.detail) == 4
+    assert all(word in problem for word, problem in zip(words, caught.value.detail, strict=True))

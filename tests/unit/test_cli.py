@@ -1,0 +1,350 @@
+"""The command line: what a user gets for what they type, without an engine."""
+
+from __future__ import annotations
+
+import gc
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from fake_engine import FakeEngine
+
+from devenv import __version__
+from devenv.cli import main
+from devenv.environment import Environment
+from devenv.errors import ConfigError, DevenvError, NoEngine, NotOurs, NotReadyInTime, ServiceFailed
+from devenv.model import Observed, ObservedContainer
+from devenv.profile import load_profile
+
+NEED_AN_ENGINE = (
+    ["up"],
+    ["down"],
+    ["down", "--volumes"],
+    ["stop"],
+    ["start"],
+    ["restart"],
+    ["status"],
+    ["status", "--format", "json"],
+    ["wait"],
+    ["logs"],
+    ["exec", "mysql", "true"],
+    ["plan"],
+    ["env"],
+    ["images", "list"],
+    ["images", "build"],
+    ["images", "prune"],
+)
+
+
+# The docker library leaves its socket open when nothing answers there.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory: a project of its own."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    yield folder
+    gc.collect()
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def assert_clear_error(result: Result, code: int, *words: str) -> None:
+    """One line that starts with "cannot", a hint, the right exit code, and no traceback."""
+    lines = result.stderr.splitlines()
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == code, result.stderr
+    assert len([line for line in lines if line.startswith("cannot ")]) == 1, result.stderr
+    assert [line for line in lines if line.startswith("hint: ")]
+    assert "Traceback" not in result.stderr
+    assert all(word in result.stderr for word in words), result.stderr
+    assert result.stdout == ""
+
+
+# ---- exit codes --------------------------------------------------------------------------------------------------
+
+
+def test_each_kind_of_failure_has_its_exit_code() -> None:
+    kinds = (DevenvError, ConfigError, NoEngine, ServiceFailed, NotReadyInTime, NotOurs)
+    assert [kind.exit_code for kind in kinds] == [1, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nosuch"],
+        ["up", "--nosuch"],
+        ["up", "--wait-timeout", "0"],
+        ["up", "--wait-timeout", "soon"],
+        ["status", "--format", "yaml"],
+        ["logs", "--tail", "-1"],
+        ["exec"],
+        ["exec", "mysql"],
+        ["exec", "mysql", "--"],
+        ["images", "nosuch"],
+        ["--env"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Error: " in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--env", "../x", "up"], "'../x'"),
+        (["--env", "a b", "status"], "'a b'"),
+        (["--env", "UPPER", "plan"], "'UPPER'"),
+        (["--env", "", "up"], "''"),
+        (["--project", "/nonexistent", "up"], "/nonexistent"),
+        (["--project", "/etc/passwd", "up"], "/etc/passwd"),
+        (["--profile", "nosuch", "up"], "'nosuch'"),
+        (["--profile", "../base", "plan"], "'../base'"),
+        (["up", "nosuch"], "'nosuch'"),
+        (["plan", "../mysql"], "'../mysql'"),
+        (["--profile", "database", "up", "etcd"], "'etcd'"),
+    ],
+)
+def test_a_wrong_name_is_exit_code_3(arguments: list[str], word: str) -> None:
+    assert_clear_error(run(*arguments), 3, word)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"profile: nosuch", ["nosuch", "devenv.yaml"]),
+        (b"services: [mysql", ["devenv.yaml:"]),
+        (b"colour: red\nservices: {mysql: {size: 1}}", ["devenv.yaml:1: colour", "devenv.yaml:2: services.mysql.size"]),
+        (b"\xff", ["UTF-8"]),
+        (b"- a", ["not a mapping"]),
+        (b"services: {nosuch: {}}", ["nosuch"]),
+        (b"services: {mysql: {ports: {nosuch: 5}}}", ["nosuch"]),
+    ],
+)
+def test_a_wrong_devenv_yaml_is_exit_code_3(
+    project: Path, content: bytes, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "devenv.yaml").write_bytes(content)
+    monkeypatch.setattr("devenv.environment.connect", FakeEngine)
+    assert_clear_error(run("plan"), 3, *words)
+
+
+def test_a_need_that_the_project_leaves_out_comes_along(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "devenv.yaml").write_text("profile: identity\nservices: {mysql: false}\n")
+    monkeypatch.setattr("devenv.environment.connect", FakeEngine)
+    result = run("plan")
+    assert (result.exit_code, "create mysql: no container" in result.stdout) == (0, True), result.stderr
+
+
+@pytest.mark.parametrize("make", [lambda path: path.write_text(""), lambda path: path.symlink_to("/tmp")])
+def test_a_devenv_folder_that_is_none_is_exit_code_3(project: Path, make: object) -> None:
+    make(project / ".devenv")  # type: ignore[operator]
+    assert_clear_error(run("up"), 3, ".devenv")
+
+
+def test_an_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("devenv.environment.connect", interrupt)
+    result = run("plan")
+    assert (result.exit_code, result.stdout) == (130, "") and "interrupted" in result.stderr
+
+
+# ---- no engine ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", NEED_AN_ENGINE, ids=" ".join)
+def test_without_an_engine_every_command_is_exit_code_4(arguments: list[str]) -> None:
+    assert_clear_error(run(*arguments), 4, "unix:///nonexistent/engine.sock", "DOCKER_HOST", "devenv doctor")
+
+
+@pytest.mark.parametrize(
+    "host", ["banana", "tcp://", "tcp://127.0.0.1:1", "http://", "unix:///etc/passwd", "foo://bar"]
+)
+def test_a_docker_host_that_is_no_engine_is_exit_code_4(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", host)
+    assert_clear_error(run("plan"), 4)
+
+
+def nowhere(**_: object) -> None:
+    """In place of the docker library's client: no test may reach the engine of this machine."""
+    raise OSError("asked another engine than the one that is set")
+
+
+@pytest.mark.parametrize("setting", ["DOCKER_CONTEXT", "currentContext"])
+def test_a_docker_context_that_is_not_there_is_exit_code_4(
+    setting: str, own_world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DOCKER_HOST")
+    monkeypatch.setattr("docker.APIClient", nowhere)
+    if setting == "DOCKER_CONTEXT":
+        monkeypatch.setenv(setting, "gone")
+    else:
+        (own_world / "docker").mkdir()
+        (own_world / "docker/config.json").write_text('{"currentContext": "gone"}')
+    assert_clear_error(run("plan"), 4, "gone")
+
+
+def test_certificates_that_are_not_there_are_exit_code_4(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("HOST", "tcp://127.0.0.1:1"), ("TLS_VERIFY", "1"), ("CERT_PATH", "/nonexistent")):
+        monkeypatch.setenv(f"DOCKER_{name}", value)
+    assert_clear_error(run("plan"), 4)
+
+
+@contextmanager
+def listening(path: Path, answer: bytes) -> Iterator[None]:
+    """A server that answers every request the same and hangs up."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    if answer:
+                        connection.recv(65536)
+                        connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(20)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 403 No\r\nContent-Length: 4\r\n\r\nnope",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnope",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
+        b"SSH-2.0-OpenSSH\r\n",
+    ],
+    ids=["hangs up", "500", "403", "no json", "another json", "no http"],
+)
+def test_a_socket_that_is_no_engine_is_exit_code_4(
+    answer: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/s")
+    with listening(tmp_path / "s", answer):
+        assert_clear_error(run("plan"), 4, f"unix://{tmp_path}/s")
+
+
+def test_the_doctor_says_so_too() -> None:
+    result = run("doctor", "--format", "json")
+    assert result.exit_code == 4
+    assert {"engine"} <= {check["name"] for check in json.loads(result.stdout) if check["status"] == "fail"}
+
+
+# ---- looking, with an engine that has nothing --------------------------------------------------------------------
+
+
+def test_looking_changes_nothing(project: Path, own_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine()
+    monkeypatch.setattr("devenv.environment.connect", lambda: engine)
+    assert "create network" in run("plan").stdout
+    assert json.loads(run("plan", "--format", "json").stdout)["changes"] > 0
+    found = json.loads(run("status", "--format", "json").stdout)
+    assert {name: one["state"] for name, one in found["services"].items()} == dict.fromkeys(
+        ["mysql", "keystone", "rabbitmq", "etcd"], "absent"
+    )
+    assert found["environment"] == {"id": Environment().id, "name": "default", "project": str(project)}
+    assert set(engine.calls) == {"observe"}
+    assert list(project.iterdir()) == []
+    assert not list((own_world / "state").glob("environments/*/*.json"))
+
+
+def test_status_of_one_service_shows_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = ObservedContainer("1", "devenv-id-mysql", "mysql", "exited", exit_code=0)
+    monkeypatch.setattr("devenv.environment.connect", lambda: FakeEngine(Observed({"mysql": stopped})))
+    assert set(json.loads(run("status", "etcd", "--format", "json").stdout)["services"]) == {"etcd"}
+
+
+@pytest.mark.parametrize(
+    "command", [["env"], ["logs"], ["start"], ["restart"], ["wait"], ["exec", "mysql", "true"], ["stop", "etcd"]]
+)
+def test_what_is_not_there_is_told_with_what_to_do(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devenv.environment.connect", FakeEngine)
+    assert_clear_error(run(*command), 3, "devenv up")
+
+
+# ---- help --------------------------------------------------------------------------------------------------------
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        yield (*path, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+
+
+COMMANDS = list(commands(main))
+
+
+@pytest.mark.parametrize("path", [(), *COMMANDS], ids=" ".join)
+def test_help_fits_80_columns_and_every_option_is_explained(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(main, [*path, "--help"], terminal_width=80)
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 0 and max(map(len, lines)) <= 80
+    listed = lines[lines.index("Commands:") :] if "Commands:" in lines else []
+    assert not [line for line in listed if line.endswith("...")]  # no one-line help is cut off
+    command: click.Command = main
+    for name in path:
+        command = command.commands[name]  # type: ignore[attr-defined]
+    assert command.help
+    assert all(option.help for option in command.params if isinstance(option, click.Option))
+
+
+def test_the_list_of_commands_has_one_line_for_each() -> None:
+    text = CliRunner().invoke(main, ["--help"], terminal_width=80).stdout.split("Commands:\n")[1]
+    assert [line.split()[0] for line in text.splitlines()] == [path[0] for path in COMMANDS if len(path) == 1]
+    assert all(len(line.split()) > 2 for line in text.splitlines())
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").stdout.strip().endswith(__version__)
+
+
+# ---- init --------------------------------------------------------------------------------------------------------
+
+
+def test_init_writes_a_file_that_is_understood(project: Path) -> None:
+    result = run("init")
+    assert (result.exit_code, result.stdout) == (0, f"wrote {project}/devenv.yaml; 'devenv up' reads it\n")
+    assert load_profile(project).name == "base"
+
+
+def test_init_writes_to_the_project_that_is_named(tmp_path: Path) -> None:
+    assert run("--project", str(tmp_path), "init").exit_code == 0
+    assert (tmp_path / "devenv.yaml").is_file()
+
+
+def test_init_never_overwrites(project: Path) -> None:
+    (project / "devenv.yaml").write_text("profile: database\n")
+    assert_clear_error(run("init"), 3, "it exists")
+    assert (project / "devenv.yaml").read_text() == "profile: database\n"
+
+
+@pytest.mark.parametrize("place", ["/nonexistent", "/dev/null"])
+def test_init_where_nothing_can_be_written_is_exit_code_3(place: str) -> None:
+    assert_clear_error(run("--project", place, "init"), 3, place)

@@ -1,0 +1,156 @@
+"""Strict YAML: whatever stands in a file, it is data or one clear error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies as st
+from voluptuous import ALLOW_EXTRA, Optional, Schema
+
+from devenv import document
+from devenv.errors import ConfigError
+
+ANYTHING = Schema({}, extra=ALLOW_EXTRA)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "file.yaml"
+
+
+def refused(path: Path, content: str | bytes, schema: Schema = ANYTHING) -> ConfigError:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(ConfigError) as caught:
+        document.read(path, schema)
+    assert caught.value.message.startswith("cannot ")
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+    return caught.value
+
+
+def test_data_comes_out_with_yaml_types(path: Path) -> None:
+    path.write_text("a: [1, 2.5, true, null, x]\nb: {c: '1'}\n")
+    assert document.read(path, ANYTHING) == {"a": [1, 2.5, True, None, "x"], "b": {"c": "1"}}
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n", "---\n"])
+def test_an_empty_file_is_an_empty_mapping(path: Path, content: str) -> None:
+    path.write_text(content)
+    assert document.read(path, ANYTHING) == {}
+
+
+def test_an_alias_stands_for_what_it_names(path: Path) -> None:
+    path.write_text("a: &x [1]\nb: *x\n")
+    assert document.read(path, ANYTHING) == {"a": [1], "b": [1]}
+
+
+@pytest.mark.parametrize(("content", "kind"), [("[1]", "list"), ("word", "string"), ("3", "int")])
+def test_a_file_that_is_no_mapping_is_refused(path: Path, content: str, kind: str) -> None:
+    assert refused(path, content).detail == (f"{path}:1: the file holds a {kind}, not a mapping",)
+
+
+def test_a_duplicate_key_is_refused_where_it_stands_again(path: Path) -> None:
+    error = refused(path, "a:\n  b: 1\n  c: 2\n  'b': 3\n")
+    assert error.detail == (f"{path}:4: a.b: duplicate key",)
+
+
+@pytest.mark.parametrize(
+    "value", ["!!python/object/apply:os.system ['true']", "!!binary aGk=", "!mine x", "2024-01-01", "!!set {a}"]
+)
+def test_a_tag_is_refused(path: Path, value: str) -> None:
+    (problem,) = refused(path, f"x: 1\na: {value}\n").detail
+    assert problem.startswith(f"{path}:2: a: tag ")
+
+
+def test_a_tag_on_a_key_is_refused(path: Path) -> None:
+    assert refused(path, "!mine a: 1\n").detail[0].startswith(f"{path}:1: ")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["!!int abc", "!!float abc", "!!bool perhaps", "!!map word", "!!seq word", "0b_", "0x_", "9" * 5000, "!!int [1]"],
+)
+def test_a_value_that_is_not_what_it_says_is_refused(path: Path, value: str) -> None:
+    assert refused(path, f"x: 1\na: {value}\n").detail[0].startswith(f"{path}:2: a: ")
+
+
+@pytest.mark.parametrize("content", ["? [a]\n: 1\n", "? {a: 1}\n: 1\n", "a: &a {b: 1}\nc:\n  <<: *a\n"])
+def test_a_key_that_is_no_plain_string_is_refused(path: Path, content: str) -> None:
+    assert "a key must be a plain string" in refused(path, content).detail[0]
+
+
+def test_an_alias_bomb_is_refused_at_once(path: Path) -> None:
+    rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    rows += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    assert "aliases?" in refused(path, "\n".join(rows)).detail[0]
+
+
+@pytest.mark.parametrize("content", ["a: &a [*a]", "a: &a {b: *a}", "a: &a [[*a, *a], *a]"])
+def test_a_recursive_alias_is_refused(path: Path, content: str) -> None:
+    assert "nested deeper" in refused(path, content).detail[0]
+
+
+def test_thirty_levels_are_the_deepest(path: Path) -> None:
+    path.write_text(f"a: {'[' * 29}{']' * 29}\n")
+    document.read(path, ANYTHING)
+    refused(path, f"a: {'[' * 31}x{']' * 31}\n")
+
+
+@pytest.mark.parametrize("bracket", ["[", "{", "- "])
+def test_a_very_deep_file_does_not_end_the_process(path: Path, bracket: str) -> None:
+    # In a process of its own: a recursive parser in C takes its process down.
+    path.write_text(f"a:\n  {bracket * 50_000}")
+    code = (
+        "import sys, pathlib, voluptuous; from devenv import document, errors\n"
+        "try: document.read(pathlib.Path(sys.argv[1]), voluptuous.Schema({}))\n"
+        "except errors.ConfigError: print('refused')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "refused\n")
+
+
+@pytest.mark.parametrize(
+    "content", ["a: [1", "a: 'x", "\ta: 1", "a: *b", "a: 1\n--- \nb: 1", "a: \x00", "a: \x07", "%YAML 9.9\n--- {}", "&"]
+)
+def test_what_is_no_yaml_is_refused_in_one_line(path: Path, content: str) -> None:
+    assert str(path) in refused(path, content).message
+
+
+def test_a_syntax_error_names_its_line(path: Path) -> None:
+    assert f"{path}:3" in refused(path, "a: 1\nb: 2\nc: ]\n").message
+
+
+def test_a_file_that_is_too_big_is_refused(path: Path) -> None:
+    assert "bytes are more than" in refused(path, "a: " + "x" * 300_000).message
+
+
+def test_bytes_that_are_no_utf8_are_refused(path: Path) -> None:
+    assert refused(path, b"a: \xff\xfe\n").message == f"cannot read {path}: it is not UTF-8 text"
+
+
+def test_a_missing_file_or_a_folder_is_refused(path: Path) -> None:
+    for what in (path, path.parent):
+        with pytest.raises(ConfigError, match=f"cannot read {what}: "):
+            document.read(what, ANYTHING)
+
+
+def test_all_errors_come_at_once_by_line_and_key(path: Path) -> None:
+    schema = Schema({Optional("a"): {Optional("b"): int}, Optional("c"): [int], Optional("z"): int})
+    lines = ["a:", "  b: x", "  d: 1", *["# more"] * 8, "c:", "  - 1", "  - y", "e: 1"]
+    detail = refused(path, "\n".join(lines), schema).detail
+    assert [problem.partition(": ")[0] for problem in detail] == [f"{path}:{n}" for n in (2, 3, 14, 15)]
+    assert [problem.split(": ")[1] for problem in detail] == ["a.b", "a.d", "c.1", "e"]
+    assert detail[-1] == f"{path}:15: e: unknown key"
+
+
+@given(st.text(alphabet=st.sampled_from("ab:- \n[]{}&*!'\"|>#%@,?<~0x_.1"), max_size=40))
+def test_any_text_is_data_or_a_clear_error(tmp_path_factory: pytest.TempPathFactory, content: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(content)
+    try:
+        assert isinstance(document.read(path, ANYTHING), dict)
+    except ConfigError as error:
+        assert "\n" not in error.message

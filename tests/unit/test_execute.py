@@ -1,0 +1,292 @@
+"""Walking a plan: what runs together, what a failure stops, and waiting for readiness."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from builders import consumer, desired, service
+from fake_engine import FakeEngine, Recorder
+
+from devenv import execute as module
+from devenv.errors import Cancelled, ConfigError, NotReadyInTime, ServiceFailed
+from devenv.execute import Context, execute, wait_until_ready
+from devenv.model import Endpoint, Observed, Operation, Plan
+from devenv.plan import make_plan
+
+ONE, TWO = service("one"), service("two")
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    """An engine whose services are asked without a pause."""
+    fake = FakeEngine()
+    monkeypatch.setattr(module, "load_probe", lambda _: fake.check)
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_FIRST_PAUSE", 0.0)
+    return fake
+
+
+def context(engine: FakeEngine, *services: Any, **more: Any) -> Context:
+    target = desired(*(services or (ONE, TWO)))
+    return Context(engine, target, {name: f"id-{name}" for name in target.services}, **more)  # type: ignore[arg-type]
+
+
+def plan(*operations: str | tuple[str, ...]) -> Plan:
+    """Operations written as "action target"; a tuple holds the keys of those before it as well."""
+    made = []
+    for written in operations:
+        key, *after = (written,) if isinstance(written, str) else written
+        action, _, target = key.rpartition(" ")
+        made.append(Operation(action, target, after=tuple(after), subject=target))
+    return Plan(tuple(made))
+
+
+def failing(error: BaseException) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+# ---- the walk ----------------------------------------------------------------------------------------------------
+
+
+def test_independent_operations_run_at_the_same_time(engine: FakeEngine) -> None:
+    # Each comes back only after all three have begun.
+    barrier = threading.Barrier(3, timeout=20)
+    for call in ("pull a", "pull b", "create network n"):
+        engine.on[call] = barrier.wait
+    execute(plan("pull image a", "pull image b", "create network n"), context(engine), Recorder())
+
+
+def test_an_operation_begins_as_soon_as_those_before_it_are_done(engine: FakeEngine) -> None:
+    # b's successor runs while a does: nothing waits for a whole row of operations.
+    barrier = threading.Barrier(2, timeout=20)
+    engine.on["pull a"] = engine.on["remove c"] = barrier.wait
+    execute(plan("pull image a", "pull image b", ("remove c", "pull image b")), context(engine), Recorder())
+    assert engine.calls.index("pull b") < engine.calls.index("remove c")
+
+
+def test_an_operation_waits_for_all_before_it(engine: FakeEngine) -> None:
+    execute(plan("remove a", "remove b", ("remove c", "remove a", "remove b")), context(engine), Recorder())
+    assert engine.calls[-1] == "remove c"
+
+
+def test_a_whole_plan_brings_services_up_in_order(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = service("db", provisioner="fake")
+    target = desired(database, consumer("web", "db", "service_healthy"))
+    monkeypatch.setattr(module, "load_provisioner", lambda _: lambda t, c: engine.calls.append(f"ensure {c.name}"))
+    told: list[str] = []
+    run = context(engine, *target.services.values(), provisioned=told.append)
+    timings = execute(make_plan(target, Observed()), run, Recorder())
+    assert [call for call in engine.calls if call.split()[0] in ("start", "check", "ensure")] == [
+        "start new-db",
+        "check 1",
+        "ensure web",
+        "start new-web",
+        "check 1",
+    ]
+    assert told == ["db/web"] and run.containers == {"db": "new-db", "web": "new-web"}
+    assert len(timings) == len(make_plan(target, Observed()).operations)
+    assert all(timing.began <= timing.ended for timing in timings)
+
+
+def test_a_service_gets_its_own_time_to_stop(engine: FakeEngine) -> None:
+    execute(plan("stop one", "stop two"), context(engine, stop_seconds={"one": 20}), Recorder())
+    assert set(engine.calls) == {"stop one 20", "stop two 10"}
+
+
+def test_an_empty_plan_is_done_at_once(engine: FakeEngine) -> None:
+    report = Recorder()
+    assert execute(Plan(()), context(engine), report) == []
+    assert report.told == ["begin 0", "end"]
+
+
+# ---- failures ----------------------------------------------------------------------------------------------------
+
+
+def test_a_failure_stops_its_dependents_and_nothing_else(engine: FakeEngine) -> None:
+    engine.on["pull a"] = failing(ServiceFailed("cannot pull a"))
+    steps = plan(
+        "pull image a",
+        ("start one", "pull image a"),
+        ("ready one", "start one"),
+        "pull image b",
+        ("start two", "pull image b"),
+    )
+    report = Recorder()
+    with pytest.raises(ServiceFailed, match="cannot pull a"):
+        execute(steps, context(engine), report)
+    assert set(engine.calls) == {"pull a", "pull b", "start id-two"}
+    assert [line for line in report.told if line.startswith("failed")] == ["failed pull image a: cannot pull a"]
+    assert report.told[-1] == "end"
+
+
+def test_other_failures_are_told_in_the_first_ones_detail(engine: FakeEngine) -> None:
+    barrier = threading.Barrier(2, timeout=20)
+    for name in ("a", "b"):
+        engine.on[f"pull {name}"] = lambda name=name: (barrier.wait(), failing(ServiceFailed(f"cannot pull {name}"))())
+    with pytest.raises(ServiceFailed, match="cannot pull a") as caught:
+        execute(plan("pull image a", "pull image b"), context(engine), Recorder())
+    assert caught.value.detail == ("also: cannot pull b",)
+
+
+def test_an_unforeseen_error_comes_out_as_it_is(engine: FakeEngine) -> None:
+    engine.on["pull a"] = failing(ZeroDivisionError("x"))
+    with pytest.raises(ZeroDivisionError):
+        execute(plan("pull image a"), context(engine), Recorder())
+
+
+def test_an_unknown_probe_is_a_clear_error(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="cannot find a probe of kind 'fake'"):
+        execute(plan("ready one"), context(engine), Recorder())
+
+
+# ---- interrupts --------------------------------------------------------------------------------------------------
+
+
+def interrupt_once(monkeypatch: pytest.MonkeyPatch, ready: Callable[[], object]) -> None:
+    """Press Ctrl-C the first time that the executor waits, once `ready` has come back."""
+    real, pressed = module.wait, []
+
+    def wait(*arguments: Any, **more: Any) -> Any:
+        if not pressed:
+            pressed.append(ready())
+            raise KeyboardInterrupt
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(module, "wait", wait)
+
+
+def test_an_interrupt_ends_what_has_begun_and_begins_nothing(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.answers = ["starting"]
+    probed = threading.Event()
+    engine.on["check 1"] = probed.set
+    interrupt_once(monkeypatch, lambda: probed.wait(20))
+    run, report = context(engine), Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan("ready one", ("start two", "ready one")), run, report)
+    assert run.cancelled.is_set()
+    assert "start id-two" not in engine.calls
+    assert "failed ready one: interrupted" in report.told and report.told[-1] == "end"
+    assert any(line.startswith("note interrupted") for line in report.told)
+
+
+def test_an_interrupt_lets_an_engine_call_come_to_its_end(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, pressed = threading.Event(), threading.Event()
+    engine.on["create one"] = lambda: (begun.set(), pressed.wait(20)) and "made"
+    interrupt_once(monkeypatch, lambda: begun.wait(20) and pressed.set())
+    run = context(engine)
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan("create one"), run, Recorder())
+    assert run.containers["one"] == "made"
+
+
+def test_an_interrupt_between_two_waits_cancels_as_well(engine: FakeEngine) -> None:
+    # The signal may come while the executor hands out work: what runs must not go on for minutes.
+    engine.answers = ["starting"]
+    run = context(engine, timeout=2.0)
+
+    class Interrupting(Recorder):
+        def begin(self, plan: Plan) -> None:
+            submit = module.ThreadPoolExecutor.submit
+
+            def submit_and_interrupt(pool: Any, *arguments: Any) -> Any:
+                submit(pool, *arguments)
+                raise KeyboardInterrupt
+
+            patch.setattr(module.ThreadPoolExecutor, "submit", submit_and_interrupt)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        execute(plan("ready one"), run, Interrupting())
+    assert run.cancelled.is_set()
+
+
+# ---- readiness ---------------------------------------------------------------------------------------------------
+
+
+def waited(engine: FakeEngine, timeout: float = 60.0) -> list[str]:
+    told: list[str] = []
+    wait_until_ready(ONE, "id-one", context(engine, timeout=timeout), told.append)
+    return told
+
+
+def test_a_service_is_asked_until_it_works_and_the_reason_is_told(engine: FakeEngine) -> None:
+    engine.on["check 1"] = lambda: engine.answers.clear() if len(engine.calls) > 4 else None
+    engine.answers = ["connection refused", "access denied"]
+    assert waited(engine) == ["waiting: connection refused", "waiting: access denied"]
+
+
+def test_a_service_that_works_is_asked_once_and_its_container_not_at_all(engine: FakeEngine) -> None:
+    assert waited(engine) == []
+    assert engine.calls == ["check 1"]
+
+
+def test_the_published_port_is_asked() -> None:
+    one = replace(ONE, endpoints={"main": Endpoint("127.0.0.1", 4711, "u"), "other": Endpoint("127.0.0.1", 2, "v")})
+    target = module.target_of(one)
+    assert (target.host, target.port, target.url) == ("127.0.0.1", 4711, "u")
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({"Status": "exited", "ExitCode": 3}, "its container exited 3 (last answer: refused)"),
+        ({"Status": "exited", "ExitCode": 137, "OOMKilled": True}, "exited 137, killed for want of memory"),
+        ({"Status": "dead", "ExitCode": 1}, "its container exited 1"),
+    ],
+)
+def test_an_exit_is_noticed_at_once_with_code_and_log(engine: FakeEngine, state: dict[str, Any], words: str) -> None:
+    engine.answers, engine.states["id-one"] = ["refused"], state
+    with pytest.raises(ServiceFailed) as caught:
+        waited(engine)
+    assert caught.value.message.startswith("cannot use one: ") and words in caught.value.message
+    assert caught.value.detail == ("first line", "last line")
+    assert "devenv logs one" in caught.value.hint
+
+
+def test_a_paused_container_is_told_as_such(engine: FakeEngine) -> None:
+    engine.answers, engine.states["id-one"] = ["timed out"], {"Status": "paused", "ExitCode": 0}
+    with pytest.raises(ServiceFailed, match="its container is paused"):
+        waited(engine)
+
+
+def test_when_the_time_is_up_the_last_reason_and_the_log_are_told(engine: FakeEngine) -> None:
+    engine.answers = ["access denied"]
+    with pytest.raises(NotReadyInTime, match="cannot use one: not ready after 0 s: access denied") as caught:
+        waited(engine, timeout=0.0)
+    assert caught.value.detail == ("first line", "last line") and "--wait-timeout" in caught.value.hint
+    assert caught.value.exit_code == 6
+
+
+def test_an_exit_is_told_rather_than_the_end_of_the_time(engine: FakeEngine) -> None:
+    engine.answers, engine.states["id-one"] = ["refused"], {"Status": "exited", "ExitCode": 1}
+    with pytest.raises(ServiceFailed):
+        waited(engine, timeout=0.0)
+
+
+def test_waiting_ends_when_the_user_interrupts(engine: FakeEngine) -> None:
+    def interrupted(_: str) -> None:
+        raise Cancelled
+
+    engine.answers = ["refused"]
+    with pytest.raises(Cancelled):
+        wait_until_ready(ONE, "id-one", context(engine), interrupted)
+
+
+# ---- limits ------------------------------------------------------------------------------------------------------
+
+
+def test_an_engine_that_refuses_the_limit_on_files_gets_a_container_without_it(engine: FakeEngine) -> None:
+    engine.on["start id-one"] = lambda: False
+    run = context(engine)
+    execute(plan("start one"), run, Recorder())
+    assert engine.calls == ["start id-one", "remove id-one", "create one", "start new-one"]
+    assert run.containers["one"] == "new-one"

@@ -1,0 +1,109 @@
+"""How the modules of devenv may use each other, and what they may know."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "devenv"
+MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
+# From the top: a module imports only from rooms further down.
+ROOMS = (
+    {"cli", "pytest_plugin", "__main__"},
+    {"terminal"},
+    {"report"},
+    {"__init__"},
+    {"environment"},
+    {"doctor", "execute", "wiring", "export", "snapshot"},
+    {"resolve", "images", "provision", "host"},
+    {"profile", "probe"},
+    {"catalogue"},
+    {"state", "plan", "engine", "template", "document"},
+    {"connection", "ports"},
+    {"model"},
+    {"errors"},
+)
+ROOM = {module: number for number, room in enumerate(ROOMS) for module in room}
+SERVICES = re.compile(r"mysql|rabbit|etcd|keystone", re.IGNORECASE)
+# Who may know a service by name: what speaks its protocol. And the commented devenv.yaml that `init` writes.
+MAY_NAME_SERVICES = {"probe", "provision"}
+HELP_TEXTS = {("profile", "TEMPLATE")}
+SLOW = {"docker", "rich", "requests", "yaml", "voluptuous", "pymysql", "amqp"}
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Every module imported anywhere in the file, with its line."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "devenv":
+            yield from ((f"devenv.{a.name}" if a.name in MODULES else "devenv", node.lineno) for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "", node.lineno
+
+
+def code_words(path: Path) -> Iterator[tuple[str, int]]:
+    """Identifiers and strings of a file, but for what only people read."""
+    tree = ast.parse(path.read_text())
+    prose = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr):
+            prose.add(node.value)
+        if isinstance(node, ast.keyword) and node.arg in ("help", "hint", "msg"):
+            prose.add(node.value)
+        if isinstance(node, ast.Assign) and (path.stem, getattr(node.targets[0], "id", "")) in HELP_TEXTS:
+            prose.add(node.value)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in prose:
+            yield node.value, node.lineno
+        for word in ("id", "name", "attr", "arg"):
+            if isinstance(getattr(node, word, None), str):
+                yield getattr(node, word), getattr(node, "lineno", 0)
+
+
+def test_every_module_has_a_room() -> None:
+    assert set(MODULES) <= set(ROOM)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module: str) -> None:
+    wrong = [
+        f"{module}.py:{line} imports {name}"
+        for name, line in imports(MODULES[module])
+        if name.startswith("devenv.") and ROOM[name.split(".")[1]] <= ROOM[module]
+    ]
+    assert not wrong
+
+
+def test_only_the_engine_and_its_connection_import_docker() -> None:
+    users = {m for m, path in MODULES.items() for name, _ in imports(path) if name.partition(".")[0] == "docker"}
+    assert users == {"connection", "engine"}
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - MAY_NAME_SERVICES))
+def test_no_service_is_known_by_name(module: str) -> None:
+    found = [f"{module}.py:{line}: {word}" for word, line in code_words(MODULES[module]) if SERVICES.search(word)]
+    assert not found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_file_fits_a_sitting(module: str) -> None:
+    assert len(MODULES[module].read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["import devenv.cli", "import devenv.cli as c; c.main(['--help'])", "import devenv.cli as c; c.main(['up', '-h'])"],
+)
+def test_help_loads_no_slow_library(program: str) -> None:
+    code = f"import sys, atexit; atexit.register(lambda: print('loaded', *sys.modules)); {program}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert "devenv.cli" in loaded
+    assert not SLOW & set(loaded)

@@ -1,0 +1,414 @@
+"""Whole plans as text, and what holds for every plan."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import pytest
+from builders import consumer, container, converged, desired, service, with_containers
+from hypothesis import given, settings, strategies as st
+
+from devenv.model import Desired, DesiredService, Observed, ObservedContainer, Plan
+from devenv.plan import changes, describe, make_plan, plan_down, plan_images, plan_restart, plan_start, plan_stop
+
+MYSQL, ETCD, KEYSTONE = service("mysql", build=True), service("etcd"), consumer("keystone")
+STACK = desired(MYSQL, KEYSTONE, ETCD)
+UP = converged(STACK)
+PROVISIONED = ("mysql/keystone",)
+NEEDS = {"mysql": [], "keystone": ["mysql"], "etcd": []}
+
+
+def text(plan: Plan) -> str:
+    return "\n".join(describe(plan))
+
+
+def planned(target: Desired, observed: Observed, provisioned: Collection[str] = PROVISIONED) -> list[str]:
+    return describe(make_plan(target, observed, provisioned))
+
+
+def after(plan: Plan, key: str) -> set[str]:
+    (operation,) = (op for op in plan.operations if op.key == key)
+    return set(operation.after)
+
+
+# ---- up ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_fresh_up_makes_everything() -> None:
+    with_wheels = replace(KEYSTONE, image=replace(KEYSTONE.image, how="build", wheels="requirements.txt"))
+    plan = make_plan(desired(MYSQL, with_wheels, ETCD), Observed())
+    assert text(plan) == (
+        "build image base: image missing\n"
+        "build image mysql: image missing\n"
+        "fetch wheels keystone: image missing\n"
+        "build image keystone: image missing\n"
+        "pull image etcd: image missing\n"
+        "create network devenv-env: no network\n"
+        "create mysql: no container\n"
+        "start mysql: no container\n"
+        "ready mysql\n"
+        "create keystone: no container\n"
+        "provision mysql/keystone: keystone needs it\n"
+        "start keystone: no container\n"
+        "ready keystone\n"
+        "create etcd: no container\n"
+        "start etcd: no container\n"
+        "ready etcd"
+    )
+    assert after(plan, "build image mysql") == {"build image base"}
+    assert after(plan, "build image keystone") == {"build image base", "fetch wheels keystone"}
+    assert after(plan, "fetch wheels keystone") == after(plan, "pull image etcd") == set()
+    assert after(plan, "create mysql") == {"build image mysql", "create network devenv-env"}
+
+
+def test_a_converged_environment_is_only_looked_at() -> None:
+    plan = make_plan(STACK, UP, PROVISIONED)
+    assert text(plan) == "ready mysql\nready keystone\nready etcd"
+    assert not plan.changes
+
+
+def test_an_exited_container_is_started_as_it_is() -> None:
+    observed = with_containers(UP, container(MYSQL, "exited", exit_code=3))
+    assert planned(STACK, observed) == [
+        "start mysql: container exited 3",
+        "ready mysql",
+        "ready keystone",
+        "ready etcd",
+    ]
+
+
+def test_a_paused_container_goes_on() -> None:
+    observed = with_containers(UP, container(ETCD, "paused"))
+    assert planned(desired(ETCD), observed) == ["start etcd: container is paused", "ready etcd"]
+
+
+def test_drift_recreates_a_service_and_its_dependents() -> None:
+    old = service("mysql", version="0")
+    observed = with_containers(UP, container(old))
+    plan = make_plan(STACK, observed, PROVISIONED)
+    assert text(plan) == (
+        "stop mysql: file my.cnf changed\n"
+        "remove devenv-env-mysql: file my.cnf changed\n"
+        "create mysql: file my.cnf changed\n"
+        "start mysql: file my.cnf changed\n"
+        "ready mysql\n"
+        "stop keystone: mysql is recreated\n"
+        "remove devenv-env-keystone: mysql is recreated\n"
+        "create keystone: mysql is recreated\n"
+        "provision mysql/keystone: keystone needs it\n"
+        "start keystone: mysql is recreated\n"
+        "ready keystone\n"
+        "ready etcd"
+    )
+    assert after(plan, "create mysql") == {"remove devenv-env-mysql"}
+    assert after(plan, "remove devenv-env-mysql") == {"stop mysql"}
+
+
+def test_an_exited_container_with_drift_is_not_stopped_first() -> None:
+    observed = with_containers(UP, container(service("etcd", version="0"), "exited", exit_code=0))
+    assert planned(desired(ETCD), observed) == [
+        "remove devenv-env-etcd: file my.cnf changed",
+        "create etcd: file my.cnf changed",
+        "start etcd: file my.cnf changed",
+        "ready etcd",
+    ]
+
+
+def test_without_its_network_every_container_is_made_anew() -> None:
+    cause = "its network was removed"
+    assert planned(desired(ETCD), replace(UP, networks=())) == [
+        "create network devenv-env: no network",
+        f"stop etcd: {cause}",
+        f"remove devenv-env-etcd: {cause}",
+        f"create etcd: {cause}",
+        f"start etcd: {cause}",
+        "ready etcd",
+    ]
+
+
+@pytest.mark.parametrize("state", ["created", "dead", "removing"])
+def test_a_container_that_may_be_half_made_is_made_anew(state: str) -> None:
+    observed = with_containers(UP, container(ETCD, state))
+    assert planned(desired(ETCD), observed) == [
+        f"remove devenv-env-etcd: container is {state}",
+        f"create etcd: container is {state}",
+        f"start etcd: container is {state}",
+        "ready etcd",
+    ]
+
+
+def test_a_second_container_of_a_service_is_removed() -> None:
+    second = ObservedContainer("2", "someone-elses-copy", "etcd", "exited")
+    plan = make_plan(desired(ETCD), replace(UP, extra=(second,)))
+    assert set(describe(plan)) == {"ready etcd", "remove someone-elses-copy: second container of etcd"}
+    assert plan.changes[0].subject == "2"
+
+
+def test_a_renamed_container_is_gone_before_its_successor_comes() -> None:
+    observed = with_containers(UP, container(service("etcd", version="0"), name="renamed"))
+    assert "remove renamed" in after(make_plan(desired(ETCD), observed), "create etcd")
+
+
+def test_a_second_container_that_has_the_name_is_gone_before_its_successor_comes() -> None:
+    stale = container(service("etcd", version="0"), name="renamed")
+    second = container(ETCD, "exited", id="2")
+    plan = make_plan(desired(ETCD), replace(with_containers(UP, stale), extra=(second,)))
+    assert {"remove renamed", "remove devenv-env-etcd"} <= after(plan, "create etcd")
+
+
+def test_an_image_of_a_service_that_runs_already_is_not_missed() -> None:
+    assert planned(desired(MYSQL), replace(UP, images=frozenset())) == ["ready mysql"]
+
+
+def test_the_base_is_not_made_for_images_that_are_pulled() -> None:
+    assert planned(desired(ETCD), Observed(networks=("n",)))[0] == "pull image etcd: image missing"
+
+
+def test_images_can_be_had_alone() -> None:
+    assert text(plan_images(STACK, Observed())) == (
+        "build image base: image missing\n"
+        "build image mysql: image missing\n"
+        "pull image keystone: image missing\n"
+        "pull image etcd: image missing"
+    )
+    assert plan_images(STACK, UP).operations == ()
+
+
+# ---- order -------------------------------------------------------------------------------------------------------
+
+
+def test_service_started_lets_a_service_start_at_once_and_be_ready_later() -> None:
+    plan = make_plan(desired(MYSQL, consumer("keystone", condition="service_started")), Observed())
+    assert after(plan, "start keystone") == {"create keystone"}
+    assert after(plan, "ready keystone") == {"start keystone", "ready mysql", "provision mysql/keystone"}
+    assert after(plan, "provision mysql/keystone") == {"ready mysql"}
+
+
+def test_service_healthy_lets_a_service_start_when_the_other_is_ready_for_it() -> None:
+    plan = make_plan(desired(MYSQL, consumer("keystone", condition="service_healthy")), Observed())
+    assert after(plan, "start keystone") == {"create keystone", "ready mysql", "provision mysql/keystone"}
+
+
+def test_independent_services_wait_for_nothing_of_each_other() -> None:
+    plan = make_plan(desired(MYSQL, ETCD), Observed())
+    assert not any("mysql" in key for op in plan.operations if op.target == "etcd" for key in op.after)
+
+
+# ---- components --------------------------------------------------------------------------------------------------
+
+
+def test_a_component_that_is_not_known_to_be_there_is_provisioned() -> None:
+    assert planned(STACK, UP, ()) == [
+        "ready mysql",
+        "provision mysql/keystone: keystone needs it",
+        "ready keystone",
+        "ready etcd",
+    ]
+
+
+@pytest.mark.parametrize("removed", ["mysql", "keystone"])
+def test_a_component_is_provisioned_again_when_either_end_is_new(removed: str) -> None:
+    observed = replace(UP, containers={name: c for name, c in UP.containers.items() if name != removed})
+    assert "provision mysql/keystone: keystone needs it" in planned(STACK, observed)
+
+
+# ---- start, stop, restart, down ----------------------------------------------------------------------------------
+
+
+def test_start_starts_what_does_not_run_and_waits_for_all() -> None:
+    observed = with_containers(UP, container(MYSQL, "exited", exit_code=137))
+    assert text(plan_start(STACK, observed)) == (
+        "start mysql: container exited 137\nready mysql\nready keystone\nready etcd"
+    )
+
+
+def test_stop_stops_what_is_alive_and_dependents_first() -> None:
+    containers = [container(MYSQL), container(KEYSTONE, "paused"), container(ETCD, "exited")]
+    plan = plan_stop(containers, NEEDS)
+    assert text(plan) == "stop keystone: stop asked for\nstop mysql: stop asked for"
+    assert [op.subject for op in plan.operations] == ["id-keystone", "id-mysql"]
+    assert after(plan, "stop mysql") == {"stop keystone"}
+
+
+def test_stop_waits_for_nobody_who_does_not_run() -> None:
+    assert after(plan_stop([container(MYSQL), container(KEYSTONE, "exited")], NEEDS), "stop mysql") == set()
+
+
+def test_stop_keeps_the_order_where_a_dependent_has_more_dependents() -> None:
+    names = {"mysql": (), "keystone": ("mysql",), "nova": ("keystone",), "glance": ("keystone",)}
+    seen: set[str] = set()
+    for op in plan_stop([container(service(name)) for name in names], names).operations:
+        assert seen.issuperset(op.after)
+        seen.add(op.key)
+
+
+def test_restart_stops_dependents_first_and_starts_them_last() -> None:
+    healthy = desired(MYSQL, consumer("keystone", condition="service_healthy"))
+    plan = plan_restart(healthy, converged(healthy))
+    cause = "restart asked for"
+    assert text(plan) == (
+        f"stop keystone: {cause}\nstop mysql: {cause}\nstart mysql: {cause}\nready mysql\n"
+        f"start keystone: {cause}\nready keystone"
+    )
+    assert after(plan, "stop mysql") == {"stop keystone"}
+    assert after(plan, "start keystone") == {"stop keystone", "ready mysql"}
+
+
+def test_restart_starts_what_was_stopped() -> None:
+    observed = with_containers(UP, container(ETCD, "exited"))
+    assert text(plan_restart(desired(ETCD), observed)) == "start etcd: restart asked for\nready etcd"
+
+
+def test_down_stops_gently_and_keeps_the_data() -> None:
+    cause = "down asked for"
+    plan = plan_down([container(MYSQL), container(ETCD, "exited")], NEEDS, ["n" * 64], [])
+    assert text(plan) == (
+        f"stop mysql: {cause}\nremove devenv-env-mysql: {cause}\nremove devenv-env-etcd: {cause}\n"
+        f"remove network nnnnnnnnnnnn: {cause}"
+    )
+    assert after(plan, "remove network nnnnnnnnnnnn") == {"remove devenv-env-mysql", "remove devenv-env-etcd"}
+
+
+def test_down_with_the_data_stops_nothing_and_removes_it_all() -> None:
+    cause = "down asked for"
+    plan = plan_down([container(MYSQL)], NEEDS, ["n" * 64], ["devenv-env-mysql-data"], gently=False)
+    assert text(plan) == (
+        f"remove devenv-env-mysql: {cause}\nremove network nnnnnnnnnnnn: {cause}\n"
+        f"remove volume devenv-env-mysql-data: {cause}"
+    )
+    assert after(plan, "remove volume devenv-env-mysql-data") == {"remove devenv-env-mysql"}
+
+
+def test_two_containers_of_one_service_are_both_stopped_and_removed() -> None:
+    both = [container(ETCD), container(ETCD, id="2", name="copy")]
+    for plan in (plan_stop(both, {}), plan_down(both, {}, [], [])):
+        keys = [op.key for op in plan.operations]
+        assert len(keys) == len(set(keys))
+        assert {op.subject for op in plan.operations if op.action == "stop"} == {"id-etcd", "2"}
+
+
+# ---- causes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "cause"),
+    [
+        ({"a": "1"}, {"a": "2"}, "a changed"),
+        ({"a": "1", "z": "1"}, {"b": "1", "z": "2"}, "a removed, b added, z changed"),
+        ({}, {}, "made by another version of devenv"),
+    ],
+)
+def test_a_cause_names_every_input_that_differs(before: dict[str, str], now: dict[str, str], cause: str) -> None:
+    assert changes(before, now) == cause
+
+
+# ---- every plan --------------------------------------------------------------------------------------------------
+
+CHAIN = desired(
+    MYSQL, service("rabbitmq", build=True), ETCD, KEYSTONE, consumer("nova", "keystone", "service_healthy", build=True)
+)
+STATES = st.sampled_from(["running", "exited", "paused", "created", "dead", "restarting"])
+
+
+@st.composite
+def observations(draw: st.DrawFn) -> Observed:
+    """Any mixture of what can be found on an engine, from nothing to a converged environment."""
+    containers = []
+    for name, wanted in CHAIN.services.items():
+        current = wanted if draw(st.booleans()) else service(name, version="0")
+        names = draw(st.lists(st.sampled_from([wanted.container, f"renamed-{name}"]), unique=True))
+        containers += [
+            container(current, draw(STATES), id=f"id-{called}", name=called, exit_code=draw(st.none() | st.just(1)))
+            for called in names
+        ]
+    images = draw(st.sets(st.sampled_from([image.reference for image in CHAIN.images])))
+    networks = ("net",) if draw(st.booleans()) else ()
+    return ModelEngine(CHAIN, Observed({}, networks, (), frozenset(images), tuple(containers))).observe()
+
+
+class ModelEngine:
+    """The least that an engine is: it refuses what a real one would refuse."""
+
+    def __init__(self, target: Desired, observed: Observed) -> None:
+        self.target = target
+        self.images = set(observed.images)
+        self.networks = list(observed.networks)
+        found = [*observed.containers.values(), *observed.extra]
+        self.containers = {c.id: c for c in found}
+        self.provisioned: set[str] = set()
+
+    def apply(self, plan: Plan) -> None:
+        for op in plan.operations:
+            getattr(self, f"do_{op.action.replace(' ', '_')}")(op.target, op.subject)
+
+    def of(self, name: str) -> ObservedContainer:
+        """The container that `observe` would pick: a running one first."""
+        return min((c for c in self.containers.values() if c.service == name), key=lambda c: not c.running)
+
+    def do_build_image(self, name: str, reference: str) -> None:
+        assert name == "base" or "devenv/base:1" in self.images
+        self.images.add(reference)
+
+    def do_pull_image(self, _name: str, reference: str) -> None:
+        self.images.add(reference)
+
+    def do_create_network(self, name: str, _: str) -> None:
+        self.networks.append(name)
+
+    def do_create(self, name: str, _: str) -> None:
+        wanted: DesiredService = self.target.services[name]
+        assert wanted.image.reference in self.images, "no such image"
+        assert self.networks, "no such network"
+        assert wanted.container not in {c.name for c in self.containers.values()}, "the name is in use"
+        self.containers[f"new-{name}"] = container(wanted, "created", id=f"new-{name}")
+
+    def do_start(self, name: str, subject: str) -> None:
+        identity = subject or f"new-{name}"
+        self.containers[identity] = replace(self.containers[identity], state="running")
+
+    def do_stop(self, _name: str, subject: str) -> None:
+        self.containers[subject] = replace(self.containers[subject], state="exited")
+
+    def do_remove(self, _name: str, subject: str) -> None:
+        del self.containers[subject]
+
+    def do_provision(self, pair: str, _: str) -> None:
+        assert self.of(pair.partition("/")[0]).running
+        self.provisioned.add(pair)
+
+    def do_ready(self, name: str, _: str) -> None:
+        assert self.of(name).running
+
+    def observe(self) -> Observed:
+        first = {c.service: self.of(c.service) for c in self.containers.values()}
+        extra = tuple(c for c in self.containers.values() if c not in first.values())
+        return Observed(first, tuple(self.networks), (), frozenset(self.images), extra)
+
+
+def in_another_order(plan: Plan, data: st.DataObject) -> Plan:
+    """The same operations in any order that respects what each waits for."""
+    waiting, done = list(plan.operations), []
+    while waiting:
+        free = [op for op in waiting if {o.key for o in done}.issuperset(op.after)]
+        done.append(data.draw(st.sampled_from(free)))
+        waiting.remove(done[-1])
+    return Plan(tuple(done))
+
+
+@given(observations(), st.sets(st.sampled_from(["mysql/keystone", "keystone/nova"])))
+def test_operations_come_after_what_they_wait_for_and_have_one_name_each(observed: Observed, known: set[str]) -> None:
+    seen: set[str] = set()
+    for op in make_plan(CHAIN, observed, known).operations:
+        assert seen.issuperset(op.after)
+        assert op.key not in seen
+        seen.add(op.key)
+
+
+@settings(max_examples=60)
+@given(observations(), st.sets(st.sampled_from(["mysql/keystone", "keystone/nova"])), st.data())
+def test_a_plan_leads_from_anywhere_to_nothing_to_do(observed: Observed, known: set[str], data: st.DataObject) -> None:
+    engine = ModelEngine(CHAIN, observed)
+    engine.apply(in_another_order(make_plan(CHAIN, observed, known), data))
+    again = make_plan(CHAIN, engine.observe(), known | engine.provisioned)
+    assert describe(again) == [f"ready {name}" for name in CHAIN.services]

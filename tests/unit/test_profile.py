@@ -1,0 +1,220 @@
+"""Which services a project gets: shipped profiles, `extends`, and the project's own devenv.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from devenv.errors import ConfigError
+from devenv.model import Profile
+from devenv.profile import find_project, load_profile, project_file_text, shipped_profiles
+
+
+@pytest.fixture
+def profiles(tmp_path: Path) -> Path:
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    for name, text in {
+        "base": "description: All.\nservices: [a, b]",
+        "more": "extends: base\nservices: {c: {image: 'c:1', ports: {x: 1, y: 2}}}",
+        "most": "extends: more\nservices: {b: false, c: {ports: {y: 3}}, d: null}",
+        "ring": "extends: link",
+        "link": "extends: ring",
+        "self": "extends: self",
+        "orphan": "extends: nobody",
+    }.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "project").mkdir()
+    return tmp_path / "project"
+
+
+def own(project: Path, text: str) -> Path:
+    (project / "devenv.yaml").write_text(text)
+    return project
+
+
+def refused(project: Path, name: str = "", folder: Path | None = None) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load_profile(project, name, folder)
+    assert caught.value.message.startswith("cannot ") and caught.value.hint
+    return caught.value
+
+
+def ports(profile: Profile, service: str) -> dict[str, int]:
+    return dict(profile.services[service].ports)
+
+
+# ---- shipped ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "services"),
+    [
+        ("base", ["mysql", "keystone", "rabbitmq", "etcd"]),
+        ("identity", ["mysql", "keystone"]),
+        ("database", ["mysql"]),
+        ("messaging", ["rabbitmq"]),
+        ("coordination", ["etcd"]),
+    ],
+)
+def test_a_shipped_profile_holds_what_its_name_says(project: Path, name: str, services: list[str]) -> None:
+    profile = load_profile(project, name)
+    assert (list(profile.services), bool(profile.description)) == (services, True)
+
+
+def test_a_project_without_a_file_gets_all_base_services(project: Path) -> None:
+    assert load_profile(project).name == "base"
+
+
+def test_every_shipped_profile_is_tested() -> None:
+    assert set(shipped_profiles()) == {"base", "identity", "database", "messaging", "coordination"}
+
+
+# ---- extends and override ----------------------------------------------------------------------------------------
+
+
+def test_a_profile_adds_to_what_it_extends(project: Path, profiles: Path) -> None:
+    assert list(load_profile(project, "more", profiles).services) == ["a", "b", "c"]
+
+
+def test_false_leaves_out_and_settings_merge_per_key(project: Path, profiles: Path) -> None:
+    profile = load_profile(project, "most", profiles)
+    assert list(profile.services) == ["a", "c", "d"]
+    assert (profile.services["c"].image, ports(profile, "c")) == ("c:1", {"x": 1, "y": 3})
+
+
+def test_a_description_is_inherited(project: Path, profiles: Path) -> None:
+    assert load_profile(project, "most", profiles).description == "All."
+
+
+def test_the_projects_own_settings_come_last(project: Path, profiles: Path) -> None:
+    own(project, "profile: more\nservices: {c: {image: 'mine:2'}, a: false}")
+    profile = load_profile(project, folder=profiles)
+    assert list(profile.services) == ["b", "c"]
+    assert (profile.name, profile.services["c"].image, ports(profile, "c")) == ("more", "mine:2", {"x": 1, "y": 2})
+
+
+def test_a_profile_asked_for_replaces_the_projects_choice_but_not_its_settings(project: Path, profiles: Path) -> None:
+    own(project, "profile: nobody\nservices: {a: {image: 'mine:2'}}")
+    assert load_profile(project, "base", profiles).services["a"].image == "mine:2"
+
+
+def test_a_service_left_out_and_added_again_starts_afresh(project: Path, profiles: Path) -> None:
+    (profiles / "without.yaml").write_text("extends: more\nservices: {c: false}")
+    (profiles / "again.yaml").write_text("extends: without\nservices: [c]")
+    assert load_profile(project, "again", profiles).services["c"].image == ""
+
+
+def test_leaving_out_what_is_not_there_is_no_error(project: Path, profiles: Path) -> None:
+    assert list(load_profile(own(project, "services: {z: false}"), folder=profiles).services) == ["a", "b"]
+
+
+# ---- where devenv.yaml is ----------------------------------------------------------------------------------------
+
+
+def test_the_project_is_found_from_a_folder_below(project: Path) -> None:
+    below = own(project, "") / "src" / "deep"
+    below.mkdir(parents=True)
+    assert find_project(below) == project.resolve()
+
+
+def test_the_nearest_file_counts(project: Path) -> None:
+    below = project / "inner"
+    below.mkdir()
+    own(project, "")
+    own(below, "")
+    assert find_project(below) == below.resolve()
+
+
+def test_without_a_file_the_folder_itself_is_the_project(project: Path) -> None:
+    (project / "devenv.yaml").mkdir()  # a folder of that name is no file
+    assert find_project(project) == project.resolve()
+
+
+def test_the_project_is_the_folder_behind_a_link(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(own(project, ""))
+    assert find_project(tmp_path / "link") == project.resolve()
+
+
+# ---- what is wrong -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "circle"), [("ring", "ring -> link -> ring"), ("link", "link -> ring -> link"), ("self", "self -> self")]
+)
+def test_a_profile_that_extends_itself_is_refused(project: Path, profiles: Path, name: str, circle: str) -> None:
+    assert circle in refused(project, name, profiles).message
+
+
+def test_an_unknown_profile_is_refused_with_those_there_are(project: Path, profiles: Path) -> None:
+    error = refused(project, "nobody", profiles)
+    assert error.message == "cannot find profile 'nobody' (asked for by --profile)"
+    assert "base" in error.hint and "most" in error.hint
+
+
+def test_an_unknown_profile_is_blamed_on_the_file_that_names_it(project: Path, profiles: Path) -> None:
+    assert "orphan.yaml" in refused(project, "orphan", profiles).message
+    assert "devenv.yaml" in refused(own(project, "profile: nobody"), "", profiles).message
+
+
+@pytest.mark.parametrize("name", ["../base", "/etc/passwd", "a b", "BASE", "base.yaml", "base\n"])
+def test_a_name_that_is_no_name_is_refused(project: Path, profiles: Path, name: str) -> None:
+    refused(project, name, profiles)
+    refused(own(project, f"profile: {name!r}"), "", profiles)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("profiles: base", "profiles: unknown key"),
+        ("services: {../x: {}}", "services.../x: expected a name"),
+        ("services: ['My SQL']", "services.0: expected a name"),
+        ("services: {MySQL: {}}", "services.MySQL: expected a name"),
+        ("services: mysql", "services: expected a list of services"),
+        ("services: {a: true}", "services.a: expected a dictionary"),
+        ("services: {a: {image: 'a b'}}", "services.a.image: expected an image"),
+        ("services: {a: {image: ''}}", "services.a.image: expected an image"),
+        ("services: {a: {image: '-v'}}", "services.a.image: expected an image"),
+        ("services: {a: {ports: {x: 0}}}", "services.a.ports.x: expected a port"),
+        ("services: {a: {ports: {x: 65536}}}", "services.a.ports.x: expected a port"),
+        ("services: {a: {ports: {x: '80'}}}", "services.a.ports.x: expected int"),
+        ("services: {a: {ports: {x: true}}}", "services.a.ports.x: expected"),
+        ("services: {a: {ports: [80]}}", "services.a.ports: expected a dictionary"),
+        ("services: {a: {version: 8}}", "services.a.version: unknown key"),
+        ("profile: [base]", "profile: "),
+        ("extends: base", "extends: unknown key"),
+    ],
+)
+def test_a_mistake_is_told_with_file_line_and_key(project: Path, profiles: Path, text: str, key: str) -> None:
+    error = refused(own(project, f"# mine\n{text}\n"), "", profiles)
+    assert [problem.startswith(f"{project / 'devenv.yaml'}:2: {key}") for problem in error.detail] == [True]
+
+
+def test_all_mistakes_come_at_once(project: Path, profiles: Path) -> None:
+    text = "colour: red\nservices:\n  a:\n    ports: {x: 0}\n    size: 3\n  b:\n    image: ''\n"
+    assert len(refused(own(project, text), "", profiles).detail) == 4
+
+
+@pytest.mark.parametrize(
+    "image", ["mysql", "mysql:8.4", "localhost:5000/a/b:1", "quay.io/x/y@sha256:" + "0" * 64, "a.b/c_d-e:1.2-x"]
+)
+def test_any_reference_of_an_image_is_understood(project: Path, profiles: Path, image: str) -> None:
+    profile = load_profile(own(project, f"services: {{a: {{image: '{image}'}}}}"), folder=profiles)
+    assert profile.services["a"].image == image
+
+
+# ---- the file to begin with --------------------------------------------------------------------------------------
+
+
+def test_the_file_to_begin_with_is_accepted_and_so_is_what_it_comments_out(project: Path) -> None:
+    assert load_profile(own(project, project_file_text())).name == "base"
+    head, settings = project_file_text().split("# services:")
+    profile = load_profile(own(project, head + "services:" + settings.replace("\n# ", "\n")))
+    assert list(profile.services) == ["mysql", "keystone", "rabbitmq"]
+    assert (profile.services["mysql"].image, ports(profile, "mysql")) == ("mysql:8.4", {"sql": 3307})

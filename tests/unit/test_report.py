@@ -1,0 +1,217 @@
+"""What people see, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from builders import service
+
+from devenv.environment import Result, ServiceStatus
+from devenv.model import Operation, Plan, Timing
+from devenv.report import (
+    Live,
+    Plain,
+    bar,
+    check_table,
+    console,
+    reporter,
+    rows_table,
+    service_spans,
+    status_table,
+    summary,
+)
+
+START = Operation("start", "mysql", "container exited 3")
+READY = Operation("ready", "mysql", after=("start mysql",))
+
+
+def on_terminal(act: Callable[[Any], None], columns: int = 80) -> str:
+    """Everything that is written while the stream is a terminal of that width."""
+    leader, follower = os.openpty()
+    seen: list[bytes] = []
+
+    def read() -> None:
+        try:
+            while chunk := os.read(leader, 65536):
+                seen.append(chunk)
+        except OSError:  # the other end is closed
+            return
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    os.environ["COLUMNS"] = str(columns)
+    with os.fdopen(follower, "w", encoding="utf-8") as stream:
+        act(stream)
+    reader.join(20)
+    os.close(leader)
+    return b"".join(seen).decode()
+
+
+@pytest.fixture(autouse=True)
+def no_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "")
+
+
+def printed(table: Any) -> list[str]:
+    stream = io.StringIO()
+    console(stream).print(table)
+    return stream.getvalue().splitlines()
+
+
+# ---- plain lines -------------------------------------------------------------------------------------------------
+
+
+def test_plain_lines_tell_what_was_done_and_why() -> None:
+    stream = io.StringIO()
+    report = Plain(stream)
+    report.begin(Plan((START, READY)))
+    report.started(START)
+    report.finished(START, 0.25)
+    report.progress(READY, "waiting: connection refused")
+    report.finished(READY, 1.5)
+    report.failed(READY, 2.0, "cannot use mysql")
+    report.note("waiting for another devenv")
+    report.end()
+    assert stream.getvalue() == (
+        "  start mysql (container exited 3): 0.2 s\n"
+        "  ready mysql: 1.5 s\n"
+        "  ready mysql FAILED after 2.0 s: cannot use mysql\n"
+        "waiting for another devenv\n"
+    )
+
+
+def test_each_step_of_a_build_is_told_once_in_one_short_line() -> None:
+    stream = io.StringIO()
+    report = Plain(stream)
+    build = Operation("build image", "mysql")
+    for text in ("Step 1/2 : FROM x", "Step 1/2 : FROM x", "unpacking", "Step 2/2 : RUN " + "x" * 500):
+        report.progress(build, text)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "  build image mysql: Step 1/2 : FROM x" and len(lines) == 2
+    assert len(lines[1]) <= 100
+
+
+# ---- a terminal --------------------------------------------------------------------------------------------------
+
+
+def live(stream: Any) -> None:
+    report = reporter(stream)
+    report.begin(Plan((START, READY)))
+    report.started(START)
+    report.finished(START, 0.2)
+    report.started(READY)
+    report.progress(READY, "waiting: [errno] " + "x" * 300)
+    report.note("a note [/with] brackets")
+    report.failed(READY, 1.0, "no answer [/at all]")
+    report.end()
+
+
+def test_a_terminal_gets_live_progress_that_fits_its_width() -> None:
+    output = on_terminal(live)
+    assert "\x1b[" in output and "✓ start mysql" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
+    assert max(len(line) for line in re.split(r"[\r\n]+", plain)) <= 80
+    assert "no answer [/at all]" in plain and "a note [/with] brackets" in plain
+
+
+def test_no_colour_is_honoured_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    codes = re.findall(r"\x1b\[([0-9;]*)m", on_terminal(live))
+    assert not [code for code in codes if re.search(r"(?:^|;)(?:3[0-7]|9[0-7]|38)", code)]
+
+
+def test_live_progress_is_for_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(reporter(io.StringIO()), Plain)
+    kinds: list[type] = []
+    on_terminal(lambda stream: kinds.append(type(reporter(stream))))
+    for name, value in (("CI", "true"), ("TERM", "dumb")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            on_terminal(lambda stream: kinds.append(type(reporter(stream))))
+    assert kinds == [Live, Plain, Plain]
+
+
+# ---- tables ------------------------------------------------------------------------------------------------------
+
+
+def status(state: str, reason: str = "", ports: int = 1) -> ServiceStatus:
+    endpoints = {str(n): {"host": "127.0.0.1", "port": 15672 + n, "url": ""} for n in range(ports)}
+    return ServiceStatus("role", state, "image", "container", endpoints, reason)
+
+
+def test_the_status_table_fits_80_columns_and_loses_nothing() -> None:
+    reason = "(1045, \"Access denied for user 'devenv'@'172.18.0.1'\") " + "and more " * 20
+    lines = printed(status_table({"rabbitmq": status("starting", reason, 2), "etcd": status("absent", "no container")}))
+    assert max(map(len, lines)) <= 80
+    assert "127.0.0.1:15672" in " ".join(lines) and "127.0.0.1:15673" in " ".join(lines)
+    assert "".join(lines).count("more") == 20
+    assert "127.0.0.1" not in lines[-1]  # what is absent answers nowhere
+
+
+def test_a_reason_is_shown_as_it_is() -> None:
+    assert "[errno] [/odd]" in printed(status_table({"etcd": status("failed", "[errno] [/odd]")}))[1]
+
+
+def test_a_table_in_a_pipe_has_no_escapes() -> None:
+    assert "\x1b" not in "".join(printed(status_table({"etcd": status("failed", "x")})))
+
+
+def test_other_tables_fit_80_columns() -> None:
+    @dataclass
+    class Check:
+        name: str = "port 3306"
+        status: str = "fail"
+        detail: str = "somebody has it " * 10
+        hint: str = "end it [/now] " * 10
+
+    assert max(map(len, printed(check_table([Check()])))) <= 80
+    image = "registry.example.org/openstack/devenv/keystone@sha256:" + "0" * 64
+    lines = printed(rows_table(("SERVICE", "IMAGE", "SIZE"), [("keystone", image, "100 MB")]))
+    assert max(map(len, lines)) <= 80 and "keystone" in lines[1]
+    assert "[/x]" in printed(rows_table(("A",), [("[/x]",)]))[1]
+
+
+# ---- the summary -------------------------------------------------------------------------------------------------
+
+
+def test_a_bar_shows_a_span_of_the_whole() -> None:
+    assert bar(0.0, 1.0, 1.0) == "█" * 24
+    assert bar(0.5, 1.0, 1.0) == " " * 12 + "█" * 12
+    assert bar(0.0, 0.0, 1.0) == bar(0.0, 1.0, 0.0) == ""
+    assert len(bar(0.999, 1.0, 1.0)) == 24 and bar(0.999, 1.0, 1.0)[-1] == "█"
+
+
+def test_a_services_span_covers_all_that_was_done_for_it() -> None:
+    timings = [Timing(Operation("create", "a"), 1, 2), Timing(Operation("ready", "a"), 2, 5)]
+    timings += [Timing(Operation("create network", "n"), 0, 1), Timing(Operation("provision", "a/b"), 5, 9)]
+    assert service_spans(timings) == {"a": (1, 5)}
+
+
+@pytest.mark.parametrize("name", ["plain", "odd[/b]", "[red]", "long" * 30])
+def test_the_summary_names_endpoints_files_and_time(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment: Any = SimpleNamespace(project=Path("/p") / name)
+    folder = environment.project / ".devenv"
+    plan = Plan((Operation("create", "mysql"),))
+    timings = [Timing(plan.operations[0], 0.0, 2.0)]
+    summary(environment, Result(plan, {"mysql": service()}, timings, [folder / "env", folder / ".gitignore"]), 2.5)
+    output = capsys.readouterr().out
+    assert "127.0.0.1:1" in output and "2.0 s" in output
+    assert f"wrote to {folder}: env\n" in output  # whole, to be copied
+    assert output.endswith("up in 2.5 s\n")
+
+
+def test_the_summary_says_when_there_was_nothing_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    environment: Any = SimpleNamespace(project=Path("/p"))
+    summary(environment, Result(Plan((READY,)), {"mysql": service()}), 0.5)
+    assert capsys.readouterr().out.endswith("/p/.devenv is up to date\nnothing to do, all ready in 0.5 s\n")

@@ -1,0 +1,278 @@
+"""What programs read: the flat map in three formats, and the files under .devenv/."""
+
+from __future__ import annotations
+
+import io
+import json
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import dotenv
+import pytest
+import yaml
+from builders import SECRET, shipped
+from hypothesis import given, settings, strategies as st
+from oslo_config import cfg
+
+from devenv.catalogue import load_catalogue
+from devenv.errors import ConfigError
+from devenv.wiring import (
+    as_dotenv,
+    as_json,
+    as_shell,
+    check_folder,
+    endpoints_of,
+    flat_map,
+    known_files,
+    remove_files,
+    wired_files,
+    write_files,
+)
+
+DESIRED = shipped()
+CATALOGUE = load_catalogue()
+FLAT = flat_map(DESIRED.services.values())
+FILES = wired_files(DESIRED.services, CATALOGUE)
+URL_CHARACTERS = st.text("abcXYZ019-_.~:/?#[]@!$&()*+,;=% ")
+
+
+# ---- the flat map ------------------------------------------------------------------------------------------------
+
+
+def test_the_flat_map_has_the_names_that_are_promised() -> None:
+    assert {
+        *("DEVENV_MYSQL_HOST", "DEVENV_MYSQL_PORT", "DEVENV_MYSQL_URL"),
+        *("DEVENV_MYSQL_USER", "DEVENV_MYSQL_PASSWORD", "DEVENV_MYSQL_DATABASE"),
+        *("DEVENV_RABBITMQ_HOST", "DEVENV_RABBITMQ_PORT", "DEVENV_RABBITMQ_URL"),
+        *("DEVENV_RABBITMQ_USER", "DEVENV_RABBITMQ_PASSWORD", "DEVENV_RABBITMQ_VHOST"),
+        *("DEVENV_RABBITMQ_MANAGEMENT_HOST", "DEVENV_RABBITMQ_MANAGEMENT_PORT", "DEVENV_RABBITMQ_MANAGEMENT_URL"),
+        *("DEVENV_ETCD_HOST", "DEVENV_ETCD_PORT", "DEVENV_ETCD_URL"),
+        *("DEVENV_KEYSTONE_HOST", "DEVENV_KEYSTONE_PORT", "DEVENV_KEYSTONE_URL"),
+        *("DEVENV_KEYSTONE_USER", "DEVENV_KEYSTONE_PASSWORD"),
+        *("OS_AUTH_TYPE", "OS_AUTH_URL", "OS_USERNAME", "OS_PASSWORD", "OS_PROJECT_NAME", "OS_REGION_NAME"),
+        *("OS_USER_DOMAIN_ID", "OS_PROJECT_DOMAIN_ID", "OS_IDENTITY_API_VERSION"),
+    } == set(FLAT)
+
+
+def test_the_flat_map_is_the_hosts_view() -> None:
+    assert FLAT["DEVENV_MYSQL_URL"] == f"mysql+pymysql://devenv:{SECRET}@127.0.0.1:3306/devenv?charset=utf8mb4"
+    assert FLAT["DEVENV_RABBITMQ_URL"] == f"rabbit://devenv:{SECRET}@127.0.0.1:5672/devenv"
+    assert FLAT["DEVENV_ETCD_URL"] == "http://127.0.0.1:2379"
+    assert FLAT["OS_AUTH_URL"] == FLAT["DEVENV_KEYSTONE_URL"] == "http://127.0.0.1:5000/v3"
+
+
+def sourced(text: str, names: list[str]) -> dict[str, str]:
+    """What bash has in its environment after reading the file."""
+    script = f'set -a; . /dev/stdin; for n in {" ".join(names)}; do printf \'%s=%s\\0\' "$n" "${{!n}}"; done'
+    done = subprocess.run(["bash", "-uc", script], input=text, capture_output=True, text=True, check=True, env={})
+    assert not done.stderr
+    return dict(pair.split("=", 1) for pair in done.stdout.rstrip("\0").split("\0"))
+
+
+def test_bash_reads_the_dotenv_and_the_shell_format() -> None:
+    odd = {**FLAT, "ODD": 'a b  #c "d" $HOME `e` \\ * & ; | < >', "EMPTY": ""}
+    assert sourced(as_dotenv(odd), list(odd)) == sourced(as_shell(odd), list(odd)) == odd
+
+
+def test_json_and_dotenv_libraries_read_their_formats() -> None:
+    assert json.loads(as_json(FLAT)) == FLAT
+    assert dotenv.dotenv_values(stream=io.StringIO(FILES["env"])) == FLAT
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.from_regex(r"[A-Z][A-Z_]{0,8}", fullmatch=True), URL_CHARACTERS, min_size=1))
+def test_any_url_comes_back_from_a_dotenv_library(values: dict[str, str]) -> None:
+    assert dotenv.dotenv_values(stream=io.StringIO(as_dotenv(values)), interpolate=False) == values
+
+
+@pytest.mark.parametrize("value", ["it's", "a\nb", "a\rb"])
+def test_a_value_that_dotenv_cannot_hold_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match="cannot write X"):
+        as_dotenv({"X": value})
+
+
+# ---- what the files say --------------------------------------------------------------------------------------------
+
+
+def test_the_env_file_can_be_sourced() -> None:
+    assert sourced(FILES["env"], list(FLAT)) == FLAT
+
+
+def test_endpoints_are_told_to_programs() -> None:
+    endpoints = json.loads(FILES["endpoints.json"])
+    assert set(endpoints) == {"mysql", "keystone", "rabbitmq", "etcd"}
+    assert endpoints["etcd"] == {"client": {"host": "127.0.0.1", "port": 2379, "url": "http://127.0.0.1:2379"}}
+    assert endpoints["etcd"] == endpoints_of(DESIRED.services["etcd"].endpoints)
+
+
+def oslo(text: str, folder: Path) -> Any:
+    """The file as a service would read it, with the options that services register."""
+    (folder / "oslo.conf").write_text(text)
+    conf = cfg.ConfigOpts()
+    auth = ["auth_url", "auth_type", "username", "password", "user_domain_name", "project_name", "region_name"]
+    options: dict[str, list[cfg.Opt]] = {
+        "DEFAULT": [cfg.StrOpt("transport_url")],
+        "database": [cfg.StrOpt("connection")],
+        "coordination": [cfg.StrOpt("backend_url")],
+        "oslo_messaging_rabbit": [cfg.BoolOpt("rabbit_quorum_queue"), cfg.BoolOpt("rabbit_transient_quorum_queue")],
+        "oslo_messaging_notifications": [
+            cfg.StrOpt("transport_url"),
+            cfg.MultiStrOpt("driver"),
+            cfg.ListOpt("topics"),
+        ],
+        "keystone_authtoken": [
+            *(cfg.StrOpt(name) for name in (*auth, "www_authenticate_uri", "project_domain_name", "interface")),
+            cfg.ListOpt("service_token_roles"),
+            cfg.BoolOpt("service_token_roles_required"),
+        ],
+        "service_user": [*(cfg.StrOpt(name) for name in auth), cfg.BoolOpt("send_service_user_token")],
+    }
+    for group, opts in options.items():
+        conf.register_opts(opts, None if group == "DEFAULT" else group)
+    conf(["--config-file", str(folder / "oslo.conf")], project="x", default_config_dirs=[])
+    return conf
+
+
+def test_oslo_config_reads_what_a_service_needs(tmp_path: Path) -> None:
+    conf = oslo(FILES["oslo.conf"], tmp_path)
+    assert conf.database.connection == FLAT["DEVENV_MYSQL_URL"]
+    assert conf.transport_url == conf.oslo_messaging_notifications.transport_url == FLAT["DEVENV_RABBITMQ_URL"]
+    assert (conf.oslo_messaging_notifications.driver, conf.oslo_messaging_notifications.topics) == (
+        ["messagingv2"],
+        ["notifications"],
+    )
+    assert conf.oslo_messaging_rabbit.rabbit_quorum_queue and conf.oslo_messaging_rabbit.rabbit_transient_quorum_queue
+    assert conf.coordination.backend_url == "etcd3+http://127.0.0.1:2379?api_version=v3"
+    for group in (conf.keystone_authtoken, conf.service_user):
+        assert (group.auth_url, group.auth_type) == ("http://127.0.0.1:5000/v3", "password")
+        assert (group.username, group.password, group.project_name) == ("devenv", SECRET, "service")
+        assert (group.user_domain_name, group.region_name) == ("Default", "RegionOne")
+    assert conf.keystone_authtoken.www_authenticate_uri == "http://127.0.0.1:5000/v3"
+    assert conf.keystone_authtoken.service_token_roles == ["service"]
+    assert conf.keystone_authtoken.service_token_roles_required and conf.service_user.send_service_user_token
+
+
+def test_a_part_of_the_services_gives_their_part_of_the_files(tmp_path: Path) -> None:
+    files = wired_files({"etcd": DESIRED.services["etcd"]}, CATALOGUE)
+    assert set(files) == {".gitignore", "env", "endpoints.json", "oslo.conf"}
+    assert oslo(files["oslo.conf"], tmp_path).database.connection is None
+
+
+def test_openstack_clients_read_their_files() -> None:
+    clouds = yaml.safe_load(FILES["clouds.yaml"])["clouds"]
+    assert clouds["devenv-admin"]["auth"]["auth_url"] == FLAT["OS_AUTH_URL"]
+    assert clouds["devenv"]["auth"] | {"username": "demo", "password": SECRET} == clouds["devenv"]["auth"]
+    names = [name for name in FLAT if name.startswith("OS_")]
+    assert sourced(FILES["openrc"], names) == {name: FLAT[name] for name in names}
+
+
+def test_git_never_sees_the_folder() -> None:
+    assert FILES[".gitignore"] == "*\n"
+
+
+# ---- writing them ------------------------------------------------------------------------------------------------
+
+
+def test_files_and_folder_are_for_their_owner_alone(tmp_path: Path) -> None:
+    written = write_files(tmp_path, FILES, known_files(CATALOGUE))
+    assert {path.name for path in written} == set(FILES)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in written} == {0o600}
+    assert stat.S_IMODE((tmp_path / ".devenv").stat().st_mode) == 0o700
+
+
+def test_what_has_not_changed_is_not_written_again(tmp_path: Path) -> None:
+    write_files(tmp_path, FILES, ())
+    before = {path.name: path.stat() for path in (tmp_path / ".devenv").iterdir()}
+    changed = {**FILES, "env": FILES["env"] + "X='1'\n"}
+    assert [path.name for path in write_files(tmp_path, changed, ())] == ["env"]
+    after = {path.name: path.stat() for path in (tmp_path / ".devenv").iterdir()}
+    assert {name for name in after if after[name].st_ino != before[name].st_ino} == {"env"}
+
+
+def test_a_file_that_others_can_read_is_written_again(tmp_path: Path) -> None:
+    write_files(tmp_path, FILES, ())
+    (tmp_path / ".devenv/env").chmod(0o644)
+    (path,) = write_files(tmp_path, FILES, ())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_link_in_place_of_a_file_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text(FILES["env"])
+    (tmp_path / ".devenv").mkdir()
+    (tmp_path / ".devenv/env").symlink_to(tmp_path / "outside")
+    (tmp_path / "outside").write_text("mine")
+    write_files(tmp_path, FILES, ())
+    assert (tmp_path / "outside").read_text() == "mine"
+    assert (tmp_path / ".devenv/env").read_text() == FILES["env"]
+
+
+def test_a_file_that_no_service_has_a_template_for_any_more_goes_and_others_stay(tmp_path: Path) -> None:
+    write_files(tmp_path, FILES, known_files(CATALOGUE))
+    (tmp_path / ".devenv/mine").write_text("kept")
+    write_files(tmp_path, {"env": ""}, known_files(CATALOGUE))
+    assert {path.name for path in (tmp_path / ".devenv").iterdir()} == {"env", "mine"}
+
+
+def test_removing_takes_what_devenv_wrote_and_the_folder_if_it_is_empty(tmp_path: Path) -> None:
+    write_files(tmp_path, FILES, ())
+    remove_files(tmp_path, known_files(CATALOGUE))
+    assert not (tmp_path / ".devenv").exists()
+    remove_files(tmp_path, known_files(CATALOGUE))  # nothing there is fine
+    write_files(tmp_path, FILES, ())
+    (tmp_path / ".devenv/mine").write_text("kept")
+    remove_files(tmp_path, known_files(CATALOGUE))
+    assert [path.name for path in (tmp_path / ".devenv").iterdir()] == ["mine"]
+
+
+def test_a_folder_in_the_place_of_a_known_file_is_left_or_told(tmp_path: Path) -> None:
+    (tmp_path / ".devenv/openrc").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="cannot write"):
+        write_files(tmp_path, FILES, ())
+    for act in (lambda: write_files(tmp_path, {}, {"openrc"}), lambda: remove_files(tmp_path, {"openrc"})):
+        try:
+            act()
+        except ConfigError as error:
+            assert "openrc" in error.message
+        assert (tmp_path / ".devenv/openrc").is_dir()
+
+
+def test_a_link_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".devenv").symlink_to(tmp_path / "elsewhere")
+    for act in (lambda: check_folder(tmp_path), lambda: write_files(tmp_path, FILES, ())):
+        with pytest.raises(ConfigError, match="it is a symbolic link"):
+            act()
+    (tmp_path / "elsewhere/env").touch()
+    remove_files(tmp_path, {"env"})
+    assert (tmp_path / "elsewhere/env").exists()
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".devenv").write_text("mine")
+    with pytest.raises(ConfigError, match="it is not a folder"):
+        check_folder(tmp_path)
+    remove_files(tmp_path, {"env"})
+    assert (tmp_path / ".devenv").read_text() == "mine"
+
+
+def test_a_project_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".devenv").mkdir()
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(ConfigError, match="permission denied"):
+        check_folder(tmp_path)
+    with pytest.raises(ConfigError, match="cannot create"):
+        check_folder(tmp_path / "absent")
+
+
+def test_a_full_disk_leaves_the_file_before_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    write_files(tmp_path, FILES, ())
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        write_files(tmp_path, {**FILES, "env": "new"}, ())
+    assert (tmp_path / ".devenv/env").read_text() == FILES["env"]
+    assert {path.name for path in (tmp_path / ".devenv").iterdir()} == set(FILES)
