@@ -214,6 +214,11 @@ class ObservedContainer:
     def running(self) -> bool:
         return self.state == "running"
 
+    @property
+    def alive(self) -> bool:
+        """Whether there are processes, and so ports that are taken and something to stop."""
+        return self.state in ("running", "paused", "restarting")
+
 
 @dataclass(frozen=True)
 class Observed:

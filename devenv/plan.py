@@ -78,7 +78,7 @@ def plan_stop(
     containers: Sequence[ObservedContainer], needs: Mapping[str, Collection[str]], cause: str = "stop asked for"
 ) -> Plan:
     """Stop what runs, a service after those that need it (`needs`): a server waits for clients that hold on to it."""
-    alive = [container for container in containers if _alive(container)]
+    alive = [container for container in containers if container.alive]
     stopping = {container.service for container in alive}
     waits = {c.service: [f"stop {name}" for name in stopping if c.service in needs.get(name, ())] for c in alive}
     return Plan(
@@ -153,10 +153,6 @@ def _spread(stale: dict[str, str], desired: Desired, observed: Observed) -> None
                 stale.setdefault(service.name, f"{need} is recreated")
 
 
-def _alive(container: ObservedContainer) -> bool:
-    return container.state in ("running", "paused", "restarting")
-
-
 def _down_cause(container: ObservedContainer) -> str:
     if container.exit_code is not None:
         return f"container exited {container.exit_code}"
@@ -212,7 +208,7 @@ def _service_operations(
     # What works goes on working until its successor can be made.
     images = [f"build image {service.name}", f"pull image {service.name}"]
     if cause and container is not None:
-        if _alive(container):
+        if container.alive:
             add("stop", service.name, cause, images, container.id)
         add("remove", container.name, cause, [*images, f"stop {service.name}"], container.id)
     if cause:

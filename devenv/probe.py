@@ -153,4 +153,6 @@ def _http(method: str, url: str, **arguments: Any) -> Any:
 
 
 def _first_line(error: object) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

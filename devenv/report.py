@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 from devenv.environment import Environment, Result, ServiceStatus
@@ -71,14 +72,14 @@ class Plain(Silent):
 
 
 class Live(Silent):
-    """A line per target that changes in place: what is done with it, for how long, and what it waits for."""
+    """A line per service that changes in place: what is done with it, for how long, and what it waits for."""
 
     def __init__(self, stream: IO[str]) -> None:
         from rich.live import Live as RichLive
 
         self._lock = threading.Lock()
-        self._rows: dict[str, tuple[str, str, float, float]] = {}
-        self._live = RichLive(console=console(stream), get_renderable=self._table, refresh_per_second=10)
+        self._rows: dict[str, _Row] = {}
+        self._live = RichLive(console=console(stream), get_renderable=self._lines, refresh_per_second=10)
 
     def begin(self, plan: Plan) -> None:
         self._live.start()
@@ -87,43 +88,72 @@ class Live(Silent):
         self._live.stop()
 
     def started(self, operation: Operation) -> None:
-        self._put(operation, "", 0.0)
+        with self._lock:
+            row = self._rows.setdefault(_subject(operation), _Row())
+            row.running[operation.key] = _words(operation)
 
     def progress(self, operation: Operation, text: str) -> None:
         with self._lock:
-            state, _, began, ended = self._rows[operation.key]
-            self._rows[operation.key] = (state, text, began, ended)
+            self._rows[_subject(operation)].running[operation.key] = f"{_words(operation)}: {text}"
 
     def finished(self, operation: Operation, seconds: float) -> None:
-        self._put(operation, operation.cause, seconds, "done")
+        self._settle(operation, _words(operation))
 
     def failed(self, operation: Operation, seconds: float, reason: str) -> None:
-        self._put(operation, reason, seconds, "failed")
+        self._settle(operation, reason, failed=True)
 
     def note(self, text: str) -> None:
         self._live.console.print(text)
 
-    def _put(self, operation: Operation, text: str, seconds: float, state: str = "running") -> None:
+    def _settle(self, operation: Operation, words: str, failed: bool = False) -> None:
         with self._lock:
-            self._rows[operation.key] = (state, text, time.monotonic(), seconds)
+            row = self._rows[_subject(operation)]
+            row.running.pop(operation.key, None)
+            row.ended = time.monotonic()
+            row.failed = row.failed or failed
+            row.words = words if failed or not row.failed else row.words
 
-    def _table(self) -> Any:
-        from rich.table import Table
+    def _lines(self) -> Any:
         from rich.text import Text
 
-        marks = {"done": ("✓", "green"), "failed": ("✗", "bold red"), "running": ("…", "yellow")}
-        table = Table.grid(padding=(0, 1))
-        table.add_column(width=1)
-        table.add_column(no_wrap=True)
-        table.add_column(justify="right", no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis", style="dim", ratio=1)
+        lines = Text(no_wrap=True, overflow="ellipsis")
         with self._lock:
-            rows = list(self._rows.items())
-        for key, (state, text, began, seconds) in rows:
-            mark, style = marks[state]
-            shown = seconds if state != "running" else time.monotonic() - began
-            table.add_row(Text(mark, style), key, f"{shown:.1f} s", Text(text))
-        return table
+            width = max((len(name) for name in self._rows), default=0)
+            for number, (name, row) in enumerate(self._rows.items()):
+                mark, style = ("✗", "bold red") if row.failed else ("…", "yellow") if row.running else ("✓", "green")
+                seconds = (time.monotonic() if row.running else row.ended) - row.began
+                lines.append("\n" if number else "")
+                lines.append(f"{mark} ", style)
+                lines.append(f"{name:<{width}} {seconds:6.1f} s  ")
+                lines.append(next(reversed(row.running.values()), row.words), "dim")
+        return lines
+
+
+@dataclass
+class _Row:
+    """What happens to one service: the words of what runs by operation, else of what ended last."""
+
+    began: float = field(default_factory=time.monotonic)
+    ended: float = 0.0
+    running: dict[str, str] = field(default_factory=dict)
+    words: str = ""
+    failed: bool = False
+
+
+def _subject(operation: Operation) -> str:
+    """Whose line shows the operation: a service's, or that of the network, a volume or the base image."""
+    if operation.action in ("create network", "remove network"):
+        return "network"
+    if operation.action == "provision":
+        return operation.target.rpartition("/")[2]
+    return operation.target
+
+
+def _words(operation: Operation) -> str:
+    cause = f" ({operation.cause})" if operation.cause else ""
+    if operation.action == "provision":
+        return f"provision {operation.target.partition('/')[0]}{cause}"
+    return f"{operation.action}{cause}"
 
 
 def reporter(stream: IO[str]) -> Silent:

@@ -108,8 +108,8 @@ def choose_ports(
     free one. Raises NotOurs, naming the holder, when a pinned or remembered port is somebody else's by now; without
     `check` nothing is tried, which is for looking only.
     """
-    running = [container for container in observed.containers.values() if container.running]
-    ours = {port for container in running for port in container.ports.values()}
+    alive = [container for container in observed.containers.values() if container.alive]
+    ours = {port for container in alive for port in container.ports.values()}
     taken = {port for other in others if other.id != record.id for port in other.ports.values()}
     ports: dict[str, int] = {}
     for name in names:

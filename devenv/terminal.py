@@ -11,12 +11,13 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import click
 
 from devenv.engine import Engine, Tail
 from devenv.environment import Environment
+from devenv.errors import ServiceFailed
 from devenv.report import LOG_COLOURS
 
 _CHUNK = 65536
@@ -149,7 +150,9 @@ def _resizing(engine: Engine, run: str, tty: bool) -> Iterator[None]:
 
     def resize(*_: object) -> None:
         columns, rows = shutil.get_terminal_size()
-        engine.resize(run, rows, columns)
+        # A short command may be over before its terminal has a size.
+        with suppress(ServiceFailed):
+            engine.resize(run, rows, columns)
 
     before = signal.signal(signal.SIGWINCH, resize)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -54,7 +55,8 @@ def test_a_server_that_dies_is_noticed_with_exit_code_and_last_lines(
 
 def test_a_server_that_never_gets_ready_is_given_up_with_the_last_reason(project: Project, broken_image: str) -> None:
     etcd_from(project, broken_image)
-    one_clear_line(project.devenv("up", "--wait-timeout", "1", check=False), 6, "etcd", "not ready after 1 s", "line 30")
+    done = project.devenv("up", "--wait-timeout", "1", check=False)
+    one_clear_line(done, 6, "etcd", "not ready after 1 s", "line 30")
     assert project.json("status")["services"]["etcd"]["state"] == "starting"
 
 
@@ -78,7 +80,7 @@ def test_a_failing_build_leaves_the_running_service_alone(project: Project, chec
 
 
 def test_a_failed_service_does_not_keep_others_from_starting(project: Project, broken_image: str) -> None:
-    project.configure(f"services:\n  etcd:\n    image: {broken_image}\n  mysql:\n  rabbitmq: false\n  keystone: false\n")
+    project.configure(f"profile: database\nservices:\n  etcd:\n    image: {broken_image}\n")
     done = project.devenv("up", "--wait-timeout", "20", check=False)
     one_clear_line(done, 6, "etcd")
     assert project.json("status")["services"]["mysql"]["state"] == "ready"
@@ -90,7 +92,7 @@ def test_a_pinned_port_that_is_taken_names_the_holder(project: Project) -> None:
         holder.listen()
         port = holder.getsockname()[1]
         project.configure(f"profile: coordination\nservices:\n  etcd:\n    ports: {{client: {port}}}\n")
-        one_clear_line(project.devenv("up", check=False), 7, f"127.0.0.1:{port}", "python")
+        one_clear_line(project.devenv("up", check=False), 7, f"127.0.0.1:{port}", f"(pid {os.getpid()})")
 
 
 def test_a_pinned_port_of_another_environment_names_its_container(project: Project) -> None:

@@ -148,7 +148,9 @@ def test_up_from_a_sub_folder_is_up_of_the_project(project: Project) -> None:
 def test_many_ups_at_once_make_one_of_everything(project: Project, client: docker.DockerClient) -> None:
     command = [sys.executable, "-m", "devenv.cli", "up", "etcd"]
     runs = [
-        subprocess.Popen(command, cwd=project.folder, env=project.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        subprocess.Popen(
+            command, cwd=project.folder, env=project.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         for _ in range(4)
     ]
     outputs = [run.communicate()[0] for run in runs]
@@ -157,33 +159,40 @@ def test_many_ups_at_once_make_one_of_everything(project: Project, client: docke
     assert (len(found["containers"]), len(found["networks"])) == (1, 1)
 
 
-def test_ctrl_c_during_up_leaves_what_the_next_up_completes(project: Project) -> None:
+def up_until(project: Project, seen: str, number: signal.Signals) -> tuple[int, str]:
+    """Run `up`, send it the signal once it has reported `seen`; its exit code and the rest of its report."""
     command = [sys.executable, "-m", "devenv.cli", "up"]
-    run = subprocess.Popen(command, cwd=project.folder, env=project.environ, stderr=subprocess.PIPE, text=True)
-    assert run.stderr
-    seen = []
-    for line in run.stderr:
-        seen.append(line)
-        if "start mysql" in line:
-            run.send_signal(signal.SIGINT)
-            break
-    seen += run.stderr.readlines()
-    assert run.wait() == 130, seen
-    assert "Traceback" not in "".join(seen)
+    with subprocess.Popen(
+        command,
+        cwd=project.folder,
+        env=project.environ,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A background job of a shell ignores Ctrl-C, and so do its children unless told otherwise.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as run:
+        assert run.stderr
+        for line in run.stderr:
+            if seen in line:
+                run.send_signal(number)
+                break
+        rest = run.stderr.read()
+    return run.returncode, rest
+
+
+def test_ctrl_c_during_up_leaves_what_the_next_up_completes(project: Project) -> None:
+    code, rest = up_until(project, "start mysql", signal.SIGINT)
+    assert code == 130
+    assert "interrupted" in rest
+    assert "Traceback" not in rest
     project.devenv("up")
     assert {one["state"] for one in project.json("status")["services"].values()} == {"ready"}
 
 
-def test_a_killed_devenv_leaves_what_the_next_up_completes(project: Project) -> None:
-    command = [sys.executable, "-m", "devenv.cli", "up"]
-    run = subprocess.Popen(command, cwd=project.folder, env=project.environ, stderr=subprocess.PIPE, text=True)
-    assert run.stderr
-    for line in run.stderr:
-        if "create keystone" in line or "create mysql" in line:
-            run.kill()
-            break
-    run.stderr.close()
-    run.wait()
+@pytest.mark.parametrize("moment", ["create network", "create mysql", "start keystone", "ready mysql", "provision"])
+def test_a_killed_devenv_leaves_what_the_next_up_completes(project: Project, moment: str) -> None:
+    code, _ = up_until(project, moment, signal.SIGKILL)
+    assert code == -signal.SIGKILL
     project.devenv("up")
     assert {one["state"] for one in project.json("status")["services"].values()} == {"ready"}
 

@@ -114,7 +114,8 @@ def test_an_image_with_only_the_servers_binary_works_as_etcd(
     (tmp_path / "Dockerfile").write_text(
         f"FROM {image} AS full\nFROM scratch\n"
         "COPY --from=full /usr/bin/etcd /usr/local/bin/etcd\n"
-        "COPY --from=full /lib64 /lib64\nCOPY --from=full /usr/lib/x86_64-linux-gnu/libc.so.6 /lib/x86_64-linux-gnu/\n"
+        "COPY --from=full /lib64/ld-linux-x86-64.so.2 /lib64/\n"
+        "COPY --from=full /usr/lib/x86_64-linux-gnu/libc.so.6 /lib/x86_64-linux-gnu/\n"
         "COPY --from=full /etc/passwd /etc/passwd\n"
         "ENV PATH=/usr/local/bin\n"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ settings.load_profile("devenv")
 @pytest.fixture(autouse=True)
 def own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nothing of the user's is read or written."""
-    folder = tmp_path_factory.mktemp("world")
+    # Not by mktemp, which counts the folders of all tests before.
+    folder = tmp_path_factory.getbasetemp() / "worlds" / uuid.uuid4().hex
     for name in ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")

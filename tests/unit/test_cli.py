@@ -47,12 +47,18 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory: a project of its own."""
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    yield folder
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def leave_no_socket() -> Iterator[None]:
+    """Let go of the library's open sockets while their warning is ignored."""
+    yield
     gc.collect()
 
 
@@ -194,7 +200,7 @@ def test_a_docker_context_that_is_not_there_is_exit_code_4(
     if setting == "DOCKER_CONTEXT":
         monkeypatch.setenv(setting, "gone")
     else:
-        (own_world / "docker").mkdir()
+        (own_world / "docker").mkdir(parents=True)
         (own_world / "docker/config.json").write_text('{"currentContext": "gone"}')
     assert_clear_error(run("plan"), 4, "gone")
 
