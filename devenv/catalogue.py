@@ -7,7 +7,7 @@ below; what Compose has no word for stands under `x-devenv`, as `_DEVENV` says.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,12 +68,8 @@ def load_catalogue(folder: Path | None = None) -> dict[str, ServiceDefinition]:
 
 def load_service(path: Path) -> ServiceDefinition:
     """Read one service's Compose file. Raises ConfigError with every error in it."""
-    data = document.read(path, _FILE)
     name = path.parent.name
-    problems = list(_contradictions(name, data, path.parent))
-    if problems:
-        detail = [f"{path}: {problem}" for problem in problems]
-        raise ConfigError(f"cannot use {path}: {len(problems)} error(s)", "mend what is listed above", detail)
+    data = document.read(path, _FILE, partial(_contradictions, name, path.parent))
     return _definition(name, data, path.parent)
 
 
@@ -168,30 +164,35 @@ _FILE = Schema(
 )
 
 
-def _contradictions(name: str, data: Mapping[str, Any], folder: Path) -> list[str]:
+def _contradictions(name: str, folder: Path, data: Mapping[str, Any]) -> Iterator[tuple[document.Key, str]]:
     """What no schema can see: names that refer to something that is not there."""
-    problems = []
     if list(data["services"]) != [name]:
-        return [f"services: expected exactly one, named {name!r} like its folder"]
+        yield ("services",), f"expected exactly one, named {name!r} like its folder"
+        return
     container, devenv = data["services"][name], data["x-devenv"]
     configs, volumes = data.get("configs", {}), data.get("volumes", {})
-    for used in container.get("configs", ()):
+    for i, used in enumerate(container.get("configs", ())):
         if used["source"] not in configs:
-            problems.append(f"services.{name}.configs: no config named {used['source']!r}")
-    for key, config in configs.items():
-        path = (folder / config["file"]).resolve()
-        if not path.is_relative_to(folder.resolve()) or not path.is_file():
-            problems.append(f"configs.{key}.file: no file {config['file']!r} in the service's folder")
-    for match in container.get("volumes", ()):
+            yield ("services", name, "configs", i), f"no config named {used['source']!r}"
+    for i, match in enumerate(container.get("volumes", ())):
         if match[1] not in volumes:
-            problems.append(f"services.{name}.volumes: no volume named {match[1]!r}")
+            yield ("services", name, "volumes", i), f"no volume named {match[1]!r}"
+    files: dict[document.Key, str] = {("configs", key, "file"): config["file"] for key, config in configs.items()}
+    files |= {("x-devenv", "wheels"): devenv["wheels"]} if "wheels" in devenv else {}
+    files |= {("services", name, "build"): "Dockerfile"} if "build" in container else {}
+    for key, file in files.items():
+        path = (folder / file).resolve()
+        if not path.is_relative_to(folder.resolve()) or not path.is_file():
+            yield key, f"no file {file!r} in the service's folder"
     published = {int(match[1]) for match in container.get("ports", ())}
-    for key, endpoint in devenv["endpoints"].items():
+    for endpoint_name, endpoint in devenv["endpoints"].items():
         if endpoint["port"] not in published:
-            problems.append(f"x-devenv.endpoints.{key}.port: {endpoint['port']} is not among the service's ports")
+            yield (
+                ("x-devenv", "endpoints", endpoint_name, "port"),
+                f"{endpoint['port']} is not among the service's ports",
+            )
     if devenv["probe"]["endpoint"] not in devenv["endpoints"]:
-        problems.append(f"x-devenv.probe.endpoint: no endpoint named {devenv['probe']['endpoint']!r}")
-    return problems
+        yield ("x-devenv", "probe", "endpoint"), f"no endpoint named {devenv['probe']['endpoint']!r}"
 
 
 # ---- from data to the model --------------------------------------------------------------------------------

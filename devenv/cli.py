@@ -272,7 +272,10 @@ def plan(context: click.Context, services: tuple[str, ...], format_: str) -> Non
 )
 @click.pass_context
 def env(context: click.Context, format_: str) -> None:
-    """Print endpoints and credentials as variables: eval "$(devenv env --format shell)"."""
+    """Print endpoints and credentials as variables.
+
+    For a shell: eval "$(devenv env --format shell)"
+    """
     from devenv.wiring import FORMATS
 
     click.echo(FORMATS[format_](_environment(context).env()), nl=False)

@@ -15,6 +15,7 @@ import docker
 import docker.errors
 import requests
 from docker.context import ContextAPI
+from docker.context.config import get_current_context_name
 from docker.utils import kwargs_from_env
 
 from devenv.errors import NoEngine, ServiceFailed
@@ -28,6 +29,10 @@ def endpoint_in_use() -> tuple[str, str]:
     """The engine's URL and where it was found: DOCKER_HOST, a context, rootless, podman or default."""
     if host := os.environ.get("DOCKER_HOST"):
         return host, "DOCKER_HOST"
+    chosen = os.environ.get("DOCKER_CONTEXT") or get_current_context_name()
+    if ContextAPI.get_context(chosen) is None:
+        # The docker command line refuses, too: another engine than the one that was meant would be a surprise.
+        raise NoEngine(f"cannot find docker context {chosen!r}", hint="'docker context ls' shows those there are")
     arguments = ContextAPI.kwargs_from_context(environment=os.environ)
     if url := arguments.get("base_url"):
         name = os.environ.get("DOCKER_CONTEXT") or ContextAPI.get_current_context().Name
@@ -53,11 +58,11 @@ def open_client() -> tuple[docker.APIClient, str]:
     """
     url, origin = endpoint_in_use()
     arguments: dict[str, Any] = {"base_url": url}
-    if origin == "DOCKER_HOST":
-        arguments = dict(kwargs_from_env())
-    elif origin.startswith("context"):
-        arguments = dict(ContextAPI.kwargs_from_context(environment=os.environ))
     try:
+        if origin == "DOCKER_HOST":
+            arguments = dict(kwargs_from_env())
+        elif origin.startswith("context"):
+            arguments = dict(ContextAPI.kwargs_from_context(environment=os.environ))
         client = docker.APIClient(version="auto", timeout=_TIMEOUT, use_ssh_client=url.startswith("ssh:"), **arguments)
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
         raise NoEngine(f"cannot reach a container engine at {url} ({origin}): {_reason(error)}", _HINT) from error

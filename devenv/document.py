@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ _MOST_NODES = 10_000
 _MOST_DEPTH = 30
 
 Key = tuple[str | int, ...]
+Contradictions = Callable[[Mapping[str, Any]], Iterable[tuple[Key, str]]]
 
 
-def read(path: Path, schema: voluptuous.Schema) -> dict[str, Any]:
-    """The file's data, checked against the schema.
+def read(path: Path, schema: voluptuous.Schema, contradictions: Contradictions | None = None) -> dict[str, Any]:
+    """The file's data, checked against the schema and then for what a schema cannot see.
 
     Raises ConfigError that holds every error of the file, each as "file:line: key: what is wrong".
     """
@@ -35,11 +36,14 @@ def read(path: Path, schema: voluptuous.Schema) -> dict[str, Any]:
         problems.append(f"{path}:1: the file holds a {_kind(data)}, not a mapping")
     elif not problems:
         try:
-            checked = schema(data)
-            if isinstance(checked, dict):
+            checked: dict[str, Any] = schema(data)
+            found = [(_line(key, lines), f"{_dotted(key)}{what}") for key, what in (contradictions or _none)(checked)]
+            problems += [f"{path}:{line}: {text}" for line, text in sorted(found)]
+            if not problems:
                 return checked
         except voluptuous.MultipleInvalid as error:
-            problems += sorted(_worded(path, invalid, lines) for invalid in error.errors)
+            worded = [_worded(invalid, lines) for invalid in error.errors]
+            problems += [f"{path}:{line}: {text}" for line, text in sorted(worded)]
     raise ConfigError(
         f"cannot use {path}: {len(problems)} error{'s' if len(problems) > 1 else ''}",
         hint="docs/reference.md lists the keys that are understood",
@@ -49,21 +53,34 @@ def read(path: Path, schema: voluptuous.Schema) -> dict[str, Any]:
 
 def _parse(path: Path) -> yaml.Node:
     try:
-        size = path.stat().st_size
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:
+            raw = stream.read(_MOST_BYTES + 1)
+        text = raw.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"cannot read {path}: {reason}", hint="check the path and its permissions") from error
-    if size > _MOST_BYTES:
-        raise ConfigError(f"cannot use {path}: {size} bytes are more than the {_MOST_BYTES} allowed", hint="shorten it")
+    if len(raw) > _MOST_BYTES:
+        raise ConfigError(f"cannot use {path}: its bytes are more than the {_MOST_BYTES} allowed", hint="shorten it")
     try:
+        _check_depth(text, path)
         root: yaml.Node | None = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or str(error)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ConfigError(f"cannot use {where}: {problem}", hint="this is not valid YAML") from error
-    return root if root is not None else yaml.MappingNode("tag:yaml.org,2002:map", [])
+    empty = root is None or (isinstance(root, yaml.ScalarNode) and root.tag.endswith(":null") and not root.value)
+    return yaml.MappingNode("tag:yaml.org,2002:map", []) if empty or root is None else root
+
+
+def _check_depth(text: str, path: Path) -> None:
+    """Composing is recursive, in C, and would end the process; the events that it is made of come one by one."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MOST_DEPTH + 1:
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise ConfigError(f"cannot use {path}:{line}: nested deeper than {_MOST_DEPTH}", hint="shorten it")
 
 
 def _plain(
@@ -80,11 +97,20 @@ def _plain(
     if node.tag not in _PLAIN and node.tag != "tag:yaml.org,2002:merge":
         problems.append(f"{path}:{line}: {_dotted(key)}tag {node.tag} is not allowed: quote the value")
         return None
+    kind = "seq" if isinstance(node, yaml.SequenceNode) else "map" if isinstance(node, yaml.MappingNode) else ""
+    tagged = node.tag.rpartition(":")[2]
+    if tagged != kind if kind else tagged in ("seq", "map"):
+        problems.append(f"{path}:{line}: {_dotted(key)}the tag says {tagged}, which the value is not")
+        return None
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, (*key, i), lines, problems, path, budget) for i, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, key, lines, problems, path, budget)
-    return yaml.SafeLoader("").construct_object(node)
+    try:
+        return yaml.SafeLoader("").construct_object(node)
+    except (ValueError, KeyError, yaml.YAMLError):
+        problems.append(f"{path}:{line}: {_dotted(key)}not a valid {tagged}: quote the value")
+        return None
 
 
 def _mapping(
@@ -94,7 +120,7 @@ def _mapping(
     for name_node, value_node in node.value:
         line = name_node.start_mark.line + 1
         name = name_node.value
-        if not isinstance(name, str) or name_node.tag == "tag:yaml.org,2002:merge":
+        if not isinstance(name, str) or name_node.tag not in _PLAIN:
             problems.append(f"{path}:{line}: {_dotted(key)}a key must be a plain string")
         elif name in result:
             problems.append(f"{path}:{line}: {_dotted((*key, name))}duplicate key")
@@ -104,13 +130,21 @@ def _mapping(
     return result
 
 
-def _worded(path: Path, invalid: voluptuous.Invalid, lines: dict[Key, int]) -> str:
+def _worded(invalid: voluptuous.Invalid, lines: dict[Key, int]) -> tuple[int, str]:
     key: Key = tuple(part if isinstance(part, int) else str(part) for part in invalid.path)
-    known = key
-    while known and known not in lines:
-        known = known[:-1]
     what = "unknown key" if invalid.msg == "extra keys not allowed" else invalid.msg
-    return f"{path}:{lines.get(known, 1)}: {_dotted(key)}{what}"
+    return _line(key, lines), f"{_dotted(key)}{what}"
+
+
+def _none(_: Mapping[str, Any]) -> Iterable[tuple[Key, str]]:
+    return ()
+
+
+def _line(key: Key, lines: Mapping[Key, int]) -> int:
+    """Where the key stands, or the nearest one above it that does."""
+    while key and key not in lines:
+        key = key[:-1]
+    return lines.get(key, 1)
 
 
 def _dotted(key: Key) -> str:

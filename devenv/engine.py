@@ -1,4 +1,4 @@
-"""The container engine: the only module that imports docker.
+"""The container engine: with connection.py the only module that imports docker.
 
 Every method is one thing asked of the engine, by id or by a name that holds the environment's id. Failures
 come out as errors of devenv: NoEngine where nothing answers, ServiceFailed where the engine says no.
@@ -32,8 +32,7 @@ from devenv.model import (
     ObservedContainer,
 )
 
-# Where the files of a service go. It is a volume of the container's own, since the engine copies nothing into
-# a read-only root file system.
+# Where a service's files go: a volume of its own, since a read-only root file system takes no copies.
 CONFIG_FOLDER = "/etc/devenv"
 # In each data volume, the one folder that any user may write to: the user's id differs between images.
 DATA_FOLDER = "data"
@@ -79,7 +78,7 @@ class Engine:
         return frozenset(names)
 
     def has_image(self, reference: str) -> bool:
-        return _tagged(reference) in self.images()
+        return reference in self.images()
 
     def devenv_images(self) -> list[dict[str, Any]]:
         """All images that devenv built: their tags, size in bytes, labels and time of creation."""
@@ -139,16 +138,13 @@ class Engine:
     # ---- images -----------------------------------------------------------------------------------------
 
     def pull(self, reference: str, progress: Callable[[str], None]) -> None:
-        name, _, tag = _tagged(reference).rpartition(":")
-        if "@" in reference:
-            name, tag = reference, ""
-        with asking(f"pull image {reference}", "check the name and the network, or build it under that name"):
+        """Pull an image by its full reference: with a tag or a digest."""
+        name, _, tag = (reference, "", "") if "@" in reference else reference.rpartition(":")
+        hint = "check the name and the network, or build it under that name"
+        with asking(f"pull image {reference}", hint):
             for line in self._client.pull(name, tag=tag or None, stream=True, decode=True):
                 if "error" in line:
-                    raise ServiceFailed(
-                        f"cannot pull image {reference}: {line['error']}",
-                        hint="check the name and the network, or build it under that name",
-                    )
+                    raise ServiceFailed(f"cannot pull image {reference}: {line['error']}", hint)
                 progress(str(line.get("status", "")))
 
     def tag(self, source: str, target: str) -> None:
@@ -245,9 +241,9 @@ class Engine:
         container = self._create(service, environment, network)
         with asking(f"copy files into container {service.container}"):
             if service.files:
-                self._client.put_archive(container, CONFIG_FOLDER, _archive_of_files(service.files))
+                self._client.put_archive(container, CONFIG_FOLDER, _archive(service.files))
             for target in service.volumes.values():
-                self._client.put_archive(container, target, _archive_of_folder(DATA_FOLDER))
+                self._client.put_archive(container, target, _archive({}, [DATA_FOLDER]))
         return container
 
     def _create(self, service: DesiredService, environment: str, network: str) -> str:
@@ -304,9 +300,9 @@ class Engine:
         return str(created["Id"])
 
     def start(self, container: str) -> bool:
-        """Start a container, or let a paused one go on.
+        """Start a container, or let a paused one go on; False if the engine may not set its limit on open files.
 
-        False if the engine may not set the limit on open files: containers created from then on ask for none.
+        Containers that are created from then on ask for no such limit.
         """
         with asking(f"start container {container[:12]}", "'devenv doctor' shows who holds a port"):
             try:
@@ -387,26 +383,17 @@ def _observed(listed: Mapping[str, Any]) -> ObservedContainer:
     )
 
 
-def _tagged(reference: str) -> str:
-    """The reference with the tag that the engine would assume."""
-    return reference if ":" in reference.rpartition("/")[2] or "@" in reference else f"{reference}:latest"
-
-
-def _archive_of_files(files: Mapping[str, bytes]) -> bytes:
-    """Files by target, readable by all: the server's user differs between images, and it is alone in there."""
+def _archive(files: Mapping[str, bytes], folders: Sequence[str] = ()) -> bytes:
+    """Files by target, readable by all, since the server's user differs between images and is alone in there;
+    and folders that all may write to."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for target, content in files.items():
             entry = tarfile.TarInfo(target.removeprefix(f"{CONFIG_FOLDER}/"))
             entry.size, entry.mode = len(content), 0o444
             archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def _archive_of_folder(name: str) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        entry = tarfile.TarInfo(name)
-        entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
-        archive.addfile(entry)
+        for folder in folders:
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
+            archive.addfile(entry)
     return buffer.getvalue()

@@ -274,7 +274,7 @@ class Environment:
         selected = select(self.profile, self.catalogue, names)
         observed = self.engine.observe(self.id)
         present = [name for name in observed.containers if name in self.catalogue and name not in selected]
-        everything = select(self._widened(present), self.catalogue, [*present, *selected])
+        everything = select(self._widened([*present, *selected]), self.catalogue, [*present, *selected])
         ports = self._ports(everything, observed, keep, check_ports)
         secrets = self.state.secrets(secret_names(everything, self.profile, self.catalogue), keep)
         desired = resolve(self.id, everything, self.profile, self.catalogue, self.images, ports, secrets)

@@ -103,19 +103,24 @@ class _Run:
         waiting = list(self._plan.operations)
         running: dict[Future[None], Operation] = {}
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="devenv") as pool:
-            while waiting or running:
-                for operation in [op for op in waiting if self._may_start(op)]:
-                    waiting.remove(operation)
-                    running[pool.submit(self._one, operation)] = operation
-                waiting = [op for op in waiting if not self._hopeless(op)]
-                if not running:
-                    break
-                for future in self._first_of(running):
-                    operation = running.pop(future)
-                    if (error := future.exception()) is None:
-                        self._done.add(operation.key)
-                    else:
-                        self._failures[operation.key] = error
+            try:
+                while waiting or running:
+                    for operation in [op for op in waiting if self._may_start(op)]:
+                        waiting.remove(operation)
+                        running[pool.submit(self._one, operation)] = operation
+                    waiting = [op for op in waiting if not self._hopeless(op)]
+                    if not running:
+                        break
+                    for future in self._first_of(running):
+                        operation = running.pop(future)
+                        if (error := future.exception()) is None:
+                            self._done.add(operation.key)
+                        else:
+                            self._failures[operation.key] = error
+            except BaseException:
+                # An interrupt outside of the wait: what runs must not go on for minutes.
+                self._context.cancelled.set()
+                raise
 
     def _may_start(self, operation: Operation) -> bool:
         return self._done.issuperset(operation.after) and not self._context.cancelled.is_set()

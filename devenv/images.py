@@ -51,12 +51,21 @@ def images_for(profile: Profile, catalogue: Mapping[str, ServiceDefinition]) -> 
     for name, service in catalogue.items():
         choice = profile.services.get(name)
         if choice and choice.image:
-            images[name] = Image(choice.image, "pull", name)
+            images[name] = Image(full_reference(choice.image), "pull", name)
         elif service.build:
             images[name] = Image(f"{service.image}:{_content_hash(service, base)}", "build", name, service.wheels)
         else:
-            images[name] = Image(service.image, "pull", name)
+            images[name] = Image(full_reference(service.image), "pull", name)
     return images
+
+
+def full_reference(image: str) -> str:
+    """The image as the engine lists it: with the tag that is implied, and without one beside a digest."""
+    name, _, digest = image.partition("@")
+    path, slash, last = name.rpartition("/")
+    if digest:
+        return f"{path}{slash}{last.partition(':')[0]}@{digest}"
+    return name if ":" in last else f"{name}:latest"
 
 
 def _recipe() -> dict[str, Any]:

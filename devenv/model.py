@@ -130,7 +130,8 @@ class Endpoint:
 
     host: str
     port: int
-    url: str
+    # It may hold a password.
+    url: str = field(repr=False)
 
 
 @dataclass(frozen=True)

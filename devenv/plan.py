@@ -8,6 +8,7 @@ ready <provider> -> provision <provider>/<component> -> ready <service>
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from graphlib import TopologicalSorter
 
 from devenv.model import (
     HEALTHY,
@@ -33,13 +34,14 @@ def make_plan(desired: Desired, observed: Observed, provisioned: Collection[str]
     stale = {name: cause for name in desired.services if (cause := _stale(name, desired, observed))}
     _spread(stale, desired, observed)
     operations = _image_operations(desired, observed, stale) + network
-    for service in desired.services.values():
-        operations += _service_operations(service, observed, stale, provisioned, operations)
+    # Before anything else of its service: it may have the name or the port that the service is to get.
     operations += [
         Operation("remove", container.name, f"second container of {container.service}", subject=container.id)
         for container in observed.extra
         if container.service in desired.services
     ]
+    for service in desired.services.values():
+        operations += _service_operations(service, observed, stale, provisioned, operations)
     return Plan(tuple(operations))
 
 
@@ -78,13 +80,18 @@ def plan_stop(
     containers: Sequence[ObservedContainer], needs: Mapping[str, Collection[str]], cause: str = "stop asked for"
 ) -> Plan:
     """Stop what runs, a service after those that need it (`needs`): a server waits for clients that hold on to it."""
-    alive = [container for container in containers if container.alive]
-    stopping = {container.service for container in alive}
-    waits = {c.service: [f"stop {name}" for name in stopping if c.service in needs.get(name, ())] for c in alive}
+    stops: dict[str, ObservedContainer] = {}
+    for container in (c for c in containers if c.alive):
+        # The second container of a service goes by its own name.
+        stops[container.name if container.service in stops else container.service] = container
+    waits = {
+        target: sorted(t for t, other in stops.items() if container.service in needs.get(other.service, ()))
+        for target, container in stops.items()
+    }
     return Plan(
         tuple(
-            Operation("stop", c.service, cause, tuple(sorted(waits[c.service])), c.id)
-            for c in sorted(alive, key=lambda c: len(waits[c.service]))
+            Operation("stop", target, cause, tuple(f"stop {first}" for first in waits[target]), stops[target].id)
+            for target in TopologicalSorter(waits).static_order()
         )
     )
 
@@ -101,7 +108,8 @@ def plan_down(
     operations = list(plan_stop(containers, needs, cause).operations) if gently else []
     removed: list[str] = []
     for container in containers:
-        remove = _operation("remove", container.name, cause, [f"stop {container.service}"], operations, container.id)
+        stop = tuple(op.key for op in operations if op.subject == container.id)
+        remove = Operation("remove", container.name, cause, stop, container.id)
         operations.append(remove)
         removed.append(remove.key)
     after = tuple(removed)
@@ -205,6 +213,8 @@ def _service_operations(
         operations.append(_operation(action, target, cause, after, operations, subject))
 
     cause = stale.get(service.name, "")
+    gone = [container, *(extra for extra in observed.extra if extra.service == service.name)]
+    removed = [f"remove {old.name}" for old in gone if old is not None]
     # What works goes on working until its successor can be made.
     images = [f"build image {service.name}", f"pull image {service.name}"]
     if cause and container is not None:
@@ -213,7 +223,7 @@ def _service_operations(
         add("remove", container.name, cause, [*images, f"stop {service.name}"], container.id)
     if cause:
         network = [op.key for op in operations if op.action == "create network"]
-        add("create", service.name, cause, [*images, *network, f"remove {service.container}"])
+        add("create", service.name, cause, [*images, *network, *removed])
     for needed in service.provisions:
         pair = f"{needed.provider}/{needed.component}"
         if pair not in provisioned or needed.provider in stale or service.name in stale:

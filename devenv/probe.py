@@ -28,7 +28,7 @@ class Target:
 
     host: str
     port: int
-    url: str
+    url: str = field(repr=False)
     settings: Mapping[str, str] = field(repr=False)
 
 

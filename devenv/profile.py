@@ -24,9 +24,18 @@ _IMAGE = Match(
     r"[a-zA-Z0-9][\w.-]*(?::\d+)?(?:/[\w.-]+)*(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?\Z",
     msg="expected an image such as mysql:8.4",
 )
+
+
+def _integer(value: Any) -> int:
+    """A number, and not true or false, which Python takes for 1 and 0."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Invalid("expected int")
+    return value
+
+
 _SETTINGS = {
     Optional("image"): All(str, _IMAGE),
-    Optional("ports"): {str: All(int, Range(min=1, max=65535, msg="expected a port from 1 to 65535"))},
+    Optional("ports"): {str: All(_integer, Range(min=1, max=65535, msg="expected a port from 1 to 65535"))},
 }
 
 
@@ -45,14 +54,9 @@ def _services(value: Any) -> dict[str, Any]:
     return dict(Schema(schema)(value))
 
 
-_FILE = Schema(
-    {
-        Optional("description"): str,
-        Optional("extends"): _NAME,
-        Optional("profile"): _NAME,
-        Optional("services"): _services,
-    }
-)
+_COMMON = {Optional("description"): str, Optional("services"): _services}
+# A profile extends another one, a project picks one.
+_FILES = {key: Schema({**_COMMON, Optional(key): _NAME}) for key in ("extends", "profile")}
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,7 @@ def load_profile(project: Path, name: str = "", folder: Path | None = None) -> P
 
 
 def _layer(path: Path, key: str) -> _Layer:
-    data = document.read(path, _FILE)
-    other = {"profile": "extends", "extends": "profile"}[key]
-    if other in data:
-        raise ConfigError(f"cannot use {path}: {other}: unknown key here", hint=f"write '{key}:' instead")
+    data = document.read(path, _FILES[key])
     return _Layer(str(path), data.get(key, ""), data.get("services", {}), data.get("description", ""))
 
 

@@ -34,7 +34,7 @@ def console(stream: IO[str] | None = None) -> Console:
     chosen = stream or sys.stdout
     # Tables fit 80 columns wherever nobody says how wide the other end is.
     width = None if chosen.isatty() or os.environ.get("COLUMNS") else 80
-    return Console(file=chosen, width=width, highlight=False, soft_wrap=not chosen.isatty())
+    return Console(file=chosen, width=width, highlight=False, markup=False, emoji=False, soft_wrap=not chosen.isatty())
 
 
 def wants_live(stream: IO[str]) -> bool:

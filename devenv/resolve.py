@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from devenv.catalogue import NAME
@@ -108,8 +109,9 @@ def choose_ports(
     free one. Raises NotOurs, naming the holder, when a pinned or remembered port is somebody else's by now; without
     `check` nothing is tried, which is for looking only.
     """
-    alive = [container for container in observed.containers.values() if container.alive]
-    ours = {port for container in alive for port in container.ports.values()}
+    holding = [c for c in (*observed.containers.values(), *observed.extra) if c.alive]
+    ours = {port for container in holding for port in container.ports.values()}
+    pins = _pins(names, profile)
     taken = {port for other in others if other.id != record.id for port in other.ports.values()}
     ports: dict[str, int] = {}
     for name in names:
@@ -119,15 +121,30 @@ def choose_ports(
             key = f"{name}/{endpoint}"
             published = observed.containers[name].ports.get(definition.port) if name in observed.containers else None
             fixed = pinned.get(endpoint) or record.ports.get(key) or published
+            if fixed and pins.get(fixed, key) != key:
+                fixed = None  # another service pins it now
             if fixed:
                 if check and fixed not in ours and not is_free(fixed):
                     raise _taken(fixed, name, endpoint, endpoint in pinned, holder(fixed))
                 ports[key] = fixed
             else:
-                avoid = taken | set(ports.values()) | set(record.ports.values())
+                avoid = taken | pins.keys() | set(ports.values()) | set(record.ports.values())
                 known = definition.port
                 ports[key] = known if known not in avoid and is_free(known) else free_port(avoid)
     return ports
+
+
+def _pins(names: Iterable[str], profile: Profile) -> dict[int, str]:
+    """Who pins which port. Raises ConfigError if two do."""
+    pins: dict[int, str] = {}
+    for name in names:
+        for endpoint, port in profile.services.get(name, ServiceChoice()).ports.items():
+            key = f"{name}/{endpoint}"
+            if pins.setdefault(port, key) != key:
+                raise ConfigError(
+                    f"cannot pin port {port} for both {pins[port]} and {key} (in {profile.source})", "pin another one"
+                )
+    return pins
 
 
 def _check_pins(name: str, pinned: Mapping[str, int], service: ServiceDefinition, profile: Profile) -> None:
@@ -199,10 +216,7 @@ def _service(
         return {key: render(text, values, source) for key, text in templates.items()}
 
     values |= {f"output.{key}": value for key, value in filled(definition.outputs).items()}
-    files = {
-        file.target: render(file.source.read_text(encoding="utf-8"), values, str(file.source)).encode()
-        for file in definition.files
-    }
+    files = {file.target: render(_text(file.source), values, str(file.source)).encode() for file in definition.files}
     published = {endpoint.port: ports[f"{name}/{key}"] for key, endpoint in definition.endpoints.items()}
     volumes = {f"devenv-{environment}-{name}-{volume}": target for volume, target in definition.volumes}
     parts = _parts(image, definition.options, files, published, volumes)
@@ -226,6 +240,14 @@ def _service(
         provisioner=definition.provisioner,
         provisions=tuple(provisions),
     )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"cannot read {path}: {reason}", hint="mend the file") from error
 
 
 def _endpoints(definition: ServiceDefinition, ports: Mapping[str, int], values: dict[str, str]) -> dict[str, Endpoint]:

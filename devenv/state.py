@@ -18,7 +18,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -52,7 +52,8 @@ def environment_id(project: Path, name: str) -> str:
     """
     words = project.name if name == "default" else f"{project.name}-{name}"
     slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:24].strip("-") or "project"
-    digest = hashlib.sha256(f"{project.resolve()}\0{name}".encode()).hexdigest()
+    # fsencode: the name of a folder need not be UTF-8.
+    digest = hashlib.sha256(os.fsencode(project.resolve()) + f"\0{name}".encode()).hexdigest()
     return f"{slug}-{digest[:8]}"
 
 
@@ -107,30 +108,19 @@ class State:
 
         The kernel drops the lock with its holder, so a killed devenv blocks nobody.
         """
-        self._make_folder()
+        _make_folder(self.folder)
         with _held(self.folder / "lock", waiting, cancelled):
             yield
-
-    def _make_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise DevenvError(
-                f"cannot create the state folder {self.folder}: {error.strerror}",
-                hint="set DEVENV_STATE_DIR to a folder that you may write to",
-            ) from error
 
     # ---- the record ----------------------------------------------------------------------------------------
 
     def load(self) -> Record:
         """The record, or an empty one where there is none or it cannot be understood: it is a cache."""
         empty = Record(self.id, self._name, str(self._project))
-        known = _read_json(self.folder / "record.json")
-        fields = {key: value for key, value in known.items() if isinstance(value, type(getattr(empty, key, None)))}
-        return Record(**{**asdict(empty), **fields})
+        return _understood(_read_json(self.folder / "record.json"), empty)
 
     def save(self, record: Record) -> None:
-        self._make_folder()
+        _make_folder(self.folder)
         write_atomically(self.folder / "record.json", _to_json(asdict(record)))
 
     def forget(self) -> None:
@@ -147,7 +137,7 @@ class State:
         missing = [name for name in names if name not in known]
         known.update({name: secrets.token_urlsafe(_SECRET_BYTES) for name in missing})
         if missing and keep:
-            self._make_folder()
+            _make_folder(self.folder)
             write_atomically(path, _to_json(known))
         return known
 
@@ -155,7 +145,7 @@ class State:
 def all_records() -> list[Record]:
     """The records of every environment of this user."""
     return [
-        Record(**{key: value for key, value in data.items() if key in Record.__dataclass_fields__})
+        _understood(data, Record("", "", ""))
         for path in sorted(state_folder().glob("environments/*/record.json"))
         if {"id", "name", "project"} <= (data := _read_json(path)).keys()
     ]
@@ -172,12 +162,22 @@ def forget_all(identity: str) -> None:
 @contextmanager
 def ports_locked(waiting: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock under which this user's environments choose their ports."""
-    state_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_folder(state_folder())
     with _held(state_folder() / "ports.lock", waiting, lambda: False):
         yield
 
 
 # ---- helpers ---------------------------------------------------------------------------------------------------
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise DevenvError(
+            f"cannot create the state folder {folder}: {error.strerror}",
+            hint="set DEVENV_STATE_DIR to a folder that you may write to",
+        ) from error
 
 
 @contextmanager
@@ -200,6 +200,15 @@ def _held(path: Path, waiting: Callable[[str], None], cancelled: Callable[[], bo
         stream.write(str(os.getpid()))
         stream.flush()
         yield
+
+
+def _understood(data: Mapping[str, Any], empty: Record) -> Record:
+    """The record with every field that has the right type; what has not is left as it is in `empty`."""
+    known = asdict(empty)
+    fields = {key: value for key, value in data.items() if key in known and isinstance(value, type(known[key]))}
+    if not all(isinstance(port, int) for port in fields.get("ports", {}).values()):
+        del fields["ports"]
+    return Record(**{**known, **fields})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def write_files(project: Path, files: Mapping[str, str], known: Iterable[str]) -
             write_atomically(path, content.encode())
             written.append(path)
     for name in set(known) - set(files):
-        (folder / name).unlink(missing_ok=True)
+        _remove(folder / name)
     return written
 
 
@@ -110,7 +110,7 @@ def remove_files(project: Path, known: Iterable[str]) -> None:
     if folder.is_symlink() or not folder.is_dir():
         return
     for name in known:
-        (folder / name).unlink(missing_ok=True)
+        _remove(folder / name)
     if not any(folder.iterdir()):
         folder.rmdir()
 
@@ -141,6 +141,12 @@ def _folder(project: Path) -> Path:
         reason = "it is not a folder" if folder.exists() else error.strerror
         raise ConfigError(f"cannot create {folder}: {reason}", hint="make room or allow writing there") from error
     return folder
+
+
+def _remove(path: Path) -> None:
+    """Remove a file of ours. A folder of that name is none of ours."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
 
 
 def _content(path: Path) -> str | None:

@@ -38,11 +38,11 @@ def _commands() -> Iterator[str]:
 
 def _tree(group: click.Group, path: str) -> Iterator[str]:
     for name, command in group.commands.items():
-        arguments = " ".join(p.make_metavar(click.Context(command)) for p in command.params if p.param_type_name == "argument")
+        arguments = [p.make_metavar(click.Context(command)) for p in command.params if isinstance(p, click.Argument)]
         if isinstance(command, click.Group):
             yield from _tree(command, f"{path} {name}")
             continue
-        yield f"### `{path} {name}{' ' + arguments if arguments else ''}`"
+        yield f"### `{' '.join([path, name, *arguments])}`"
         yield ""
         yield str(command.help)
         yield ""
@@ -77,9 +77,9 @@ def _exit_codes() -> Iterator[str]:
 def _keys() -> Iterator[str]:
     yield "## Keys of devenv.yaml and of profiles"
     yield ""
-    yield from _schema(profile._FILE.schema)
-    yield "`profile` picks what a devenv.yaml builds on, `extends` what a profile does. `services` is a list of names, or a"
-    yield "mapping from names to `false` (leave it out) or to these settings:"
+    yield from _schema({**profile._FILES["profile"].schema, **profile._FILES["extends"].schema})
+    yield "`profile` picks what a devenv.yaml builds on, `extends` what a profile does. `services` is a list of names,"
+    yield "or a mapping from names to `false` (leave it out) or to these settings:"
     yield ""
     yield from _schema(profile._SETTINGS)
     yield "## Keys of compose/SERVICE/compose.yaml"

@@ -1,62 +1,16 @@
-"""The real engine, the real services, and the command line as its users run it."""
+"""The real engine and the real services."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import docker
 import pytest
-
-REPOSITORY = Path(__file__).parents[2]
-Completed = subprocess.CompletedProcess[str]
-
-
-@dataclass
-class Project:
-    """A scratch project with a state folder of its own; `devenv(...)` runs the command line in it.
-
-    `checkout` is the source tree that runs: this one, or a copy that a test may change.
-    """
-
-    folder: Path
-    state: Path
-    checkout: Path = REPOSITORY
-    extra: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def environ(self) -> dict[str, str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("OS_", "DEVENV_"))}
-        return {**clean, "DEVENV_STATE_DIR": str(self.state), "PYTHONPATH": str(self.checkout), **self.extra}
-
-    def devenv(self, *arguments: str, check: bool = True, cwd: Path | None = None, stdin: str = "") -> Completed:
-        command = [sys.executable, "-m", "devenv.cli", *arguments]
-        done = subprocess.run(
-            command, cwd=cwd or self.folder, env=self.environ, capture_output=True, text=True, input=stdin, check=False
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        assert not check or done.returncode == 0, f"devenv {arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self.devenv(*arguments, "--format", "json").stdout)
-
-    def configure(self, text: str) -> None:
-        (self.folder / "devenv.yaml").write_text(text)
-
-    @property
-    def id(self) -> str:
-        return str(self.json("status")["environment"]["id"])
-
-    def env(self) -> dict[str, str]:
-        return dict(self.json("env"))
+from project import REPOSITORY, Project, new_project, remove
 
 
 @pytest.fixture(scope="session")
@@ -99,46 +53,3 @@ def checkout(project: Project, tmp_path: Path) -> Path:
         shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     project.checkout = copy
     return copy
-
-
-def new_project(parent: Path, name: str) -> Project:
-    folder = parent / name
-    folder.mkdir()
-    return Project(folder, parent / "state")
-
-
-def remove(project: Project) -> None:
-    """Take down every environment of a scratch project, from sources that no test has changed."""
-    project.checkout, project.extra = REPOSITORY, {}
-    (project.folder / "devenv.yaml").unlink(missing_ok=True)
-    for record in (project.state / "environments").glob("*/record.json"):
-        project.devenv("--env", json.loads(record.read_text())["name"], "down", "--volumes")
-
-
-def ours(client: docker.DockerClient, identity: str) -> dict[str, list[str]]:
-    """What the engine has of an environment, by kind: names of containers, networks and volumes."""
-    label = {"label": f"io.devenv.environment={identity}"}
-    return {
-        "containers": sorted(c.name for c in client.containers.list(all=True, filters=label)),
-        "networks": [n.name for n in client.networks.list(filters=label)],
-        "volumes": sorted(v.name for v in client.volumes.list(filters=label)),
-    }
-
-
-def plan_of(project: Project, *services: str) -> list[tuple[str, str, str]]:
-    """What `devenv plan` says it would do: action, target and cause, readiness checks left out."""
-    operations: list[Mapping[str, str]] = project.json("plan", *services)["operations"]
-    return [(op["action"], op["target"], op["cause"]) for op in operations if op["action"] != "ready"]
-
-
-def one_clear_line(done: Completed, exit_code: int, *words: str) -> None:
-    """A failure as users are promised it: one line that begins with "cannot", a hint, the right exit code."""
-    lines = [line for line in done.stderr.splitlines() if line.startswith("cannot ")]
-    assert done.returncode == exit_code, done.stderr
-    assert len(lines) == 1, done.stderr
-    assert "hint: " in done.stderr
-    for word in words:
-        assert word in done.stderr, f"{word!r} is not in {done.stderr!r}"
-
-
-Runner = Callable[..., Completed]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import docker
 import pytest
-from conftest import Project, one_clear_line, ours
+from project import Project, one_clear_line, ours
 
 
 @pytest.fixture

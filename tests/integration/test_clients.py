@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
-from conftest import Project
 from dotenv import dotenv_values
 from oslo_config import cfg
+from project import Project
 
 
 @pytest.fixture
@@ -36,13 +36,16 @@ def test_mysql_takes_a_table_and_gives_it_back(env: dict[str, str]) -> None:
     import pymysql
 
     name = f"t{uuid.uuid4().hex}"
-    with pymysql.connect(
-        host=env["DEVENV_MYSQL_HOST"],
-        port=int(env["DEVENV_MYSQL_PORT"]),
-        user=env["DEVENV_MYSQL_USER"],
-        password=env["DEVENV_MYSQL_PASSWORD"],
-        database=env["DEVENV_MYSQL_DATABASE"],
-    ) as connection, connection.cursor() as cursor:
+    with (
+        pymysql.connect(
+            host=env["DEVENV_MYSQL_HOST"],
+            port=int(env["DEVENV_MYSQL_PORT"]),
+            user=env["DEVENV_MYSQL_USER"],
+            password=env["DEVENV_MYSQL_PASSWORD"],
+            database=env["DEVENV_MYSQL_DATABASE"],
+        ) as connection,
+        connection.cursor() as cursor,
+    ):
         cursor.execute(f"CREATE TABLE {name} (word VARCHAR(20)) ENGINE=InnoDB")
         cursor.execute(f"INSERT INTO {name} VALUES (%s)", ("grüße ✓",))
         cursor.execute(f"SELECT word FROM {name}")
@@ -60,12 +63,15 @@ def test_rabbitmq_carries_a_message(env: dict[str, str]) -> None:
     import amqp
 
     address = f"{env['DEVENV_RABBITMQ_HOST']}:{env['DEVENV_RABBITMQ_PORT']}"
-    with amqp.Connection(
-        address,
-        userid=env["DEVENV_RABBITMQ_USER"],
-        password=env["DEVENV_RABBITMQ_PASSWORD"],
-        virtual_host=env["DEVENV_RABBITMQ_VHOST"],
-    ) as connection, connection.channel() as channel:
+    with (
+        amqp.Connection(
+            address,
+            userid=env["DEVENV_RABBITMQ_USER"],
+            password=env["DEVENV_RABBITMQ_PASSWORD"],
+            virtual_host=env["DEVENV_RABBITMQ_VHOST"],
+        ) as connection,
+        connection.channel() as channel,
+    ):
         queue = f"test.{uuid.uuid4().hex}"
         channel.queue_declare(queue, durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
         channel.basic_publish(amqp.Message("hello"), routing_key=queue)

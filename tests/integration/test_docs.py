@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Project
+from project import REPOSITORY, Project
 
-PAGES = [path.relative_to(REPOSITORY) for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))]
+PAGES = [Path("README.md"), *sorted(path.relative_to(REPOSITORY) for path in REPOSITORY.glob("docs/*.md"))]
 # Run by other means: what installs or brings up everything in a clone of its own (test_install), what is this very
 # run, and what takes half an hour.
 ELSEWHERE = {"make up", "make down", "make test", "make unit", "make check", "make bench", "git clone"}

@@ -8,7 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from conftest import REPOSITORY, Project, ours
+from project import REPOSITORY, Project, ours
 
 
 def test_the_wheel_brings_its_services_and_works_from_another_folder(project: Project, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import docker
 import pytest
-from conftest import Project, ours, plan_of
+from project import Project, ours, plan_of
 
 
 def put(project: Project, word: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import docker
 import pytest
 import requests
-from conftest import REPOSITORY, Project, ours, plan_of
+from project import REPOSITORY, Project, ours, plan_of
 
 SERVICES = sorted(path.parent.name for path in (REPOSITORY / "compose").glob("*/compose.yaml"))
 
