@@ -14,7 +14,7 @@ from devenv import wiring
 from devenv.catalogue import load_catalogue
 from devenv.engine import Engine, Tail, connect
 from devenv.errors import ConfigError, NotReady
-from devenv.execute import Context, Report, Silent, execute, target_of
+from devenv.execute import Context, Report, execute, target_of
 from devenv.images import BASE, images_for, stale_images
 from devenv.model import (
     Desired,
@@ -100,7 +100,7 @@ class Environment:
         self.state = State(self.project, name)
         self.id = self.state.id
         self._profile_name = profile
-        self._report: Report = report or Silent()
+        self._report = report or Report()
         self._timeout = wait_timeout
         self._engine: Engine | None = None
 

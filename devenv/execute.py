@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from devenv.engine import Engine
 from devenv.errors import Cancelled, DevenvError, NotReady, NotReadyInTime, ServiceFailed
@@ -29,20 +28,8 @@ _LOG_LINES = 20
 _THREADS = 32
 
 
-class Report(Protocol):
-    """Who is told what happens. Called from several threads."""
-
-    def begin(self, plan: Plan) -> None: ...
-    def started(self, operation: Operation) -> None: ...
-    def progress(self, operation: Operation, text: str) -> None: ...
-    def finished(self, operation: Operation, seconds: float) -> None: ...
-    def failed(self, operation: Operation, seconds: float, reason: str) -> None: ...
-    def note(self, text: str) -> None: ...
-    def end(self) -> None: ...
-
-
-class Silent:
-    """A report that tells nobody."""
+class Report:
+    """Who is told what happens. This one tells nobody. Called from several threads."""
 
     def begin(self, plan: Plan) -> None: ...
     def started(self, operation: Operation) -> None: ...

@@ -244,6 +244,9 @@ def _start(service: DesiredService, container: str, cause: str, known: Iterable[
 
 
 def _ready(service: DesiredService, known: Iterable[Operation]) -> Operation:
+    known = tuple(known)
     provisions = [f"provision {p.provider}/{p.component}" for p in service.provisions]
-    after = [f"start {service.name}", *(f"ready {name}" for name in service.depends), *provisions]
-    return _operation("ready", service.name, "", after, known)
+    # What runs already is looked at all at once; only what is being started is worth waiting for.
+    starting = {op.target for op in known if op.action == "start"}
+    needs = [f"ready {name}" for name in service.depends if name in starting]
+    return _operation("ready", service.name, "", [f"start {service.name}", *needs, *provisions], known)

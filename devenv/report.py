@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 from devenv.environment import Environment, Result, ServiceStatus
-from devenv.execute import Silent
+from devenv.execute import Report
 from devenv.model import Operation, Plan, Timing
 from devenv.wiring import FOLDER
 
@@ -42,7 +42,7 @@ def wants_live(stream: IO[str]) -> bool:
     return stream.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb"
 
 
-class Plain(Silent):
+class Plain(Report):
     """One line per operation that changes something or fails, and per service that is ready."""
 
     def __init__(self, stream: IO[str]) -> None:
@@ -71,7 +71,7 @@ class Plain(Silent):
         self._line(text)
 
 
-class Live(Silent):
+class Live(Report):
     """A line per service that changes in place: what is done with it, for how long, and what it waits for."""
 
     def __init__(self, stream: IO[str]) -> None:
@@ -156,7 +156,7 @@ def _words(operation: Operation) -> str:
     return f"{operation.action}{cause}"
 
 
-def reporter(stream: IO[str]) -> Silent:
+def reporter(stream: IO[str]) -> Report:
     """The report that suits the stream."""
     return Live(stream) if wants_live(stream) else Plain(stream)
 

@@ -109,7 +109,8 @@ def choose_ports(
     free one. Raises NotOurs, naming the holder, when a pinned or remembered port is somebody else's by now; without
     `check` nothing is tried, which is for looking only.
     """
-    holding = [c for c in (*observed.containers.values(), *observed.extra) if c.alive]
+    # A "created" container may be starting right now, for a devenv that was killed.
+    holding = [c for c in (*observed.containers.values(), *observed.extra) if c.alive or c.state == "created"]
     ours = {port for container in holding for port in container.ports.values()}
     pins = _pins(names, profile)
     taken = {port for other in others if other.id != record.id for port in other.ports.values()}

@@ -179,7 +179,7 @@ def test_a_pinned_port_wins_over_a_remembered_one(catalogue: Catalogue) -> None:
     assert chosen(catalogue, profile("db", db={"http": port}), remembered={"db/http": 1}) == {"db/http": port}
 
 
-@pytest.mark.parametrize("state", ["running", "paused", "restarting"])
+@pytest.mark.parametrize("state", ["running", "paused", "restarting", "created"])
 def test_a_port_that_our_own_container_holds_is_not_taken(catalogue: Catalogue, busy: int, state: str) -> None:
     observed = publishing(busy, catalogue, state)
     assert chosen(catalogue, profile("db"), observed, {"db/http": busy}) == {"db/http": busy}
