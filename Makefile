@@ -6,7 +6,7 @@ DEVENV := $(VENV)/bin/devenv
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test check unit integration bench clean
+.PHONY: help up down test check unit integration bench clean venv-package
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -39,13 +39,22 @@ bench: $(INSTALLED) ## Measure against docker compose; writes docs/benchmarks.md
 clean: ## Remove what was installed and made here; containers and data stay
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
 
-# Debian's python3 may come without the venv module: say so before it fails in its own words.
+# Debian's python3 comes without what makes a virtual environment: a package of its own, per version of Python.
+VENV_PACKAGE := $(patsubst python,python3,$(notdir $(PYTHON)))-venv
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -n) env DEBIAN_FRONTEND=noninteractive
+
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "cannot install devenv: $(PYTHON) is older than 3.11; run 'make PYTHON=python3.12 …'" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' || \
-		{ echo "cannot make a virtual environment: run 'apt-get install python3-venv'" >&2; exit 1; }
+		{ echo "cannot install devenv: $(PYTHON) is not there or older than 3.11; run 'make PYTHON=python3.12 …'" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(MAKE) --no-print-directory venv-package
 	@echo "installing into $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --editable '.[dev]'
 	@touch $@
+
+venv-package:
+	@command -v apt-get >/dev/null && $(AS_ROOT) true 2>/dev/null || \
+		{ echo "cannot make a virtual environment; run: sudo apt-get install $(VENV_PACKAGE)" >&2; exit 1; }
+	@echo "installing $(VENV_PACKAGE)"
+	@$(AS_ROOT) apt-get -qq update || echo "apt-get update failed, going on with the old package lists" >&2
+	@$(AS_ROOT) apt-get -qq install -y --no-install-recommends $(VENV_PACKAGE)

@@ -17,7 +17,8 @@ from devenv import __version__
 from devenv.errors import ConfigError, DevenvError
 
 if TYPE_CHECKING:
-    from devenv.environment import Environment, Result
+    from devenv.environment import Environment
+    from devenv.model import Result
 
 _INTERRUPTED = 130
 _FORMATS = click.Choice(["text", "json"])
@@ -39,12 +40,15 @@ class Group(click.Group):
             _show(error)
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
-            click.echo("interrupted; 'devenv up' goes on from here", err=True)
+            click.echo("interrupted", err=True)
             sys.exit(_INTERRUPTED)
         except BrokenPipeError:
             # Somebody read as much as they wanted, e.g. `devenv logs | head`.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
+        except OSError as error:
+            _show(DevenvError(f"cannot go on: {error}", "make room or allow it, then run the same again"))
+            sys.exit(DevenvError.exit_code)
 
 
 def _show(error: DevenvError) -> None:
@@ -147,7 +151,12 @@ def up(context: click.Context, services: tuple[str, ...], wait_timeout: float, f
 
 @main.command()
 @_services
-@click.option("--volumes", "-v", is_flag=True, help="Remove the data, the secrets and the written files, too.")
+@click.option(
+    "--volumes",
+    "-v",
+    is_flag=True,
+    help="Remove the data, too; of a whole environment also secrets and files.",
+)
 @_format
 @click.pass_context
 def down(context: click.Context, services: tuple[str, ...], volumes: bool, format_: str) -> None:
@@ -253,7 +262,7 @@ def exec_(context: click.Context, service: str, command: tuple[str, ...]) -> Non
 @click.pass_context
 def plan(context: click.Context, services: tuple[str, ...], format_: str) -> None:
     """Show what `up` would do and why; change nothing."""
-    from devenv.environment import Result
+    from devenv.model import Result
     from devenv.plan import describe
 
     planned = _environment(context).plan(services)
@@ -334,10 +343,11 @@ def doctor(context: click.Context, fix: bool, format_: str) -> None:
     """Check what `up` needs, and say what to do; --fix does it."""
     from devenv.doctor import diagnose, fix as mend
 
-    if fix:
-        mend(lambda line: click.echo(line, err=True))
     environment = _environment(context)
-    checks = diagnose(environment.image_references(), environment.usual_ports())
+    images, ports = environment.image_references(), environment.usual_ports()
+    if fix:
+        mend(lambda line: click.echo(line, err=True), images)
+    checks = diagnose(images, ports)
     if format_ == "json":
         _json([asdict(check) for check in checks])
     else:
@@ -353,9 +363,9 @@ def doctor(context: click.Context, fix: bool, format_: str) -> None:
 @click.pass_context
 def init(context: click.Context) -> None:
     """Write a commented devenv.yaml for this project."""
-    from devenv.profile import PROJECT_FILE, project_file_text
+    from devenv.profile import PROJECT_FILE, existing_folder, project_file_text
 
-    path = (context.find_root().params["project"] or Path.cwd()) / PROJECT_FILE
+    path = existing_folder(context.find_root().params["project"] or Path()) / PROJECT_FILE
     try:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(project_file_text())

@@ -6,6 +6,7 @@ Beside engine.py the only module that imports docker.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any
 import docker
 import docker.errors
 import requests
+import urllib3.exceptions
 from docker.context import ContextAPI
 from docker.context.config import get_current_context_name
 from docker.utils import kwargs_from_env
 
-from devenv.errors import NoEngine, ServiceFailed
+from devenv.errors import NoEngine, NotOurs, ServiceFailed
 
 # A single engine call. Only a wedged engine takes longer; builds have their own.
 _TIMEOUT = 120
@@ -29,8 +31,14 @@ def endpoint_in_use() -> tuple[str, str]:
     """The engine's URL and where it was found: DOCKER_HOST, a context, rootless, podman or default."""
     if host := os.environ.get("DOCKER_HOST"):
         return host, "DOCKER_HOST"
-    chosen = os.environ.get("DOCKER_CONTEXT") or get_current_context_name()
-    if ContextAPI.get_context(chosen) is None:
+    try:
+        chosen = os.environ.get("DOCKER_CONTEXT") or get_current_context_name()
+        known = ContextAPI.get_context(chosen)
+    except Exception as error:  # the library raises bare exceptions for files that it cannot read
+        raise NoEngine(
+            f"cannot read the docker contexts: {_reason(error)}", "'docker context ls' shows them"
+        ) from error
+    if known is None:
         # The docker command line refuses, too: another engine than the one that was meant would be a surprise.
         raise NoEngine(f"cannot find docker context {chosen!r}", hint="'docker context ls' shows those there are")
     arguments = ContextAPI.kwargs_from_context(environment=os.environ)
@@ -68,7 +76,18 @@ def open_client() -> tuple[docker.APIClient, str]:
         raise NoEngine(f"cannot reach a container engine at {url} ({origin}): {_reason(error)}", _HINT) from error
     # A proxy from the environment must not come between us and the engine.
     client.trust_env = False
+    # The stubs leave out where the client keeps what it read of ~/.docker/config.json.
+    _forget_missing_helpers(client._auth_configs)  # type: ignore[attr-defined]
     return client, url
+
+
+def _forget_missing_helpers(credentials: dict[str, Any]) -> None:
+    """Configured credential helpers that are not installed would fail every build and pull, of public images, too."""
+    if (store := credentials.get("credsStore")) and not shutil.which(f"docker-credential-{store}"):
+        del credentials["credsStore"]
+    for registry, helper in list((credentials.get("credHelpers") or {}).items()):
+        if not shutil.which(f"docker-credential-{helper}"):
+            del credentials["credHelpers"][registry]
 
 
 def _reason(error: Exception) -> str:
@@ -96,7 +115,9 @@ def asking(what: str, hint: str = "") -> Iterator[None]:
         raise ServiceFailed(f"cannot {what}: {error.explanation or error}", hint) from error
     except docker.errors.BuildError as error:
         raise ServiceFailed(f"cannot {what}: {error}", hint) from error
-    except (requests.RequestException, docker.errors.DockerException) as error:
+    except docker.errors.DockerException as error:
+        raise ServiceFailed(f"cannot {what}: {_reason(error)}", hint) from error
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise NoEngine(f"cannot {what}: the engine does not answer ({_reason(error)})", _HINT) from error
 
 
@@ -110,3 +131,17 @@ def unless_gone() -> Iterator[None]:
     except docker.errors.APIError as error:
         if "is already in progress" not in str(error):
             raise
+
+
+@contextmanager
+def unless_taken(name: str) -> Iterator[None]:
+    """Creating something whose name is in use means that somebody else made it: ours would have been seen."""
+    try:
+        yield
+    except docker.errors.APIError as error:
+        if error.status_code != 409:
+            raise
+        raise NotOurs(
+            f"cannot create {name}: something that does not carry the labels of this environment has the name",
+            hint=f"look at 'docker inspect {name}'; rename or remove it yourself",
+        ) from error

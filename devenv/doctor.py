@@ -10,15 +10,17 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from devenv import connection, engine as engines, host as hosts, ports
+from devenv.engine import Engine
 from devenv.errors import DevenvError, NoEngine
 from devenv.host import Host
+from devenv.images import BASE
 
 API_WANTED = (1, 41)  # Debian 12's Engine 20.10, the oldest that devenv is tested with
 PORTS_SAFE_SINCE = 28  # moby#45610
@@ -85,37 +87,68 @@ def diagnose(images: Mapping[str, str], ports: Mapping[int, str], host: Host | N
     first: list[Check] = []
     try:
         answer = _ask(wanted)
-    except DevenvError as error:
+    except NoEngine as error:
         first.append(_engine_missing(error, wanted.host))
+    except Exception as error:  # what another kind of engine may answer is not known
+        hint = "Docker Engine 20.10 or newer is what devenv is tested with"
+        first.append(Check("engine", "warn", f"cannot understand the engine: {_words(error)}", hint))
     else:
         first.extend(_guarded(check, wanted, answer) for check in ENGINE_CHECKS)
     return first + [_guarded(check, wanted) for check in HOST_CHECKS]
 
 
-def fix(say: Callable[[str], None], host: Host | None = None) -> None:
-    """Get an engine and a base image tool; raises NoEngine with the command to run if it cannot."""
+def fix(say: Callable[[str], None], images: Mapping[str, str] | None = None, host: Host | None = None) -> None:
+    """Get an engine, and what makes a base image if one of `images` has to be built on it.
+
+    Raises NoEngine with the command to run where there is no engine; without the tool it goes on.
+    """
     host = host or Host()
     try:
-        engines.connect()
+        engine = engines.connect()
         say("the engine answers")
     except NoEngine:
         hosts.bring_up_engine(*connection.endpoint_in_use(), say, host)
-        engines.connect()
-    if platform.system() != "Linux" or _base_tool(host):
+        engine = engines.connect()
+    if platform.system() != "Linux" or hosts.base_tool(host):
         return
+    try:
+        if images is None or _needs_base(images, _missing(engine, images)):
+            _install_base_tool(say, host)
+    except DevenvError as error:  # a registry may still have what is missing
+        for line in error.detail:
+            say(f"  {line}")
+        say(f"{error.message}; going on without it")
+
+
+def _install_base_tool(say: Callable[[str], None], host: Host) -> None:
+    packages = hosts.base_packages(host)
     if why := hosts.obstacle(host):
-        say(f"mmdebstrap is not there and devenv cannot install it: {why}")
+        say(f"devenv cannot install {packages[0]}, which makes images where no registry answers: {why}")
     else:
-        hosts.install(["mmdebstrap"], say, host)
+        hosts.install(packages, say, host)
+
+
+def _missing(engine: Engine, images: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name, reference in images.items() if not engine.has_image(reference)))
+
+
+def _needs_base(images: Mapping[str, str], missing: Sequence[str]) -> bool:
+    """Whether a base has to be made first. Where `images` does not say which one it is, none is there."""
+    return bool(set(missing) - {BASE}) and (BASE not in images or BASE in missing)
 
 
 def _guarded(check: Callable[..., Check], *arguments: object) -> Check:
     """A check that cannot look is a finding, not the end of the diagnosis."""
     try:
         return check(*arguments)
-    except (OSError, ValueError, DevenvError) as error:
-        name = check.__name__.removeprefix("check_")
-        return Check(name, "warn", f"cannot check: {error}", "the other checks still count")
+    except Exception as error:  # what another kind of engine may answer is not known
+        name = check.__name__.removeprefix("check_").replace("_", " ")
+        return Check(name, "warn", f"cannot check: {_words(error)}", "the other checks still count")
+
+
+def _words(error: Exception) -> str:
+    """A KeyError says nothing without its name."""
+    return str(error) if isinstance(error, (OSError, DevenvError)) else f"{type(error).__name__}: {error}"
 
 
 def _ask(wanted: Wanted) -> Answer:
@@ -123,14 +156,19 @@ def _ask(wanted: Wanted) -> Answer:
     engine = engines.connect()
     before = datetime.now(UTC)
     info = engine.info()
-    between = before + (datetime.now(UTC) - before) / 2
-    said = str(info.get("SystemTime") or "")
-    clock = (datetime.fromisoformat(said) - between).total_seconds() if said else None
-    missing = sorted(name for name, ref in wanted.images.items() if not engine.has_image(ref))
-    return Answer(url, origin, info, engine.version(), tuple(missing), clock)
+    clock = _ahead(info.get("SystemTime"), before + (datetime.now(UTC) - before) / 2)
+    return Answer(url, origin, info, engine.version(), _missing(engine, wanted.images), clock)
 
 
-def _engine_missing(error: DevenvError, host: Host) -> Check:
+def _ahead(said: object, now: datetime) -> float | None:
+    """The seconds that a clock is ahead, None if it says no time, or one without a zone."""
+    try:
+        return (datetime.fromisoformat(str(said)) - now).total_seconds()
+    except (ValueError, TypeError):
+        return None
+
+
+def _engine_missing(error: NoEngine, host: Host) -> Check:
     try:
         url, origin = connection.endpoint_in_use()
         hint, fixable = hosts.advice(url, origin, host)
@@ -236,22 +274,24 @@ def check_bridges(wanted: Wanted, answer: Answer) -> Check:
 
 
 def check_images(wanted: Wanted, answer: Answer) -> Check:
-    detail = f"{len(wanted.images) - len(answer.missing)} of {len(wanted.images)} are there"
-    if answer.missing:  # as it should be before the first `up`
-        detail += f"; devenv up pulls or builds: {', '.join(answer.missing)}"
+    services = wanted.images.keys() - {BASE}
+    missing = [name for name in answer.missing if name in services]
+    detail = f"{len(services) - len(missing)} of {len(services)} are there"
+    if missing:  # as it should be before the first `up`
+        detail += f"; devenv up pulls or builds: {', '.join(missing)}"
     return Check("images", "ok", detail)
 
 
 def check_base_image_tool(wanted: Wanted, answer: Answer) -> Check:
     """Without a registry, images are built on a base that this host's own tool makes."""
     name = "base image tool"
-    if tool := _base_tool(wanted.host):
+    if tool := hosts.base_tool(wanted.host):
         return Check(name, "ok", tool)
-    if not answer.missing or platform.system() != "Linux":
+    if platform.system() != "Linux" or not _needs_base(wanted.images, answer.missing):
         return Check(name, "ok", "not there, and not needed")
     fixable = not hosts.obstacle(wanted.host)
-    hint = "run: devenv doctor --fix" if fixable else "install mmdebstrap or debootstrap"
-    detail = "no mmdebstrap, no debootstrap: no image can be built without a registry"
+    hint = "run: devenv doctor --fix" if fixable else f"install {', '.join(hosts.base_packages(wanted.host))}"
+    detail = "no mmdebstrap that this user can run: no image can be built without a registry"
     return Check(name, "warn", detail, hint, fixable)
 
 
@@ -316,7 +356,3 @@ def _covers_loopback(entry: str) -> bool:
         return ipaddress.ip_address("127.0.0.1") in ipaddress.ip_network(entry, strict=False)
     except ValueError:
         return False
-
-
-def _base_tool(host: Host) -> str | None:
-    return next((path for tool in hosts.BASE_TOOLS if (path := host.which(tool))), None)

@@ -6,10 +6,8 @@ come out as errors of devenv: NoEngine where nothing answers, ServiceFailed wher
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import tarfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +17,8 @@ import docker
 import docker.errors
 from docker.types import LogConfig, Mount, Ulimit
 
-from devenv.connection import asking, open_client, unless_gone
+from devenv.archive import pack
+from devenv.connection import asking, open_client, unless_gone, unless_taken
 from devenv.errors import NotOurs, ServiceFailed
 from devenv.model import (
     LABEL_CONFIG_HASH,
@@ -30,6 +29,7 @@ from devenv.model import (
     DesiredService,
     Observed,
     ObservedContainer,
+    familiar,
 )
 
 # Where a service's files go: a volume of its own, since a read-only root file system takes no copies.
@@ -75,7 +75,7 @@ class Engine:
         with asking("list images"):
             listed = self._client.images()
         names = (name for image in listed for key in ("RepoTags", "RepoDigests") for name in image.get(key) or ())
-        return frozenset(names)
+        return frozenset(familiar(name) for name in names)
 
     def has_image(self, reference: str) -> bool:
         return reference in self.images()
@@ -88,7 +88,7 @@ class Engine:
     def image_sizes(self) -> dict[str, int]:
         """The size in bytes of every image by tag."""
         with asking("list images"):
-            return {tag: int(i["Size"]) for i in self._client.images() for tag in i.get("RepoTags") or ()}
+            return {familiar(tag): int(i["Size"]) for i in self._client.images() for tag in i.get("RepoTags") or ()}
 
     def observe(self, environment: str) -> Observed:
         """Everything that carries the environment's label, and every image there is: four calls."""
@@ -108,7 +108,7 @@ class Engine:
             containers=containers,
             networks=networks,
             # The folder of files that a container has of its own comes and goes with it.
-            volumes=tuple(v["Name"] for v in volumes if LABEL_SERVICE in v["Labels"]),
+            volumes={v["Name"]: v["Labels"][LABEL_SERVICE] for v in volumes if LABEL_SERVICE in v["Labels"]},
             images=self.images(),
             extra=tuple(extra),
         )
@@ -147,11 +147,6 @@ class Engine:
                     raise ServiceFailed(f"cannot pull image {reference}: {line['error']}", hint)
                 progress(str(line.get("status", "")))
 
-    def tag(self, source: str, target: str) -> None:
-        name, _, tag = target.rpartition(":")
-        with asking(f"tag image {source} as {target}"):
-            self._client.tag(source, name, tag)
-
     def build(
         self,
         tag: str,
@@ -177,9 +172,9 @@ class Engine:
             step = "its first step"
             for message in stream:
                 text = re.sub(r"\x1b\[[0-9;]*m", "", message.get("stream", "")).strip()
-                if text.startswith("Step "):
+                if re.match(r"step \d", text, re.IGNORECASE):
                     step, lines = text, []
-                    progress(text)
+                progress(text.partition("\n")[0])
                 lines.extend(text.splitlines())
                 if "error" in message:
                     raise ServiceFailed(
@@ -208,10 +203,15 @@ class Engine:
 
     # ---- networks and volumes ----------------------------------------------------------------------------
 
-    def create_network(self, name: str, environment: str) -> None:
-        with asking(f"create network {name}", "'docker network prune' frees addresses of unused networks"):
+    def create_network(self, name: str, environment: str) -> str:
+        """Create a network; returns its id. Raises NotOurs if another one has the name."""
+        labels = {LABEL_ENVIRONMENT: environment}
+        with (
+            asking(f"create network {name}", "'docker network prune' frees addresses of unused networks"),
+            unless_taken(name),
+        ):
             # No address range of our own: explicit IPAM has been seen to take 15 s.
-            self._client.create_network(name, driver="bridge", labels={LABEL_ENVIRONMENT: environment})
+            return str(self._client.create_network(name, driver="bridge", labels=labels, check_duplicate=True)["Id"])
 
     def remove_network(self, network: str) -> None:
         with asking(f"remove network {network}"), unless_gone():
@@ -235,15 +235,20 @@ class Engine:
     # ---- containers ---------------------------------------------------------------------------------------
 
     def create(self, service: DesiredService, environment: str, network: str) -> str:
-        """Create the service's container with its files and volumes in place; not started. Returns its id."""
+        """Create the service's container with its files and volumes in place; not started. Returns its id.
+
+        `network` is an id: names of networks are not unique. Raises NotOurs if another container has the name.
+        """
         for volume in service.volumes:
             self.ensure_volume(volume, environment, service.name)
         container = self._create(service, environment, network)
         with asking(f"copy files into container {service.container}"):
             if service.files:
-                self._client.put_archive(container, CONFIG_FOLDER, _archive(service.files))
+                # Readable by all: the server's user differs between images, and is alone in there.
+                files = {target.removeprefix(f"{CONFIG_FOLDER}/"): data for target, data in service.files.items()}
+                self._client.put_archive(container, CONFIG_FOLDER, pack(files).getvalue())
             for target in service.volumes.values():
-                self._client.put_archive(container, target, _archive({}, [DATA_FOLDER]))
+                self._client.put_archive(container, target, pack({}, folders=[DATA_FOLDER]).getvalue())
         return container
 
     def _create(self, service: DesiredService, environment: str, network: str) -> str:
@@ -278,7 +283,7 @@ class Engine:
             log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
         )
         aliases = {network: self._client.create_endpoint_config(aliases=[service.name])}
-        with asking(f"create container {service.container}"):
+        with asking(f"create container {service.container}"), unless_taken(service.container):
             created = self._client.create_container(
                 service.image.reference,
                 name=service.container,
@@ -299,18 +304,23 @@ class Engine:
             )
         return str(created["Id"])
 
-    def start(self, container: str) -> bool:
+    def start(self, container: str, name: str) -> bool:
         """Start a container, or let a paused one go on; False if the engine may not set its limit on open files.
 
         Containers that are created from then on ask for no such limit.
         """
-        with asking(f"start container {container[:12]}", "'devenv doctor' shows who holds a port"):
+        with asking(f"start {name}", f"'devenv logs {name}' may show more; 'devenv up' tries again"):
             try:
                 self._client.start(container)
             except docker.errors.APIError as error:
-                if "rlimit" in str(error) and not self._no_ulimit.is_set():
+                if "rlimit" in str(error):
                     self._no_ulimit.set()
                     return False
+                if "port is already allocated" in str(error) or "address already in use" in str(error):
+                    raise NotOurs(
+                        f"cannot publish a port of {name}: {error.explanation}",
+                        hint="end what has the port, or pin another one under 'services' in devenv.yaml",
+                    ) from error
                 if "paused container" not in str(error):
                     raise
                 self._client.unpause(container)
@@ -380,20 +390,5 @@ def _observed(listed: Mapping[str, Any]) -> ObservedContainer:
         parts=decoded(LABEL_CONFIG_PARTS),
         ports={int(inside): int(host) for inside, host in decoded(LABEL_PORTS).items()},
         exit_code=int(exited[1]) if exited else None,
+        networks=tuple(n["NetworkID"] for n in listed["NetworkSettings"]["Networks"].values() if n["NetworkID"]),
     )
-
-
-def _archive(files: Mapping[str, bytes], folders: Sequence[str] = ()) -> bytes:
-    """Files by target, readable by all, since the server's user differs between images and is alone in there;
-    and folders that all may write to."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for target, content in files.items():
-            entry = tarfile.TarInfo(target.removeprefix(f"{CONFIG_FOLDER}/"))
-            entry.size, entry.mode = len(content), 0o444
-            archive.addfile(entry, io.BytesIO(content))
-        for folder in folders:
-            entry = tarfile.TarInfo(folder)
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
-            archive.addfile(entry)
-    return buffer.getvalue()

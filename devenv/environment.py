@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from devenv import wiring
 from devenv.catalogue import load_catalogue
@@ -19,58 +18,27 @@ from devenv.images import BASE, images_for, stale_images
 from devenv.model import (
     Desired,
     DesiredService,
+    Image,
+    ImageStatus,
     Observed,
     ObservedContainer,
     Operation,
     Plan,
     Profile,
+    Result,
     ServiceChoice,
+    ServiceStatus,
     Timing,
 )
 from devenv.plan import make_plan, plan_down, plan_images, plan_restart, plan_start, plan_stop
 from devenv.ports import holder
 from devenv.probe import load_probe
-from devenv.profile import find_project, load_profile
+from devenv.profile import existing_folder, find_project, load_profile
 from devenv.resolve import check_name, choose_ports, resolve, secret_names, select
 from devenv.state import State, all_records, ports_locked
 
 # What a container's end is called when somebody asked for it: by SIGTERM's and SIGKILL's numbers, or success.
 _STOPPED = (0, 137, 143)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What an operation on an environment did: the plan as executed, the services acted on, the files that changed."""
-
-    plan: Plan
-    services: Mapping[str, DesiredService] = field(default_factory=dict, repr=False)
-    timings: Sequence[Timing] = ()
-    written: Sequence[Path] = ()
-
-
-@dataclass(frozen=True)
-class ServiceStatus:
-    """One service as it is now. `state` is ready, starting, stopped, failed or absent."""
-
-    role: str
-    state: str
-    image: str
-    container: str
-    endpoints: Mapping[str, Mapping[str, Any]] = field(repr=False)
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class ImageStatus:
-    """The image of a service: its size in bytes, or None if the engine does not have it."""
-
-    service: str
-    reference: str
-    size: int | None
-
-    @property
-    def present(self) -> bool:
-        return self.size is not None
 
 
 class Environment:
@@ -93,25 +61,28 @@ class Environment:
         wait_timeout: float = 180.0,
     ) -> None:
         self.name = check_name(name, "the name of an environment")
-        start = Path(project) if project is not None else Path.cwd()
-        if not start.is_dir():
-            raise ConfigError(f"cannot use project {start}: no such folder", hint="name an existing folder")
-        self.project = find_project(start)
+        self.project = find_project(existing_folder(Path(project or ".")))
+        self.folder = wiring.folder_of(self.project, name)
         self.state = State(self.project, name)
         self.id = self.state.id
         self._profile_name = profile
         self._report = report or Report()
         self._timeout = wait_timeout
         self._engine: Engine | None = None
+        self._recording = threading.Lock()
+        self.images: dict[str, Image] = {}
 
     # ---- up and down -----------------------------------------------------------------------------------------
 
     def up(self, names: Sequence[str] = ()) -> Result:
         """Start the services (all of the profile, if none is named) and what they need; return when they work."""
         self._load()
-        wiring.check_folder(self.project)
+        select(self.profile, self.catalogue, names)
+        wiring.check(self.project, self.folder)
         with self._changing():
             desired, selected, observed = self._desired(names)
+            if not self.engine.local:
+                self._report.note(f"the ports are on 127.0.0.1 of the engine's host ({self.engine.url}): forward them")
             plan = make_plan(selected, observed, self.state.load().provisioned)
             timings = self._execute(plan, selected, observed)
             written = self._write(desired)
@@ -126,7 +97,7 @@ class Environment:
     def build_images(self, names: Sequence[str] = ()) -> Result:
         """Have every image of the services on the engine."""
         self._load()
-        _desired, selected, observed = self._desired(names, keep=False)
+        _desired, selected, observed = self._desired(names, keep=False, check_ports=False)
         plan = plan_images(selected, observed)
         return Result(plan, selected.services, self._execute(plan, selected, observed))
 
@@ -140,23 +111,29 @@ class Environment:
 
     def wait(self, names: Sequence[str] = ()) -> Result:
         """Wait until services that were started work."""
-        return self._existing(
-            names, lambda desired, _: Plan(tuple(Operation("ready", name) for name in desired.services))
-        )
+
+        def ready(desired: Desired, _: Observed) -> Plan:
+            return Plan(tuple(Operation("ready", name) for name in desired.services))
+
+        # It changes nothing, so it keeps nobody from changing something.
+        return self._existing(names, ready, nullcontext())
 
     def stop(self, names: Sequence[str] = ()) -> Result:
-        """Stop containers and keep them, their data and their ports."""
+        """Stop containers and keep them, their data and their ports. What is not there counts as stopped."""
         with self._changing():
             observed = self.engine.observe(self.id)
-            plan = plan_stop(self._containers(observed, names), self._needs())
+            plan = plan_stop(self._present(observed, names), self._needs())
             return Result(plan, {}, self._execute(plan, self._nothing(), observed))
 
     def down(self, names: Sequence[str] = (), volumes: bool = False) -> Result:
-        """Remove containers and, for a whole environment, its network; with `volumes` all data and secrets too."""
+        """Remove containers, and with `volumes` their data, too.
+
+        For a whole environment also its network; and with `volumes` its secrets and written files.
+        """
         with self._changing():
             observed = self.engine.observe(self.id)
             plan = plan_down(
-                self._containers(observed, names),
+                self._present(observed, names),
                 self._needs(),
                 () if names else observed.networks,
                 self._volumes(observed, names) if volumes else (),
@@ -165,7 +142,7 @@ class Environment:
             timings = self._execute(plan, self._nothing(), observed)
             if volumes and not names:
                 self.state.forget()
-                wiring.remove_files(self.project, wiring.known_files(self.catalogue))
+                wiring.remove(self.project, self.folder, wiring.known_files(self.catalogue))
             elif volumes:
                 record = self.state.load()
                 kept = [pair for pair in record.provisioned if pair.partition("/")[0] not in names]
@@ -222,15 +199,17 @@ class Environment:
         """Remove images that devenv built and that nothing asks for any more; returns what was removed."""
         self._load()
         removed = []
-        for reference in stale_images(self.engine, self.images):
+        # Another project may name an image of its own for a service and still want the one that is built for others.
+        wanted = {*images_for(Profile("", {}), self.catalogue).values(), *self.images.values()}
+        for reference in stale_images(self.engine, wanted):
             if self.engine.remove_image(reference):
                 removed.append(reference)
         return removed
 
     def image_references(self) -> dict[str, str]:
-        """The image that each service of the profile runs."""
+        """The image that each service of the profile runs, and the base of those that are built."""
         self._load()
-        return {name: self.images[name].reference for name in self.profile.services}
+        return {name: self.images[name].reference for name in (BASE, *self.profile.services)}
 
     def usual_ports(self) -> dict[int, str]:
         """The ports that the profile's services have when nobody else has them, with who wants each.
@@ -259,8 +238,8 @@ class Environment:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        if not hasattr(self, "catalogue"):
-            self._load()
+        # Neither a broken devenv.yaml nor a profile that is gone keeps anybody from stopping what runs.
+        self.catalogue = load_catalogue()
         with self.state.locked(self._report.note):
             yield
 
@@ -288,7 +267,7 @@ class Environment:
         return replace(self.profile, services={**self.profile.services, **more})
 
     def _ports(self, names: Sequence[str], observed: Observed, keep: bool, check: bool) -> dict[str, int]:
-        with ports_locked(self._report.note):
+        with ports_locked(self._report.note) if keep else nullcontext():
             record = self.state.load()
             ports = choose_ports(
                 names, self.profile, self.catalogue, observed, record, all_records(), self._holder, check
@@ -301,17 +280,28 @@ class Environment:
     def _holder(self, port: int) -> str:
         return self.engine.publisher(port) or holder(port)
 
-    def _existing(self, names: Sequence[str], make: Callable[[Desired, Observed], Plan]) -> Result:
+    def _existing(
+        self,
+        names: Sequence[str],
+        make: Callable[[Desired, Observed], Plan],
+        lock: AbstractContextManager[None] | None = None,
+    ) -> Result:
         self._load()
-        with self._changing():
-            wanted = [container.service for container in self._containers(self.engine.observe(self.id), names)]
-            if not wanted:
-                raise ConfigError(f"cannot find a container of {self.id}", hint="'devenv up' makes them")
-            desired, _selected, observed = self._desired((), keep=False)
+        with lock or self._changing():
+            wanted = self.containers(names)
+            desired, _selected, observed = self._desired((), keep=False, check_ports=False)
             there = {name: desired.services[name] for name in desired.services if name in wanted}
             selected = replace(desired, services=there)
             plan = make(selected, observed)
             return Result(plan, selected.services, self._execute(plan, selected, observed))
+
+    def _present(self, observed: Observed, names: Sequence[str]) -> list[ObservedContainer]:
+        """The containers that there are of these services. Raises ConfigError for a service that nobody knows."""
+        for name in names:
+            if name not in self.catalogue and name not in observed.containers:
+                raise ConfigError(f"cannot find service {name!r}", hint="there are: " + ", ".join(self.catalogue))
+        everything = (*observed.containers.values(), *observed.extra)
+        return [container for container in everything if not names or container.service in names]
 
     def _containers(self, observed: Observed, names: Sequence[str]) -> list[ObservedContainer]:
         for name in names:
@@ -320,14 +310,12 @@ class Environment:
                     f"cannot find a container of {name!r} in {self.id}",
                     hint="there are: " + (", ".join(observed.containers) or "none; 'devenv up' makes them"),
                 )
-        chosen = [observed.containers[name] for name in names or observed.containers]
-        return chosen + [c for c in observed.extra if not names or c.service in names]
+        return [observed.containers[name] for name in names or observed.containers]
 
     def _volumes(self, observed: Observed, names: Collection[str]) -> list[str]:
         if not names:
             return [*observed.volumes, *self.engine.leftover_volumes(self.id)]
-        prefixes = tuple(f"devenv-{self.id}-{name}-" for name in names)
-        return [volume for volume in observed.volumes if volume.startswith(prefixes)]
+        return [volume for volume, service in observed.volumes.items() if service in names]
 
     def _needs(self) -> dict[str, list[str]]:
         """Which services may hold on to which, by the roles that they require."""
@@ -344,6 +332,7 @@ class Environment:
             engine=self.engine,
             desired=desired,
             containers={name: container.id for name, container in observed.containers.items()},
+            network=next(iter(observed.networks), ""),
             timeout=self._timeout,
             catalogue=self.catalogue,
             images=self.images,
@@ -354,13 +343,14 @@ class Environment:
         return execute(plan, context, self._report)
 
     def _remember_provisioned(self, pair: str) -> None:
-        record = self.state.load()
-        if pair not in record.provisioned:
-            self.state.save(replace(record, provisioned=[*record.provisioned, pair]))
+        with self._recording:
+            record = self.state.load()
+            if pair not in record.provisioned:
+                self.state.save(replace(record, provisioned=[*record.provisioned, pair]))
 
     def _write(self, desired: Desired) -> list[Path]:
         files = wiring.wired_files(desired.services, self.catalogue)
-        return wiring.write_files(self.project, files, wiring.known_files(self.catalogue))
+        return wiring.write(self.project, self.folder, files, wiring.known_files(self.catalogue))
 
     def _status(self, service: DesiredService, observed: Observed) -> ServiceStatus:
         container = observed.containers.get(service.name)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from devenv.engine import Engine
 from devenv.errors import Cancelled, DevenvError, NotReady, NotReadyInTime, ServiceFailed
-from devenv.images import build_image, fetch_wheels, make_base
+from devenv.images import build_image, build_lock, fetch_wheels, make_base
 from devenv.model import Desired, DesiredService, Image, Operation, Plan, ServiceDefinition, Timing
 from devenv.probe import Target, load_probe
 from devenv.provision import Component, load_provisioner
@@ -42,7 +42,9 @@ class Report:
 
 @dataclass
 class Context:
-    """What operations need besides themselves. `containers` maps services to container ids and grows.
+    """What operations need besides themselves.
+
+    `containers` maps services to container ids and grows; `network` is the network's id, once there is one.
 
     `timeout` is how long one service may take to become ready, in seconds. `provisioned` is told each
     "provider/component" that is in place. `stop_seconds` is how long each service gets to end by itself.
@@ -51,6 +53,7 @@ class Context:
     engine: Engine
     desired: Desired
     containers: dict[str, str]
+    network: str = ""
     timeout: float = 180.0
     catalogue: Mapping[str, ServiceDefinition] = field(default_factory=dict)
     images: Mapping[str, Image] = field(default_factory=dict)
@@ -124,6 +127,7 @@ class _Run:
             return wait(running, return_when=FIRST_COMPLETED).done
         except KeyboardInterrupt:
             if self._interrupted:
+                self._report.end()
                 os._exit(130)
             self._interrupted = True
             self._context.cancelled.set()
@@ -175,11 +179,15 @@ def _fetch_wheels(operation: Operation, context: Context, tell: Tell) -> None:
 
 
 def _build_image(operation: Operation, context: Context, tell: Tell) -> None:
-    if operation.target == "base":
-        make_base(context.engine, operation.subject, tell)
-    else:
-        base = context.images["base"].reference
-        build_image(context.engine, context.catalogue[operation.target], operation.subject, base, tell)
+    # Another project's devenv may be at the same image: then theirs will do.
+    with build_lock(operation.subject, tell):
+        if context.engine.has_image(operation.subject):
+            return
+        if operation.target == "base":
+            make_base(context.engine, operation.subject, tell)
+        else:
+            base = context.images["base"].reference
+            build_image(context.engine, context.catalogue[operation.target], operation.subject, base, tell)
 
 
 def _pull_image(operation: Operation, context: Context, tell: Tell) -> None:
@@ -187,25 +195,23 @@ def _pull_image(operation: Operation, context: Context, tell: Tell) -> None:
 
 
 def _create_network(operation: Operation, context: Context, _: Tell) -> None:
-    context.engine.create_network(operation.target, context.desired.environment)
+    context.network = context.engine.create_network(operation.target, context.desired.environment)
 
 
 def _create(operation: Operation, context: Context, _: Tell) -> None:
-    desired = context.desired
-    service = desired.services[operation.target]
-    context.containers[service.name] = context.engine.create(service, desired.environment, desired.network)
+    service = context.desired.services[operation.target]
+    context.containers[service.name] = context.engine.create(service, context.desired.environment, context.network)
 
 
-def _start(operation: Operation, context: Context, _: Tell) -> None:
+def _start(operation: Operation, context: Context, tell: Tell) -> None:
     service = operation.target
-    if not context.engine.start(context.containers[service]):
-        # The engine may not grant the limit on open files that we asked for: it then has one of its own.
-        context.engine.remove(context.containers[service])
-        desired = context.desired
-        context.containers[service] = context.engine.create(
-            desired.services[service], desired.environment, desired.network
-        )
-        context.engine.start(context.containers[service])
+    if context.engine.start(context.containers[service], service):
+        return
+    # The engine may not grant the limit on open files that we asked for: it then has one of its own.
+    context.engine.remove(context.containers[service])
+    _create(operation, context, tell)
+    if not context.engine.start(context.containers[service], service):
+        raise ServiceFailed(f"cannot start {service}: the engine may not set limits on open files", "'devenv doctor'")
 
 
 def _stop(operation: Operation, context: Context, _: Tell) -> None:
@@ -295,8 +301,10 @@ def wait_until_ready(service: DesiredService, container: str, context: Context, 
 
 def _check_alive(service: DesiredService, container: str, engine: Engine, reason: str) -> None:
     state = engine.state(container)
-    if state["Status"] in ("running", "created"):
+    if state["Status"] in ("running", "restarting"):
         return
+    if state["Status"] == "created":
+        raise ServiceFailed(f"cannot use {service.name}: its container was never started", "'devenv up' starts it")
     if state["Status"] == "paused":
         raise ServiceFailed(f"cannot use {service.name}: its container is paused", f"'devenv start {service.name}'")
     killed = ", killed for want of memory" if state.get("OOMKilled") else ""

@@ -30,16 +30,19 @@ _SILENCE: dict[type[OSError], Listening] = {
 Poll = Callable[[], int | None]  # a daemon's exit status, None while it runs
 
 # With sbin, where dockerd lives and which an ordinary user's PATH leaves out.
-_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
+PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
 SOCKET = "/var/run/docker.sock"
 DEFAULT_URLS = (f"unix://{SOCKET}", "unix:///run/docker.sock")
 _PING = b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n"  # a starting engine only listens
 START_SECONDS = 60.0
 TAIL_LINES = 10
 
-BASE_TOOLS = ("mmdebstrap", "debootstrap")
+# What makes a base image -> the programs of which an ordinary user needs one for it; root needs none.
+_BASE_TOOLS = {"mmdebstrap": ("newuidmap", "fakechroot"), "debootstrap": ()}
+# Ubuntu's apt trusts Debian's archive by that keyring only, and mmdebstrap looks into it with gpg.
+_BASE_PACKAGES = ("mmdebstrap", "debian-archive-keyring", "gpg")
 # docker.io only recommends ca-certificates and xz-utils; pulling and importing need them.
-ENGINE_PACKAGES = ("docker.io", "iptables", "ca-certificates", "xz-utils", "mmdebstrap")
+ENGINE_PACKAGES = ("docker.io", "iptables", "ca-certificates", "xz-utils")
 
 # File -> the program whose pid it holds. dockerd does not start while *any* program has the pid in
 # docker.pid; it takes whatever has the one in containerd.pid for its containerd, and in the end
@@ -58,7 +61,7 @@ _JOURNAL = "run: journalctl -u docker -n 30"
 _SYSTEMD_START = "sudo systemctl start docker"
 _COMMANDS = {  # /etc/os-release ID or ID_LIKE -> what brings an engine up there
     "debian": "sudo apt-get update && sudo apt-get install -y --no-install-recommends "
-    f"{' '.join(ENGINE_PACKAGES)} && sudo service docker start",
+    f"{' '.join((*ENGINE_PACKAGES, *_BASE_PACKAGES, 'uidmap'))} && sudo service docker start",
     "fedora": f"sudo dnf install -y moby-engine && {_SYSTEMD_START}",
     "arch": f"sudo pacman -S --needed docker && {_SYSTEMD_START}",
     "suse": f"sudo zypper install -y docker && {_SYSTEMD_START}",
@@ -97,7 +100,7 @@ class Host:
         return os.geteuid()
 
     def which(self, program: str) -> str | None:
-        return shutil.which(program, path=_PATH)
+        return shutil.which(program, path=PATH)
 
     def run(self, argv: Sequence[str], timeout: float | None = None) -> Outcome:
         try:
@@ -110,7 +113,7 @@ class Host:
                 text=True,
                 errors="replace",
                 timeout=timeout,
-                env=os.environ | {"DEBIAN_FRONTEND": "noninteractive", "PATH": _PATH},
+                env=os.environ | {"DEBIAN_FRONTEND": "noninteractive", "PATH": PATH},
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return Outcome(127, str(error))
@@ -126,7 +129,7 @@ class Host:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd="/",
-                env=os.environ | {"PATH": _PATH},
+                env=os.environ | {"PATH": PATH},
                 start_new_session=True,
             )
         return daemon.poll
@@ -219,6 +222,21 @@ def obstacle(host: Host) -> str:
     if host.uid() != 0 and host.run(["sudo", "-n", "true"], timeout=10).status != 0:
         return "devenv is neither root nor has passwordless sudo"
     return ""
+
+
+def base_tool(host: Host | None = None) -> str:
+    """The path of the program that can make a base image out of packages here, "" if there is none."""
+    host = host or Host()
+    for tool, helpers in _BASE_TOOLS.items():
+        path = host.which(tool)
+        if path and (host.uid() == 0 or any(host.which(helper) for helper in helpers)):
+            return path
+    return ""
+
+
+def base_packages(host: Host) -> tuple[str, ...]:
+    """The packages that bring such a program, for this user."""
+    return _BASE_PACKAGES if host.uid() == 0 else (*_BASE_PACKAGES, "uidmap")
 
 
 def advice(url: str, origin: str, host: Host) -> tuple[str, bool]:

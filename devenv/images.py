@@ -14,19 +14,20 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from voluptuous import Optional, Required, Schema
 
-from devenv import document
+from devenv import document, host
+from devenv.archive import pack
 from devenv.catalogue import data_folder
 from devenv.engine import Engine
 from devenv.errors import ServiceFailed
-from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, SHARED, Image, Profile, ServiceDefinition
-from devenv.state import cache_folder
+from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, SHARED, Image, Profile, ServiceDefinition, familiar
+from devenv.state import cache_folder, held
 
 BASE = "base"
 _RECIPE = Schema(
@@ -37,6 +38,9 @@ _PYTHON = "3.13"
 # Newest first; PyPI's wheels name the oldest C library that they run on, and trixie has glibc 2.41.
 _MANYLINUX = ("2_34", "2_28", "2_17")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY")
+
+# How often a running program is asked whether it should go on.
+_LOOK_SECONDS = 0.2
 
 Progress = Callable[[str], None]
 
@@ -61,7 +65,7 @@ def images_for(profile: Profile, catalogue: Mapping[str, ServiceDefinition]) -> 
 
 def full_reference(image: str) -> str:
     """The image as the engine lists it: with the tag that is implied, and without one beside a digest."""
-    name, _, digest = image.partition("@")
+    name, _, digest = familiar(image).partition("@")
     path, slash, last = name.rpartition("/")
     if digest:
         return f"{path}{slash}{last.partition(':')[0]}@{digest}"
@@ -79,7 +83,7 @@ def _base_reference() -> str:
 
 
 def _content_hash(service: ServiceDefinition, base: str) -> str:
-    digest = hashlib.sha256(base.encode())
+    digest = hashlib.sha256(f"{base}\0{_PYTHON if service.wheels else ''}".encode())
     for path in [*_context_files(service), *([service.folder / service.wheels] if service.wheels else [])]:
         digest.update(f"\0{path.relative_to(service.folder)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
@@ -99,14 +103,17 @@ def make_base(engine: Engine, reference: str, progress: Progress) -> None:
     try:
         progress(f"pulling {recipe['image']}")
         engine.pull(recipe["image"], progress)
-        engine.tag(recipe["image"], reference)
+        dockerfile = {"Dockerfile": f"FROM {recipe['image']}\n".encode()}
+        engine.build(reference, pack(dockerfile), {}, _labels(BASE), progress)
     except ServiceFailed as error:
         progress(f"no registry, making {recipe['suite']} from packages")
-        _bootstrap_base(engine, reference, recipe, error.message)
+        _bootstrap_base(engine, reference, recipe, error.message, progress)
 
 
-def _bootstrap_base(engine: Engine, reference: str, recipe: Mapping[str, Any], pull_error: str) -> None:
-    tool = bootstrap_tool()
+def _bootstrap_base(
+    engine: Engine, reference: str, recipe: Mapping[str, Any], pull_error: str, progress: Progress
+) -> None:
+    tool = host.base_tool()
     if not tool:
         raise ServiceFailed(
             "cannot get a base image: the registry does not answer, and neither mmdebstrap nor debootstrap is here",
@@ -115,29 +122,30 @@ def _bootstrap_base(engine: Engine, reference: str, recipe: Mapping[str, Any], p
         )
     with tempfile.TemporaryDirectory(prefix="devenv-base-") as folder:
         tarball = Path(folder) / "base.tar"
-        make = _mmdebstrap if tool == "mmdebstrap" else _debootstrap
-        make(recipe, Path(folder), tarball)
+        make = _mmdebstrap if Path(tool).name == "mmdebstrap" else _debootstrap
+        try:
+            make(tool, recipe, tarball, progress)
+        except ServiceFailed as error:
+            error.detail = (*error.detail, pull_error)
+            raise
         engine.import_image(reference, tarball, _labels(BASE))
 
 
-def bootstrap_tool() -> str:
-    """The program on this host that can make a base out of packages, or an empty string."""
-    return next((tool for tool in ("mmdebstrap", "debootstrap") if shutil.which(tool)), "")
-
-
-def _mmdebstrap(recipe: Mapping[str, Any], _: Path, tarball: Path) -> None:
+def _mmdebstrap(tool: str, recipe: Mapping[str, Any], tarball: Path, progress: Progress) -> None:
     options = [f"--dpkgopt=path-exclude={path}" for path in recipe.get("exclude", ())]
     options += [f"--dpkgopt=path-include={path}" for path in recipe.get("include", ())]
     # A mirror may be a frozen copy, whose Release file has expired.
     options.append('--aptopt=Acquire::Check-Valid-Until "false"')
     mirror = _debian_mirror()
-    _run(["mmdebstrap", "--variant=minbase", *options, recipe["suite"], str(tarball), *([mirror] if mirror else [])])
+    command = [tool, "--variant=minbase", *options, recipe["suite"], str(tarball)]
+    _run([*command, mirror] if mirror else command, progress)
 
 
-def _debootstrap(recipe: Mapping[str, Any], folder: Path, tarball: Path) -> None:
-    root = folder / "root"
+def _debootstrap(tool: str, recipe: Mapping[str, Any], tarball: Path, progress: Progress) -> None:
+    root = tarball.parent / "root"
     mirror = _debian_mirror()
-    _run(["debootstrap", "--variant=minbase", recipe["suite"], str(root), *([mirror] if mirror else [])])
+    command = [tool, "--variant=minbase", recipe["suite"], str(root)]
+    _run([*command, mirror] if mirror else command, progress)
     with tarfile.open(tarball, "w") as archive:
         archive.add(root, arcname=".")
 
@@ -158,8 +166,9 @@ def build_image(engine: Engine, service: ServiceDefinition, reference: str, base
     """Build the image of a service on the base. Raises ServiceFailed with the end of the failing step."""
     wheels = fetch_wheels(engine, service, progress) if service.wheels else None
     arguments = {"BASE": base, **_proxies()}
-    with _context(service, wheels) as context:
-        engine.build(reference, context, arguments, _labels(service.name), progress)
+    files = {str(path.relative_to(service.folder)): path.read_bytes() for path in _context_files(service)}
+    files |= {f"wheels/{path.name}": path.read_bytes() for path in sorted(wheels.iterdir())} if wheels else {}
+    engine.build(reference, pack(files, mode=0o644), arguments, _labels(service.name), progress)
 
 
 def fetch_wheels(engine: Engine, service: ServiceDefinition, progress: Progress) -> Path:
@@ -169,6 +178,7 @@ def fetch_wheels(engine: Engine, service: ServiceDefinition, progress: Progress)
     """
     requirements = service.folder / service.wheels
     machine = str(engine.info().get("Architecture", platform.machine()))
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
     digest = hashlib.sha256(requirements.read_bytes() + machine.encode()).hexdigest()[:12]
     folder = cache_folder() / "wheels" / f"{service.name}-{digest}"
     if folder.is_dir():
@@ -183,11 +193,15 @@ def fetch_wheels(engine: Engine, service: ServiceDefinition, progress: Progress)
                 *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
                 *(f"--python-version={_PYTHON}", "--implementation=cp", *platforms, "--platform=any"),
                 *("--requirement", str(requirements), "--dest", str(fresh)),
-            ]
+            ],
+            progress,
         )
-        # Somebody else may have been faster: theirs is as good.
-        if not folder.is_dir():
+        try:
             fresh.rename(folder)
+        except OSError:
+            # Somebody else was faster: theirs is as good.
+            if not folder.is_dir():
+                raise
     return folder
 
 
@@ -197,42 +211,47 @@ def _proxies() -> dict[str, str]:
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
-@contextmanager
-def _context(service: ServiceDefinition, wheels: Path | None) -> Iterator[IO[bytes]]:
-    with tempfile.TemporaryFile() as stream:
-        with tarfile.open(fileobj=stream, mode="w") as archive:
-            for path in _context_files(service):
-                archive.add(path, arcname=str(path.relative_to(service.folder)))
-            if wheels:
-                archive.add(wheels, arcname="wheels")
-        stream.seek(0)
-        yield stream
-
-
 def _labels(name: str) -> dict[str, str]:
     return {LABEL_ENVIRONMENT: SHARED, LABEL_SERVICE: name}
 
 
-def _run(command: list[str]) -> None:
-    """Run a program to its end. Raises ServiceFailed with its last lines."""
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603  ours
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        name = "pip" if "pip" in command else command[0]
+def _run(command: list[str], progress: Progress) -> None:
+    """Run a program to its end, or until `progress` raises. Raises ServiceFailed with its last lines."""
+    name = "pip" if "pip" in command else Path(command[0]).name
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PATH": host.PATH}
+    with tempfile.TemporaryFile("w+") as log:
+        with subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment) as process:  # noqa: S603  ours
+            try:
+                while process.poll() is None:
+                    progress(f"running {name}")
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(_LOOK_SECONDS)
+            except BaseException:
+                process.terminate()
+                raise
+        log.seek(0)
+        lines = log.read().strip().splitlines()
+    if process.returncode:
         raise ServiceFailed(
-            f"cannot finish {name}: exit code {done.returncode}",
+            f"cannot finish {name}: exit code {process.returncode}",
             hint="its last lines are above; mend what they say and run the same again",
             detail=lines[-20:],
         )
 
 
+@contextmanager
+def build_lock(reference: str, progress: Progress) -> Iterator[None]:
+    """Let one devenv of this user build an image at a time."""
+    with held(cache_folder() / f"{reference.replace('/', '-').replace(':', '-')}.lock", progress):
+        yield
+
+
 # ---- housekeeping --------------------------------------------------------------------------------------------
 
 
-def stale_images(engine: Engine, current: Mapping[str, Image]) -> list[str]:
+def stale_images(engine: Engine, current: Iterable[Image]) -> list[str]:
     """Images that devenv once built and that no present definition asks for, by tag or id."""
-    wanted = {image.reference for image in current.values()}
+    wanted = {image.reference for image in current}
     found = []
     for image in engine.devenv_images():
         tags = [tag for tag in image.get("RepoTags") or () if tag != "<none>:<none>"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 LABEL_ENVIRONMENT = "io.devenv.environment"
 LABEL_SERVICE = "io.devenv.service"
@@ -121,6 +122,14 @@ class Profile:
     description: str = ""
 
 
+def familiar(reference: str) -> str:
+    """An image's reference as people write it: without the registry and the namespaces that engines add."""
+    for implied in ("docker.io/library/", "index.docker.io/library/", "docker.io/", "index.docker.io/", "localhost/"):
+        if reference.startswith(implied):
+            return reference.removeprefix(implied)
+    return reference
+
+
 # ---- desired ------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +219,7 @@ class ObservedContainer:
     parts: Mapping[str, str] = field(default_factory=dict)
     ports: Mapping[int, int] = field(default_factory=dict)
     exit_code: int | None = None
+    networks: tuple[str, ...] = ()
 
     @property
     def running(self) -> bool:
@@ -223,11 +233,14 @@ class ObservedContainer:
 
 @dataclass(frozen=True)
 class Observed:
-    """What the engine has of one environment. `images` are all references that the engine can run."""
+    """What the engine has of one environment.
+
+    `networks` are ids; `volumes` maps names to services; `images` are all references that the engine can run.
+    """
 
     containers: Mapping[str, ObservedContainer] = field(default_factory=dict)
     networks: tuple[str, ...] = ()
-    volumes: tuple[str, ...] = ()
+    volumes: Mapping[str, str] = field(default_factory=dict)
     images: frozenset[str] = frozenset()
     extra: tuple[ObservedContainer, ...] = ()
 
@@ -272,3 +285,37 @@ class Timing:
     operation: Operation
     began: float
     ended: float
+
+
+# ---- told ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an operation on an environment did: the plan as executed, the services acted on, the files that changed."""
+
+    plan: Plan
+    services: Mapping[str, DesiredService] = field(default_factory=dict, repr=False)
+    timings: Sequence[Timing] = ()
+    written: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """One service as it is now. `state` is ready, starting, stopped, failed or absent."""
+
+    role: str
+    state: str
+    image: str
+    container: str
+    endpoints: Mapping[str, Mapping[str, Any]] = field(repr=False)
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ImageStatus:
+    """The image of a service: its size in bytes, or None if the engine does not have it."""
+
+    service: str
+    reference: str
+    size: int | None

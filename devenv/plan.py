@@ -133,7 +133,7 @@ def _stale(name: str, desired: Desired, observed: Observed) -> str:
         return "no container"
     if container.config_hash != service.config_hash:
         return changes(container.parts, service.parts)
-    if not observed.networks:
+    if not observed.networks or (container.networks and not set(container.networks) & set(observed.networks)):
         return "its network was removed"
     if not container.running and container.state not in _STARTABLE:
         return f"container is {container.state}"
@@ -157,7 +157,9 @@ def _spread(stale: dict[str, str], desired: Desired, observed: Observed) -> None
     """What depends on a recreated service is recreated with it. Services come after what they need."""
     for service in desired.services.values():
         for need in service.depends:
-            if need in stale and need in observed.containers:
+            if need in stale and not set(desired.services[need].volumes) <= set(observed.volumes):
+                stale.setdefault(service.name, f"{need} lost its data")
+            elif need in stale and need in observed.containers:
                 stale.setdefault(service.name, f"{need} is recreated")
 
 

@@ -69,6 +69,17 @@ class _Layer:
     description: str = ""
 
 
+def existing_folder(path: Path) -> Path:
+    """The folder's real path. Raises ConfigError if there is none, be it the working directory itself."""
+    try:
+        real = path.resolve(strict=True)
+    except OSError:
+        real = None
+    if real is None or not real.is_dir():
+        raise ConfigError(f"cannot use {path}: no such folder", hint="name an existing folder, or change to one")
+    return real
+
+
 def find_project(start: Path) -> Path:
     """The nearest folder, upwards from `start`, that holds a devenv.yaml; else `start` itself."""
     start = start.resolve()

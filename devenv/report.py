@@ -10,10 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
-from devenv.environment import Environment, Result, ServiceStatus
+from devenv.environment import Environment
 from devenv.execute import Report
-from devenv.model import Operation, Plan, Timing
-from devenv.wiring import FOLDER
+from devenv.model import Operation, Plan, Result, ServiceStatus, Timing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,9 +53,14 @@ class Plain(Report):
         with self._lock:
             print(text, file=self._stream, flush=True)
 
+    def started(self, operation: Operation) -> None:
+        # These take minutes: silence would look like a hang.
+        if operation.action in ("build image", "pull image", "fetch wheels"):
+            self._line(f"  {operation.key} ({operation.cause}) …")
+
     def progress(self, operation: Operation, text: str) -> None:
         # Steps of a build are worth a line each; a service that is not ready yet says so at every look.
-        if text.startswith("Step ") and self._told.get(operation.key) != text:
+        if text[:5].lower() == "step " and self._told.get(operation.key) != text:
             self._told[operation.key] = text
             self._line(f"  {operation.key}: {text[:_STEP_WIDTH]}")
 
@@ -93,8 +97,9 @@ class Live(Report):
             row.running[operation.key] = _words(operation)
 
     def progress(self, operation: Operation, text: str) -> None:
-        with self._lock:
-            self._rows[_subject(operation)].running[operation.key] = f"{_words(operation)}: {text}"
+        if text:
+            with self._lock:
+                self._rows[_subject(operation)].running[operation.key] = f"{_words(operation)}: {text}"
 
     def finished(self, operation: Operation, seconds: float) -> None:
         self._settle(operation, _words(operation))
@@ -223,9 +228,9 @@ def summary(environment: Environment, result: Result, seconds: float) -> None:
         began, ended = spans.get(name, (0.0, 0.0))
         rows.append((name, where, f"{ended:.1f} s", bar(began, ended, total)))
     out.print(rows_table(("SERVICE", "ENDPOINT", "READY", ""), rows))
-    folder = environment.project / FOLDER
+    folder = environment.folder
     if result.written:
-        names = ", ".join(sorted(path.name for path in result.written if path.name != ".gitignore"))
+        names = ", ".join(sorted(path.name for path in result.written))
         out.print(f"wrote to {folder}: {names}")
     else:
         out.print(f"{folder} is up to date")

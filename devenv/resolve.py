@@ -27,6 +27,9 @@ from devenv.ports import HOST, free_port, is_free
 from devenv.state import Record
 from devenv.template import render
 
+# Raise it when containers are made in another way from the same inputs.
+_FORMAT = 1
+
 Catalogue = Mapping[str, ServiceDefinition]
 
 
@@ -286,7 +289,7 @@ def _parts(
 ) -> dict[str, str]:
     """A short hash of each input of a container, under the name that a cause gives it."""
     defaults = asdict(ContainerOptions())
-    parts: dict[str, Any] = {"image": image.reference}
+    parts: dict[str, Any] = {"image": image.reference, "devenv": _FORMAT}
     parts |= {"ports": sorted(ports.items()), "volumes": sorted(volumes.items())}
     parts |= {key: value for key, value in asdict(options).items() if value != defaults[key]}
     hashed = {key: _digest(value) for key, value in parts.items()}

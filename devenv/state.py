@@ -15,18 +15,16 @@ import json
 import os
 import re
 import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-from devenv.errors import Cancelled, ConfigError, DevenvError
+from devenv.errors import ConfigError, DevenvError
 
 # 24 bytes make 32 characters of the URL-safe alphabet: nothing to escape in URLs, INI, YAML, SQL or a shell.
 _SECRET_BYTES = 24
@@ -57,26 +55,36 @@ def environment_id(project: Path, name: str) -> str:
     return f"{slug}-{digest[:8]}"
 
 
-def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Write a file whole or not at all; never readable by others, not even for a moment, unless `mode` says so.
+def write_files(files: Mapping[Path, bytes], mode: int = 0o600) -> None:
+    """Write files whole or not at all: all of them are on disk before the first one is replaced.
 
-    Raises ConfigError where the folder is missing, read-only or full; the old file then stays as it was.
+    They are never readable by others, not even for a moment, unless `mode` says so. The caller holds the lock of
+    their folders. Raises ConfigError where a folder is missing, read-only or full; the old files then stay.
     """
-    temporary = ""
+    fresh = {path: path.with_name(f".{path.name}.new") for path in files}
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fchmod(stream.fileno(), mode)
-            os.fsync(stream.fileno())
-        Path(temporary).replace(path)
+        for path, temporary in fresh.items():
+            # What a killed devenv left.
+            temporary.unlink(missing_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(files[path])
+                stream.flush()
+                os.fchmod(stream.fileno(), mode)
+                os.fsync(stream.fileno())
+        for path, temporary in fresh.items():
+            temporary.replace(path)
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise ConfigError(
-            f"cannot write {path}: {error.strerror}", hint="make room or allow writing there, then run the same again"
-        ) from error
+        for temporary in fresh.values():
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        raise _no_room(error, path) from error
+
+
+def _no_room(error: OSError, path: Path) -> ConfigError:
+    return ConfigError(
+        f"cannot write {path}: {error.strerror}", hint="make room or allow writing there, then run the same again"
+    )
 
 
 @dataclass
@@ -89,7 +97,6 @@ class Record:
     profile: str = ""
     ports: dict[str, int] = field(default_factory=dict)
     provisioned: list[str] = field(default_factory=list)
-    timings: list[dict[str, Any]] = field(default_factory=list)
 
 
 class State:
@@ -103,13 +110,12 @@ class State:
     # ---- the lock ------------------------------------------------------------------------------------------
 
     @contextmanager
-    def locked(self, waiting: Callable[[str], None], cancelled: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    def locked(self, waiting: Callable[[str], None]) -> Iterator[None]:
         """Hold the environment's lock; `waiting` is told once when somebody else has it.
 
         The kernel drops the lock with its holder, so a killed devenv blocks nobody.
         """
-        _make_folder(self.folder)
-        with _held(self.folder / "lock", waiting, cancelled):
+        with held(self.folder / "lock", waiting):
             yield
 
     # ---- the record ----------------------------------------------------------------------------------------
@@ -121,7 +127,7 @@ class State:
 
     def save(self, record: Record) -> None:
         _make_folder(self.folder)
-        write_atomically(self.folder / "record.json", _to_json(asdict(record)))
+        write_files({self.folder / "record.json": _to_json(asdict(record))})
 
     def forget(self) -> None:
         """Drop record and secrets. The lock file stays: removing it would give two holders the lock."""
@@ -138,7 +144,7 @@ class State:
         known.update({name: secrets.token_urlsafe(_SECRET_BYTES) for name in missing})
         if missing and keep:
             _make_folder(self.folder)
-            write_atomically(path, _to_json(known))
+            write_files({path: _to_json(known)})
         return known
 
 
@@ -151,19 +157,13 @@ def all_records() -> list[Record]:
     ]
 
 
-def forget_all(identity: str) -> None:
-    """Remove everything that is remembered of an environment."""
-    shutil.rmtree(state_folder() / "environments" / identity, ignore_errors=True)
-
-
 # ---- ports -----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def ports_locked(waiting: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock under which this user's environments choose their ports."""
-    _make_folder(state_folder())
-    with _held(state_folder() / "ports.lock", waiting, lambda: False):
+    with held(state_folder() / "ports.lock", waiting):
         yield
 
 
@@ -181,8 +181,14 @@ def _make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _held(path: Path, waiting: Callable[[str], None], cancelled: Callable[[], bool]) -> Iterator[None]:
-    with path.open("a+") as stream:
+def held(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock on a file; `waiting` is told while somebody else has it, and may raise to give up."""
+    _make_folder(path.parent)
+    try:
+        stream = path.open("a+")
+    except OSError as error:
+        raise _no_room(error, path) from error
+    with stream:
         told = False
         while True:
             try:
@@ -193,12 +199,12 @@ def _held(path: Path, waiting: Callable[[str], None], cancelled: Callable[[], bo
                     stream.seek(0)
                     waiting(f"waiting for another devenv (process {stream.read().strip() or 'unknown'})")
                     told = True
-                if cancelled():
-                    raise Cancelled from None
                 time.sleep(_LOCK_POLL)
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
+        # Only to tell others whom they wait for: on a full disk the lock holds all the same.
+        with suppress(OSError):
+            stream.truncate(0)
+            stream.write(str(os.getpid()))
+            stream.flush()
         yield
 
 

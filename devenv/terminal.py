@@ -8,10 +8,12 @@ import select
 import shutil
 import signal
 import socket
+import ssl
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import TextIO
 
 import click
 
@@ -21,6 +23,8 @@ from devenv.errors import ServiceFailed
 from devenv.report import LOG_COLOURS
 
 _CHUNK = 65536
+# Not now: a socket that was ready need not be so any more, and one with TLS has work of its own.
+_LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 # ---- logs ----------------------------------------------------------------------------------------------------
@@ -73,55 +77,101 @@ def _merged(engine: Engine, containers: dict[str, str], tail: Tail) -> Iterator[
 
 def run_in_container(engine: Engine, container: str, command: Sequence[str]) -> int:
     """Run a command in a container, joined to this process's input and output; returns its exit code."""
-    tty = sys.stdin.isatty() and sys.stdout.isatty()
+    source = _input()
+    tty = source is not None and os.isatty(source) and sys.stdout.isatty()
     run, stream = engine.execute(container, command, tty)
     with stream, _raw_terminal(tty), _resizing(engine, run, tty):
-        relay = _relay_raw if tty else _relay_framed
-        relay(stream)
+        _relay(stream, source, _print if tty else _Frames().receive)
     return engine.exit_code(run)
 
 
-def _relay_raw(stream: socket.socket) -> None:
-    """Bytes both ways until the other end closes. With a terminal in the container there is one output."""
-    inputs: list[socket.socket | int] = [stream, sys.stdin.fileno()]
+def _input() -> int | None:
+    """The descriptor of our input; None where the caller closed it."""
+    try:
+        return sys.stdin.fileno()
+    except (AttributeError, OSError, ValueError):  # Python's own name for a closed input is None
+        return None
+
+
+def _relay(stream: socket.socket, source: int | None, receive: Callable[[bytes], None]) -> None:
+    """Bytes both ways until the container's end closes.
+
+    Nothing here waits to send: the command may wait for us to read, or read nothing at all.
+    """
+    stream.setblocking(False)
+    sender = _Sender(stream, source)
     while True:
-        ready, _, _ = select.select(inputs, [], [])
-        if stream in ready:
-            data = stream.recv(_CHUNK)
+        inputs: list[socket.socket | int] = [stream, *sender.sources]
+        readable, writable, _ = select.select(inputs, [stream] if sender.pending else [], [])
+        if writable:
+            sender.send()
+        if source is not None and source in readable:
+            sender.read(source)
+        if stream in readable:
+            try:
+                data = stream.recv(_CHUNK)
+            except _LATER:
+                continue
+            except OSError:
+                return  # an engine that closes with input of ours unread resets the connection
             if not data:
                 return
-            os.write(sys.stdout.fileno(), data)
-        if sys.stdin.fileno() in ready:
-            _forward_input(stream, inputs)
+            receive(data)
 
 
-def _relay_framed(stream: socket.socket) -> None:
-    """Without a terminal the engine sends frames: a byte for the stream, three unused, four for the length."""
-    inputs: list[socket.socket | int] = [stream, sys.stdin.fileno()]
-    buffer = b""
-    while True:
-        ready, _, _ = select.select(inputs, [], [])
-        if stream in ready:
-            data = stream.recv(_CHUNK)
-            if not data:
-                return
-            buffer += data
-            while len(buffer) >= 8 and len(buffer) >= (end := 8 + int.from_bytes(buffer[4:8], "big")):
-                target = sys.stderr if buffer[0] == 2 else sys.stdout
-                target.buffer.write(buffer[8:end])
-                target.flush()
-                buffer = buffer[end:]
-        if sys.stdin.fileno() in ready:
-            _forward_input(stream, inputs)
+class _Sender:
+    """Our input on its way into the container: one chunk at a time, so that memory does not grow."""
+
+    def __init__(self, stream: socket.socket, source: int | None) -> None:
+        self._stream, self._source = stream, source
+        self.pending = b""
+        if source is None:
+            self._end()
+
+    @property
+    def sources(self) -> list[int]:
+        """What to read from next: nothing while there is something to send."""
+        return [] if self._source is None or self.pending else [self._source]
+
+    def read(self, source: int) -> None:
+        try:
+            self.pending = os.read(source, _CHUNK)
+        except OSError:  # a folder, or the terminal of another job
+            self.pending = b""
+        if not self.pending:
+            self._end()
+
+    def send(self) -> None:
+        try:
+            self.pending = self.pending[self._stream.send(self.pending) :]
+        except _LATER:
+            return
+        except OSError:  # the command closed its input, or ended: what it said is still to be read
+            self.pending, self._source = b"", None
+
+    def _end(self) -> None:
+        self._source = None
+        with suppress(OSError):
+            self._stream.shutdown(socket.SHUT_WR)
 
 
-def _forward_input(stream: socket.socket, inputs: list[socket.socket | int]) -> None:
-    data = os.read(sys.stdin.fileno(), _CHUNK)
-    if data:
-        stream.sendall(data)
-    else:
-        stream.shutdown(socket.SHUT_WR)
-        inputs.remove(sys.stdin.fileno())
+class _Frames:
+    """Without a terminal the engine sends frames: a byte for the output, three unused, four for the length."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def receive(self, data: bytes) -> None:
+        self._buffer += data
+        while len(self._buffer) >= 8 and len(self._buffer) >= (end := 8 + int.from_bytes(self._buffer[4:8], "big")):
+            _print(self._buffer[8:end], sys.stderr if self._buffer[0] == 2 else sys.stdout)
+            self._buffer = self._buffer[end:]
+
+
+def _print(data: bytes, output: TextIO | None = None) -> None:
+    output = output or sys.stdout
+    output.buffer.write(data)
+    output.flush()
 
 
 @contextmanager

@@ -10,11 +10,12 @@ import json
 import os
 import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from devenv.errors import ConfigError
 from devenv.model import DesiredService, Endpoint, ServiceDefinition
-from devenv.state import write_atomically
+from devenv.state import write_files
 from devenv.template import render
 
 FOLDER = ".devenv"
@@ -68,10 +69,9 @@ def _one_line(name: str, value: str) -> str:
 
 
 def wired_files(services: Mapping[str, DesiredService], catalogue: Mapping[str, ServiceDefinition]) -> dict[str, str]:
-    """Every file of .devenv/ by name, with its content."""
+    """Every file of an environment by name, with its content."""
     endpoints = {name: endpoints_of(service.endpoints) for name, service in services.items()}
     files = {
-        ".gitignore": "*\n",
         "env": _HEADER + as_dotenv(flat_map(services.values())),
         "endpoints.json": json.dumps(endpoints, indent=2) + "\n",
     }
@@ -87,66 +87,87 @@ def endpoints_of(endpoints: Mapping[str, Endpoint]) -> dict[str, dict[str, str |
     return {key: {"host": e.host, "port": e.port, "url": e.url} for key, e in endpoints.items()}
 
 
-def write_files(project: Path, files: Mapping[str, str], known: Iterable[str]) -> list[Path]:
-    """Make .devenv/ hold these files and none of the other `known` ones; returns what was written.
+def folder_of(project: Path, name: str) -> Path:
+    """Where the files of an environment go: right into .devenv/ for the default one, each other has its own."""
+    top = project / FOLDER
+    return top if name == "default" else top / "environments" / name
 
-    Raises ConfigError, with nothing written, if .devenv/ is not a folder of the project's own.
+
+def write(project: Path, folder: Path, files: Mapping[str, str], known: Iterable[str]) -> list[Path]:
+    """Make the folder hold these files and none of the other `known` ones; returns what was written.
+
+    Raises ConfigError, with nothing written, if it is not a folder of the project's own.
     """
-    folder = _folder(project)
-    written = []
-    for name, content in files.items():
-        path = folder / name
-        if _content(path) != content:
-            write_atomically(path, content.encode())
-            written.append(path)
-    for name in set(known) - set(files):
-        _remove(folder / name)
-    return written
+    _make(project, folder)
+    changed = {folder / name: text.encode() for name, text in files.items() if _content(folder / name) != text}
+    write_files(changed)
+    _remove(folder / name for name in set(known) - set(files))
+    return list(changed)
 
 
-def remove_files(project: Path, known: Iterable[str]) -> None:
-    """Take away what devenv wrote, and the folder if nothing else is in it."""
-    folder = project / FOLDER
-    if folder.is_symlink() or not folder.is_dir():
+def remove(project: Path, folder: Path, known: Iterable[str]) -> None:
+    """Take away what devenv wrote, and the folders if nothing else is in them."""
+    if any(part.is_symlink() for part in _parts(project, folder)):
         return
-    for name in known:
-        _remove(folder / name)
-    if not any(folder.iterdir()):
-        folder.rmdir()
+    _remove(folder / name for name in known)
+    for part in reversed(_parts(project, folder)):
+        ignored = part / ".gitignore"
+        with suppress(OSError):
+            if part.name == FOLDER and list(part.iterdir()) == [ignored]:
+                ignored.unlink()
+            part.rmdir()
 
 
 def known_files(catalogue: Mapping[str, ServiceDefinition]) -> set[str]:
-    """The names of all files that devenv may ever write to .devenv/."""
+    """The names of all files that devenv may ever write for an environment."""
     templates = {path.name for service in catalogue.values() for path in (service.folder / "wire").glob("*")}
-    return templates | {".gitignore", "env", "endpoints.json"}
+    return templates | {"env", "endpoints.json"}
 
 
-def check_folder(project: Path) -> None:
-    """Find out before the work whether .devenv/ can be written. Raises ConfigError if not."""
-    folder = _folder(project)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigError(f"cannot write to {folder}: permission denied", hint="allow writing there")
+def check(project: Path, folder: Path) -> None:
+    """Find out before the work whether the folder can be written, or made. Raises ConfigError if not."""
+    _refuse_links(project, folder)
+    nearest = next(part for part in (folder, *folder.parents) if part.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"cannot write to {nearest}: it is not a folder", hint="rename or remove it")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(f"cannot write to {nearest}: permission denied, or read-only", hint="allow writing there")
 
 
-def _folder(project: Path) -> Path:
-    folder = project / FOLDER
-    if folder.is_symlink():
-        raise ConfigError(
-            f"cannot write to {folder}: it is a symbolic link (to {folder.readlink()})",
-            hint="devenv writes secrets there, and only inside the project: remove the link",
-        )
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        reason = "it is not a folder" if folder.exists() else error.strerror
-        raise ConfigError(f"cannot create {folder}: {reason}", hint="make room or allow writing there") from error
-    return folder
+def _parts(project: Path, folder: Path) -> list[Path]:
+    """The folder and those above it that are devenv's, the outermost first."""
+    return [*(part for part in reversed(folder.parents) if part.is_relative_to(project / FOLDER)), folder]
 
 
-def _remove(path: Path) -> None:
-    """Remove a file of ours. A folder of that name is none of ours."""
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
+def _refuse_links(project: Path, folder: Path) -> None:
+    for part in _parts(project, folder):
+        if part.is_symlink():
+            raise ConfigError(
+                f"cannot write to {part}: it is a symbolic link (to {part.readlink()})",
+                hint="devenv writes secrets there, and only inside the project: remove the link",
+            )
+
+
+def _make(project: Path, folder: Path) -> None:
+    _refuse_links(project, folder)
+    for part in _parts(project, folder):
+        try:
+            part.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            reason = "it is not a folder" if part.exists() else error.strerror
+            raise ConfigError(f"cannot create {part}: {reason}", hint="make room or allow writing there") from error
+    ignored = project / FOLDER / ".gitignore"
+    if not ignored.exists() or not ignored.stat().st_size:
+        write_files({ignored: b"*\n"})
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    """Remove files of ours, and what a killed devenv left of them. A folder of such a name is none of ours."""
+    for path in paths:
+        for name in (path, path.with_name(f".{path.name}.new")):
+            if name.is_symlink() or not name.is_dir():
+                with suppress(OSError):
+                    name.unlink()
 
 
 def _content(path: Path) -> str | None:

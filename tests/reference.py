@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
 import voluptuous
 
-from devenv import catalogue, errors, profile
+from devenv import catalogue, errors, probe, profile, provision
 from devenv.cli import main
 
+PACKAGE = Path(catalogue.__file__).parent
 PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
+# Of each key by its path: type, meaning, example.
+Words = Mapping[str, tuple[str, str, str]]
 
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([*_head(), *_commands(), *_exit_codes(), *_keys(), ""])
+    sections = [*_head(), *_commands(), *_exit_codes(), *_keys(), *_values(), *_variables(), *_files(), *_completion()]
+    return "\n".join(sections)
 
 
 def _head() -> Iterator[str]:
@@ -75,30 +80,246 @@ def _exit_codes() -> Iterator[str]:
 
 
 def _keys() -> Iterator[str]:
+    project, extending = profile._FILES["profile"].schema, profile._FILES["extends"].schema
     yield "## Keys of devenv.yaml and of profiles"
     yield ""
-    yield from _schema({**profile._FILES["profile"].schema, **profile._FILES["extends"].schema})
-    yield "`profile` picks what a devenv.yaml builds on, `extends` what a profile does. `services` is a list of names,"
-    yield "or a mapping from names to `false` (leave it out) or to these settings:"
+    yield "A project's `devenv.yaml` picks a profile; a profile, a file under `profiles/`, may build on another one."
     yield ""
-    yield from _schema(profile._SETTINGS)
+    yield from _schema({**project, **extending}, PROJECT)
+    yield "`services` is a list of names, or a mapping from names to `false` (leave it out) or to these settings:"
+    yield ""
+    yield from _schema(profile._SETTINGS, SETTINGS)
     yield "## Keys of compose/SERVICE/compose.yaml"
     yield ""
-    yield "The service itself, a subset of Compose's keys:"
+    yield from _schema({key: {} if str(key) in ("services", "x-devenv") else v for key, v in _file().items()}, FILE)
+    yield "Under `services.SERVICE`, a subset of Compose's keys. `$` is written `$$`."
     yield ""
-    yield from _schema(catalogue._CONTAINER)
-    yield "Under `x-devenv`:"
+    yield from _schema(catalogue._CONTAINER, CONTAINER)
+    yield "Under `x-devenv`, what Compose has no word for:"
     yield ""
-    yield from _schema(catalogue._DEVENV)
+    yield from _schema(catalogue._DEVENV, DEVENV)
+    yield "The kinds of probes, and what each is to be told. Another package can bring one (entry points of the group"
+    yield f"`{probe.GROUP}`; for provisioners `{provision.GROUP}`)."
+    yield ""
+    kinds = sorted(entry_points(group=probe.GROUP).names)
+    yield from _table(("kind", "settings", "what has to work"), [(f"`{kind}`", *PROBES[kind]) for kind in kinds])
 
 
-def _schema(schema: dict[object, object]) -> Iterator[str]:
-    yield "| key | |"
-    yield "|---|---|"
-    for key in schema:
+def _file() -> dict[object, object]:
+    return dict(catalogue._FILE.schema)
+
+
+def _schema(schema: dict[object, object], words: Words) -> Iterator[str]:
+    found = dict(_paths(schema))
+    if odd := found.keys() ^ words.keys():
+        raise KeyError(f"tests/reference.py: no such key, or a key without a description: {', '.join(sorted(odd))}")
+    rows = [
+        (f"`{path}`", words[path][0], need, words[path][1], f"`{words[path][2]}`" if words[path][2] else "")
+        for path, need in found.items()
+    ]
+    yield from _table(("key", "type", "", "meaning", "example"), rows)
+
+
+def _paths(schema: dict[object, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every key by its path, and whether it must be there. What stands for any name is NAME, if more is below it."""
+    for key, value in schema.items():
         name = key.schema if isinstance(key, voluptuous.Marker) else key
-        yield f"| `{name}` | {'required' if isinstance(key, voluptuous.Required) else 'optional'} |"
+        inner = value[0] if isinstance(value, list) else value
+        path = f"{prefix}{name if isinstance(name, str) else 'NAME'}"
+        if isinstance(name, str):
+            yield path, "required" if isinstance(key, voluptuous.Required) else "optional"
+        if isinstance(inner, dict):
+            yield from _paths(inner, f"{path}{'[]' if isinstance(value, list) else ''}.")
+
+
+# ---- values, variables, files ----------------------------------------------------------------------------------
+
+
+def _values() -> Iterator[str]:
+    yield "## Values in templates"
     yield ""
+    yield "Templates are the files under `configs` and under `wire/`, and under `x-devenv` each `url` and what"
+    yield "`outputs`, `environment` and `probe` hold; there, as everywhere in a Compose file, a `$` is written `$$`. An"
+    yield "unknown name is an error, `$${` stands for `${`, and any other `$` for itself."
+    yield ""
+    yield from _table(("value", "meaning"), VALUES)
+
+
+def _variables() -> Iterator[str]:
+    source = "".join(path.read_text() for path in sorted(PACKAGE.glob("*.py")))
+    read = set(re.findall(r"environ(?:\.get\(|\[)\"([A-Z_]+)\"", source)) - {"PATH"}
+    documented = {word for names, _ in VARIABLES for word in re.findall(r"[A-Z_]+", names)}
+    if missing := read - documented:
+        raise KeyError(f"tests/reference.py: variables without a description: {', '.join(sorted(missing))}")
+    yield "## Variables that devenv reads"
+    yield ""
+    yield from _table(("variable", "meaning"), VARIABLES)
+
+
+def _files() -> Iterator[str]:
+    yield "## Files that devenv writes"
+    yield ""
+    yield "In the project, in a folder that only its owner can enter. With `--env NAME` it is"
+    yield "`.devenv/environments/NAME/` in place of `.devenv/`."
+    yield ""
+    from_services: dict[str, list[str]] = {}
+    for name, service in catalogue.load_catalogue().items():
+        for path in sorted((service.folder / "wire").glob("*")):
+            from_services.setdefault(path.name, []).append(name)
+    rows = [(f"`.devenv/{name}`", f"put together from {', '.join(by)}") for name, by in sorted(from_services.items())]
+    yield from _table(("file", "content"), [*WRITTEN, *rows])
+    yield "Elsewhere; STATE and CACHE are what the first two variables say:"
+    yield ""
+    yield from _table(("file", "content"), KEPT)
+
+
+def _completion() -> Iterator[str]:
+    yield "## Shell completion"
+    yield ""
+    yield "A line for the shell's own start file:"
+    yield ""
+    rows = [
+        ("bash", "~/.bashrc", '`eval "$(_DEVENV_COMPLETE=bash_source devenv)"`'),
+        ("zsh", "~/.zshrc", '`eval "$(_DEVENV_COMPLETE=zsh_source devenv)"`'),
+        ("fish", "~/.config/fish/completions/devenv.fish", "`_DEVENV_COMPLETE=fish_source devenv \\| source`"),
+    ]
+    yield from _table(("shell", "file", "line"), [(shell, f"`{file}`", line) for shell, file, line in rows])
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield "|---" * len(head) + "|"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+    yield ""
+
+
+# ---- what the code cannot say ----------------------------------------------------------------------------------
+
+PROJECT: Words = {
+    "description": ("text", "what it is for", "description: database only"),
+    "services": ("list or mapping", "which services, with which settings", "services: [mysql, etcd]"),
+    "profile": ("name", "only in devenv.yaml: the profile it builds on; `base` if not given", "profile: base"),
+    "extends": ("name", "only in a profile: the profile it builds on", "extends: base"),
+}
+SETTINGS: Words = {
+    "image": ("image", "an image to run instead of the one that devenv builds", "image: mysql:8.4"),
+    "ports": (
+        "mapping",
+        "fixed ports on 127.0.0.1 by the name of the endpoint; devenv chooses and keeps the others",
+        "ports: {sql: 3307}",
+    ),
+}
+FILE: Words = {
+    "services": ("mapping", "exactly one service, named like its folder", "services: {etcd: {…}}"),
+    "x-devenv": ("mapping", "what Compose has no word for, see below", "x-devenv: {…}"),
+    "configs": ("mapping", "files for the container by name", "configs: {server: {file: ./etcd.yaml}}"),
+    "configs.NAME.file": ("path", "a template in the service's folder", "file: ./etcd.yaml"),
+    "volumes": ("mapping", "volumes by name, each empty: devenv names and labels them", "volumes: {data: {}}"),
+}
+CONTAINER: Words = {
+    "image": ("image", "with `build` its name without a tag, else what is pulled", "image: devenv/etcd"),
+    "build": ("`.`", "build `Dockerfile` of this folder on devenv's base", "build: ."),
+    "user": ("text", "who runs the server", "user: nobody"),
+    "hostname": ("name", "the container's own name for itself", "hostname: etcd"),
+    "working_dir": ("path", "where the server starts", "working_dir: /var/lib/etcd"),
+    "entrypoint": ("list of text", "the program", "entrypoint: [etcd]"),
+    "command": ("list of text", "its arguments", 'command: ["--config-file=/etc/devenv/etcd.yaml"]'),
+    "environment": ("mapping", "variables inside the container", "environment: {HOME: /etc/devenv}"),
+    "configs": ("list", "which files of `configs` go where", "- {source: server, target: /etc/devenv/etcd.yaml}"),
+    "configs[].source": ("name", "a name under the file's `configs`", "source: server"),
+    "configs[].target": ("path", "a file right under `/etc/devenv/`", "target: /etc/devenv/etcd.yaml"),
+    "volumes": ("list", "`NAME:/path`; the server writes below the folder `data` in it", '["data:/var/lib/etcd"]'),
+    "tmpfs": ("list of paths", "folders in memory", "tmpfs: [/tmp]"),
+    "ports": ("list", "`127.0.0.1::PORT`: ports inside, published on one of devenv's choice", '["127.0.0.1::2379"]'),
+    "read_only": ("true or false", "whether the root file system is read-only", "read_only: true"),
+    "init": ("true or false", "whether a tiny init reaps processes", "init: true"),
+    "cap_drop": ("list of text", "capabilities taken away", "cap_drop: [ALL]"),
+    "security_opt": ("list of text", "the engine's security options", 'security_opt: ["no-new-privileges:true"]'),
+    "ulimits": ("mapping", "limits of the kernel", "ulimits: {nofile: 16384}"),
+    "ulimits.nofile": ("number", "open files; left out where the engine may not set it", "nofile: 16384"),
+    "pids_limit": ("number", "processes and threads", "pids_limit: 256"),
+    "mem_limit": ("size", "memory: bytes, or with k, m or g", "mem_limit: 512m"),
+    "shm_size": ("size", "shared memory", "shm_size: 64m"),
+    "stop_signal": ("text", "what asks the server to end; SIGTERM if not given", "stop_signal: SIGINT"),
+    "stop_grace_period": ("duration", "how long it may take to end; 10s if not given", "stop_grace_period: 1m30s"),
+}
+DEVENV: Words = {
+    "role": ("name", "what it is to others, who ask for it by this word", "role: database"),
+    "endpoints": (
+        "mapping",
+        "where it answers, by name; the first goes by the service's name alone",
+        "endpoints: {client: {…}}",
+    ),
+    "endpoints.NAME.port": ("number", "the port inside the container, one of `ports`", "port: 2379"),
+    "endpoints.NAME.url": ("template", "the URL, of `${host}`, `${port}` and values", "url: http://$${host}:$${port}"),
+    "probe": (
+        "mapping",
+        "how to find out that it works, and what the kind is to be told",
+        "probe: {kind: etcd, endpoint: client}",
+    ),
+    "probe.kind": ("name", "one of the kinds below", "kind: etcd"),
+    "probe.endpoint": ("name", "which endpoint to ask", "endpoint: client"),
+    "secrets": ("list of names", "made at random, once per environment", "secrets: [password]"),
+    "outputs": ("mapping", "told as `DEVENV_SERVICE_KEY`", "outputs: {USER: devenv}"),
+    "environment": ("mapping", "variables that clients know, told as they are", "environment: {OS_USERNAME: admin}"),
+    "provisioner": ("name", "what makes a component its own part; there is `mysql`", "provisioner: mysql"),
+    "wheels": ("path", "a pip requirements file, fetched for the build as `wheels/`", "wheels: requirements.txt"),
+    "requires": ("mapping", "other services that it needs, by role", "requires: {database: {…}}"),
+    "requires.NAME.condition": (
+        "`service_started` or `service_healthy`",
+        "what the other one must be before this one is started",
+        "condition: service_started",
+    ),
+    "requires.NAME.component": ("name", "as whom it gets its own part there", "component: keystone"),
+}
+PROBES = {
+    "amqp": ("`user`, `password`, `vhost`", "a login, and a queue as oslo.messaging declares it"),
+    "etcd": ("none", "`/readyz`; in old versions a linearizable read"),
+    "keystone": ("`user`, `password`, `project`", "a token, and the identity URL in its catalog"),
+    "mysql": ("`user`, `password`, `database`", "a login over TCP and a statement in the database"),
+}
+VALUES = [
+    ("`${secret.NAME}`", "a secret of this service"),
+    ("`${endpoint.NAME.host}`, `.port`, `.url`", "an endpoint as this host sees it"),
+    ("`${network.NAME.host}`, `.port`, `.url`", "the same endpoint as other containers see it"),
+    ("`${output.KEY}`", "one of `outputs`; not in `outputs` itself"),
+    ("`${environment}`", "the environment's id, such as `nova-1a2b3c4d`"),
+    ("`${ROLE.host}`, `.port`", "the service of a required role, over the container network"),
+    ("`${ROLE.user}`, `.password`, `.name`", "what was made there for this component: `name` is its database"),
+    ("`${host}`, `${port}`", "only in the `url` of an endpoint: that endpoint, from either side"),
+]
+VARIABLES = [
+    ("`DEVENV_STATE_DIR`", "where state is kept; `~/.local/state/devenv` on Linux if not set"),
+    ("`DEVENV_CACHE_DIR`", "where fetched wheels are kept; `~/.cache/devenv` on Linux if not set"),
+    ("`DOCKER_HOST`", "the engine; `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH` go with it, as for `docker`"),
+    ("`DOCKER_CONTEXT`, `DOCKER_CONFIG`", "which of docker's contexts, and where they are"),
+    ("`XDG_RUNTIME_DIR`", "where a rootless engine's socket is looked for; `/run/user/UID` if not set"),
+    ("`XDG_STATE_HOME`, `XDG_CACHE_HOME`", "on Linux in place of `~/.local/state` and `~/.cache`"),
+    ("`NO_COLOR`", "no colours"),
+    ("`CI`, `TERM=dumb`", "no live display but one line per step"),
+    ("`COLUMNS`", "how wide tables are where the output is no terminal; 80 if not set"),
+    (
+        "`HTTP_PROXY`, `HTTPS_PROXY`, `FTP_PROXY`, `NO_PROXY`",
+        "for builds and pip, in small letters, too; not for probes",
+    ),
+    ("`PIP_INDEX_URL` and all of pip's", "for fetching wheels, as are pip's own files"),
+]
+WRITTEN = [
+    ("`.devenv/.gitignore`", "keeps the folder out of git"),
+    ("`.devenv/env`", "what `devenv env` prints: `NAME='value'` lines"),
+    ("`.devenv/endpoints.json`", "host, port and URL of every endpoint by service"),
+]
+KEPT = [
+    ("`STATE/environments/ID/record.json`", "project, profile and ports of an environment"),
+    ("`STATE/environments/ID/secrets.json`", "its secrets, 0600"),
+    ("`STATE/environments/ID/lock`, `STATE/ports.lock`", "held by the one devenv that changes something"),
+    ("`CACHE/wheels/`", "Python wheels that images are built of; may be removed"),
+    ("`devenv.yaml`", "by `devenv init` only, and never over one that is there"),
+    (
+        "`/var/log/devenv-dockerd.log`",
+        "log of an engine that `doctor --fix` started without systemd; a user's is `~/.local/state/devenv/dockerd.log`",
+    ),
+]
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ import docker
 import pytest
 from project import REPOSITORY, Project, new_project, remove
 
+from devenv.connection import endpoint_in_use
+
 
 @pytest.fixture(scope="session")
 def client() -> Iterator[docker.DockerClient]:
     """The engine, asked without devenv."""
-    engine = docker.from_env()
+    engine = docker.DockerClient(base_url=endpoint_in_use()[0])
     yield engine
     engine.close()
 

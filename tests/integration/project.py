@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -42,6 +43,25 @@ class Project:
         assert "Traceback" not in done.stderr, done.stderr
         assert not check or done.returncode == 0, f"devenv {arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
+
+    def up_until(self, seen: str, number: signal.Signals, *services: str) -> tuple[int, str]:
+        """Run `up`, send it the signal once it has reported `seen`; its exit code and the rest of its report."""
+        with subprocess.Popen(
+            [sys.executable, "-m", "devenv.cli", "up", *services],
+            cwd=self.folder,
+            env=self.environ,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A background job of a shell ignores Ctrl-C, and so do its children unless told otherwise.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        ) as run:
+            assert run.stderr
+            for line in run.stderr:
+                if seen in line:
+                    run.send_signal(number)
+                    break
+            rest = run.stderr.read()
+        return run.returncode, rest
 
     def json(self, *arguments: str) -> Any:
         return json.loads(self.devenv(*arguments, "--format", "json").stdout)

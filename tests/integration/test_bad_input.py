@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -104,6 +104,28 @@ def test_a_pinned_port_of_another_environment_names_its_container(project: Proje
     one_clear_line(project.devenv("--env", "other", "up", check=False), 7, port, holder)
 
 
+def test_a_container_of_our_name_that_is_not_ours_is_left_alone(project: Project, client: docker.DockerClient) -> None:
+    name = f"devenv-{project.id}-etcd"
+    base = next(image for image in project.json("images", "list") if image["service"] == "base")["reference"]
+    foreign = client.containers.create(base, "true", name=name)
+    try:
+        one_clear_line(project.devenv("up", "etcd", check=False), 7, name)
+        project.devenv("down", "--volumes")
+        assert client.containers.get(name)
+    finally:
+        foreign.remove()
+
+
+def test_a_network_of_our_name_that_is_not_ours_is_left_alone(project: Project, client: docker.DockerClient) -> None:
+    foreign = client.networks.create(f"devenv-{project.id}")
+    try:
+        one_clear_line(project.devenv("up", "etcd", check=False), 7, f"devenv-{project.id}")
+        project.devenv("down", "--volumes")
+        assert client.networks.get(foreign.id)
+    finally:
+        foreign.remove()
+
+
 def test_a_volume_of_our_name_that_is_not_ours_is_left_alone(project: Project, client: docker.DockerClient) -> None:
     name = f"devenv-{project.id}-etcd-data"
     foreign = client.volumes.create(name)
@@ -126,6 +148,9 @@ def test_a_devenv_folder_that_is_a_link_is_refused_before_anything_starts(
     assert list(elsewhere.iterdir()) == []
 
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+
+
 @pytest.fixture
 def small_disk(project: Project) -> Iterator[Path]:
     """The project's .devenv/ on a file system of 64 KiB."""
@@ -136,6 +161,7 @@ def small_disk(project: Project) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
+@needs_root
 def test_a_full_disk_leaves_the_old_files_whole(project: Project, small_disk: Path) -> None:
     project.devenv("up", "etcd")
     before = {path.name: path.read_text() for path in small_disk.iterdir()}
@@ -150,6 +176,7 @@ def test_a_full_disk_leaves_the_old_files_whole(project: Project, small_disk: Pa
     assert "DEVENV_MYSQL_URL" in (small_disk / "env").read_text()
 
 
+@needs_root
 def test_a_read_only_folder_is_refused_before_anything_starts(
     project: Project, small_disk: Path, client: docker.DockerClient
 ) -> None:
@@ -163,6 +190,43 @@ def test_dead_proxies_do_not_matter(project: Project) -> None:
     project.extra = {name: dead for name in ("HTTP_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy")}
     project.devenv("up", "keystone", "etcd")
     assert project.json("status")["services"]["keystone"]["state"] == "ready"
+
+
+def test_a_credential_helper_that_is_not_installed_does_not_matter(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"credsStore": "nowhere"}')
+    project.extra = {"DOCKER_CONFIG": str(tmp_path)}
+    project.devenv("up", "etcd")
+    etcd_from(project, "devenv-test/nowhere:1")
+    one_clear_line(project.devenv("up", check=False), 5, "devenv-test/nowhere:1")
+
+
+def test_ctrl_c_ends_a_build_and_the_next_one_completes(project: Project, checkout: Path) -> None:
+    dockerfile = checkout / "compose" / "etcd" / "Dockerfile"
+    original = dockerfile.read_text()
+    dockerfile.write_text("ARG BASE\nFROM ${BASE}\nRUN for i in $(seq 600); do echo $i; sleep 0.1; done\n")
+    code, rest = project.up_until("Step 3/", signal.SIGINT, "etcd")
+    assert code == 130
+    assert "Traceback" not in rest
+    dockerfile.write_text(original)
+    project.devenv("up", "etcd")
+
+
+def test_looking_writes_nothing(project: Project) -> None:
+    for command in (["plan"], ["status"], ["images", "list"]):
+        project.devenv(*command)
+    assert not project.state.exists()
+    assert not (project.folder / ".devenv").exists()
+
+
+def test_what_is_broken_in_devenv_yaml_does_not_keep_services_from_going_down(
+    project: Project, client: docker.DockerClient
+) -> None:
+    project.devenv("up", "etcd")
+    identity = project.id
+    project.configure("profile: [nonsense\n")
+    one_clear_line(project.devenv("up", check=False), 3, "devenv.yaml:")
+    project.devenv("down", "--volumes")
+    assert ours(client, identity) == {"containers": [], "networks": [], "volumes": []}
 
 
 def test_no_engine(project: Project) -> None:
@@ -182,4 +246,3 @@ def test_doctor_says_when_there_is_no_engine(project: Project) -> None:
     done = project.devenv("doctor", check=False)
     assert done.returncode == 4
     assert "unix:///nonexistent/engine.sock" in done.stdout
-    assert shutil.which("dockerd"), "the engine is installed, so only the address is wrong"

@@ -128,6 +128,36 @@ def test_a_network_removed_by_hand_comes_back(project: Project, client: docker.D
     assert project.json("status")["services"]["etcd"]["state"] == "ready"
 
 
+def test_a_network_that_was_made_anew_while_a_container_was_stopped(
+    project: Project, client: docker.DockerClient
+) -> None:
+    project.devenv("up", "etcd", "mysql")
+    project.devenv("stop")
+    (network,) = ours(client, project.id)["networks"]
+    client.networks.get(network).remove()
+    project.devenv("up", "etcd")
+    assert ("create", "mysql", "its network was removed") in plan_of(project, "mysql")
+    project.devenv("up", "mysql")
+
+
+def test_keystone_follows_when_its_database_lost_its_data(project: Project) -> None:
+    project.devenv("up", "keystone")
+    project.devenv("down", "mysql", "--volumes")
+    assert ("create", "keystone", "mysql lost its data") in plan_of(project, "keystone")
+    project.devenv("up", "keystone")
+    assert project.json("status", "keystone")["services"]["keystone"]["state"] == "ready"
+
+
+def test_down_of_what_is_not_there_is_nothing_to_do(project: Project, client: docker.DockerClient) -> None:
+    assert "nothing to do" in project.devenv("down", "etcd").stdout
+    project.devenv("up", "etcd")
+    project.devenv("down", "etcd")
+    assert "nothing to do" in project.devenv("stop", "etcd").stdout
+    assert len(ours(client, project.id)["volumes"]) == 1
+    project.devenv("down", "etcd", "--volumes")
+    assert ours(client, project.id)["volumes"] == []
+
+
 def test_lost_state_is_made_anew_and_the_services_follow(project: Project) -> None:
     project.devenv("up", "keystone")
     for path in project.state.glob("environments/*/*.json"):
@@ -159,29 +189,8 @@ def test_many_ups_at_once_make_one_of_everything(project: Project, client: docke
     assert (len(found["containers"]), len(found["networks"])) == (1, 1)
 
 
-def up_until(project: Project, seen: str, number: signal.Signals) -> tuple[int, str]:
-    """Run `up`, send it the signal once it has reported `seen`; its exit code and the rest of its report."""
-    command = [sys.executable, "-m", "devenv.cli", "up"]
-    with subprocess.Popen(
-        command,
-        cwd=project.folder,
-        env=project.environ,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A background job of a shell ignores Ctrl-C, and so do its children unless told otherwise.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as run:
-        assert run.stderr
-        for line in run.stderr:
-            if seen in line:
-                run.send_signal(number)
-                break
-        rest = run.stderr.read()
-    return run.returncode, rest
-
-
 def test_ctrl_c_during_up_leaves_what_the_next_up_completes(project: Project) -> None:
-    code, rest = up_until(project, "start mysql", signal.SIGINT)
+    code, rest = project.up_until("start mysql", signal.SIGINT)
     assert code == 130
     assert "interrupted" in rest
     assert "Traceback" not in rest
@@ -191,7 +200,7 @@ def test_ctrl_c_during_up_leaves_what_the_next_up_completes(project: Project) ->
 
 @pytest.mark.parametrize("moment", ["create network", "create mysql", "start keystone", "ready mysql", "provision"])
 def test_a_killed_devenv_leaves_what_the_next_up_completes(project: Project, moment: str) -> None:
-    code, _ = up_until(project, moment, signal.SIGKILL)
+    code, _ = project.up_until(moment, signal.SIGKILL)
     assert code == -signal.SIGKILL
     project.devenv("up")
     assert {one["state"] for one in project.json("status")["services"].values()} == {"ready"}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import docker
 import pytest
 import requests
+from dotenv import dotenv_values
 from project import REPOSITORY, Project, ours, plan_of
 
 SERVICES = sorted(path.parent.name for path in (REPOSITORY / "compose").glob("*/compose.yaml"))
@@ -80,14 +82,29 @@ def test_files_with_secrets_are_for_their_owner_alone(running: Project) -> None:
     assert {oct(path.stat().st_mode & 0o777) for path in folders} == {"0o700"}
 
 
-def test_two_environments_run_side_by_side_with_ports_and_secrets_of_their_own(
-    project: Project, client: docker.DockerClient
-) -> None:
+def test_two_environments_run_side_by_side_with_ports_secrets_and_files_of_their_own(project: Project) -> None:
     project.devenv("up", "mysql")
+    files = project.folder / ".devenv"
+    before = {path.name: path.read_bytes() for path in files.iterdir()}
     project.devenv("--env", "other", "up", "mysql")
     one, other = project.env(), json.loads(project.devenv("--env", "other", "env", "--format", "json").stdout)
+    written = dotenv_values(files / "environments" / "other" / "env")
+    assert written == other
     assert one["DEVENV_MYSQL_PORT"] != other["DEVENV_MYSQL_PORT"]
     assert one["DEVENV_MYSQL_PASSWORD"] != other["DEVENV_MYSQL_PASSWORD"]
+    project.devenv("--env", "other", "down", "--volumes")
+    assert {path.name: path.read_bytes() for path in files.iterdir() if path.is_file()} == before
+    assert not (files / "environments").exists()
+
+
+def test_a_killed_database_keeps_what_it_committed(project: Project, client: docker.DockerClient) -> None:
+    project.devenv("up", "mysql")
+    rows = "CREATE TABLE t (i INT PRIMARY KEY);" + "".join(f"INSERT INTO t VALUES ({i});" for i in range(200))
+    project.devenv("exec", "mysql", "mysql", "-e", rows)
+    (name,) = ours(client, project.id)["containers"]
+    client.containers.get(name).kill()
+    project.devenv("up", "mysql")
+    assert project.devenv("exec", "mysql", "mysql", "-Ne", "SELECT COUNT(*) FROM t").stdout.strip() == "200"
 
 
 def test_default_accounts_are_off(running: Project) -> None:
@@ -111,12 +128,13 @@ def test_an_image_with_only_the_servers_binary_works_as_etcd(
 ) -> None:
     # The shape of the official image: no shell, nothing but the binary, a passwd file, and root as its user.
     image = next(i for i in project.json("images", "list") if i["service"] == "etcd")["reference"]
+    linked = client.containers.run(image, entrypoint=["ldd", "/usr/bin/etcd"], remove=True).decode()
+    copies = [f"COPY --from=full {path} {path}\n" for path in re.findall(r"(/\S+) \(0x", linked)]
     (tmp_path / "Dockerfile").write_text(
         f"FROM {image} AS full\nFROM scratch\n"
         "COPY --from=full /usr/bin/etcd /usr/local/bin/etcd\n"
-        "COPY --from=full /lib64/ld-linux-x86-64.so.2 /lib64/\n"
-        "COPY --from=full /usr/lib/x86_64-linux-gnu/libc.so.6 /lib/x86_64-linux-gnu/\n"
-        "COPY --from=full /etc/passwd /etc/passwd\n"
+        + "".join(copies)
+        + "COPY --from=full /etc/passwd /etc/passwd\n"
         "ENV PATH=/usr/local/bin\n"
     )
     client.images.build(path=str(tmp_path), tag="devenv-test/etcd:official-shape", rm=True, forcerm=True)

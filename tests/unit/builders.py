@@ -26,6 +26,7 @@ from devenv.model import (
 from devenv.resolve import resolve, secret_names
 
 BASE = Image("devenv/base:1", "base")
+NETWORK = "n" * 64
 # What stands in for random secrets: findable in any output.
 SECRET = "S3cret-S3cret_S3cret"
 
@@ -116,7 +117,7 @@ def desired(*services: DesiredService) -> Desired:
 
 
 def container(of: DesiredService, state: str = "running", **more: Any) -> ObservedContainer:
-    fields: dict[str, Any] = {"config_hash": of.config_hash, "parts": of.parts, **more}
+    fields: dict[str, Any] = {"config_hash": of.config_hash, "parts": of.parts, "networks": (NETWORK,), **more}
     return ObservedContainer(
         **{"id": f"id-{of.name}", "name": of.container, "service": of.name, "state": state} | fields
     )
@@ -126,7 +127,8 @@ def converged(target: Desired) -> Observed:
     """The engine after `up`."""
     return Observed(
         containers={name: container(s) for name, s in target.services.items()},
-        networks=("n" * 64,),
+        networks=(NETWORK,),
+        volumes={volume: name for name, s in target.services.items() for volume in s.volumes},
         images=frozenset(image.reference for image in target.images),
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from devenv.errors import NotReady
+from devenv.execute import Report
 from devenv.model import DesiredService, Observed, Operation, Plan
 from devenv.probe import Target
 
@@ -27,6 +28,8 @@ class FakeEngine:
         self.states: dict[str, dict[str, Any]] = {}
         self.log = ["first line", "last line"]
         self.observed = observed or Observed()
+        self.networks: dict[str, str] = {}
+        self.leftovers: tuple[str, ...] = ()
         self._lock = threading.Lock()
 
     def _call(self, action: str, target: str = "") -> Any:
@@ -41,6 +44,19 @@ class FakeEngine:
         self._call("observe")
         return self.observed
 
+    def leftover_volumes(self, _: str) -> tuple[str, ...]:
+        return self.leftovers
+
+    def has_image(self, reference: str) -> bool:
+        self._call("has image", reference)
+        return reference in self.observed.images
+
+    def image_sizes(self) -> dict[str, int]:
+        return dict.fromkeys(self.observed.images, 1)
+
+    def publisher(self, _: int) -> str:
+        return ""
+
     def state(self, container: str) -> dict[str, Any]:
         self._call("state", container)
         return self.states.get(container, {"Status": "running", "ExitCode": 0})
@@ -53,8 +69,9 @@ class FakeEngine:
         progress(f"pulling {reference}")
         self._call("pull", reference)
 
-    def create_network(self, name: str, _: str) -> None:
+    def create_network(self, name: str, _: str) -> str:
         self._call("create network", name)
+        return f"id-of-{name}"
 
     def remove_network(self, network: str) -> None:
         self._call("remove network", network)
@@ -62,10 +79,11 @@ class FakeEngine:
     def remove_volume(self, name: str) -> None:
         self._call("remove volume", name)
 
-    def create(self, service: DesiredService, _environment: str, _network: str) -> str:
+    def create(self, service: DesiredService, _environment: str, network: str) -> str:
+        self.networks[service.name] = network
         return self._call("create", service.name) or f"new-{service.name}"
 
-    def start(self, container: str) -> bool:
+    def start(self, container: str, _name: str) -> bool:
         return self._call("start", container) is not False
 
     def stop(self, container: str, seconds: int) -> None:
@@ -83,7 +101,7 @@ class FakeEngine:
             raise NotReady(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
 
 
-class Recorder:
+class Recorder(Report):
     """A report that keeps what it is told."""
 
     def __init__(self) -> None:

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -276,8 +277,12 @@ def test_looking_changes_nothing(project: Path, own_world: Path, monkeypatch: py
     )
     assert found["environment"] == {"id": Environment().id, "name": "default", "project": str(project)}
     assert set(engine.calls) == {"observe"}
+    assert run("env").exit_code == 3
+    assert run("images", "list").exit_code == 0
+    assert set(engine.calls) == {"observe"}
     assert list(project.iterdir()) == []
-    assert not list((own_world / "state").glob("environments/*/*.json"))
+    # Not even a lock: who only looks keeps nobody waiting, and may have no right to write.
+    assert not (own_world / "state").exists()
 
 
 def test_status_of_one_service_shows_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,11 +292,130 @@ def test_status_of_one_service_shows_that_one(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    "command", [["env"], ["logs"], ["start"], ["restart"], ["wait"], ["exec", "mysql", "true"], ["stop", "etcd"]]
+    "command", [["env"], ["logs"], ["start"], ["restart"], ["wait"], ["exec", "mysql", "true"], ["start", "etcd"]]
 )
 def test_what_is_not_there_is_told_with_what_to_do(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("devenv.environment.connect", FakeEngine)
     assert_clear_error(run(*command), 3, "devenv up")
+
+
+def test_of_two_containers_of_a_service_the_one_that_runs_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, copy = (ObservedContainer(i, f"c{i}", "mysql", s) for i, s in (("1", "running"), ("2", "exited")))
+    monkeypatch.setattr("devenv.environment.connect", lambda: FakeEngine(Observed({"mysql": runs}, extra=(copy,))))
+    assert Environment().container("mysql") == runs
+    assert Environment().containers() == Environment().containers(["mysql"]) == {"mysql": "1"}
+
+
+# ---- going down --------------------------------------------------------------------------------------------------
+
+GOING_DOWN = pytest.mark.parametrize("command", ["down", "stop"])
+
+
+@pytest.fixture
+def empty(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    """An engine that has nothing."""
+    engine = FakeEngine()
+    monkeypatch.setattr("devenv.environment.connect", lambda: engine)
+    return engine
+
+
+@GOING_DOWN
+@pytest.mark.parametrize("services", [[], ["etcd"], ["etcd", "mysql"]], ids=" ".join)
+def test_what_is_not_there_need_not_go_down(command: str, services: list[str], empty: FakeEngine) -> None:
+    result = run(command, *services)
+    assert (result.exit_code, result.stdout) == (0, "nothing to do\n"), result.stderr
+    assert empty.calls == ["observe"]
+
+
+@GOING_DOWN
+def test_a_service_that_nobody_knows_cannot_go_down(command: str, empty: FakeEngine) -> None:
+    assert_clear_error(run(command, "nosuch"), 3, "'nosuch'", "etcd")
+    assert_clear_error(run(command, "etcd", "nosuch"), 3, "'nosuch'")
+    assert set(empty.calls) == {"observe"}
+
+
+@GOING_DOWN
+@pytest.mark.parametrize("content", [b"services: [mysql", b"profile: nosuch", b"\xff", b"services: {nosuch: {}}"])
+def test_a_broken_devenv_yaml_keeps_nothing_from_going_down(
+    command: str, content: bytes, project: Path, empty: FakeEngine
+) -> None:
+    (project / "devenv.yaml").write_bytes(content)
+    empty.observed = Observed({"etcd": ObservedContainer("1", "devenv-id-etcd", "etcd", "running")}, ("n1",))
+    result = run(command)
+    assert result.exit_code == 0, result.stderr
+    # A part of them goes as well.
+    assert run(command, "etcd").exit_code == 0
+    assert any(call.startswith("stop 1 ") for call in empty.calls)
+    assert ("remove 1" in empty.calls, "remove network n1" in empty.calls) == (command == "down",) * 2
+
+
+def test_a_service_that_devenv_no_longer_has_can_go_down(empty: FakeEngine) -> None:
+    empty.observed = Observed({"old": ObservedContainer("1", "devenv-id-old", "old", "running")})
+    assert run("down", "old").exit_code == 0
+    assert empty.calls == ["observe", "stop 1 10", "remove 1"]
+
+
+def test_the_volumes_of_one_service_go_alone(empty: FakeEngine) -> None:
+    empty.observed = Observed(volumes={"v-mysql": "mysql", "v-etcd": "etcd"}, networks=("n1",))
+    assert run("down", "etcd", "--volumes").exit_code == 0
+    assert empty.calls == ["observe", "remove volume v-etcd"]
+
+
+def test_all_volumes_go_with_the_environment(empty: FakeEngine) -> None:
+    empty.observed = Observed(volumes={"v-mysql": "mysql", "v-etcd": "etcd"}, networks=("n1",))
+    empty.leftovers = ("anonymous",)
+    assert run("down", "--volumes").exit_code == 0
+    volumes = {"remove volume v-etcd", "remove volume v-mysql", "remove volume anonymous"}
+    assert {*empty.calls} == {"observe", "remove network n1", *volumes}
+
+
+def test_what_is_provisioned_in_a_service_is_forgotten_with_its_data(empty: FakeEngine) -> None:
+    state = Environment().state
+    state.save(replace(state.load(), provisioned=["mysql/keystone", "other/x"], ports={"mysql/sql": 3306}))
+    assert run("down", "mysql").exit_code == 0
+    assert state.load().provisioned == ["mysql/keystone", "other/x"]
+    assert run("down", "mysql", "--volumes").exit_code == 0
+    assert (state.load().provisioned, state.load().ports) == (["other/x"], {"mysql/sql": 3306})
+
+
+# ---- a host that is in the way -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments", [["up"], ["down"], ["status"], ["plan"], ["doctor"], ["--project", ".", "plan"]], ids=" ".join
+)
+def test_a_working_directory_that_was_removed_is_one_clear_line(
+    arguments: list[str], project: Path, empty: FakeEngine
+) -> None:
+    project.rmdir()
+    assert_clear_error(run(*arguments), 3, "no such folder")
+
+
+def test_a_state_folder_on_a_full_disk_is_one_clear_line(empty: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert_clear_error(run("up"), 3, "No space left on device")
+    assert set(empty.calls) <= {"observe"}
+
+
+@pytest.mark.parametrize("command", ["up", "down", "stop"])
+def test_a_state_folder_that_cannot_be_made_is_one_clear_line(
+    command: str, empty: FakeEngine, own_world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_world.mkdir(parents=True)
+    (own_world / "file").touch()
+    monkeypatch.setenv("DEVENV_STATE_DIR", str(own_world / "file/state"))
+    assert_clear_error(run(command), 1, "cannot create the state folder", "DEVENV_STATE_DIR")
+
+
+def test_an_unforeseen_refusal_of_the_host_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("devenv.environment.connect", refuse)
+    assert_clear_error(run("plan"), 1, "Too many open files")
 
 
 # ---- help --------------------------------------------------------------------------------------------------------

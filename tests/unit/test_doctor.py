@@ -1,4 +1,4 @@
-"""The diagnosis and the engine installer, on a host that is a folder and a script."""
+"""The diagnosis and its mending, on a host that is a folder and a script."""
 
 from __future__ import annotations
 
@@ -7,87 +7,16 @@ import platform
 import shutil
 import socket
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_host import DEFAULT, NOTHING, FakeHost
 
 from devenv import doctor, host, ports
-from devenv.errors import NoEngine
-
-DEFAULT = ("unix:///var/run/docker.sock", "default")
-DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 12"\nID=debian\n'
-NOTHING: list[str] = []
-
-
-class FakeHost(host.Host):
-    """A machine in a folder: commands are recorded and answered, dockerd starts or dies as told."""
-
-    def __init__(self, root: Path, release: str = DEBIAN, uid: int = 0) -> None:
-        self.root = root
-        self.user = uid
-        self.programs = {"dockerd", "mmdebstrap"}
-        self.failing: dict[str, str] = {}  # a word of a command -> what it prints as it fails
-        self.ran: list[str] = []
-        self.spawned: list[str] = []
-        self.socket: host.Listening = "absent"
-        self.sockets: dict[str, host.Listening] = {}
-        self.exits: int | None = None
-        self.answers = True  # once dockerd or its unit is started
-        self.clock = 0.0
-        self.write("/etc/os-release", release)
-        self.process(2, "python")
-        self.path("/proc/self").symlink_to("2")
-
-    def write(self, name: str, text: str) -> None:
-        file = self.path(name)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-
-    def process(self, pid: int, program: str, state: str = "S", network: str = "net:[1]") -> None:
-        self.write(f"/proc/{pid}/stat", f"{pid} ({program}) {state} 1 1 1")
-        namespace = self.path(f"/proc/{pid}/ns/net")
-        namespace.parent.mkdir(exist_ok=True)
-        namespace.symlink_to(network)
-
-    def uid(self) -> int:
-        return self.user
-
-    def which(self, program: str) -> str | None:
-        return f"/usr/sbin/{program}" if program in self.programs else None
-
-    def run(self, argv: Sequence[str], timeout: float | None = None) -> host.Outcome:
-        self.ran.append(" ".join(argv))
-        for word, output in self.failing.items():
-            if word in argv:
-                return host.Outcome(1, output)
-        if "rm" in argv:
-            Path(argv[-1]).unlink()
-        if "docker.io" in argv:
-            self.programs |= {"dockerd", "mmdebstrap"}
-        if "systemctl" in argv and self.answers:
-            self.socket = "yes"
-        return host.Outcome(0, "")
-
-    def spawn(self, argv: Sequence[str], log: Path) -> Callable[[], int | None]:
-        self.spawned.append(" ".join(argv))
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as file:
-            file.write("this start: no iptables\n")
-        if self.answers and self.exits is None:
-            self.socket = "yes"
-        return lambda: self.exits
-
-    def listening(self, name: str, request: bytes = b"") -> host.Listening:
-        return self.socket if name == host.SOCKET else self.sockets.get(name, "absent")
-
-    def now(self) -> float:
-        return self.clock
-
-    def pause(self) -> None:
-        self.clock += 1
+from devenv.errors import NoEngine, ServiceFailed
 
 
 class FakeEngine:
@@ -157,18 +86,6 @@ def check(
 ) -> doctor.Check:
     found = {one.name: one for one in doctor.diagnose(images or {}, ports or {}, machine)}
     return found[name]
-
-
-def bring_up(machine: FakeHost, endpoint: tuple[str, str] = DEFAULT) -> list[str]:
-    said: list[str] = []
-    host.bring_up_engine(*endpoint, said.append, machine)
-    return said
-
-
-def failure(machine: FakeHost, endpoint: tuple[str, str] = DEFAULT) -> NoEngine:
-    with pytest.raises(NoEngine, match=r"^cannot ") as caught:
-        bring_up(machine, endpoint)
-    return caught.value
 
 
 def route(interface: str, network: str, gateway: str = "0.0.0.0", mask: str = "255.255.0.0") -> str:
@@ -279,6 +196,39 @@ def test_an_engine_whose_clock_is_behind_is_a_warning(engine, machine):
     assert (found.status, "60 s behind" in found.detail) == ("warn", True)
 
 
+@pytest.mark.parametrize("said", ["soon", "2024-01-01T00:00:00", 12, None])
+def test_an_engine_that_says_no_proper_time_is_not_compared(engine, machine, said):
+    engine.info_said["SystemTime"] = said
+    assert check("clock", machine).detail == "not checked: the engine does not say"
+
+
+@pytest.mark.parametrize("broken", ["info", "version", "has_image"])
+@pytest.mark.parametrize("error", [KeyError("Id"), TypeError("not iterable"), ServiceFailed("cannot ask")])
+def test_an_engine_that_answers_oddly_is_a_warning(engine, machine, monkeypatch, broken, error):
+    def raising(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(engine, broken, raising)
+    found = doctor.diagnose(THERE, {}, machine)
+    assert (found[0].name, found[0].status) == ("engine", "warn")
+    assert str(error) in found[0].detail
+    assert [one.name for one in found[1:]] == ["ports", "proxy"]
+
+
+@pytest.mark.parametrize("odd", [None, [], "text", {"a": 1}])
+def test_no_odd_value_ends_the_diagnosis(engine, machine, odd):
+    engine.info_said = dict.fromkeys((*engine.info_said, "DriverStatus", "SecurityOptions", "OperatingSystem"), odd)
+    engine.version_said = dict.fromkeys(("Version", "ApiVersion", "Components"), odd)
+    names = [one.name for one in doctor.diagnose(THERE, {}, machine)]
+    assert len(names) == len(doctor.ENGINE_CHECKS) + len(doctor.HOST_CHECKS)
+
+
+def test_an_engine_that_says_nothing_at_all_still_gets_every_check(engine, machine):
+    engine.info_said, engine.version_said = {}, {}
+    names = [one.name for one in doctor.diagnose(THERE, {}, machine)]
+    assert len(names) == len(doctor.ENGINE_CHECKS) + len(doctor.HOST_CHECKS)
+
+
 def test_a_stale_bridge_with_the_subnet_of_docker0_is_named(engine, machine):
     lines = (route("docker0", "172.17.0.0"), route("br-old", "172.17.0.0"))
     machine.write("/proc/net/route", "\n".join(("Iface", *lines)))
@@ -298,6 +248,10 @@ def test_images_that_up_will_make_are_no_warning(engine, machine):
     found = check("images", machine, {"mysql": "devenv/mysql:1", "etcd": "devenv/etcd:1"})
     assert found.status == "ok"
     assert found.detail == "1 of 2 are there; devenv up pulls or builds: etcd"
+
+
+def test_a_base_that_is_gone_is_no_missing_image_of_a_service(engine, machine):
+    assert check("images", machine, THERE | {"base": "devenv/base:1"}).detail == "1 of 1 are there"
 
 
 def test_a_base_image_tool_is_wanted_only_while_images_are_missing(engine, machine):
@@ -338,185 +292,61 @@ def test_a_proxy_is_a_note_unless_no_proxy_covers_loopback(no_engine, machine, m
     assert "secret" not in found.detail + found.hint
 
 
-# ---- bringing an engine up -----------------------------------------------------------------------
+# ---- mending -------------------------------------------------------------------------------------
+
+THERE, MISSING = {"mysql": "devenv/mysql:1"}, {"etcd": "devenv/etcd:1"}
 
 
-def test_an_installed_engine_is_started_as_a_daemon_where_no_systemd_runs(machine):
-    said = bring_up(machine)
-    assert machine.spawned == ["/usr/sbin/dockerd"]
+def mend(machine: FakeHost, images: Mapping[str, str] | None = None) -> list[str]:
+    said: list[str] = []
+    doctor.fix(said.append, images, machine)
+    return said
+
+
+@pytest.mark.parametrize("images", [None, MISSING, MISSING | {"base": "devenv/base:1"}])
+def test_fix_installs_only_the_missing_tool_where_an_engine_answers(engine, machine, images):
+    machine.programs.clear()
+    mend(machine, images)
+    assert machine.ran[-1].endswith("--no-upgrade mmdebstrap debian-archive-keyring gpg")
+    assert machine.spawned == NOTHING
+
+
+@pytest.mark.parametrize("images", [{}, THERE, THERE | {"base": "devenv/base:1"}, MISSING | {"base": "devenv/mysql:1"}])
+def test_fix_installs_no_tool_for_a_base_that_nothing_is_built_on(engine, machine, images):
+    machine.programs.clear()
+    mend(machine, images)
     assert machine.ran == NOTHING
-    assert said[-1] == "the engine answers"
 
 
-def test_an_installed_engine_is_started_by_systemd_where_it_runs(machine):
-    machine.path("/run/systemd/system").mkdir(parents=True)
-    bring_up(machine)
-    assert machine.ran == ["systemctl start docker"]
-    assert machine.spawned == NOTHING
-
-
-def test_a_missing_engine_is_installed_first_and_nothing_is_removed_for_it(machine):
+def test_a_tool_that_cannot_be_installed_is_a_note_and_no_error(engine, machine):
     machine.programs.clear()
-    bring_up(machine)
-    update, install = machine.ran
-    assert "DPkg::Lock::Timeout=120" in update
-    assert "--no-install-recommends --no-remove --no-upgrade docker.io iptables" in install
-    assert machine.spawned == ["/usr/sbin/dockerd"]
+    machine.failing["install"] = "E: Could not resolve mirror.example"
+    said = mend(machine, MISSING)
+    assert "  E: Could not resolve mirror.example" in said
+    assert said[-1].startswith("cannot install mmdebstrap")
+    assert said[-1].endswith("going on without it")
 
 
-def test_old_package_lists_will_do_when_they_cannot_be_updated(machine):
+def test_a_tool_that_devenv_may_not_install_is_a_note_and_no_error(engine, machine):
     machine.programs.clear()
-    machine.failing["update"] = "E: Could not get lock /var/lib/apt/lists/lock"
-    assert any("Could not get lock" in line for line in bring_up(machine))
-
-
-def test_a_failed_installation_shows_the_end_of_what_apt_said(machine):
-    machine.programs.clear()
-    machine.failing["install"] = "\n".join(f"line {number}" for number in range(30))
-    error = failure(machine)
-    assert error.detail[-1] == "line 29"
-    assert len(error.detail) == host.TAIL_LINES
-    assert machine.spawned == NOTHING
-
-
-def test_an_ordinary_user_with_sudo_acts_through_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    machine = FakeHost(tmp_path, "ID=linuxmint\nID_LIKE='ubuntu debian'\n", uid=1000)
-    bring_up(machine)
-    assert machine.ran == ["sudo -n true"]
-    assert machine.spawned[0].startswith("sudo -n ")
-    assert (tmp_path / "state/devenv/dockerd.log").exists()
-
-
-@pytest.mark.parametrize(
-    ("release", "command"),
-    [
-        (DEBIAN, "apt-get install -y --no-install-recommends docker.io"),
-        ("ID=pop\nID_LIKE='ubuntu debian'\n", "apt-get install"),
-        ("ID=opensuse-tumbleweed\nID_LIKE='opensuse suse'\n", "zypper install -y docker"),
-        ("ID=rocky\nID_LIKE='rhel centos fedora'\n", "dnf install"),
-        ("ID=nixos\n", "https://docs.docker.com"),
-    ],
-)
-def test_a_user_who_may_not_is_told_the_command(tmp_path, release, command):
-    machine = FakeHost(tmp_path, release, uid=1000)
-    machine.failing["sudo"] = "sudo: a password is required"
-    assert command in failure(machine).hint
-    assert machine.spawned == NOTHING
-
-
-def test_root_on_another_distribution_is_told_the_command(tmp_path):
-    machine = FakeHost(tmp_path, "ID=fedora\n")
-    assert "systemctl start docker" in failure(machine).hint
-    assert machine.ran + machine.spawned == NOTHING
-
-
-@pytest.mark.parametrize(
-    ("url", "origin", "hint"),
-    [
-        ("tcp://10.0.0.1:2376", "DOCKER_HOST", "unset DOCKER_HOST"),
-        ("unix:///home/u/.docker/desktop.sock", "context desktop-linux", "context use default"),
-        ("unix:///run/user/1/docker.sock", "rootless", "systemctl --user start docker"),
-        ("unix:///run/user/1/podman/podman.sock", "podman", "--user start podman.socket"),
-        ("unix:///run/podman/podman.sock", "podman", "sudo systemctl start podman.socket"),
-    ],
-)
-def test_an_engine_that_is_not_the_default_one_is_left_alone(machine, url, origin, hint):
-    assert hint in failure(machine, (url, origin)).hint
-    assert machine.ran + machine.spawned == NOTHING
-
-
-def test_a_second_engine_is_never_started_beside_one_that_does_not_answer(machine):
-    machine.process(7, "dockerd")
-    error = failure(machine)
-    assert "no answer" in str(error)
-    assert machine.clock == host.START_SECONDS
-    assert machine.spawned == NOTHING
-
-
-def test_an_engine_of_another_network_namespace_is_not_in_the_way(machine):
-    machine.process(7, "dockerd", network="net:[2]")
-    bring_up(machine)
-    assert len(machine.spawned) == 1
-
-
-def test_a_socket_that_denies_us_asks_for_the_group(machine):
-    machine.process(7, "dockerd")
-    machine.write("/var/run/docker.pid", "7")
-    machine.socket = "denied"
-    assert "group docker" in failure(machine).hint or "usermod -aG docker" in failure(machine).hint
-    assert not host.advice(*DEFAULT, machine)[1]
-
-
-@pytest.mark.parametrize("content", ["99999", "8", "9", "", "\0\0\0\0"])
-def test_a_stale_pid_file_is_removed(machine, content):
-    machine.process(8, "sleep")
-    machine.process(9, "dockerd", state="Z")
-    for name, _ in host.PID_FILES:
-        machine.write(name, content)
-    bring_up(machine)
-    assert not any(machine.path(name).exists() for name, _ in host.PID_FILES)
-    assert len(machine.spawned) == 1
-
-
-def test_the_pid_file_of_a_containerd_that_lives_on_stays(machine):
-    machine.process(8, "containerd")
-    name = "/var/run/docker/containerd/containerd.pid"
-    machine.write(name, "8")
-    bring_up(machine)
-    assert machine.path(name).exists()
-
-
-def test_only_a_containerd_socket_that_nobody_listens_on_is_removed(machine):
-    machine.write(host.CONTAINERD_SOCKET, "")
-    machine.sockets[host.CONTAINERD_SOCKET] = "yes"
-    bring_up(machine)
-    assert machine.path(host.CONTAINERD_SOCKET).exists()
-    machine.socket, machine.sockets[host.CONTAINERD_SOCKET] = "absent", "refused"
-    bring_up(machine)
-    assert not machine.path(host.CONTAINERD_SOCKET).exists()
-
-
-def test_an_engine_that_dies_shows_its_status_and_the_log_of_this_start_only(machine):
-    machine.write("/var/log/devenv-dockerd.log", "an earlier start\n")
-    machine.exits = 1
-    error = failure(machine)
-    assert "status 1" in str(error)
-    assert error.detail == ("this start: no iptables",)
-    assert "devenv-dockerd.log" in error.hint
-
-
-def test_an_engine_that_never_answers_is_given_up_at_the_deadline(machine):
-    machine.answers = False
-    assert failure(machine).detail == ("this start: no iptables",)
-    assert machine.clock == host.START_SECONDS
-
-
-def test_fix_installs_only_the_missing_tool_where_an_engine_answers(engine, machine):
-    machine.programs.clear()
-    doctor.fix([].append, machine)
-    assert machine.ran[-1].endswith("--no-upgrade mmdebstrap")
-    assert machine.spawned == NOTHING
+    machine.write("/etc/os-release", "ID=fedora\n")
+    assert "not Debian or Ubuntu" in mend(machine, MISSING)[-1]
+    assert machine.ran == NOTHING
 
 
 def test_fix_on_a_host_that_lacks_nothing_does_nothing(engine, machine):
-    doctor.fix([].append, machine)
+    mend(machine)
     assert machine.ran + machine.spawned == NOTHING
 
 
-# ---- the real host -------------------------------------------------------------------------------
+def test_a_new_engine_comes_with_the_tool(engine, machine, monkeypatch):
+    def connect() -> FakeEngine:
+        if machine.socket != "yes":
+            raise NoEngine("cannot reach a container engine")
+        return engine
 
-
-def test_a_socket_file_that_a_dead_program_left_refuses(tmp_path):
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(tmp_path / "left.sock"))
-        server.listen()
-        assert host.Host().listening(str(tmp_path / "left.sock")) == "yes"
-    assert host.Host().listening(str(tmp_path / "left.sock")) == "refused"
-    assert host.Host().listening(str(tmp_path / "never.sock")) == "absent"
-
-
-def test_a_command_that_is_not_there_fails_with_its_name(tmp_path):
-    done = host.Host().run(["no-such-command"])
-    assert done.status == 127
-    assert "no-such-command" in done.output
+    monkeypatch.setattr(doctor.engines, "connect", connect)
+    machine.programs.clear()
+    mend(machine, MISSING)
+    assert machine.spawned == ["/usr/sbin/dockerd"]
+    assert "mmdebstrap" in machine.ran[-1]

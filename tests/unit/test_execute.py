@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,8 @@ from fake_engine import FakeEngine, Recorder
 from devenv import execute as module
 from devenv.errors import Cancelled, ConfigError, NotReadyInTime, ServiceFailed
 from devenv.execute import Context, execute, wait_until_ready
-from devenv.model import Endpoint, Observed, Operation, Plan
+from devenv.images import build_lock
+from devenv.model import Endpoint, Image, Observed, Operation, Plan
 from devenv.plan import make_plan
 
 ONE, TWO = service("one"), service("two")
@@ -32,6 +34,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
 
 def context(engine: FakeEngine, *services: Any, **more: Any) -> Context:
     target = desired(*(services or (ONE, TWO)))
+    more = {"network": "n", **more}
     return Context(engine, target, {name: f"id-{name}" for name in target.services}, **more)  # type: ignore[arg-type]
 
 
@@ -46,7 +49,7 @@ def plan(*operations: str | tuple[str, ...]) -> Plan:
 
 
 def failing(error: BaseException) -> Callable[[], None]:
-    def fail() -> None:
+    def fail(*_: object) -> None:
         raise error
 
     return fail
@@ -281,6 +284,76 @@ def test_waiting_ends_when_the_user_interrupts(engine: FakeEngine) -> None:
         wait_until_ready(ONE, "id-one", context(engine), interrupted)
 
 
+# ---- the network -------------------------------------------------------------------------------------------------
+
+
+def test_a_container_is_made_on_the_network_by_its_id(engine: FakeEngine) -> None:
+    # Names of networks are not unique.
+    run = context(engine)
+    execute(plan("create network devenv-env", ("create one", "create network devenv-env")), run, Recorder())
+    assert (run.network, engine.networks) == ("id-of-devenv-env", {"one": "id-of-devenv-env"})
+
+
+def test_a_container_is_made_on_the_network_that_there_is(engine: FakeEngine) -> None:
+    execute(plan("create one"), context(engine, network="n1"), Recorder())
+    assert engine.networks == {"one": "n1"}
+
+
+# ---- images ------------------------------------------------------------------------------------------------------
+
+
+def build(reference: str = "devenv/one:1", target: str = "one") -> Plan:
+    return Plan((Operation("build image", target, subject=reference),))
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is built, by reference."""
+    made: list[str] = []
+    monkeypatch.setattr(
+        module, "build_image", lambda _engine, _service, reference, _base, _tell: made.append(reference)
+    )
+    monkeypatch.setattr(module, "make_base", lambda _engine, reference, _tell: made.append(reference))
+    return made
+
+
+def building(engine: FakeEngine) -> Context:
+    images = {"base": Image("devenv/base:1", "base")}
+    return context(engine, catalogue={"one": None}, images=images)
+
+
+def test_an_image_is_built_once_it_is_known_to_be_missing_still(engine: FakeEngine, built: list[str]) -> None:
+    execute(build(), building(engine), Recorder())
+    execute(build("devenv/base:1", "base"), building(engine), Recorder())
+    assert built == ["devenv/one:1", "devenv/base:1"]
+
+
+@pytest.mark.parametrize(("reference", "target"), [("devenv/one:1", "one"), ("devenv/base:1", "base")])
+def test_an_image_that_another_devenv_built_meanwhile_will_do(
+    engine: FakeEngine, built: list[str], reference: str, target: str
+) -> None:
+    report = Recorder()
+    waiting = threading.Event()
+    report.progress = lambda operation, text: waiting.set()  # type: ignore[method-assign]
+    run = building(engine)
+    with ThreadPoolExecutor(1) as pool:
+        with build_lock(reference, pytest.fail):
+            done = pool.submit(execute, build(reference, target), run, report)
+            assert waiting.wait(20)
+            assert f"has image {reference}" not in engine.calls
+            engine.observed = Observed(images=frozenset({reference}))
+        assert len(done.result(20)) == 1
+    assert built == []
+
+
+def test_an_interrupt_ends_the_wait_for_another_devenv(engine: FakeEngine, built: list[str]) -> None:
+    run = building(engine)
+    run.cancelled.set()
+    with build_lock("devenv/one:1", pytest.fail), pytest.raises(Cancelled):
+        module._build_image(build().operations[0], run, failing(Cancelled()))  # type: ignore[arg-type]
+    assert built == []
+
+
 # ---- limits ------------------------------------------------------------------------------------------------------
 
 
@@ -290,3 +363,30 @@ def test_an_engine_that_refuses_the_limit_on_files_gets_a_container_without_it(e
     execute(plan("start one"), run, Recorder())
     assert engine.calls == ["start id-one", "remove id-one", "create one", "start new-one"]
     assert run.containers["one"] == "new-one"
+
+
+def test_an_engine_that_refuses_the_limit_twice_fails_the_service(engine: FakeEngine) -> None:
+    engine.on["start id-one"] = engine.on["start new-one"] = lambda: False
+    with pytest.raises(ServiceFailed, match="cannot start one: the engine may not set limits on open files"):
+        execute(plan("start one", ("ready one", "start one")), context(engine), Recorder())
+    assert engine.calls == ["start id-one", "remove id-one", "create one", "start new-one"]
+
+
+def test_services_that_start_at_the_same_time_all_fall_back(engine: FakeEngine) -> None:
+    services = [service(name) for name in ("one", "two", "three", "four")]
+    # All four are refused before any of them has been made anew.
+    barrier = threading.Barrier(4, timeout=20)
+    for each in services:
+        engine.on[f"start id-{each.name}"] = lambda: barrier.wait() < 0
+    run = context(engine, *services)
+    execute(plan(*(f"start {each.name}" for each in services)), run, Recorder())
+    assert run.containers == {each.name: f"new-{each.name}" for each in services}
+    assert engine.networks == dict.fromkeys(run.containers, "n")
+    for each in services:
+        own = [call for call in engine.calls if call.split("-")[-1].split()[-1] == each.name]
+        assert own == [
+            f"start id-{each.name}",
+            f"remove id-{each.name}",
+            f"create {each.name}",
+            f"start new-{each.name}",
+        ]

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
-from builders import consumer, container, converged, desired, service, with_containers
+from builders import NETWORK, consumer, container, converged, desired, service, with_containers
 from hypothesis import given, settings, strategies as st
 
 from devenv.model import Desired, DesiredService, Observed, ObservedContainer, Plan
@@ -125,6 +125,58 @@ def test_without_its_network_every_container_is_made_anew() -> None:
         f"start etcd: {cause}",
         "ready etcd",
     ]
+
+
+@pytest.mark.parametrize("state", ["running", "exited", "paused"])
+def test_a_container_on_none_of_the_networks_is_made_anew(state: str) -> None:
+    # Its network was removed while it was stopped, and another `up` made a new one.
+    observed = with_containers(UP, container(MYSQL, state, networks=("old",)))
+    plan = planned(desired(MYSQL, ETCD), observed)
+    assert "create mysql: its network was removed" in plan
+    assert not [line for line in plan if "network devenv-env" in line or line.startswith("create etcd")]
+
+
+@pytest.mark.parametrize("networks", [(NETWORK,), ("old", NETWORK), ()])
+def test_a_container_on_one_of_the_networks_stays(networks: tuple[str, ...]) -> None:
+    # Some engines do not tell the networks of a container that does not run.
+    observed = with_containers(UP, container(ETCD, "exited", exit_code=0, networks=networks))
+    assert planned(desired(ETCD), observed) == ["start etcd: container exited 0", "ready etcd"]
+
+
+DATABASE = service("mysql", volumes={"devenv-env-mysql-data": "/var/lib/mysql"})
+
+
+def test_what_depends_on_a_service_that_lost_its_data_is_recreated() -> None:
+    target = desired(DATABASE, KEYSTONE, consumer("nova", "keystone"), ETCD)
+    up = converged(target)
+    lost = replace(up, containers={n: c for n, c in up.containers.items() if n != "mysql"}, volumes={})
+    plan = planned(target, lost)
+    assert "create mysql: no container" in plan
+    assert "create keystone: mysql lost its data" in plan
+    assert "provision mysql/keystone: keystone needs it" in plan
+    assert "create nova: keystone is recreated" in plan
+    assert not any(line.startswith("create etcd") for line in plan)
+
+
+def test_what_depends_on_a_service_that_kept_its_data_stays() -> None:
+    target = desired(DATABASE, KEYSTONE)
+    up = converged(target)
+    down = replace(up, containers={"keystone": up.containers["keystone"]})
+    plan = planned(target, down)
+    assert "create mysql: no container" in plan
+    assert not any(line.startswith("create keystone") for line in plan)
+
+
+def test_lost_data_is_the_cause_also_of_a_service_that_is_recreated_for_another() -> None:
+    target = desired(DATABASE, KEYSTONE)
+    up = with_containers(converged(target), container(service("mysql", version="0")))
+    assert "create keystone: mysql lost its data" in planned(target, replace(up, volumes={}))
+
+
+def test_a_volume_that_is_new_to_a_service_counts_as_data_that_is_not_there() -> None:
+    target = desired(replace(DATABASE, volumes={**DATABASE.volumes, "devenv-env-mysql-log": "/log"}), KEYSTONE)
+    up = with_containers(converged(desired(DATABASE, KEYSTONE)), container(service("mysql", version="0")))
+    assert "create keystone: mysql lost its data" in planned(target, up)
 
 
 @pytest.mark.parametrize("state", ["created", "dead", "removing"])
@@ -306,8 +358,13 @@ def test_a_cause_names_every_input_that_differs(before: dict[str, str], now: dic
 # ---- every plan --------------------------------------------------------------------------------------------------
 
 CHAIN = desired(
-    MYSQL, service("rabbitmq", build=True), ETCD, KEYSTONE, consumer("nova", "keystone", "service_healthy", build=True)
+    replace(DATABASE, image=MYSQL.image),
+    service("rabbitmq", build=True),
+    ETCD,
+    KEYSTONE,
+    consumer("nova", "keystone", "service_healthy", build=True),
 )
+VOLUMES = st.sampled_from([{}, {"devenv-env-mysql-data": "mysql"}])
 STATES = st.sampled_from(["running", "exited", "paused", "created", "dead", "restarting"])
 
 
@@ -319,12 +376,19 @@ def observations(draw: st.DrawFn) -> Observed:
         current = wanted if draw(st.booleans()) else service(name, version="0")
         names = draw(st.lists(st.sampled_from([wanted.container, f"renamed-{name}"]), unique=True))
         containers += [
-            container(current, draw(STATES), id=f"id-{called}", name=called, exit_code=draw(st.none() | st.just(1)))
+            container(
+                current,
+                draw(STATES),
+                id=f"id-{called}",
+                name=called,
+                exit_code=draw(st.none() | st.just(1)),
+                networks=draw(st.sampled_from([(NETWORK,), ("old",), ()])),
+            )
             for called in names
         ]
     images = draw(st.sets(st.sampled_from([image.reference for image in CHAIN.images])))
-    networks = ("net",) if draw(st.booleans()) else ()
-    return ModelEngine(CHAIN, Observed({}, networks, (), frozenset(images), tuple(containers))).observe()
+    networks = (NETWORK,) if draw(st.booleans()) else ()
+    return ModelEngine(CHAIN, Observed({}, networks, draw(VOLUMES), frozenset(images), tuple(containers))).observe()
 
 
 class ModelEngine:
@@ -334,6 +398,7 @@ class ModelEngine:
         self.target = target
         self.images = set(observed.images)
         self.networks = list(observed.networks)
+        self.volumes = dict(observed.volumes)
         found = [*observed.containers.values(), *observed.extra]
         self.containers = {c.id: c for c in found}
         self.provisioned: set[str] = set()
@@ -354,17 +419,20 @@ class ModelEngine:
         self.images.add(reference)
 
     def do_create_network(self, name: str, _: str) -> None:
-        self.networks.append(name)
+        self.networks.append(f"id of {name}")
 
     def do_create(self, name: str, _: str) -> None:
         wanted: DesiredService = self.target.services[name]
         assert wanted.image.reference in self.images, "no such image"
         assert self.networks, "no such network"
         assert wanted.container not in {c.name for c in self.containers.values()}, "the name is in use"
-        self.containers[f"new-{name}"] = container(wanted, "created", id=f"new-{name}")
+        self.containers[f"new-{name}"] = container(wanted, "created", id=f"new-{name}", networks=(self.networks[0],))
+        self.volumes |= dict.fromkeys(wanted.volumes, name)
 
     def do_start(self, name: str, subject: str) -> None:
         identity = subject or f"new-{name}"
+        networks = self.containers[identity].networks
+        assert not networks or set(networks) & set(self.networks), "no such network"
         self.containers[identity] = replace(self.containers[identity], state="running")
 
     def do_stop(self, _name: str, subject: str) -> None:
@@ -383,7 +451,7 @@ class ModelEngine:
     def observe(self) -> Observed:
         first = {c.service: self.of(c.service) for c in self.containers.values()}
         extra = tuple(c for c in self.containers.values() if c not in first.values())
-        return Observed(first, tuple(self.networks), (), frozenset(self.images), extra)
+        return Observed(first, tuple(self.networks), self.volumes, frozenset(self.images), extra)
 
 
 def in_another_order(plan: Plan, data: st.DataObject) -> Plan:

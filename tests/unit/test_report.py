@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 from builders import service
 
-from devenv.environment import Result, ServiceStatus
-from devenv.model import Operation, Plan, Timing
+from devenv.model import Operation, Plan, Result, ServiceStatus, Timing
 from devenv.report import (
     Live,
     Plain,
@@ -87,6 +86,20 @@ def test_plain_lines_tell_what_was_done_and_why() -> None:
         "  ready mysql FAILED after 2.0 s: cannot use mysql\n"
         "waiting for another devenv\n"
     )
+
+
+@pytest.mark.parametrize("action", ["build image", "pull image", "fetch wheels"])
+def test_what_takes_minutes_is_told_when_it_begins(action: str) -> None:
+    stream = io.StringIO()
+    Plain(stream).started(Operation(action, "mysql", "image missing"))
+    assert stream.getvalue() == f"  {action} mysql (image missing) …\n"
+
+
+@pytest.mark.parametrize("action", ["create", "start", "ready", "stop", "remove", "provision", "create network"])
+def test_what_is_done_soon_is_told_when_it_is_done(action: str) -> None:
+    stream = io.StringIO()
+    Plain(stream).started(Operation(action, "mysql", "no container"))
+    assert stream.getvalue() == ""
 
 
 def test_each_step_of_a_build_is_told_once_in_one_short_line() -> None:
@@ -203,18 +216,20 @@ def test_a_services_span_covers_all_that_was_done_for_it() -> None:
 def test_the_summary_names_endpoints_files_and_time(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment: Any = SimpleNamespace(project=Path("/p") / name)
-    folder = environment.project / ".devenv"
+    folder = Path("/p") / name / ".devenv"
+    environment: Any = SimpleNamespace(folder=folder)
     plan = Plan((Operation("create", "mysql"),))
     timings = [Timing(plan.operations[0], 0.0, 2.0)]
-    summary(environment, Result(plan, {"mysql": service()}, timings, [folder / "env", folder / ".gitignore"]), 2.5)
+    summary(environment, Result(plan, {"mysql": service()}, timings, [folder / "openrc", folder / "env"]), 2.5)
     output = capsys.readouterr().out
     assert "127.0.0.1:1" in output and "2.0 s" in output
-    assert f"wrote to {folder}: env\n" in output  # whole, to be copied
+    assert f"wrote to {folder}: env, openrc\n" in output  # whole, to be copied
     assert output.endswith("up in 2.5 s\n")
 
 
 def test_the_summary_says_when_there_was_nothing_to_do(capsys: pytest.CaptureFixture[str]) -> None:
-    environment: Any = SimpleNamespace(project=Path("/p"))
+    environment: Any = SimpleNamespace(folder=Path("/p/.devenv/environments/two"))
     summary(environment, Result(Plan((READY,)), {"mysql": service()}), 0.5)
-    assert capsys.readouterr().out.endswith("/p/.devenv is up to date\nnothing to do, all ready in 0.5 s\n")
+    assert capsys.readouterr().out.endswith(
+        "/p/.devenv/environments/two is up to date\nnothing to do, all ready in 0.5 s\n"
+    )

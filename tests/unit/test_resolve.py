@@ -25,6 +25,7 @@ from devenv.model import (
     ServiceChoice,
     ServiceDefinition,
 )
+from devenv.plan import changes
 from devenv.ports import free_port
 from devenv.resolve import check_name, choose_ports, resolve, secret_names, select
 from devenv.state import Record
@@ -259,6 +260,20 @@ def changed(catalogue: Catalogue, after: Catalogue | None = None, **more: Any) -
 
 def test_the_same_inputs_give_the_same_hash(catalogue: Catalogue) -> None:
     assert changed(catalogue) == set()
+
+
+def test_containers_are_made_anew_when_devenv_makes_them_in_another_way(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = resolved(catalogue).services
+    monkeypatch.setattr("devenv.resolve._FORMAT", 0)
+    now = resolved(catalogue).services
+    for name, service in before.items():
+        assert service.config_hash != now[name].config_hash
+        assert changes(now[name].parts, service.parts) == "devenv changed"
+    # Those of before the format was among the parts.
+    old = {key: value for key, value in before["web"].parts.items() if key != "devenv"}
+    assert changes(old, before["web"].parts) == "devenv added"
 
 
 def test_an_image_changes_its_part_only(catalogue: Catalogue) -> None:

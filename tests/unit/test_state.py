@@ -22,9 +22,9 @@ from devenv.state import (
     State,
     all_records,
     environment_id,
-    forget_all,
+    held,
     ports_locked,
-    write_atomically,
+    write_files,
 )
 
 
@@ -70,7 +70,7 @@ def test_an_id_is_safe_in_every_name_on_the_engine(folder: str) -> None:
 def test_a_written_file_is_for_its_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        write_atomically(tmp_path / "f", b"new")
+        write_files({tmp_path / "f": b"new"})
     finally:
         os.umask(before)
     assert (mode(tmp_path / "f"), (tmp_path / "f").read_bytes()) == (0o600, b"new")
@@ -86,7 +86,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     (tmp_path / "f").write_bytes(b"old")
     monkeypatch.setattr(failing, full)
     with pytest.raises(ConfigError, match=f"cannot write {tmp_path / 'f'}: No space left on device"):
-        write_atomically(tmp_path / "f", b"new")
+        write_files({tmp_path / "f": b"new"})
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("f", b"old")]
 
 
@@ -96,7 +96,7 @@ def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path: Path) -> None:
     code = (
         "import resource, sys, pathlib; from devenv import errors, state\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))\n"
-        "try: state.write_atomically(pathlib.Path(sys.argv[1]), b'x' * 20000)\n"
+        "try: state.write_files({pathlib.Path(sys.argv[1]): b'x' * 20000})\n"
         "except errors.ConfigError as error: print(error.message)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "f")], capture_output=True, text=True, check=True)
@@ -109,8 +109,82 @@ def test_where_nothing_can_be_written_there_is_a_clear_error(tmp_path: Path, pat
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     with pytest.raises(ConfigError, match=f"cannot write {tmp_path / path}: "):
-        write_atomically(tmp_path / path, b"new")
+        write_files({tmp_path / path: b"new"})
     assert {p.name for p in tmp_path.iterdir()} == {"file", "folder"}
+
+
+def test_all_files_are_on_disk_before_the_first_one_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    replace = Path.replace
+
+    def watched(path: Path, target: Path) -> Path:
+        seen.append(sorted(p.name for p in tmp_path.iterdir()))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    write_files({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+    assert seen[0] == [".a.new", ".b.new"]
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"1", "b": b"2"}
+
+
+def test_one_file_that_cannot_be_written_leaves_all_of_them_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {"a": b"old a", "b": b"old b", "c": b"old c"}
+    for name, content in before.items():
+        (tmp_path / name).write_bytes(content)
+    real, calls = os.fsync, []
+
+    def full_at_the_second(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", full_at_the_second)
+    with pytest.raises(ConfigError, match=f"cannot write {tmp_path / 'b'}: No space left on device"):
+        write_files({tmp_path / name: b"new" for name in before})
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "dangling link"])
+def test_what_a_killed_run_left_is_replaced_and_never_followed(tmp_path: Path, kind: str) -> None:
+    left = tmp_path / "d" / ".f.new"
+    left.parent.mkdir()
+    if kind == "file":
+        left.write_bytes(b"half of a longer content")
+        left.chmod(0o644)
+    else:
+        left.symlink_to(tmp_path / "outside")
+    if kind == "link":
+        (tmp_path / "outside").write_bytes(b"mine")
+    write_files({tmp_path / "d/f": b"new"})
+    assert [(p.name, p.read_bytes(), mode(p)) for p in left.parent.iterdir()] == [("f", b"new", 0o600)]
+    assert (tmp_path / "outside").exists() == (kind == "link")
+    assert kind != "link" or (tmp_path / "outside").read_bytes() == b"mine"
+
+
+def test_a_run_that_is_killed_between_two_files_leaves_each_one_whole(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "b").write_bytes(b"old")
+    code = (
+        "import os, pathlib, sys; from devenv import state\n"
+        "replace = pathlib.Path.replace\n"
+        "def once(path, target): replace(path, target); os.kill(os.getpid(), 9)\n"
+        "pathlib.Path.replace = once\n"
+        "state.write_files({pathlib.Path(sys.argv[1]) / name: b'new' for name in 'ab'})"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -signal.SIGKILL
+    assert [(tmp_path / name).read_bytes() for name in "ab"] == [b"new", b"old"]
+    write_files({tmp_path / name: b"newer" for name in "ab"})
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"newer", "b": b"newer"}
+
+
+def test_nothing_to_write_is_fine(tmp_path: Path) -> None:
+    write_files({})
+    assert not list(tmp_path.iterdir())
 
 
 # ---- the lock ----------------------------------------------------------------------------------------------------
@@ -133,7 +207,12 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_only_one_process_has_the_lock_and_the_other_is_told_who(state: State, holder: subprocess.Popen[str]) -> None:
     told: list[str] = []
-    with pytest.raises(Cancelled), state.locked(told.append, cancelled=lambda: True):
+
+    def give_up(text: str) -> None:
+        told.append(text)
+        raise Cancelled
+
+    with pytest.raises(Cancelled), state.locked(give_up):
         pytest.fail("both have the lock")
     assert told == [f"waiting for another devenv (process {holder.pid})"]
 
@@ -143,19 +222,19 @@ def test_a_killed_holder_blocks_nobody(state: State, holder: subprocess.Popen[st
         holder.send_signal(signal.SIGKILL)
         holder.wait()
 
-    with state.locked(kill, cancelled=lambda: False):
+    with state.locked(kill):
         assert (state.folder / "lock").read_text() == str(os.getpid())
 
 
 def test_the_lock_of_another_environment_is_another_lock(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    with State(tmp_path, "other").locked(pytest.fail, cancelled=lambda: True):
+    with State(tmp_path, "other").locked(pytest.fail):
         assert holder.poll() is None
 
 
 def test_the_lock_is_given_back_after_an_error(state: State) -> None:
     with pytest.raises(KeyError), state.locked(pytest.fail):
         raise KeyError
-    with state.locked(pytest.fail, cancelled=lambda: True):
+    with state.locked(pytest.fail):
         pass
 
 
@@ -168,11 +247,50 @@ def test_a_state_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path, mon
             pass
 
 
+def test_a_lock_file_that_cannot_be_opened_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "open", read_only)  # root may write everywhere
+    words = f"cannot write {tmp_path / 'lock'}: Read-only file system"
+    with pytest.raises(ConfigError, match=words) as caught, held(tmp_path / "lock", pytest.fail):
+        pass
+    assert "make room" in caught.value.hint
+
+
+def test_a_folder_in_place_of_the_lock_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(ConfigError, match="cannot write"), held(tmp_path / "lock", pytest.fail):
+        pass
+
+
+@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="needs a device that is always full")
+def test_a_lock_holds_on_a_full_disk(tmp_path: Path) -> None:
+    # Its text is a courtesy to others; whoever cannot write it has the lock all the same.
+    (tmp_path / "lock").symlink_to("/dev/full")
+    with held(tmp_path / "lock", pytest.fail):
+        pass
+
+
+def test_a_lock_is_held_on_any_file(tmp_path: Path) -> None:
+    path = tmp_path / "not/there/yet/x.lock"
+
+    def give_up(_: str) -> None:
+        raise Cancelled
+
+    with held(path, pytest.fail):
+        assert path.read_text() == str(os.getpid())
+        with pytest.raises(Cancelled), held(path, give_up):
+            pytest.fail("both have the lock")
+    with held(path, pytest.fail):
+        pass
+
+
 # ---- the record --------------------------------------------------------------------------------------------------
 
 
 def test_a_record_comes_back_as_it_was_saved(state: State, tmp_path: Path) -> None:
-    record = Record(state.id, "default", str(tmp_path), "base", {"mysql/sql": 3306}, ["mysql/keystone"], [{"a": 1}])
+    record = Record(state.id, "default", str(tmp_path), "base", {"mysql/sql": 3306}, ["mysql/keystone"])
     state.save(record)
     assert state.load() == record
     assert all_records() == [record]
@@ -216,8 +334,17 @@ def test_forgetting_drops_record_and_secrets_but_not_the_lock(state: State) -> N
         state.secrets(["a"])
         state.forget()
         assert [path.name for path in state.folder.iterdir()] == ["lock"]
-    forget_all(state.id)
-    assert not state.folder.exists()
+    assert state.load().ports == {}
+    state.forget()  # nothing there is fine
+
+
+def test_the_record_of_an_older_version_is_understood(state: State) -> None:
+    # It kept timings as well.
+    record = Record(state.id, "default", "/p", "base", {"mysql/sql": 3306}, ["mysql/keystone"])
+    state.folder.mkdir(parents=True)
+    (state.folder / "record.json").write_text(json.dumps({**vars(record), "timings": [{"a": 1}]}))
+    assert state.load() == record
+    assert all_records() == [record]
 
 
 # ---- secrets -----------------------------------------------------------------------------------------------------

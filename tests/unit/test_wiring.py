@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import stat
 import subprocess
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,10 @@ from builders import SECRET, shipped
 from hypothesis import given, settings, strategies as st
 from oslo_config import cfg
 
+from devenv import wiring
 from devenv.catalogue import load_catalogue
 from devenv.errors import ConfigError
-from devenv.wiring import (
-    as_dotenv,
-    as_json,
-    as_shell,
-    check_folder,
-    endpoints_of,
-    flat_map,
-    known_files,
-    remove_files,
-    wired_files,
-    write_files,
-)
+from devenv.wiring import as_dotenv, as_json, as_shell, endpoints_of, flat_map, folder_of, known_files, wired_files
 
 DESIRED = shipped()
 CATALOGUE = load_catalogue()
@@ -156,7 +148,7 @@ def test_oslo_config_reads_what_a_service_needs(tmp_path: Path) -> None:
 
 def test_a_part_of_the_services_gives_their_part_of_the_files(tmp_path: Path) -> None:
     files = wired_files({"etcd": DESIRED.services["etcd"]}, CATALOGUE)
-    assert set(files) == {".gitignore", "env", "endpoints.json", "oslo.conf"}
+    assert set(files) == {"env", "endpoints.json", "oslo.conf"}
     assert oslo(files["oslo.conf"], tmp_path).database.connection is None
 
 
@@ -168,33 +160,145 @@ def test_openstack_clients_read_their_files() -> None:
     assert sourced(FILES["openrc"], names) == {name: FLAT[name] for name in names}
 
 
-def test_git_never_sees_the_folder() -> None:
-    assert FILES[".gitignore"] == "*\n"
-
-
 # ---- writing them ------------------------------------------------------------------------------------------------
 
 
+def write(project: Path, files: Mapping[str, str], known: Collection[str] = (), name: str = "default") -> list[Path]:
+    return wiring.write(project, folder_of(project, name), files, known)
+
+
+def remove(project: Path, known: Collection[str], name: str = "default") -> None:
+    wiring.remove(project, folder_of(project, name), known)
+
+
+def check(project: Path, name: str = "default") -> None:
+    wiring.check(project, folder_of(project, name))
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+# The others of a project have a folder each below the default one's.
+WHERE = pytest.mark.parametrize("name", ["default", "two"])
+
+
+def test_each_environment_has_a_folder_of_its_own() -> None:
+    assert folder_of(Path("/p"), "default") == Path("/p/.devenv")
+    assert folder_of(Path("/p"), "two") == Path("/p/.devenv/environments/two")
+    # No name of an environment is the name of a file of the default one.
+    assert "environments" not in known_files(CATALOGUE)
+
+
+@WHERE
+def test_git_never_sees_the_folder(tmp_path: Path, name: str) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    check(tmp_path, name)
+    assert not (tmp_path / ".devenv").exists()
+    write(tmp_path, FILES, name=name)
+    assert (tmp_path / ".devenv" / ".gitignore").read_text() == "*\n"
+    done = subprocess.run(["git", "status", "--porcelain"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+
+
+def test_a_gitignore_of_the_users_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".devenv").mkdir()
+    (tmp_path / ".devenv/.gitignore").write_text("mine")
+    write(tmp_path, FILES)
+    write(tmp_path, {"env": ""}, known_files(CATALOGUE))
+    assert (tmp_path / ".devenv/.gitignore").read_text() == "mine"
+
+
+def test_a_gitignore_that_a_full_disk_left_empty_is_filled(tmp_path: Path) -> None:
+    (tmp_path / ".devenv").mkdir()
+    (tmp_path / ".devenv/.gitignore").touch()
+    write(tmp_path, FILES)
+    assert (tmp_path / ".devenv/.gitignore").read_text() == "*\n"
+
+
+def test_environments_do_not_touch_each_others_files(tmp_path: Path) -> None:
+    known = known_files(CATALOGUE)
+    write(tmp_path, FILES, known)
+    write(tmp_path, {"env": "two"}, known, "two")
+    write(tmp_path, {"env": "three"}, known, "three")
+    assert content(tmp_path / ".devenv") == {
+        **FILES,
+        ".gitignore": "*\n",
+        "environments/two/env": "two",
+        "environments/three/env": "three",
+    }
+    remove(tmp_path, known)
+    assert content(tmp_path / ".devenv") == {
+        ".gitignore": "*\n",
+        "environments/two/env": "two",
+        "environments/three/env": "three",
+    }
+    remove(tmp_path, known, "two")
+    assert content(tmp_path / ".devenv") == {".gitignore": "*\n", "environments/three/env": "three"}
+    assert not folder_of(tmp_path, "two").exists()
+    remove(tmp_path, known, "three")
+    assert not (tmp_path / ".devenv").exists()
+
+
+def test_the_other_environments_of_a_project_can_go_first(tmp_path: Path) -> None:
+    write(tmp_path, FILES)
+    write(tmp_path, {"env": "two"}, name="two")
+    remove(tmp_path, known_files(CATALOGUE), "two")
+    assert content(tmp_path / ".devenv") == {**FILES, ".gitignore": "*\n"}
+    assert not (tmp_path / ".devenv/environments").exists()
+
+
+@WHERE
+@pytest.mark.parametrize("end", ["write", "remove"])
+def test_what_a_killed_run_left_goes_too(tmp_path: Path, name: str, end: str) -> None:
+    folder, known = folder_of(tmp_path, name), known_files(CATALOGUE)
+    write(tmp_path, FILES, name=name)
+    (folder / ".env.new").write_text("half")
+    (folder / ".openrc.new").write_text("half")
+    if end == "write":
+        write(tmp_path, {"env": "new"}, known, name)
+        assert {path.name for path in folder.iterdir()} - {".gitignore"} == {"env"}
+    else:
+        remove(tmp_path, known, name)
+        assert not folder.exists()
+
+
+def test_all_files_are_written_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, FILES)
+    real, calls = os.fsync, []
+
+    def full_at_the_last(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == len(FILES):
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", full_at_the_last)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        write(tmp_path, {name: "new" for name in FILES}, known_files(CATALOGUE))
+    assert content(tmp_path / ".devenv") == {**FILES, ".gitignore": "*\n"}
+
+
 def test_files_and_folder_are_for_their_owner_alone(tmp_path: Path) -> None:
-    written = write_files(tmp_path, FILES, known_files(CATALOGUE))
+    written = write(tmp_path, FILES, known_files(CATALOGUE))
     assert {path.name for path in written} == set(FILES)
     assert {stat.S_IMODE(path.stat().st_mode) for path in written} == {0o600}
     assert stat.S_IMODE((tmp_path / ".devenv").stat().st_mode) == 0o700
 
 
 def test_what_has_not_changed_is_not_written_again(tmp_path: Path) -> None:
-    write_files(tmp_path, FILES, ())
+    write(tmp_path, FILES, ())
     before = {path.name: path.stat() for path in (tmp_path / ".devenv").iterdir()}
     changed = {**FILES, "env": FILES["env"] + "X='1'\n"}
-    assert [path.name for path in write_files(tmp_path, changed, ())] == ["env"]
+    assert [path.name for path in write(tmp_path, changed, ())] == ["env"]
     after = {path.name: path.stat() for path in (tmp_path / ".devenv").iterdir()}
     assert {name for name in after if after[name].st_ino != before[name].st_ino} == {"env"}
 
 
 def test_a_file_that_others_can_read_is_written_again(tmp_path: Path) -> None:
-    write_files(tmp_path, FILES, ())
+    write(tmp_path, FILES, ())
     (tmp_path / ".devenv/env").chmod(0o644)
-    (path,) = write_files(tmp_path, FILES, ())
+    (path,) = write(tmp_path, FILES, ())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -203,34 +307,34 @@ def test_a_link_in_place_of_a_file_is_replaced_and_not_followed(tmp_path: Path) 
     (tmp_path / ".devenv").mkdir()
     (tmp_path / ".devenv/env").symlink_to(tmp_path / "outside")
     (tmp_path / "outside").write_text("mine")
-    write_files(tmp_path, FILES, ())
+    write(tmp_path, FILES, ())
     assert (tmp_path / "outside").read_text() == "mine"
     assert (tmp_path / ".devenv/env").read_text() == FILES["env"]
 
 
 def test_a_file_that_no_service_has_a_template_for_any_more_goes_and_others_stay(tmp_path: Path) -> None:
-    write_files(tmp_path, FILES, known_files(CATALOGUE))
+    write(tmp_path, FILES, known_files(CATALOGUE))
     (tmp_path / ".devenv/mine").write_text("kept")
-    write_files(tmp_path, {"env": ""}, known_files(CATALOGUE))
-    assert {path.name for path in (tmp_path / ".devenv").iterdir()} == {"env", "mine"}
+    write(tmp_path, {"env": ""}, known_files(CATALOGUE))
+    assert {path.name for path in (tmp_path / ".devenv").iterdir()} == {".gitignore", "env", "mine"}
 
 
 def test_removing_takes_what_devenv_wrote_and_the_folder_if_it_is_empty(tmp_path: Path) -> None:
-    write_files(tmp_path, FILES, ())
-    remove_files(tmp_path, known_files(CATALOGUE))
+    write(tmp_path, FILES, ())
+    remove(tmp_path, known_files(CATALOGUE))
     assert not (tmp_path / ".devenv").exists()
-    remove_files(tmp_path, known_files(CATALOGUE))  # nothing there is fine
-    write_files(tmp_path, FILES, ())
+    remove(tmp_path, known_files(CATALOGUE))  # nothing there is fine
+    write(tmp_path, FILES, ())
     (tmp_path / ".devenv/mine").write_text("kept")
-    remove_files(tmp_path, known_files(CATALOGUE))
-    assert [path.name for path in (tmp_path / ".devenv").iterdir()] == ["mine"]
+    remove(tmp_path, known_files(CATALOGUE))
+    assert {path.name for path in (tmp_path / ".devenv").iterdir()} == {".gitignore", "mine"}
 
 
 def test_a_folder_in_the_place_of_a_known_file_is_left_or_told(tmp_path: Path) -> None:
     (tmp_path / ".devenv/openrc").mkdir(parents=True)
     with pytest.raises(ConfigError, match="cannot write"):
-        write_files(tmp_path, FILES, ())
-    for act in (lambda: write_files(tmp_path, {}, {"openrc"}), lambda: remove_files(tmp_path, {"openrc"})):
+        write(tmp_path, FILES, ())
+    for act in (lambda: write(tmp_path, {}, {"openrc"}), lambda: remove(tmp_path, {"openrc"})):
         try:
             act()
         except ConfigError as error:
@@ -238,22 +342,30 @@ def test_a_folder_in_the_place_of_a_known_file_is_left_or_told(tmp_path: Path) -
         assert (tmp_path / ".devenv/openrc").is_dir()
 
 
-def test_a_link_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("link", "name"), [("", "default"), ("", "two"), ("environments", "two"), ("environments/two", "two")]
+)
+def test_a_link_in_place_of_a_folder_is_refused(tmp_path: Path, link: str, name: str) -> None:
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / ".devenv").symlink_to(tmp_path / "elsewhere")
-    for act in (lambda: check_folder(tmp_path), lambda: write_files(tmp_path, FILES, ())):
+    place = tmp_path / ".devenv" / link
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(tmp_path / "elsewhere")
+    for act in (lambda: check(tmp_path, name), lambda: write(tmp_path, FILES, name=name)):
         with pytest.raises(ConfigError, match="it is a symbolic link"):
             act()
-    (tmp_path / "elsewhere/env").touch()
-    remove_files(tmp_path, {"env"})
-    assert (tmp_path / "elsewhere/env").exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
+    kept = (tmp_path / "elsewhere" / folder_of(tmp_path, name).relative_to(place) / "env").resolve()
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.touch()
+    remove(tmp_path, {"env"}, name)
+    assert kept.exists() and place.is_symlink()
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".devenv").write_text("mine")
     with pytest.raises(ConfigError, match="it is not a folder"):
-        check_folder(tmp_path)
-    remove_files(tmp_path, {"env"})
+        check(tmp_path)
+    remove(tmp_path, {"env"})
     assert (tmp_path / ".devenv").read_text() == "mine"
 
 
@@ -261,18 +373,18 @@ def test_a_project_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypa
     (tmp_path / ".devenv").mkdir()
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
     with pytest.raises(ConfigError, match="permission denied"):
-        check_folder(tmp_path)
-    with pytest.raises(ConfigError, match="cannot create"):
-        check_folder(tmp_path / "absent")
+        check(tmp_path)
+    with pytest.raises(ConfigError, match="cannot write to"):
+        check(tmp_path / "absent")
 
 
 def test_a_full_disk_leaves_the_file_before_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    write_files(tmp_path, FILES, ())
+    write(tmp_path, FILES, ())
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(ConfigError, match="No space left on device"):
-        write_files(tmp_path, {**FILES, "env": "new"}, ())
+        write(tmp_path, {**FILES, "env": "new"}, ())
     assert (tmp_path / ".devenv/env").read_text() == FILES["env"]
-    assert {path.name for path in (tmp_path / ".devenv").iterdir()} == set(FILES)
+    assert {path.name for path in (tmp_path / ".devenv").iterdir()} == {*FILES, ".gitignore"}

@@ -1,0 +1,44 @@
+"""Tar archives as the engine takes them."""
+
+from __future__ import annotations
+
+import tarfile
+
+import pytest
+
+from devenv.archive import pack
+
+
+def test_files_come_out_as_they_went_in() -> None:
+    files = {"my.cnf": b"[mysqld]\n", "deep/er/x": b"", "\u00fc/" + "long" * 60: bytes(range(256)) * 9}
+    with tarfile.open(fileobj=pack(files)) as archive:
+        assert archive.getnames() == list(files)
+        assert {name: archive.extractfile(name).read() for name in files} == files  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o644])
+def test_files_are_roots_and_of_one_mode(mode: int) -> None:
+    with tarfile.open(fileobj=pack({"a": b"1", "b": b"2"}, mode)) as archive:
+        assert {(entry.uid, entry.gid, entry.mode) for entry in archive} == {(0, 0, mode)}
+
+
+def test_files_are_for_all_to_read_and_for_nobody_to_write_unless_told_otherwise() -> None:
+    with tarfile.open(fileobj=pack({"a": b"1"})) as archive:
+        assert archive.getmember("a").mode == 0o444
+
+
+def test_folders_are_for_all_to_write_to_and_come_last() -> None:
+    with tarfile.open(fileobj=pack({"a": b"1"}, folders=["data", "more"])) as archive:
+        assert archive.getnames() == ["a", "data", "more"]
+        data = archive.getmember("data")
+        assert (data.isdir(), data.uid, data.mode) == (True, 0, 0o1777)
+
+
+def test_the_same_files_make_the_same_bytes() -> None:
+    # The engine's cache of builds goes by content.
+    assert pack({"a": b"1"}, folders=["d"]).getvalue() == pack({"a": b"1"}, folders=["d"]).getvalue()
+
+
+def test_an_archive_of_nothing_is_one() -> None:
+    with tarfile.open(fileobj=pack({})) as archive:
+        assert archive.getnames() == []

@@ -1,0 +1,179 @@
+"""`devenv exec`: this process's input and output joined to a socket that a test holds the other end of."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devenv import terminal
+
+Command = Callable[[socket.socket], None]
+MANY = os.urandom(5_000_000)
+
+
+def frame(data: bytes, output: int = 1) -> bytes:
+    return bytes([output, 0, 0, 0]) + len(data).to_bytes(4, "big") + data
+
+
+class FakeEngine:
+    """Its container is a function that has the other end of the socket, in a thread of its own."""
+
+    def __init__(self, command: Command) -> None:
+        self._command = command
+        self._inside: socket.socket | None = None
+
+    def execute(self, container: str, command: list[str], tty: bool) -> tuple[str, socket.socket]:
+        outside, self._inside = socket.socketpair()
+        outside.settimeout(5)  # as the real one's, which made a long input fail
+        self._thread = threading.Thread(target=self._run, args=(self._inside,), daemon=True)
+        self._thread.start()
+        return "run", outside
+
+    def _run(self, inside: socket.socket) -> None:
+        with inside:
+            self._command(inside)
+
+    def exit_code(self, run: str) -> int:
+        self._thread.join()
+        return 3
+
+
+def run(command: Command) -> int:
+    engine: Any = FakeEngine(command)
+    return terminal.run_in_container(engine, "etcd", ["cat"])
+
+
+@pytest.fixture
+def feed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str | Path], None]]:
+    """Makes a file our input."""
+    with ExitStack() as stack:
+        yield lambda path: monkeypatch.setattr(sys, "stdin", stack.enter_context(Path(path).open()))
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The end that one writes our input to."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        yield writing
+
+
+def cat(inside: socket.socket) -> None:
+    while data := inside.recv(10_000):
+        inside.sendall(frame(data))
+
+
+def test_five_megabytes_of_a_file_go_in_and_come_out_whole(feed, tmp_path, capfdbinary):
+    (tmp_path / "input").write_bytes(MANY)
+    feed(tmp_path / "input")
+    assert run(cat) == 3
+    assert capfdbinary.readouterr().out == MANY
+
+
+def test_five_megabytes_of_a_pipe_go_in_and_come_out_whole(pipe, capfdbinary):
+    def write() -> None:
+        with os.fdopen(pipe, "wb") as stream:
+            stream.write(MANY)
+
+    threading.Thread(target=write, daemon=True).start()
+    assert run(cat) == 3
+    assert capfdbinary.readouterr().out == MANY
+
+
+def test_a_command_that_ends_without_reading_ends_the_run(feed, capfdbinary):
+    feed("/dev/zero")
+    assert run(lambda inside: inside.sendall(frame(b"out"))) == 3
+    assert capfdbinary.readouterr().out == b"out"
+
+
+def test_a_command_that_never_reads_can_say_as_much_as_it_likes(feed, capfdbinary):
+    feed("/dev/zero")
+    assert run(lambda inside: inside.sendall(frame(MANY))) == 3
+    assert capfdbinary.readouterr().out == MANY
+
+
+def test_an_engine_that_keeps_the_input_open_after_the_end_ends_the_run(feed, capfdbinary):
+    done = threading.Event()
+
+    def command(inside: socket.socket) -> None:
+        inside.sendall(frame(b"out"))
+        inside.shutdown(socket.SHUT_WR)
+        done.wait(5)
+
+    feed("/dev/zero")
+    engine: Any = FakeEngine(command)
+    engine.exit_code = lambda run: 4
+    assert terminal.run_in_container(engine, "etcd", ["true"]) == 4
+    done.set()
+
+
+def test_what_comes_after_the_command_closed_its_input_is_still_printed(feed, capfdbinary):
+    def command(inside: socket.socket) -> None:
+        inside.recv(10)
+        inside.shutdown(socket.SHUT_RD)
+        inside.sendall(frame(b"late") * 1000)
+
+    feed("/dev/zero")
+    assert run(command) == 3
+    assert capfdbinary.readouterr().out == b"late" * 1000
+
+
+@pytest.mark.parametrize("source", ["/dev/null", "/dev/zero"])
+def test_a_device_is_an_input_like_any_other(feed, capfdbinary, source):
+    def count(inside: socket.socket) -> None:
+        inside.sendall(frame(str(len(inside.recv(3))).encode()))
+
+    feed(source)
+    assert run(count) == 3
+    assert capfdbinary.readouterr().out == (b"0" if source == "/dev/null" else b"3")
+
+
+@pytest.mark.parametrize("closed", [None, io.StringIO()])
+def test_without_any_input_the_command_reads_its_end(monkeypatch, capfdbinary, closed):
+    monkeypatch.setattr(sys, "stdin", closed)
+    assert run(cat) == 3
+    assert capfdbinary.readouterr().out == b""
+
+
+def test_an_input_that_cannot_be_read_is_an_empty_one(monkeypatch, capfdbinary):
+    folder = os.open("/", os.O_RDONLY)
+    try:
+        monkeypatch.setattr(terminal, "_input", lambda: folder)
+        assert run(cat) == 3
+    finally:
+        os.close(folder)
+    assert capfdbinary.readouterr().out == b""
+
+
+def test_frames_in_pieces_reach_the_output_that_they_are_for(feed, capfdbinary):
+    def command(inside: socket.socket) -> None:
+        for byte in frame(b"one") + frame(b"two", output=2) + frame(b"") + frame(b"three"):
+            inside.sendall(bytes([byte]))
+
+    feed("/dev/null")
+    assert run(command) == 3
+    assert capfdbinary.readouterr() == (b"onethree", b"two")
+
+
+def test_a_reader_of_ours_that_went_away_is_not_taken_for_the_container_s(feed, monkeypatch):
+    class Gone(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, _: object) -> int:
+            raise BrokenPipeError
+
+    feed("/dev/null")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Gone(), write_through=True))
+    with pytest.raises(BrokenPipeError):
+        run(lambda inside: inside.sendall(frame(b"out")))
