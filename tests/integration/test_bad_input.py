@@ -246,3 +246,15 @@ def test_doctor_says_when_there_is_no_engine(project: Project) -> None:
     done = project.devenv("doctor", check=False)
     assert done.returncode == 4
     assert "unix:///nonexistent/engine.sock" in done.stdout
+
+
+def test_a_server_that_takes_all_its_memory_is_reported_as_such(
+    project: Project, broken_image: str, client: docker.DockerClient, tmp_path: Path
+) -> None:
+    # `tail` keeps the last line, and this one never ends.
+    (tmp_path / "etcd").write_text("#!/bin/sh\nexec tail /dev/zero\n")
+    client.images.build(path=str(tmp_path), tag=broken_image, rm=True, forcerm=True)
+    etcd_from(project, broken_image)
+    one_clear_line(project.devenv("up", check=False), 5, "exited 137, killed for want of memory")
+    status = project.json("status")["services"]["etcd"]
+    assert (status["state"], status["reason"]) == ("failed", "exited 137, killed for want of memory")
