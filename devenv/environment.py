@@ -27,6 +27,7 @@ from devenv.model import (
     Profile,
     Result,
     ServiceChoice,
+    ServiceDefinition,
     ServiceStatus,
     Timing,
 )
@@ -70,6 +71,7 @@ class Environment:
         self._timeout = wait_timeout
         self._engine: Engine | None = None
         self._recording = threading.Lock()
+        self.catalogue: dict[str, ServiceDefinition] = {}
         self.images: dict[str, Image] = {}
 
     # ---- up and down -----------------------------------------------------------------------------------------
@@ -239,7 +241,7 @@ class Environment:
     @contextmanager
     def _changing(self) -> Iterator[None]:
         # Neither a broken devenv.yaml nor a profile that is gone keeps anybody from stopping what runs.
-        self.catalogue = load_catalogue()
+        self.catalogue = self.catalogue or load_catalogue()
         with self.state.locked(self._report.note):
             yield
 

@@ -32,7 +32,9 @@ class Project:
 
     @property
     def environ(self) -> dict[str, str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("OS_", "DEVENV_"))}
+        # Nor what `make test` tells a make that it runs.
+        foreign = ("OS_", "DEVENV_", "MAKE", "MFLAGS")
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         return {**clean, "DEVENV_STATE_DIR": str(self.state), "PYTHONPATH": str(self.checkout), **self.extra}
 
     def devenv(self, *arguments: str, check: bool = True, cwd: Path | None = None, stdin: str = "") -> Completed:
