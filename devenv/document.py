@@ -132,7 +132,10 @@ def _mapping(
 
 def _worded(invalid: voluptuous.Invalid, lines: dict[Key, int]) -> tuple[int, str]:
     key: Key = tuple(part if isinstance(part, int) else str(part) for part in invalid.path)
-    what = "unknown key" if invalid.msg == "extra keys not allowed" else invalid.msg
+    # The schema library speaks of Python's types, devenv of YAML's.
+    what = {"extra keys not allowed": "unknown key", "expected a dictionary": "expected a mapping"}.get(
+        invalid.msg, invalid.msg
+    )
     return _line(key, lines), f"{_dotted(key)}{what}"
 
 

@@ -85,6 +85,9 @@ class Environment:
             desired, selected, observed = self._desired(names)
             if not self.engine.local:
                 self._report.note(f"the ports are on 127.0.0.1 of the engine's host ({self.engine.url}): forward them")
+            if others := sorted(set(observed.containers) - set(self.profile.services) - set(selected.services)):
+                there = " ".join(others)
+                self._report.note(f"still there, but not in the profile: {there} ('devenv down {there}' removes)")
             plan = make_plan(selected, observed, self.state.load().provisioned)
             timings = self._execute(plan, selected, observed)
             written = self._write(desired)
@@ -172,8 +175,11 @@ class Environment:
         return wiring.flat_map(present)
 
     def container(self, name: str) -> ObservedContainer:
-        """The container of a service. Raises ConfigError if there is none."""
-        return self._containers(self.engine.observe(self.id), [name])[0]
+        """The running container of a service. Raises ConfigError if there is none."""
+        found = self._containers(self.engine.observe(self.id), [name])[0]
+        if not found.running:
+            raise ConfigError(f"cannot use {name}: its container is {found.state}", hint=f"'devenv start {name}'")
+        return found
 
     def containers(self, names: Sequence[str] = ()) -> dict[str, str]:
         """The containers' ids by service. Raises ConfigError if one of `names`, or any at all, is missing."""
@@ -184,7 +190,7 @@ class Environment:
 
     def logs(self, name: str, tail: Tail = "all") -> list[str]:
         """The lines that a service logged, the last `tail` of them if a number is given."""
-        return self.engine.logs(self.container(name).id, tail)
+        return self.engine.logs(self.containers([name])[name], tail)
 
     # ---- images ----------------------------------------------------------------------------------------------
 
@@ -356,7 +362,7 @@ class Environment:
 
     def _status(self, service: DesiredService, observed: Observed) -> ServiceStatus:
         container = observed.containers.get(service.name)
-        state, reason = self._state_of(service, container)
+        state, reason = self._state_of(service, observed)
         return ServiceStatus(
             role=service.role,
             state=state,
@@ -366,19 +372,23 @@ class Environment:
             reason=reason,
         )
 
-    def _state_of(self, service: DesiredService, container: ObservedContainer | None) -> tuple[str, str]:
+    def _state_of(self, service: DesiredService, observed: Observed) -> tuple[str, str]:
+        container = observed.containers.get(service.name)
         if container is None:
             return "absent", "no container"
         if container.running:
             try:
                 load_probe(service.probe["kind"])(target_of(service))
             except NotReady as error:
-                return "starting", str(error)
+                idle = [name for name in service.depends if not _runs(observed, name)]
+                return "starting", f"needs {', '.join(idle)}, which does not run" if idle else str(error)
             return "ready", ""
         if container.exit_code is None:
             return "stopped", f"container is {container.state}"
         if self.engine.state(container.id).get("OOMKilled"):
             return "failed", f"exited {container.exit_code}, killed for want of memory"
-        if container.exit_code in _STOPPED:
-            return "stopped", ""
-        return "failed", f"exited {container.exit_code}"
+        return "stopped" if container.exit_code in _STOPPED else "failed", f"exited {container.exit_code}"
+
+
+def _runs(observed: Observed, service: str) -> bool:
+    return service in observed.containers and observed.containers[service].running

@@ -290,7 +290,7 @@ def wait_until_ready(service: DesiredService, container: str, context: Context, 
             look_at = now + _LOOK_SECONDS
         if now >= deadline:
             raise NotReadyInTime(
-                f"cannot use {service.name}: not ready after {context.timeout:.0f} s: {reason}",
+                f"cannot use {service.name}: not ready after {context.timeout:g} s: {reason}",
                 hint=f"'devenv logs {service.name}' shows more; --wait-timeout gives it more time",
                 detail=context.engine.logs(container, _LOG_LINES),
             )

@@ -114,12 +114,13 @@ class ServiceChoice:
 
 @dataclass(frozen=True)
 class Profile:
-    """A named choice of services. `source` is the file to blame in errors."""
+    """A named choice of services. `source` is the file to blame in errors; `left_out` are services set to false."""
 
     name: str
     services: Mapping[str, ServiceChoice]
     source: str = ""
     description: str = ""
+    left_out: frozenset[str] = frozenset()
 
 
 def familiar(reference: str) -> str:

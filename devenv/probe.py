@@ -153,6 +153,8 @@ def _http(method: str, url: str, **arguments: Any) -> Any:
 
 
 def _first_line(error: object) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+    if isinstance(error, OSError):
+        # What the engine's port proxy does while nobody listens behind it looks different each time.
+        refused = isinstance(error, ConnectionRefusedError)
+        return "connection refused" if refused else f"no answer ({error.strerror or error})"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -15,6 +15,7 @@ from devenv.errors import ConfigError
 from devenv.model import Profile, ServiceChoice
 
 PROJECT_FILE = "devenv.yaml"
+WIRED_FOLDER = ".devenv"
 DEFAULT_PROFILE = "base"
 
 _NAME_RULE = "expected a name: lower-case letters, digits and dashes"
@@ -81,9 +82,10 @@ def existing_folder(path: Path) -> Path:
 
 
 def find_project(start: Path) -> Path:
-    """The nearest folder, upwards from `start`, that holds a devenv.yaml; else `start` itself."""
+    """The nearest folder, upwards from `start`, that holds a devenv.yaml or a .devenv/; else `start` itself."""
     start = start.resolve()
-    return next((folder for folder in (start, *start.parents) if (folder / PROJECT_FILE).is_file()), start)
+    marks = ((folder, folder / PROJECT_FILE, folder / WIRED_FOLDER) for folder in (start, *start.parents))
+    return next((folder for folder, file, wired in marks if file.is_file() or wired.is_dir()), start)
 
 
 def shipped_profiles() -> dict[str, Path]:
@@ -98,6 +100,8 @@ def load_profile(project: Path, name: str = "", folder: Path | None = None) -> P
     """
     profiles = shipped_profiles() if folder is None else {p.stem: p for p in sorted(folder.glob("*.yaml"))}
     project_file = project / PROJECT_FILE
+    if not project_file.exists() and (other := project_file.with_suffix(".yml")).exists():
+        raise ConfigError(f"cannot use {other}: the file's name is {PROJECT_FILE}", hint="rename it")
     layers: list[_Layer] = []
     picked = name or DEFAULT_PROFILE
     if project_file.is_file():
@@ -105,11 +109,13 @@ def load_profile(project: Path, name: str = "", folder: Path | None = None) -> P
         picked = name or layers[0].extends or DEFAULT_PROFILE
     layers += _chain(picked, profiles, layers[0].source if layers and not name else "--profile")
     services: dict[str, ServiceChoice] = {}
+    left_out: set[str] = set()
     for layer in reversed(layers):
-        _apply(layer, services)
+        _apply(layer, services, left_out)
     return Profile(
         name=picked,
         services=services,
+        left_out=frozenset(left_out),
         source=layers[0].source,
         description=next((layer.description for layer in layers if layer.description), ""),
     )
@@ -141,11 +147,13 @@ def _chain(name: str, profiles: Mapping[str, Path], asked_by: str) -> list[_Laye
     return layers
 
 
-def _apply(layer: _Layer, services: dict[str, ServiceChoice]) -> None:
+def _apply(layer: _Layer, services: dict[str, ServiceChoice], left_out: set[str]) -> None:
     for service, settings in layer.services.items():
         if settings is False:
             services.pop(service, None)
+            left_out.add(service)
             continue
+        left_out.discard(service)
         before = services.get(service, ServiceChoice())
         settings = settings or {}
         services[service] = ServiceChoice(
@@ -159,7 +167,7 @@ TEMPLATE = """\
 # One of: {profiles}.
 profile: base
 
-# Settings per service; `false` leaves one out.
+# Added to what the profile has, or changed in it; `false` leaves a service out.
 # services:
 #   mysql:
 #     image: mysql:8.4        # any image that works as MySQL; built by devenv if not given

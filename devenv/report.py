@@ -22,6 +22,7 @@ _CHECK_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 # One colour per service in merged logs, none of them red, which means failure here.
 LOG_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 _BAR = 24
+_WIDE = 78
 # A step of a build may be a page of shell; its beginning names it.
 _STEP_WIDTH = 60
 
@@ -83,9 +84,11 @@ class Live(Report):
 
         self._lock = threading.Lock()
         self._rows: dict[str, _Row] = {}
+        self._unready: set[str] = set()
         self._live = RichLive(console=console(stream), get_renderable=self._lines, refresh_per_second=10)
 
     def begin(self, plan: Plan) -> None:
+        self._unready = {op.target for op in plan.operations if op.action == "ready"}
         self._live.start()
 
     def end(self) -> None:
@@ -102,6 +105,8 @@ class Live(Report):
                 self._rows[_subject(operation)].running[operation.key] = f"{_words(operation)}: {text}"
 
     def finished(self, operation: Operation, seconds: float) -> None:
+        if operation.action == "ready":
+            self._unready.discard(operation.target)
         self._settle(operation, _words(operation))
 
     def failed(self, operation: Operation, seconds: float, reason: str) -> None:
@@ -125,12 +130,14 @@ class Live(Report):
         with self._lock:
             width = max((len(name) for name in self._rows), default=0)
             for number, (name, row) in enumerate(self._rows.items()):
-                mark, style = ("✗", "bold red") if row.failed else ("…", "yellow") if row.running else ("✓", "green")
-                seconds = (time.monotonic() if row.running else row.ended) - row.began
+                going = row.running or (name in self._unready and not row.failed)
+                mark, style = ("✗", "bold red") if row.failed else ("…", "yellow") if going else ("✓", "green")
+                seconds = (time.monotonic() if going else row.ended) - row.began
+                waiting = "waiting for what it needs" if going else row.words
                 lines.append("\n" if number else "")
                 lines.append(f"{mark} ", style)
                 lines.append(f"{name:<{width}} {seconds:6.1f} s  ")
-                lines.append(next(reversed(row.running.values()), row.words), "dim")
+                lines.append(next(reversed(row.running.values()), waiting), "dim")
         return lines
 
 
@@ -222,11 +229,13 @@ def summary(environment: Environment, result: Result, seconds: float) -> None:
     out = console()
     spans = service_spans(result.timings)
     total = max((ended for _, ended in spans.values()), default=0.0)
+    # Where nothing was done there is nothing to compare, and a narrow terminal has no room for it.
+    wide = bool(result.plan.changes) and out.width >= _WIDE
     rows = []
     for name, service in result.services.items():
         where = " ".join(f"{endpoint.host}:{endpoint.port}" for endpoint in service.endpoints.values())
         began, ended = spans.get(name, (0.0, 0.0))
-        rows.append((name, where, f"{ended:.1f} s", bar(began, ended, total)))
+        rows.append((name, where, f"{ended:.1f} s", bar(began, ended, total) if wide else ""))
     out.print(rows_table(("SERVICE", "ENDPOINT", "READY", ""), rows))
     folder = environment.folder
     if result.written:

@@ -73,7 +73,13 @@ def select(profile: Profile, catalogue: Catalogue, names: Sequence[str] = ()) ->
 def provider_of(role: str, needed_by: str, profile: Profile, catalogue: Catalogue) -> str:
     """The one service of the profile that fills the role; where there is none, the one of the catalogue."""
     chosen = [name for name in profile.services if name in catalogue and catalogue[name].role == role]
-    candidates = chosen or [name for name, service in catalogue.items() if service.role == role]
+    known = [name for name, service in catalogue.items() if service.role == role]
+    candidates = chosen or [name for name in known if name not in profile.left_out]
+    if not candidates and known:
+        raise ConfigError(
+            f"cannot leave out {known[0]!r} (in {profile.source}): {needed_by} needs it",
+            hint=f"leave {needed_by} out, too, or drop '{known[0]}: false'",
+        )
     if len(candidates) != 1:
         found = f"more than one service does: {', '.join(candidates)}" if candidates else "no service does"
         raise ConfigError(

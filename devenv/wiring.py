@@ -15,10 +15,10 @@ from pathlib import Path
 
 from devenv.errors import ConfigError
 from devenv.model import DesiredService, Endpoint, ServiceDefinition
+from devenv.profile import WIRED_FOLDER as FOLDER
 from devenv.state import write_files
 from devenv.template import render
 
-FOLDER = ".devenv"
 _HEADER = "# Written by devenv; 'devenv up' writes it anew.\n"
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import docker
@@ -15,15 +15,23 @@ from project import Project, one_clear_line, ours
 
 
 @pytest.fixture
-def broken_image(client: docker.DockerClient, tmp_path: Path, project: Project) -> Iterator[str]:
-    """An image that passes for etcd and does what its test's `etcd` script says."""
+def etcd_that(client: docker.DockerClient, tmp_path: Path, project: Project) -> Iterator[Callable[[str], str]]:
+    """Makes an image that passes for etcd and runs a script instead."""
     base = next(image for image in project.json("images", "list") if image["service"] == "base")["reference"]
-    (tmp_path / "etcd").write_text("#!/bin/sh\nfor i in $(seq 30); do echo line $i; done\nexec sleep 600\n")
-    (tmp_path / "etcd").chmod(0o755)
-    (tmp_path / "Dockerfile").write_text(f"FROM {base}\nCOPY etcd /usr/local/bin/etcd\n")
-    client.images.build(path=str(tmp_path), tag="devenv-test/etcd:broken", rm=True, forcerm=True)
-    yield "devenv-test/etcd:broken"
-    client.images.remove("devenv-test/etcd:broken", force=True)
+    tag = "devenv-test/etcd:broken"
+
+    def build(script: str) -> str:
+        (tmp_path / "etcd").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "etcd").chmod(0o755)
+        (tmp_path / "Dockerfile").write_text(f"FROM {base}\nCOPY etcd /usr/local/bin/etcd\n")
+        client.images.build(path=str(tmp_path), tag=tag, rm=True, forcerm=True)
+        return tag
+
+    yield build
+    client.images.remove(tag, force=True)
+
+
+TALKS = "for i in $(seq 30); do echo line $i; done"
 
 
 def etcd_from(project: Project, image: str, more: str = "") -> None:
@@ -41,11 +49,9 @@ def test_a_container_that_exits_at_once_is_noticed_with_its_code_and_log(
 
 
 def test_a_server_that_dies_is_noticed_with_exit_code_and_last_lines(
-    project: Project, broken_image: str, client: docker.DockerClient, tmp_path: Path
+    project: Project, etcd_that: Callable[[str], str], client: docker.DockerClient
 ) -> None:
-    (tmp_path / "etcd").write_text("#!/bin/sh\nfor i in $(seq 30); do echo line $i; done\nexit 3\n")
-    client.images.build(path=str(tmp_path), tag=broken_image, rm=True, forcerm=True)
-    etcd_from(project, broken_image)
+    etcd_from(project, etcd_that(f"{TALKS}; exit 3"))
     done = project.devenv("up", check=False)
     one_clear_line(done, 5, "etcd", "exited 3", "line 30", "line 11")
     assert "line 10\n" not in done.stderr
@@ -53,8 +59,20 @@ def test_a_server_that_dies_is_noticed_with_exit_code_and_last_lines(
     assert project.json("status")["services"]["etcd"]["state"] == "failed"
 
 
-def test_a_server_that_never_gets_ready_is_given_up_with_the_last_reason(project: Project, broken_image: str) -> None:
-    etcd_from(project, broken_image)
+def test_a_server_that_takes_all_its_memory_is_reported_as_such(
+    project: Project, etcd_that: Callable[[str], str]
+) -> None:
+    # `tail` keeps the last line, and this one never ends.
+    etcd_from(project, etcd_that("exec tail /dev/zero"))
+    one_clear_line(project.devenv("up", check=False), 5, "exited 137, killed for want of memory")
+    status = project.json("status")["services"]["etcd"]
+    assert (status["state"], status["reason"]) == ("failed", "exited 137, killed for want of memory")
+
+
+def test_a_server_that_never_gets_ready_is_given_up_with_the_last_reason(
+    project: Project, etcd_that: Callable[[str], str]
+) -> None:
+    etcd_from(project, etcd_that(f"{TALKS}; exec sleep 600"))
     done = project.devenv("up", "--wait-timeout", "1", check=False)
     one_clear_line(done, 6, "etcd", "not ready after 1 s", "line 30")
     assert project.json("status")["services"]["etcd"]["state"] == "starting"
@@ -79,8 +97,9 @@ def test_a_failing_build_leaves_the_running_service_alone(project: Project, chec
     assert project.json("status")["services"]["etcd"]["state"] == "ready"
 
 
-def test_a_failed_service_does_not_keep_others_from_starting(project: Project, broken_image: str) -> None:
-    project.configure(f"profile: database\nservices:\n  etcd:\n    image: {broken_image}\n")
+def test_a_failed_service_does_not_keep_others_from_starting(project: Project, etcd_that: Callable[[str], str]) -> None:
+    image = etcd_that("exec sleep 600")
+    project.configure(f"profile: database\nservices:\n  etcd:\n    image: {image}\n")
     done = project.devenv("up", "--wait-timeout", "20", check=False)
     one_clear_line(done, 6, "etcd")
     assert project.json("status")["services"]["mysql"]["state"] == "ready"
@@ -246,15 +265,3 @@ def test_doctor_says_when_there_is_no_engine(project: Project) -> None:
     done = project.devenv("doctor", check=False)
     assert done.returncode == 4
     assert "unix:///nonexistent/engine.sock" in done.stdout
-
-
-def test_a_server_that_takes_all_its_memory_is_reported_as_such(
-    project: Project, broken_image: str, client: docker.DockerClient, tmp_path: Path
-) -> None:
-    # `tail` keeps the last line, and this one never ends.
-    (tmp_path / "etcd").write_text("#!/bin/sh\nexec tail /dev/zero\n")
-    client.images.build(path=str(tmp_path), tag=broken_image, rm=True, forcerm=True)
-    etcd_from(project, broken_image)
-    one_clear_line(project.devenv("up", check=False), 5, "exited 137, killed for want of memory")
-    status = project.json("status")["services"]["etcd"]
-    assert (status["state"], status["reason"]) == ("failed", "exited 137, killed for want of memory")

@@ -229,7 +229,6 @@ def test_following_logs_merges_services_until_they_end(project: Project) -> None
     assert all(line.startswith("etcd |") for line in rest.splitlines())
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 def test_exec_on_a_terminal_is_a_terminal_inside(running: Project) -> None:
     import pty
 

@@ -17,10 +17,12 @@ from click.testing import CliRunner, Result
 from fake_engine import FakeEngine
 
 from devenv import __version__
+from devenv.catalogue import load_catalogue
 from devenv.cli import main
 from devenv.environment import Environment
 from devenv.errors import ConfigError, DevenvError, NoEngine, NotOurs, NotReadyInTime, ServiceFailed
-from devenv.model import Observed, ObservedContainer
+from devenv.images import images_for
+from devenv.model import Observed, ObservedContainer, Profile
 from devenv.profile import load_profile
 
 NEED_AN_ENGINE = (
@@ -149,11 +151,26 @@ def test_a_wrong_devenv_yaml_is_exit_code_3(
     assert_clear_error(run("plan"), 3, *words)
 
 
-def test_a_need_that_the_project_leaves_out_comes_along(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_need_that_the_project_leaves_out_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "devenv.yaml").write_text("profile: identity\nservices: {mysql: false}\n")
     monkeypatch.setattr("devenv.environment.connect", FakeEngine)
-    result = run("plan")
-    assert (result.exit_code, "create mysql: no container" in result.stdout) == (0, True), result.stderr
+    assert_clear_error(run("plan"), 3, "cannot leave out 'mysql'", "keystone needs it", "devenv.yaml")
+    (project / "devenv.yaml").write_text("profile: identity\nservices: {mysql: false, keystone: false, etcd: {}}\n")
+    assert "create etcd" in run("plan").stdout
+
+
+def test_a_devenv_yml_is_not_overlooked(project: Path) -> None:
+    (project / "devenv.yml").write_text("profile: base\n")
+    assert_clear_error(run("plan"), 3, "devenv.yml", "devenv.yaml", "rename it")
+
+
+def test_what_the_profile_no_longer_has_is_told(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = images_for(Profile("", {}), load_catalogue()).values()
+    there = ObservedContainer("id-rabbitmq", "devenv-x-rabbitmq", "rabbitmq", "running")
+    engine = FakeEngine(Observed({"rabbitmq": there}, images=frozenset(image.reference for image in images)))
+    monkeypatch.setattr("devenv.environment.connect", lambda: engine)
+    (project / "devenv.yaml").write_text("profile: database\n")
+    assert "not in the profile: rabbitmq ('devenv down rabbitmq' removes)" in run("up", "--wait-timeout", "0.1").stderr
 
 
 @pytest.mark.parametrize("make", [lambda path: path.write_text(""), lambda path: path.symlink_to("/tmp")])

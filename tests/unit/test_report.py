@@ -130,6 +130,19 @@ def live(stream: Any) -> None:
     report.end()
 
 
+def started_only(stream: Any) -> None:
+    report = reporter(stream)
+    report.begin(Plan((START, READY)))
+    report.started(START)
+    report.finished(START, 0.2)
+    report.end()
+
+
+def test_a_service_that_is_not_ready_yet_gets_no_tick() -> None:
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_terminal(started_only))
+    assert "✓" not in plain and "… mysql" in plain and "waiting for what it needs" in plain
+
+
 def test_a_terminal_gets_live_progress_that_fits_its_width() -> None:
     output = on_terminal(live)
     assert "\x1b[" in output
