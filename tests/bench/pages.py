@@ -56,9 +56,9 @@ _METHOD = """\
 devenv and Docker Compose bring up the same four images on the same engine, in turn; every number is the median
 of {rounds}. Compose gets a file that is written as each project's own documentation tells:
 [tests/bench/compose](../tests/bench/compose/compose.yaml), with upstream's default settings and a health check
-every second. devenv uses its own settings, for throw-away data. Compose returns after a greeting from MySQL,
-a ping of RabbitMQ and a page of Keystone (etcd's image holds no client to ask with); devenv after a login, a
-queue, a linearizable answer and a token."""
+every second. devenv uses its own settings, for throw-away data. Compose returns after `mysqladmin ping`,
+`rabbitmq-diagnostics ping`, `etcdctl endpoint health` and a page of Keystone; devenv after a login, a queue, an
+answer of etcd and a token. Beyond Compose's file, devenv runs RabbitMQ's management and makes Keystone's accounts."""
 _METHOD_ALONE = (
     "There was no Compose v2 on this machine, so nothing to compare with; every number is the median of {rounds}."
 )
