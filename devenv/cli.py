@@ -215,9 +215,9 @@ def status(context: click.Context, services: tuple[str, ...], format_: str) -> N
         identity = {"id": environment.id, "name": environment.name, "project": str(environment.project)}
         _json({"environment": identity, "services": {name: asdict(one) for name, one in found.items()}})
         return
-    from devenv.report import console, status_table
+    from devenv.report import status_table
 
-    console().print(status_table(found))
+    click.echo(status_table(found))
 
 
 @main.command()
@@ -310,10 +310,10 @@ def images_list(context: click.Context, format_: str) -> None:
     if format_ == "json":
         _json([asdict(image) for image in found])
         return
-    from devenv.report import console, rows_table
+    from devenv.report import rows_table
 
     rows = [(i.service, i.reference, f"{i.size / 1e6:.0f} MB" if i.size is not None else "not here") for i in found]
-    console().print(rows_table(("SERVICE", "IMAGE", "SIZE"), rows))
+    click.echo(rows_table(("SERVICE", "IMAGE", "SIZE"), rows))
 
 
 @images.command(name="build")

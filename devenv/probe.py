@@ -62,6 +62,8 @@ def check_mysql(target: Target) -> None:
                 connect_timeout=int(_CONNECT_SECONDS),
                 read_timeout=_ANSWER_SECONDS,
                 write_timeout=_ANSWER_SECONDS,
+                # On the loopback address. TLS takes eighteen times as long as all the rest of the look.
+                ssl_disabled=True,
             ) as connection,
             connection.cursor() as cursor,
         ):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
+
+import click
 
 from devenv.environment import Environment
 from devenv.execute import Report
@@ -17,12 +22,14 @@ from devenv.model import Operation, Plan, Result, ServiceStatus, Timing
 if TYPE_CHECKING:
     from rich.console import Console
 
-_STATE_STYLES = {"ready": "green", "starting": "yellow", "stopped": "dim", "absent": "dim", "failed": "bold red"}
+_STATE_COLOURS = {"ready": "green", "starting": "yellow", "stopped": "bright_black", "failed": "red"}
 _CHECK_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 # One colour per service in merged logs, none of them red, which means failure here.
 LOG_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 _BAR = 24
 _WIDE = 78
+# The least that a folded column keeps.
+_NARROWEST = 12
 # A step of a build may be a page of shell; its beginning names it.
 _STEP_WIDTH = 60
 
@@ -176,20 +183,14 @@ def reporter(stream: IO[str]) -> Report:
 # ---- tables --------------------------------------------------------------------------------------------------
 
 
-def status_table(statuses: Mapping[str, ServiceStatus]) -> Any:
-    """Service, state, endpoint and reason, in 80 columns."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("SERVICE", "STATE", "ENDPOINT", "REASON"):
-        table.add_column(heading, overflow="fold")
+def status_table(statuses: Mapping[str, ServiceStatus]) -> str:
+    """Service, state, endpoint and reason."""
+    rows = []
     for name, status in statuses.items():
         present = status.state != "absent"
         where = [f"{e['host']}:{e['port']}" for e in status.endpoints.values()] if present else []
-        state = Text(status.state, _STATE_STYLES.get(status.state, ""))
-        table.add_row(name, state, " ".join(where), status.reason)
-    return table
+        rows.append((name, status.state, " ".join(where), status.reason))
+    return rows_table(("SERVICE", "STATE", "ENDPOINT", "REASON"), rows, _STATE_COLOURS)
 
 
 def check_table(checks: Iterable[Any]) -> Any:
@@ -209,16 +210,28 @@ def check_table(checks: Iterable[Any]) -> Any:
     return table
 
 
-def rows_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
-    """Any small table."""
-    from rich.table import Table
+def rows_table(headings: Sequence[str], rows: Iterable[Sequence[str]], colours: Mapping[str, str] | None = None) -> str:
+    """A table as wide as the terminal at most: the widest column gives way and is folded.
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    `colours` are those of cells with these words, for a terminal. By hand, since loading rich takes longer than all
+    else that a short command does.
+    """
+    cells = [tuple(headings), *map(tuple, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    excess = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
+    if excess > 0:
+        widest = widths.index(max(widths))
+        widths[widest] = max(_NARROWEST, widths[widest] - excess)
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    lines = []
+    for row in cells:
+        folded = [textwrap.wrap(c, w) if len(c) > w else [c] for c, w in zip(row, widths, strict=True)]
+        for line in itertools.zip_longest(*folded, fillvalue=""):
+            padded = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+            if coloured:
+                padded = [click.style(p, fg=(colours or {}).get(p.strip())) for p in padded]
+            lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
 
 
 # ---- after `up` ------------------------------------------------------------------------------------------------
@@ -226,25 +239,24 @@ def rows_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
 
 def summary(environment: Environment, result: Result, seconds: float) -> None:
     """What answers where, how long each took, and which files tell it to programs."""
-    out = console()
     spans = service_spans(result.timings)
     total = max((ended for _, ended in spans.values()), default=0.0)
     # Where nothing was done there is nothing to compare, and a narrow terminal has no room for it.
-    wide = bool(result.plan.changes) and out.width >= _WIDE
+    wide = bool(result.plan.changes) and shutil.get_terminal_size().columns >= _WIDE
     rows = []
     for name, service in result.services.items():
         where = " ".join(f"{endpoint.host}:{endpoint.port}" for endpoint in service.endpoints.values())
         began, ended = spans.get(name, (0.0, 0.0))
         rows.append((name, where, f"{ended:.1f} s", bar(began, ended, total) if wide else ""))
-    out.print(rows_table(("SERVICE", "ENDPOINT", "READY", ""), rows))
+    click.echo(rows_table(("SERVICE", "ENDPOINT", "READY", ""), rows))
     folder = environment.folder
     if result.written:
         names = ", ".join(sorted(path.name for path in result.written))
-        out.print(f"wrote to {folder}: {names}")
+        click.echo(f"wrote to {folder}: {names}")
     else:
-        out.print(f"{folder} is up to date")
+        click.echo(f"{folder} is up to date")
     done = "up" if result.plan.changes else "nothing to do, all ready"
-    out.print(f"{done} in {seconds:.1f} s")
+    click.echo(f"{done} in {seconds:.1f} s")
 
 
 def service_spans(timings: Sequence[Timing]) -> dict[str, tuple[float, float]]:
