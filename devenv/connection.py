@@ -113,8 +113,6 @@ def asking(what: str, hint: str = "") -> Iterator[None]:
         yield
     except docker.errors.APIError as error:
         raise ServiceFailed(f"cannot {what}: {error.explanation or error}", hint) from error
-    except docker.errors.BuildError as error:
-        raise ServiceFailed(f"cannot {what}: {error}", hint) from error
     except docker.errors.DockerException as error:
         raise ServiceFailed(f"cannot {what}: {_reason(error)}", hint) from error
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:

@@ -26,6 +26,7 @@ from devenv.model import (
     LABEL_ENVIRONMENT,
     LABEL_PORTS,
     LABEL_SERVICE,
+    SHARED,
     DesiredService,
     Observed,
     ObservedContainer,
@@ -83,7 +84,7 @@ class Engine:
     def devenv_images(self) -> list[dict[str, Any]]:
         """All images that devenv built: their tags, size in bytes, labels and time of creation."""
         with asking("list images"):
-            return list(self._client.images(filters={"label": f"{LABEL_ENVIRONMENT}=shared"}))
+            return list(self._client.images(filters={"label": f"{LABEL_ENVIRONMENT}={SHARED}"}))
 
     def image_sizes(self) -> dict[str, int]:
         """The size in bytes of every image by tag."""

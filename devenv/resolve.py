@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from devenv.catalogue import NAME
@@ -25,7 +24,7 @@ from devenv.model import (
 )
 from devenv.ports import HOST, free_port, is_free
 from devenv.state import Record
-from devenv.template import render
+from devenv.template import render, render_file
 
 # Raise it when containers are made in another way from the same inputs.
 _FORMAT = 1
@@ -226,7 +225,7 @@ def _service(
         return {key: render(text, values, source) for key, text in templates.items()}
 
     values |= {f"output.{key}": value for key, value in filled(definition.outputs).items()}
-    files = {file.target: render(_text(file.source), values, str(file.source)).encode() for file in definition.files}
+    files = {file.target: render_file(file.source, values).encode() for file in definition.files}
     published = {endpoint.port: ports[f"{name}/{key}"] for key, endpoint in definition.endpoints.items()}
     volumes = {f"devenv-{environment}-{name}-{volume}": target for volume, target in definition.volumes}
     parts = _parts(image, definition.options, files, published, volumes)
@@ -250,14 +249,6 @@ def _service(
         provisioner=definition.provisioner,
         provisions=tuple(provisions),
     )
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"cannot read {path}: {reason}", hint="mend the file") from error
 
 
 def _endpoints(definition: ServiceDefinition, ports: Mapping[str, int], values: dict[str, str]) -> dict[str, Endpoint]:

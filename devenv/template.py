@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from devenv.errors import ConfigError
 
 # As in Compose, `$${` stands for a literal `${`; a `$` that no brace follows is left as it is,
 # so that shell scripts and configuration files need no other escape.
 _PLACEHOLDER = re.compile(r"\$(?P<escaped>\$\{)|\$\{(?P<name>[^{}]*)\}")
+
+
+def render_file(path: Path, values: Mapping[str, str]) -> str:
+    """The file's text with every `${name}` replaced. Raises ConfigError if it cannot be read, or as `render` does."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"cannot read {path}: {reason}", hint="mend the file") from error
+    return render(text, values, str(path))
 
 
 def render(text: str, values: Mapping[str, str], source: str) -> str:

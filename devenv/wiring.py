@@ -17,7 +17,7 @@ from devenv.errors import ConfigError
 from devenv.model import DesiredService, Endpoint, ServiceDefinition
 from devenv.profile import WIRED_FOLDER as FOLDER
 from devenv.state import write_files
-from devenv.template import render
+from devenv.template import render_file
 
 _HEADER = "# Written by devenv; 'devenv up' writes it anew.\n"
 
@@ -77,8 +77,7 @@ def wired_files(services: Mapping[str, DesiredService], catalogue: Mapping[str, 
     }
     for name, service in services.items():
         for path in sorted((catalogue[name].folder / "wire").glob("*")):
-            text = render(path.read_text(encoding="utf-8"), service.values, str(path))
-            files[path.name] = f"{files.get(path.name, _HEADER)}{text}"
+            files[path.name] = files.get(path.name, _HEADER) + render_file(path, service.values)
     return files
 
 
