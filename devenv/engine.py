@@ -32,12 +32,12 @@ from devenv.model import (
     ObservedContainer,
     familiar,
 )
+from devenv.ports import HOST
 
 # Where a service's files go: a volume of its own, since a read-only root file system takes no copies.
 CONFIG_FOLDER = "/etc/devenv"
 # In each data volume, the one folder that any user may write to: the user's id differs between images.
 DATA_FOLDER = "data"
-_HOST = "127.0.0.1"
 _BUILD_TIMEOUT = 1800
 # How many of the last lines of a log.
 Tail = int | Literal["all"]
@@ -269,7 +269,7 @@ class Engine:
             ulimits.append(Ulimit(name="nofile", soft=options.nofile, hard=options.nofile))
         host_config = self._client.create_host_config(
             network_mode=network,
-            port_bindings={inside: (_HOST, host) for inside, host in service.ports.items()},
+            port_bindings={inside: (HOST, host) for inside, host in service.ports.items()},
             mounts=mounts,
             tmpfs={target: "mode=1777" for target in options.tmpfs},
             read_only=options.read_only,
