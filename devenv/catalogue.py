@@ -19,6 +19,7 @@ from devenv.errors import ConfigError
 from devenv.model import (
     HEALTHY,
     STARTED,
+    ComponentDefinition,
     ConfigFile,
     ContainerOptions,
     EndpointDefinition,
@@ -42,21 +43,25 @@ def data_folder(name: str) -> Path:
     return installed if installed.is_dir() else package.parent / name
 
 
-def load_catalogue(folder: Path | None = None) -> dict[str, ServiceDefinition]:
-    """Every service under `folder` (the shipped ones, if not given) by name.
+def load_catalogue(
+    folder: Path | None = None, switches: Mapping[str, Mapping[str, bool]] | None = None, asked_by: str = ""
+) -> dict[str, ServiceDefinition]:
+    """Every service under `folder` (the shipped ones, if not given) by name, with its switches on that are true.
 
-    Raises ConfigError with all errors of all files.
+    Raises ConfigError with all errors of all files, and for a switch that a service does not have (`asked_by` is the
+    file to blame).
     """
     folder = folder or data_folder("compose")
     services: dict[str, ServiceDefinition] = {}
     problems: list[str] = []
     for path in sorted(folder.glob("*/compose.yaml")):
         try:
-            service = load_service(path)
+            data = _read(path)
         except ConfigError as error:
             problems += error.detail or (error.message,)
         else:
-            services[service.name] = service
+            name = path.parent.name
+            services[name] = _definition(name, _switched(name, data, (switches or {}).get(name, {}), asked_by), path)
     if problems:
         raise ConfigError(
             f"cannot use the services in {folder}: {len(problems)} error{'s' if len(problems) > 1 else ''}",
@@ -68,9 +73,33 @@ def load_catalogue(folder: Path | None = None) -> dict[str, ServiceDefinition]:
 
 def load_service(path: Path) -> ServiceDefinition:
     """Read one service's Compose file. Raises ConfigError with every error in it."""
-    name = path.parent.name
-    data = document.read(path, _FILE, partial(_contradictions, name, path.parent))
-    return _definition(name, data, path.parent)
+    return _definition(path.parent.name, _read(path), path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return document.read(path, _FILE, partial(_contradictions, path.parent.name, path.parent))
+
+
+def _switched(name: str, data: dict[str, Any], switches: Mapping[str, bool], asked_by: str) -> dict[str, Any]:
+    known = data["x-devenv"].get("switches", {})
+    for switch, on in switches.items():
+        if switch not in known:
+            has = f"it has: {', '.join(known)}" if known else "it has none"
+            raise ConfigError(f"cannot switch {switch!r} of {name} (in {asked_by}): no such setting", hint=has)
+        if on:
+            data = {**data, "x-devenv": _laid_over(data["x-devenv"], known[switch])}
+    return data
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both mappings, the upper one's word where they differ."""
+    return {
+        **below,
+        **{
+            key: _laid_over(below.get(key, {}), value) if isinstance(value, Mapping) else value
+            for key, value in above.items()
+        },
+    }
 
 
 # ---- the format --------------------------------------------------------------------------------------------
@@ -138,14 +167,25 @@ _CONTAINER = {
     Optional("stop_signal"): _text,
     Optional("stop_grace_period"): _duration,
 }
-_DEVENV = {
+_CAPITALS = Match(re.compile(r"[A-Z_]+\Z"), msg="expected a name in capitals")
+_SMALL = Match(re.compile(r"[a-z][a-z_]*\Z"), msg="expected a name: lower-case letters and _")
+_COMPONENT = {
+    Optional("urls"): {_name: _text},
+    Optional("outputs"): {_CAPITALS: _text},
+    Optional("environment"): {_CAPITALS: _text},
+    Optional("settings"): {_SMALL: _text},
+    Optional("reserved"): [str],
+}
+_DEVENV: dict[Any, Any] = {
     Required("role"): _name,
     Required("endpoints"): {_name: {Required("port"): _port, Required("url"): _text}},
     Required("probe"): {Required("kind"): str, Required("endpoint"): str, Optional(str): _text},
-    Optional("secrets"): [Match(re.compile(r"[a-z][a-z_]*\Z"), msg="expected a name: lower-case letters and _")],
-    Optional("outputs"): {Match(re.compile(r"[A-Z_]+\Z"), msg="expected a name in capitals"): _text},
-    Optional("environment"): {Match(re.compile(r"[A-Z_]+\Z"), msg="expected a name in capitals"): _text},
-    Optional("provisioner"): str,
+    Optional("secrets"): [_SMALL],
+    Optional("outputs"): {_CAPITALS: _text},
+    Optional("environment"): {_CAPITALS: _text},
+    Optional("provisioner"): {Required("kind"): str, Required("endpoint"): str, Optional(str): _text},
+    Optional("component"): _COMPONENT,
+    Optional("wire"): Match(re.compile(r"[a-z-]+\Z"), msg="expected a folder beside this file"),
     Optional("wheels"): str,
     Optional("requires"): {
         _name: {
@@ -154,6 +194,16 @@ _DEVENV = {
         }
     },
 }
+# What a switch adds to, or changes in, the rest of `x-devenv` when it is on.
+_SWITCH = {
+    Optional("outputs"): {_CAPITALS: _text},
+    Optional("environment"): {_CAPITALS: _text},
+    Optional("probe"): {str: _text},
+    Optional("provisioner"): {str: _text},
+    Optional("component"): _COMPONENT,
+    Optional("wire"): _DEVENV["wire"],
+}
+_DEVENV[Optional("switches")] = {_SMALL: _SWITCH}
 _FILE = Schema(
     {
         Required("services"): {_name: _CONTAINER},
@@ -191,15 +241,22 @@ def _contradictions(name: str, folder: Path, data: Mapping[str, Any]) -> Iterato
                 ("x-devenv", "endpoints", endpoint_name, "port"),
                 f"{endpoint['port']} is not among the service's ports",
             )
-    if devenv["probe"]["endpoint"] not in devenv["endpoints"]:
-        yield ("x-devenv", "probe", "endpoint"), f"no endpoint named {devenv['probe']['endpoint']!r}"
+    for who in ("probe", "provisioner"):
+        if who in devenv and devenv[who]["endpoint"] not in devenv["endpoints"]:
+            yield ("x-devenv", who, "endpoint"), f"no endpoint named {devenv[who]['endpoint']!r}"
+    for endpoint_name in devenv.get("component", {}).get("urls", ()):
+        if endpoint_name not in devenv["endpoints"]:
+            yield ("x-devenv", "component", "urls", endpoint_name), f"no endpoint named {endpoint_name!r}"
+    for part in (devenv, *devenv.get("switches", {}).values()):
+        if "wire" in part and not (folder / part["wire"]).is_dir():
+            yield ("x-devenv",), f"no folder {part['wire']!r} beside this file"
 
 
 # ---- from data to the model --------------------------------------------------------------------------------
 
 
-def _definition(name: str, data: Mapping[str, Any], folder: Path) -> ServiceDefinition:
-    container, devenv = data["services"][name], data["x-devenv"]
+def _definition(name: str, data: Mapping[str, Any], path: Path) -> ServiceDefinition:
+    container, devenv, folder = data["services"][name], data["x-devenv"], path.parent
     file_of = partial(_config_file, data.get("configs", {}), folder)
     return ServiceDefinition(
         name=name,
@@ -216,7 +273,9 @@ def _definition(name: str, data: Mapping[str, Any], folder: Path) -> ServiceDefi
         outputs=devenv.get("outputs", {}),
         environment=devenv.get("environment", {}),
         probe=devenv["probe"],
-        provisioner=devenv.get("provisioner", ""),
+        provisioner=devenv.get("provisioner", {}),
+        component=ComponentDefinition(**devenv.get("component", {})),
+        wire=folder / devenv.get("wire", "wire"),
         requires=tuple(
             Requirement(role, need["condition"], need["component"]) for role, need in devenv.get("requires", {}).items()
         ),

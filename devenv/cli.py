@@ -2,124 +2,29 @@
 
 from __future__ import annotations
 
-import gc
-import json
-import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from devenv import __version__
-from devenv.errors import ConfigError, DevenvError
-
-if TYPE_CHECKING:
-    from devenv.environment import Environment
-    from devenv.model import Result
-
-_INTERRUPTED = 130
-_FORMATS = click.Choice(["text", "json"])
-
-
-class Group(click.Group):
-    """Commands in the order of their definition, and devenv's errors as one clear line."""
-
-    def list_commands(self, _: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        # Importing makes many objects and hardly any garbage: collecting as rarely as this saves a tenth of a second.
-        gc.set_threshold(100_000, 50, 50)
-        try:
-            return super().main(*args, **{**kwargs, "standalone_mode": False})
-        except click.ClickException as error:
-            error.show()
-            sys.exit(error.exit_code)
-        except DevenvError as error:
-            _show(error)
-            sys.exit(error.exit_code)
-        except (click.Abort, KeyboardInterrupt):
-            click.echo("interrupted", err=True)
-            sys.exit(_INTERRUPTED)
-        except BrokenPipeError:
-            # Somebody read as much as they wanted, e.g. `devenv logs | head`.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
-        except OSError as error:
-            _show(DevenvError(f"cannot go on: {error}", "make room or allow it, then run the same again"))
-            sys.exit(DevenvError.exit_code)
-
-
-def _show(error: DevenvError) -> None:
-    for line in error.detail:
-        click.echo(f"  {line}", err=True)
-    click.secho(error.message, err=True, fg="red", color=None if not os.environ.get("NO_COLOR") else False)
-    if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
-
-
-# ---- what commands share ---------------------------------------------------------------------------------------
-
-
-def _environment(context: click.Context, timeout: float = 180.0) -> Environment:
-    from devenv.environment import Environment
-    from devenv.report import reporter
-
-    options = context.find_root().params
-    return Environment(
-        project=options["project"],
-        name=options["env_name"],
-        profile=options["profile"],
-        report=reporter(sys.stderr),
-        wait_timeout=timeout,
-    )
-
-
-def _services(command: Callable[..., None]) -> Callable[..., None]:
-    return click.argument("services", nargs=-1, metavar="[SERVICE]...")(command)
-
-
-def _format(command: Callable[..., None]) -> Callable[..., None]:
-    return click.option("--format", "format_", type=_FORMATS, default="text", help="Output for people or programs.")(
-        command
-    )
-
-
-def _timeout(command: Callable[..., None]) -> Callable[..., None]:
-    return click.option(
-        "--wait-timeout",
-        type=click.FloatRange(min=0.1),
-        default=180.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="How long one service may take to become ready.",
-    )(command)
-
-
-def _json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2))
-
-
-def _operations(result: Result) -> list[dict[str, Any]]:
-    times = {timing.operation.key: timing for timing in result.timings}
-    return [
-        {"action": op.action, "target": op.target, "cause": op.cause}
-        | ({"began": round(t.began, 3), "ended": round(t.ended, 3)} if (t := times.get(op.key)) else {})
-        for op in result.plan.operations
-    ]
-
-
-def _done(result: Result, format_: str, words: str, began: float) -> None:
-    if format_ == "json":
-        _json({"operations": _operations(result), "written": [str(path) for path in result.written]})
-    elif result.plan.operations:
-        click.echo(f"{words} in {time.monotonic() - began:.1f} s")
-    else:
-        click.echo("nothing to do")
+from devenv.command import (
+    Group,
+    component_option,
+    drop_option,
+    environment_of,
+    format_option,
+    operations_of,
+    print_changes,
+    print_done,
+    print_json,
+    services_argument,
+    timeout_option,
+    wire_arguments,
+)
+from devenv.errors import ConfigError
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -135,17 +40,18 @@ def main(project: Path | None, env_name: str, profile: str) -> None:
 
 
 @main.command()
-@_services
-@_timeout
-@_format
+@services_argument
+@drop_option
+@timeout_option
+@format_option
 @click.pass_context
-def up(context: click.Context, services: tuple[str, ...], wait_timeout: float, format_: str) -> None:
+def up(context: click.Context, services: tuple[str, ...], drop: bool, wait_timeout: float, format_: str) -> None:
     """Start services and what they need; return when they work."""
     began = time.monotonic()
-    environment = _environment(context, wait_timeout)
-    result = environment.up(services)
+    environment = environment_of(context, wait_timeout)
+    result = environment.up(services, drop)
     if format_ == "json":
-        _done(result, format_, "", began)
+        print_done(result, format_, "", began)
         return
     from devenv.report import summary
 
@@ -153,67 +59,67 @@ def up(context: click.Context, services: tuple[str, ...], wait_timeout: float, f
 
 
 @main.command()
-@_services
+@services_argument
 @click.option(
     "--volumes",
     "-v",
     is_flag=True,
     help="Remove the data, too; of a whole environment also secrets and files.",
 )
-@_format
+@format_option
 @click.pass_context
 def down(context: click.Context, services: tuple[str, ...], volumes: bool, format_: str) -> None:
     """Remove containers and the network; data is kept unless --volumes."""
     began = time.monotonic()
-    _done(_environment(context).down(services, volumes), format_, "down", began)
+    print_done(environment_of(context).down(services, volumes), format_, "down", began)
 
 
 @main.command()
-@_services
-@_format
+@services_argument
+@format_option
 @click.pass_context
 def stop(context: click.Context, services: tuple[str, ...], format_: str) -> None:
     """Stop containers; they keep their data and ports."""
     began = time.monotonic()
-    _done(_environment(context).stop(services), format_, "stopped", began)
+    print_done(environment_of(context).stop(services), format_, "stopped", began)
 
 
 @main.command()
-@_services
-@_timeout
-@_format
+@services_argument
+@timeout_option
+@format_option
 @click.pass_context
 def start(context: click.Context, services: tuple[str, ...], wait_timeout: float, format_: str) -> None:
     """Start stopped containers as they are; return when they work."""
     began = time.monotonic()
-    _done(_environment(context, wait_timeout).start(services), format_, "ready", began)
+    print_done(environment_of(context, wait_timeout).start(services), format_, "ready", began)
 
 
 @main.command()
-@_services
-@_timeout
-@_format
+@services_argument
+@timeout_option
+@format_option
 @click.pass_context
 def restart(context: click.Context, services: tuple[str, ...], wait_timeout: float, format_: str) -> None:
     """Stop and start containers; return when they work."""
     began = time.monotonic()
-    _done(_environment(context, wait_timeout).restart(services), format_, "ready", began)
+    print_done(environment_of(context, wait_timeout).restart(services), format_, "ready", began)
 
 
 # ---- looking -------------------------------------------------------------------------------------------------------
 
 
 @main.command()
-@_services
-@_format
+@services_argument
+@format_option
 @click.pass_context
 def status(context: click.Context, services: tuple[str, ...], format_: str) -> None:
     """Show every service: whether it works, where, and if not, why."""
-    environment = _environment(context)
+    environment = environment_of(context)
     found = environment.status(services)
     if format_ == "json":
         identity = {"id": environment.id, "name": environment.name, "project": str(environment.project)}
-        _json({"environment": identity, "services": {name: asdict(one) for name, one in found.items()}})
+        print_json({"environment": identity, "services": {name: asdict(one) for name, one in found.items()}})
         return
     from devenv.report import status_table
 
@@ -221,18 +127,18 @@ def status(context: click.Context, services: tuple[str, ...], format_: str) -> N
 
 
 @main.command()
-@_services
-@_timeout
-@_format
+@services_argument
+@timeout_option
+@format_option
 @click.pass_context
 def wait(context: click.Context, services: tuple[str, ...], wait_timeout: float, format_: str) -> None:
     """Wait until started services work."""
     began = time.monotonic()
-    _done(_environment(context, wait_timeout).wait(services), format_, "ready", began)
+    print_done(environment_of(context, wait_timeout).wait(services), format_, "ready", began)
 
 
 @main.command()
-@_services
+@services_argument
 @click.option("--follow", "-f", is_flag=True, help="Go on with new lines as they come.")
 @click.option("--tail", "-n", type=click.IntRange(min=0), metavar="LINES", help="Only the last lines of each service.")
 @click.pass_context
@@ -240,7 +146,7 @@ def logs(context: click.Context, services: tuple[str, ...], follow: bool, tail: 
     """Print what services logged, each line with its service's name."""
     from devenv.terminal import print_logs
 
-    environment = _environment(context)
+    environment = environment_of(context)
     print_logs(environment, services, follow, "all" if tail is None else tail)
 
 
@@ -255,22 +161,23 @@ def exec_(context: click.Context, service: str, command: tuple[str, ...]) -> Non
     command = command[1:] if command[0] == "--" else command
     if not command:
         raise click.UsageError("cannot run nothing: name a command after the service")
-    environment = _environment(context)
+    environment = environment_of(context)
     sys.exit(run_in_container(environment.engine, environment.container(service).id, command))
 
 
 @main.command()
-@_services
-@_format
+@services_argument
+@drop_option
+@format_option
 @click.pass_context
-def plan(context: click.Context, services: tuple[str, ...], format_: str) -> None:
+def plan(context: click.Context, services: tuple[str, ...], drop: bool, format_: str) -> None:
     """Show what `up` would do and why; change nothing."""
     from devenv.model import Result
     from devenv.plan import describe
 
-    planned = _environment(context).plan(services)
+    planned = environment_of(context).plan(services, drop)
     if format_ == "json":
-        _json({"operations": _operations(Result(planned)), "changes": len(planned.changes)})
+        print_json({"operations": operations_of(Result(planned)), "changes": len(planned.changes)})
         return
     for line in describe(planned):
         click.echo(line)
@@ -278,19 +185,60 @@ def plan(context: click.Context, services: tuple[str, ...], format_: str) -> Non
         click.echo("nothing to change")
 
 
+# ---- for components and other tools ------------------------------------------------------------------------------
+
+
 @main.command()
+@component_option
 @click.option(
     "--format", "format_", type=click.Choice(["json", "dotenv", "shell"]), default="dotenv", help="How to print it."
 )
 @click.pass_context
-def env(context: click.Context, format_: str) -> None:
+def env(context: click.Context, component: str, format_: str) -> None:
     """Print endpoints and credentials as variables.
+
+    The administrator's, or a component's own with its options for oslo.config, too.
 
     For a shell: eval "$(devenv env --format shell)"
     """
     from devenv.wiring import FORMATS
 
-    click.echo(FORMATS[format_](_environment(context).env()), nl=False)
+    click.echo(FORMATS[format_](environment_of(context).env(component)), nl=False)
+
+
+@main.command()
+@wire_arguments
+@click.option("--check", is_flag=True, help="Change nothing; show what would change and exit with 1 if anything would.")
+@click.option("--diff", is_flag=True, help="Change nothing; show what would change.")
+@click.pass_context
+def wire(
+    context: click.Context, component: str, files: tuple[Path, ...], clouds: Path | None, check: bool, diff: bool
+) -> None:
+    """Merge a component's options into the project's own config files.
+
+    Without FILE, into those that devenv.yaml lists; 'unwire' restores what was there.
+    """
+    changes = environment_of(context).wire(component, files, clouds, write=not (check or diff))
+    print_changes(changes, "wired", show=check or diff)
+    if check and any(change.changed for change in changes):
+        sys.exit(1)
+
+
+@main.command()
+@wire_arguments
+@click.option("--diff", is_flag=True, help="Change nothing; show what would change.")
+@click.pass_context
+def unwire(context: click.Context, component: str, files: tuple[Path, ...], clouds: Path | None, diff: bool) -> None:
+    """Restore what the project's own config files held before."""
+    print_changes(environment_of(context).unwire(component, files, clouds, write=not diff), "restored", show=diff)
+
+
+@main.command()
+@click.argument("tool")
+@click.pass_context
+def export(context: click.Context, tool: str) -> None:
+    """Print the environment for another tool: devstack."""
+    click.echo(environment_of(context).export(tool), nl=False)
 
 
 # ---- images, the engine, a project ---------------------------------------------------------------------------------
@@ -302,13 +250,13 @@ def images() -> None:
 
 
 @images.command(name="list")
-@_format
+@format_option
 @click.pass_context
 def images_list(context: click.Context, format_: str) -> None:
     """Show the image of each service, and whether the engine has it."""
-    found = _environment(context).list_images()
+    found = environment_of(context).list_images()
     if format_ == "json":
-        _json([asdict(image) for image in found])
+        print_json([asdict(image) for image in found])
         return
     from devenv.report import rows_table
 
@@ -317,42 +265,42 @@ def images_list(context: click.Context, format_: str) -> None:
 
 
 @images.command(name="build")
-@_services
-@_format
+@services_argument
+@format_option
 @click.pass_context
 def images_build(context: click.Context, services: tuple[str, ...], format_: str) -> None:
     """Build or pull the images that are missing."""
     began = time.monotonic()
-    _done(_environment(context).build_images(services), format_, "images ready", began)
+    print_done(environment_of(context).build_images(services), format_, "images ready", began)
 
 
 @images.command(name="prune")
-@_format
+@format_option
 @click.pass_context
 def images_prune(context: click.Context, format_: str) -> None:
     """Remove images that devenv built and that nothing asks for any more."""
-    removed = _environment(context).prune_images()
+    removed = environment_of(context).prune_images()
     if format_ == "json":
-        _json(removed)
+        print_json(removed)
     else:
         click.echo("\n".join(f"removed {reference}" for reference in removed) or "nothing to remove")
 
 
 @main.command()
 @click.option("--fix", is_flag=True, help="Install and start what is missing, where that can be done.")
-@_format
+@format_option
 @click.pass_context
 def doctor(context: click.Context, fix: bool, format_: str) -> None:
     """Check what `up` needs, and say what to do; --fix does it."""
     from devenv.doctor import diagnose, fix as mend
 
-    environment = _environment(context)
+    environment = environment_of(context)
     images, ports = environment.image_references(), environment.usual_ports()
     if fix:
         mend(lambda line: click.echo(line, err=True), images)
     checks = diagnose(images, ports)
     if format_ == "json":
-        _json([asdict(check) for check in checks])
+        print_json([asdict(check) for check in checks])
     else:
         from devenv.report import check_table, console
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from devenv.errors import Cancelled, DevenvError, NotReady, NotReadyInTime, Serv
 from devenv.images import build_image, build_lock, fetch_wheels, make_base
 from devenv.model import Desired, DesiredService, Image, Operation, Plan, ServiceDefinition, Timing
 from devenv.probe import Target, load_probe
-from devenv.provision import Component, load_provisioner
+from devenv.provision import Component, Provisioner, load_provisioner
 
 # The pauses between two looks at a service that is not ready: quick at first, then gentle.
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.025, 0.25, 1.3
@@ -26,6 +26,8 @@ _LOOK_SECONDS = 0.25
 _LOG_LINES = 20
 # A plan is as wide as its services, plus builds. Threads that wait cost next to nothing.
 _THREADS = 32
+# Components that one service is given at a time: more only wait inside it, and keep others' threads.
+_AT_ONCE = 6
 
 
 class Report:
@@ -47,7 +49,8 @@ class Context:
     `containers` maps services to container ids and grows; `network` is the network's id, once there is one.
 
     `timeout` is how long one service may take to become ready, in seconds. `provisioned` is told each
-    "provider/component" that is in place. `stop_seconds` is how long each service gets to end by itself.
+    "provider/component" that is in place with its digest, and each that is gone with an empty one. `stop_seconds` is
+    how long each service gets to end by itself.
     """
 
     engine: Engine
@@ -58,8 +61,10 @@ class Context:
     catalogue: Mapping[str, ServiceDefinition] = field(default_factory=dict)
     images: Mapping[str, Image] = field(default_factory=dict)
     stop_seconds: Mapping[str, int] = field(default_factory=dict)
-    provisioned: Callable[[str], None] = lambda pair: None
+    provisioned: Callable[[str, str], None] = lambda pair, digest: None
     cancelled: threading.Event = field(default_factory=threading.Event)
+    provisioners: dict[str, Provisioner] = field(default_factory=dict)
+    opening: threading.Lock = field(default_factory=threading.Lock)
 
 
 def execute(plan: Plan, context: Context, report: Report) -> list[Timing]:
@@ -74,6 +79,8 @@ def execute(plan: Plan, context: Context, report: Report) -> list[Timing]:
         run.all()
     finally:
         report.end()
+        for provisioner in context.provisioners.values():
+            provisioner.close()
     run.raise_failures()
     return run.timings
 
@@ -95,9 +102,10 @@ class _Run:
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="devenv") as pool:
             try:
                 while waiting or running:
-                    for operation in [op for op in waiting if self._may_start(op)]:
-                        waiting.remove(operation)
-                        running[pool.submit(self._one, operation)] = operation
+                    for operation in list(waiting):
+                        if self._may_start(operation, running.values()):
+                            waiting.remove(operation)
+                            running[pool.submit(self._one, operation)] = operation
                     waiting = [op for op in waiting if not self._hopeless(op)]
                     if not running:
                         break
@@ -112,8 +120,11 @@ class _Run:
                 self._context.cancelled.set()
                 raise
 
-    def _may_start(self, operation: Operation) -> bool:
-        return self._done.issuperset(operation.after) and not self._context.cancelled.is_set()
+    def _may_start(self, operation: Operation, running: Iterable[Operation]) -> bool:
+        if self._context.cancelled.is_set() or not self._done.issuperset(operation.after):
+            return False
+        service, slash, _ = operation.target.partition("/")
+        return not slash or sum(op.target.startswith(f"{service}/") for op in running) < _AT_ONCE
 
     def _hopeless(self, operation: Operation) -> bool:
         """Whether something that the operation waits for failed, or was itself hopeless."""
@@ -230,13 +241,34 @@ def _remove_volume(operation: Operation, context: Context, _: Tell) -> None:
     context.engine.remove_volume(operation.subject)
 
 
+def _prepare(operation: Operation, context: Context, _: Tell) -> None:
+    service = context.desired.services[operation.target]
+    _provisioner(service, context).prepare()
+    context.provisioned(service.name, service.prepared)
+
+
 def _provision(operation: Operation, context: Context, _: Tell) -> None:
-    consumer = context.desired.services[operation.subject]
-    provider_name, _slash, component = operation.target.partition("/")
-    provider = context.desired.services[provider_name]
-    (needed,) = (p for p in consumer.provisions if p.provider == provider_name and p.component == component)
-    load_provisioner(provider.provisioner)(target_of(provider), Component(component, needed.password))
-    context.provisioned(operation.target)
+    name, _slash, component = operation.target.partition("/")
+    service = context.desired.services[name]
+    part = service.components[component]
+    _provisioner(service, context).ensure(Component(component, part.settings))
+    context.provisioned(part.pair, part.digest)
+
+
+def _drop(operation: Operation, context: Context, _: Tell) -> None:
+    name, _slash, component = operation.target.partition("/")
+    service = context.desired.services[name]
+    _provisioner(service, context).drop(Component(component, service.former[component].settings))
+    context.provisioned(operation.target, "")
+
+
+def _provisioner(service: DesiredService, context: Context) -> Provisioner:
+    """The one provisioner of the service in this run: it keeps connections and logins for all components."""
+    with context.opening:
+        if service.name not in context.provisioners:
+            kind = load_provisioner(service.provisioner["kind"])
+            context.provisioners[service.name] = kind(target_of(service, service.provisioner))
+        return context.provisioners[service.name]
 
 
 def _ready(operation: Operation, context: Context, tell: Tell) -> None:
@@ -255,7 +287,9 @@ _ACTIONS: Mapping[str, Callable[[Operation, Context, Tell], None]] = {
     "remove": _remove,
     "remove network": _remove_network,
     "remove volume": _remove_volume,
+    "prepare": _prepare,
     "provision": _provision,
+    "drop": _drop,
     "ready": _ready,
 }
 
@@ -263,10 +297,10 @@ _ACTIONS: Mapping[str, Callable[[Operation, Context, Tell], None]] = {
 # ---- readiness ---------------------------------------------------------------------------------------------
 
 
-def target_of(service: DesiredService) -> Target:
-    """What a probe or a provisioner of this service talks to."""
-    endpoint = service.endpoints[service.probe["endpoint"]]
-    return Target(endpoint.host, endpoint.port, endpoint.url, service.probe)
+def target_of(service: DesiredService, settings: Mapping[str, str]) -> Target:
+    """What a probe or a provisioner of this service talks to, by the settings of either."""
+    endpoint = service.endpoints[settings["endpoint"]]
+    return Target(endpoint.host, endpoint.port, endpoint.url, settings)
 
 
 def wait_until_ready(service: DesiredService, container: str, context: Context, tell: Tell) -> None:
@@ -276,7 +310,7 @@ def wait_until_ready(service: DesiredService, container: str, context: Context, 
     the time is up; both with the end of the log.
     """
     check = load_probe(service.probe["kind"])
-    target = target_of(service)
+    target = target_of(service, service.probe)
     deadline = time.monotonic() + context.timeout
     pause, look_at = _FIRST_PAUSE, time.monotonic() + _LOOK_SECONDS
     while True:

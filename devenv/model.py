@@ -80,8 +80,27 @@ class ContainerOptions:
 
 
 @dataclass(frozen=True)
+class ComponentDefinition:
+    """How each component sees a service and what it gets of it; templates.
+
+    `urls` are by endpoint and stand for the endpoints' own. `settings` are for the provisioner alone, which is also
+    told the `outputs`. `reserved` are names that no component may have there.
+    """
+
+    urls: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    reserved: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class ServiceDefinition:
-    """One service as its Compose file defines it; templates are not filled in yet."""
+    """One service as its Compose file defines it; templates are not filled in yet.
+
+    `provisioner` says what makes components their own parts and is empty if the service has none for them.
+    `wire` is the folder of the templates of wired files.
+    """
 
     name: str
     role: str
@@ -97,8 +116,10 @@ class ServiceDefinition:
     outputs: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     probe: Mapping[str, str] = field(default_factory=dict)
-    provisioner: str = ""
+    provisioner: Mapping[str, str] = field(default_factory=dict)
+    component: ComponentDefinition = ComponentDefinition()
     requires: tuple[Requirement, ...] = ()
+    wire: Path = Path("wire")
 
 
 # ---- chosen: a profile with a project's overrides ---------------------------------------------------------
@@ -106,10 +127,30 @@ class ServiceDefinition:
 
 @dataclass(frozen=True)
 class ServiceChoice:
-    """What a profile or devenv.yaml says about one service. `ports` are pinned host ports by endpoint."""
+    """What a profile or devenv.yaml says about one service.
+
+    `ports` are pinned host ports by endpoint; `switches` are what the service lets one turn on or off.
+    """
 
     image: str = ""
     ports: Mapping[str, int] = field(default_factory=dict)
+    switches: Mapping[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ComponentChoice:
+    """What devenv.yaml says about one component.
+
+    `wire` are the project's own files to merge its options into; `roles` what its service user may be besides
+    "service"; `catalog` its type, name and url in the service catalog, or nothing; `sections` the other services that
+    it talks to: a section of its config and their type, which may be empty.
+    """
+
+    name: str
+    wire: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    catalog: Mapping[str, str] = field(default_factory=dict)
+    sections: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,6 +162,12 @@ class Profile:
     source: str = ""
     description: str = ""
     left_out: frozenset[str] = frozenset()
+    components: Mapping[str, ComponentChoice] = field(default_factory=dict)
+
+
+def identifier(component: str) -> str:
+    """A component's name where a dash would have to be quoted, as in SQL."""
+    return component.replace("-", "_")
 
 
 def familiar(reference: str) -> str:
@@ -159,11 +206,24 @@ class Image:
 
 @dataclass(frozen=True)
 class Provision:
-    """What a service needs another one to hold for it before it can work: a component of that service."""
+    """What one component gets of one service, and how it sees that service from the host.
+
+    `settings` are for the provisioner, `values` for templates; `digest` changes with the settings.
+    """
 
     provider: str
     component: str
-    password: str = field(repr=False)
+    settings: Mapping[str, str] = field(repr=False)
+    digest: str = ""
+    endpoints: Mapping[str, Endpoint] = field(default_factory=dict, repr=False)
+    outputs: Mapping[str, str] = field(default_factory=dict, repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    values: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def pair(self) -> str:
+        """The name under which it is planned and remembered: "mysql/nova"."""
+        return f"{self.provider}/{self.component}"
 
 
 @dataclass(frozen=True)
@@ -172,6 +232,9 @@ class DesiredService:
 
     `files` maps a target path to the bytes to copy there; `ports` a container port to a host port on
     127.0.0.1; `depends` a service's name to the condition to wait for; `parts` each input's hash by name.
+
+    `components` are to have a part of it, `former` ones have one that nobody asks for any more, `own` is its part
+    for the environment's administrator. `needs` are the parts ("mysql/keystone") that it cannot work without.
     """
 
     name: str
@@ -190,8 +253,13 @@ class DesiredService:
     outputs: Mapping[str, str] = field(default_factory=dict, repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     probe: Mapping[str, str] = field(default_factory=dict, repr=False)
-    provisioner: str = ""
-    provisions: tuple[Provision, ...] = ()
+    provisioner: Mapping[str, str] = field(default_factory=dict, repr=False)
+    components: Mapping[str, Provision] = field(default_factory=dict)
+    former: Mapping[str, Provision] = field(default_factory=dict)
+    own: Provision | None = None
+    needs: tuple[str, ...] = ()
+    # What its provisioner works with, as a digest.
+    prepared: str = ""
 
 
 @dataclass(frozen=True)
@@ -202,6 +270,7 @@ class Desired:
     network: str
     services: Mapping[str, DesiredService]
     images: tuple[Image, ...] = ()
+    components: Mapping[str, ComponentChoice] = field(default_factory=dict)
 
 
 # ---- observed -----------------------------------------------------------------------------------------------

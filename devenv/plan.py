@@ -3,11 +3,12 @@
 base image -> build/pull image -> create -> start -> ready
                       network ---^
 ready <provider> -> provision <provider>/<component> -> ready <service>
+                    drop <provider>/<component>
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 
 from devenv.model import (
@@ -25,11 +26,16 @@ from devenv.model import (
 _STARTABLE = ("exited", "paused")
 
 
-def make_plan(desired: Desired, observed: Observed, provisioned: Collection[str] = ()) -> Plan:
+def make_plan(
+    desired: Desired, observed: Observed, provisioned: Mapping[str, str] | None = None, drop: bool = False
+) -> Plan:
     """The operations that turn `observed` into `desired`, each with its cause.
 
-    `provisioned` holds the "provider/component" pairs that are known to be in place already.
+    `provisioned` holds the "provider/component" pairs that are known to be in place, with the digest of each; the
+    name of a provider alone stands for what it had to be prepared with. With `drop`, the parts of former components
+    go.
     """
+    provisioned = provisioned or {}
     network = [] if observed.networks else [Operation("create network", desired.network, "no network")]
     stale = {name: cause for name in desired.services if (cause := _stale(name, desired, observed))}
     _spread(stale, desired, observed)
@@ -41,7 +47,8 @@ def make_plan(desired: Desired, observed: Observed, provisioned: Collection[str]
         if container.service in desired.services
     ]
     for service in desired.services.values():
-        operations += _service_operations(service, observed, stale, provisioned, operations)
+        operations += _service_operations(service, observed, stale, operations)
+        operations += _component_operations(service, stale, provisioned, drop)
     return Plan(tuple(operations))
 
 
@@ -204,7 +211,6 @@ def _service_operations(
     service: DesiredService,
     observed: Observed,
     stale: Mapping[str, str],
-    provisioned: Collection[str],
     known: Iterable[Operation],
 ) -> list[Operation]:
     container = observed.containers.get(service.name)
@@ -226,10 +232,6 @@ def _service_operations(
     if cause:
         network = [op.key for op in operations if op.action == "create network"]
         add("create", service.name, cause, [*images, *network, *removed])
-    for needed in service.provisions:
-        pair = f"{needed.provider}/{needed.component}"
-        if pair not in provisioned or needed.provider in stale or service.name in stale:
-            add("provision", pair, f"{service.name} needs it", [f"ready {needed.provider}"], service.name)
     if cause:
         operations.append(_start(service, "", cause, operations))
     elif container is not None and not container.running:
@@ -238,16 +240,37 @@ def _service_operations(
     return operations[already:]
 
 
+def _component_operations(
+    service: DesiredService, stale: Mapping[str, str], provisioned: Mapping[str, str], drop: bool
+) -> Iterator[Operation]:
+    """What gives components their parts of a service, or takes them away, once it works."""
+    ready = f"ready {service.name}"
+    anew = f"{service.name} is made anew" if service.name in stale else ""
+    before = provisioned.get(service.name)
+    prepare = (service.provisioner.get("prepare") or before) and (anew or before != service.prepared)
+    if prepare:
+        yield Operation("prepare", service.name, anew or "its settings changed", (ready,))
+    after = (ready, f"prepare {service.name}") if prepare else (ready,)
+    for part in service.components.values():
+        there = provisioned.get(part.pair)
+        cause = (anew or "its settings changed") if there else "new"
+        if anew or there != part.digest:
+            yield Operation("provision", part.pair, cause, after)
+    for part in service.former.values() if drop else ():
+        if part.pair in provisioned:
+            yield Operation("drop", part.pair, "not in devenv.yaml any more", after)
+
+
 def _start(service: DesiredService, container: str, cause: str, known: Iterable[Operation]) -> Operation:
     healthy = [name for name, condition in service.depends.items() if condition == HEALTHY]
-    provisions = [f"provision {p.provider}/{p.component}" for p in service.provisions if p.provider in healthy]
+    provisions = [f"provision {pair}" for pair in service.needs if pair.partition("/")[0] in healthy]
     after = [f"create {service.name}", f"stop {service.name}", *(f"ready {name}" for name in healthy), *provisions]
     return _operation("start", service.name, cause, after, known, container)
 
 
 def _ready(service: DesiredService, known: Iterable[Operation]) -> Operation:
     known = tuple(known)
-    provisions = [f"provision {p.provider}/{p.component}" for p in service.provisions]
+    provisions = [f"provision {pair}" for pair in service.needs]
     # What runs already is looked at all at once; only what is being started is worth waiting for.
     starting = {op.target for op in known if op.action == "start"}
     needs = [f"ready {name}" for name in service.depends if name in starting]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from voluptuous import All, Any as Either, Invalid, Match, MultipleInvalid, Optional, Range, Schema
+from voluptuous import All, Any as Either, Invalid, Match, MultipleInvalid, Optional, Range, Required, Schema
 
 from devenv import document
 from devenv.catalogue import NAME, data_folder
 from devenv.errors import ConfigError
-from devenv.model import Profile, ServiceChoice
+from devenv.model import ComponentChoice, Profile, ServiceChoice, identifier
 
 PROJECT_FILE = "devenv.yaml"
 WIRED_FOLDER = ".devenv"
@@ -34,10 +35,71 @@ def _integer(value: Any) -> int:
     return value
 
 
+def _switch(value: Any) -> bool:
+    """What a service lets one turn on or off; only the service itself knows the names."""
+    if not isinstance(value, bool):
+        raise Invalid("unknown key; what a service can switch on or off is true or false")
+    return value
+
+
 _SETTINGS = {
     Optional("image"): All(str, _IMAGE),
     Optional("ports"): {str: All(_integer, Range(min=1, max=65535, msg="expected a port from 1 to 65535"))},
+    Optional(str): _switch,
 }
+
+# It becomes the name of databases, users, vhosts and files. MySQL allows its users 32 characters.
+COMPONENT = re.compile(r"[a-z][a-z0-9_-]{0,30}\Z")
+_COMPONENT_RULE = "expected a component's name: lower-case letters, digits, - and _, a letter first, at most 31"
+_WORD = Match(re.compile(r"[a-z][a-z0-9_]*\Z"), msg="expected lower-case letters, digits and _")
+_TYPE = Match(re.compile(r"[a-z][a-z0-9-]*\Z"), msg="expected a type such as compute: lower-case letters, digits, -")
+_URL = Match(
+    re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(?:/[\w.\-/%()$~]*)?\Z"),
+    msg="expected a URL such as http://127.0.0.1:8774/v2.1",
+)
+
+
+def _path(value: Any) -> str:
+    """A file of the project's own."""
+    path = Path(value) if isinstance(value, str) and value and "\0" not in value else None
+    if path is None or path.is_absolute() or ".." in path.parts:
+        raise Invalid("expected a path inside the project, from its top folder on")
+    return str(path)
+
+
+def _sections(value: Any) -> dict[str, str]:
+    """A list of sections, or a mapping from sections to the types of the services that they are about."""
+    if isinstance(value, list):
+        return dict.fromkeys(Schema([_WORD])(value), "")
+    return dict(Schema({_WORD: _TYPE}, required=True)(value))
+
+
+_COMPONENT = {
+    Optional("wire"): [_path],
+    Optional("roles"): [Match(re.compile(r"[A-Za-z][\w-]*\Z"), msg="expected a role's name")],
+    Optional("catalog"): {Required("type"): _TYPE, Required("url"): All(str, _URL), Optional("name"): _TYPE},
+    Optional("sections"): _sections,
+}
+
+
+def _components(value: Any) -> dict[str, Any]:
+    """A list of names, or a mapping from names to settings."""
+    if isinstance(value, list):
+        value = dict.fromkeys(Schema([str])(value))
+    if not isinstance(value, dict):
+        raise Invalid("expected a list of components, or a mapping from components to settings")
+    if wrong := [Invalid(_COMPONENT_RULE, path=[name]) for name in value if not COMPONENT.match(name)]:
+        raise MultipleInvalid(wrong)
+    if same := [Invalid(f"{other!r} has the same database", path=[name]) for other, name in _same_database(value)]:
+        raise MultipleInvalid(same)
+    filled = {name: {} if settings is None else settings for name, settings in value.items()}
+    return dict(Schema(dict.fromkeys(filled, _COMPONENT))(filled))
+
+
+def _same_database(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of names that would share a database."""
+    first: dict[str, str] = {}
+    return [(first[i], n) for n in names if first.setdefault(i := identifier(n), n) != n]
 
 
 def _services(value: Any) -> dict[str, Any]:
@@ -57,7 +119,10 @@ def _services(value: Any) -> dict[str, Any]:
 
 _COMMON = {Optional("description"): str, Optional("services"): _services}
 # A profile extends another one, a project picks one.
-_FILES = {key: Schema({**_COMMON, Optional(key): _NAME}) for key in ("extends", "profile")}
+_FILES = {
+    "extends": Schema({**_COMMON, Optional("extends"): _NAME}),
+    "profile": Schema({**_COMMON, Optional("profile"): _NAME, Optional("components"): _components}),
+}
 
 
 @dataclass(frozen=True)
@@ -68,6 +133,7 @@ class _Layer:
     extends: str
     services: Mapping[str, Any] = field(default_factory=dict)
     description: str = ""
+    components: Mapping[str, Any] = field(default_factory=dict)
 
 
 def existing_folder(path: Path) -> Path:
@@ -118,12 +184,26 @@ def load_profile(project: Path, name: str = "", folder: Path | None = None) -> P
         left_out=frozenset(left_out),
         source=layers[0].source,
         description=next((layer.description for layer in layers if layer.description), ""),
+        components={name: _component(name, settings) for name, settings in layers[0].components.items()},
     )
 
 
 def _layer(path: Path, key: str) -> _Layer:
     data = document.read(path, _FILES[key])
-    return _Layer(str(path), data.get(key, ""), data.get("services", {}), data.get("description", ""))
+    return _Layer(
+        str(path), data.get(key, ""), data.get("services", {}), data.get("description", ""), data.get("components", {})
+    )
+
+
+def _component(name: str, settings: Mapping[str, Any]) -> ComponentChoice:
+    catalog = settings.get("catalog", {})
+    return ComponentChoice(
+        name=name,
+        wire=tuple(settings.get("wire", ())),
+        roles=tuple(settings.get("roles", ())),
+        catalog={"name": name, **catalog} if catalog else {},
+        sections=settings.get("sections", {}),
+    )
 
 
 def _chain(name: str, profiles: Mapping[str, Path], asked_by: str) -> list[_Layer]:
@@ -156,8 +236,11 @@ def _apply(layer: _Layer, services: dict[str, ServiceChoice], left_out: set[str]
         left_out.discard(service)
         before = services.get(service, ServiceChoice())
         settings = settings or {}
+        switches = {key: value for key, value in settings.items() if isinstance(value, bool)}
         services[service] = ServiceChoice(
-            image=settings.get("image", before.image), ports={**before.ports, **settings.get("ports", {})}
+            image=settings.get("image", before.image),
+            ports={**before.ports, **settings.get("ports", {})},
+            switches={**before.switches, **switches},
         )
 
 
@@ -173,6 +256,13 @@ profile: base
 #     image: mysql:8.4        # any image that works as MySQL; built by devenv if not given
 #     ports: {{sql: 3307}}      # a fixed port on 127.0.0.1; chosen by devenv if not given
 #   etcd: false
+
+# Each gets a database, a vhost, a key prefix and a service user of its own, and .devenv/NAME.conf with all of it.
+# components:
+#   my-service:
+#     wire: [etc/my-service.conf]   # merge its options into a file of the project's, too
+#     catalog: {{type: my-type, url: "http://127.0.0.1:8080"}}   # list it in the service catalog
+#     sections: {{neutron: network}}  # how it reaches others: [neutron] with all of its credentials
 """
 
 

@@ -27,6 +27,11 @@ _CHECK_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 # One colour per service in merged logs, none of them red, which means failure here.
 LOG_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 _BAR = 24
+_MOST_FILES = 20
+_UNBROKEN: dict[str, Any] = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
+_COMPONENT_ACTIONS = ("provision", "drop")
+# More than these share one line of the live display, which has to fit the screen.
+_MOST_COMPONENTS = 6
 _WIDE = 78
 # The least that a folded column keeps.
 _NARROWEST = 12
@@ -92,10 +97,15 @@ class Live(Report):
         self._lock = threading.Lock()
         self._rows: dict[str, _Row] = {}
         self._unready: set[str] = set()
+        self._services: frozenset[str] = frozenset()
+        self._together = False
         self._live = RichLive(console=console(stream), get_renderable=self._lines, refresh_per_second=10)
 
     def begin(self, plan: Plan) -> None:
         self._unready = {op.target for op in plan.operations if op.action == "ready"}
+        self._services = frozenset(self._unready)
+        components = {_subject(op) for op in plan.operations if op.action in _COMPONENT_ACTIONS} - self._services
+        self._together = len(components) > _MOST_COMPONENTS
         self._live.start()
 
     def end(self) -> None:
@@ -103,13 +113,13 @@ class Live(Report):
 
     def started(self, operation: Operation) -> None:
         with self._lock:
-            row = self._rows.setdefault(_subject(operation), _Row())
+            row = self._rows.setdefault(self._row_of(operation), _Row())
             row.running[operation.key] = _words(operation)
 
     def progress(self, operation: Operation, text: str) -> None:
         if text:
             with self._lock:
-                self._rows[_subject(operation)].running[operation.key] = f"{_words(operation)}: {text}"
+                self._rows[self._row_of(operation)].running[operation.key] = f"{_words(operation)}: {text}"
 
     def finished(self, operation: Operation, seconds: float) -> None:
         if operation.action == "ready":
@@ -122,9 +132,14 @@ class Live(Report):
     def note(self, text: str) -> None:
         self._live.console.print(text)
 
+    def _row_of(self, operation: Operation) -> str:
+        subject = _subject(operation)
+        one_of_many = self._together and operation.action in _COMPONENT_ACTIONS and subject not in self._services
+        return "components" if one_of_many else subject
+
     def _settle(self, operation: Operation, words: str, failed: bool = False) -> None:
         with self._lock:
-            row = self._rows[_subject(operation)]
+            row = self._rows[self._row_of(operation)]
             row.running.pop(operation.key, None)
             row.ended = time.monotonic()
             row.failed = row.failed or failed
@@ -160,18 +175,18 @@ class _Row:
 
 
 def _subject(operation: Operation) -> str:
-    """Whose line shows the operation: a service's, or that of the network, a volume or the base image."""
+    """Whose line shows the operation: a service's, a component's, or that of the network, a volume or the base."""
     if operation.action in ("create network", "remove network"):
         return "network"
-    if operation.action == "provision":
+    if operation.action in _COMPONENT_ACTIONS:
         return operation.target.rpartition("/")[2]
     return operation.target
 
 
 def _words(operation: Operation) -> str:
     cause = f" ({operation.cause})" if operation.cause else ""
-    if operation.action == "provision":
-        return f"provision {operation.target.partition('/')[0]}{cause}"
+    if operation.action in _COMPONENT_ACTIONS:
+        return f"{operation.action} {operation.target.partition('/')[0]}{cause}"
     return f"{operation.action}{cause}"
 
 
@@ -250,13 +265,21 @@ def summary(environment: Environment, result: Result, seconds: float) -> None:
         rows.append((name, where, f"{ended:.1f} s", bar(began, ended, total) if wide else ""))
     click.echo(rows_table(("SERVICE", "ENDPOINT", "READY", ""), rows))
     folder = environment.folder
-    if result.written:
-        names = ", ".join(sorted(path.name for path in result.written))
-        click.echo(f"wrote to {folder}: {names}")
+    inside = sorted(str(path.relative_to(folder)) for path in result.written if path.is_relative_to(folder))
+    if inside:
+        names = ", ".join(inside) if len(inside) <= _MOST_FILES else f"{len(inside)} files"
+        click.echo(textwrap.fill(names, _width(), initial_indent=f"wrote to {folder}: ", **_UNBROKEN))
     else:
         click.echo(f"{folder} is up to date")
+    for path in result.written:
+        if not path.is_relative_to(folder):
+            click.echo(f"merged into {path}")
     done = "up" if result.plan.changes else "nothing to do, all ready"
     click.echo(f"{done} in {seconds:.1f} s")
+
+
+def _width() -> int:
+    return shutil.get_terminal_size().columns
 
 
 def service_spans(timings: Sequence[Timing]) -> dict[str, tuple[float, float]]:
@@ -264,7 +287,7 @@ def service_spans(timings: Sequence[Timing]) -> dict[str, tuple[float, float]]:
     spans: dict[str, tuple[float, float]] = {}
     for timing in timings:
         name = timing.operation.target
-        if timing.operation.action not in ("create network", "provision"):
+        if timing.operation.action not in ("create network", "prepare", *_COMPONENT_ACTIONS):
             began, ended = spans.get(name, (timing.began, timing.ended))
             spans[name] = (min(began, timing.began), max(ended, timing.ended))
     return spans

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from devenv.catalogue import NAME
+from devenv.components import OWN, digest, endpoint_views, password_names, provision
 from devenv.errors import ConfigError, NotOurs
 from devenv.model import (
+    ComponentChoice,
     ContainerOptions,
     Desired,
     DesiredService,
-    Endpoint,
     Image,
     Observed,
     Profile,
@@ -22,7 +22,7 @@ from devenv.model import (
     ServiceChoice,
     ServiceDefinition,
 )
-from devenv.ports import HOST, free_port, is_free
+from devenv.ports import free_port, is_free
 from devenv.state import Record
 from devenv.template import render, render_file
 
@@ -88,14 +88,16 @@ def provider_of(role: str, needed_by: str, profile: Profile, catalogue: Catalogu
     return candidates[0]
 
 
-def secret_names(names: Iterable[str], profile: Profile, catalogue: Catalogue) -> list[str]:
-    """The secrets that these services need: their own, and one per component that they are."""
-    found = []
+def secret_names(
+    names: Sequence[str], profile: Profile, catalogue: Catalogue, former: Collection[str] = ()
+) -> list[str]:
+    """The secrets that these services need: their own, and one per component that has a part of them."""
+    found = [f"{name}.{secret}" for name in names for secret in catalogue[name].secrets]
     for name in names:
-        found += [f"{name}.{secret}" for secret in catalogue[name].secrets]
         for need in catalogue[name].requires:
             found.append(f"{provider_of(need.role, name, profile, catalogue)}/{need.component}")
-    return found
+    giving = [name for name in names if catalogue[name].provisioner]
+    return found + password_names(giving, [*profile.components, *former])
 
 
 # ---- which ports -------------------------------------------------------------------------------------------
@@ -185,57 +187,91 @@ def resolve(
     images: Mapping[str, Image],
     ports: Mapping[str, int],
     secrets: Mapping[str, str],
+    former: Collection[str] = (),
 ) -> Desired:
-    """The desired state of these services, every template filled in. Raises ConfigError for unknown values."""
+    """The desired state of these services, every template filled in. Raises ConfigError for unknown values.
+
+    `former` are components that had a part of some service and are not in the profile any more.
+    """
     services: dict[str, DesiredService] = {}
+    known = _Known(environment, profile, catalogue, images, ports, secrets, former, _needed(names, profile, catalogue))
     for name in names:
-        services[name] = _service(environment, catalogue[name], profile, catalogue, images[name], ports, secrets)
+        services[name] = _service(catalogue[name], known, services)
     return Desired(
         environment=environment,
         network=f"devenv-{environment}",
         services=services,
         images=tuple(service.image for service in services.values()),
+        components=profile.components,
     )
 
 
-def _service(
-    environment: str,
-    definition: ServiceDefinition,
-    profile: Profile,
-    catalogue: Catalogue,
-    image: Image,
-    ports: Mapping[str, int],
-    secrets: Mapping[str, str],
-) -> DesiredService:
-    name = definition.name
-    values = {f"secret.{secret}": secrets[f"{name}.{secret}"] for secret in definition.secrets}
+@dataclass(frozen=True)
+class _Known:
+    """All that every service is resolved from. `needed` are components by the service that they need a part of."""
+
+    environment: str
+    profile: Profile
+    catalogue: Catalogue
+    images: Mapping[str, Image]
+    ports: Mapping[str, int]
+    secrets: Mapping[str, str]
+    former: Collection[str]
+    needed: Mapping[str, Collection[str]]
+
+
+def _needed(names: Iterable[str], profile: Profile, catalogue: Catalogue) -> dict[str, list[str]]:
+    needed: dict[str, list[str]] = {}
+    for name in names:
+        for need in catalogue[name].requires:
+            needed.setdefault(provider_of(need.role, name, profile, catalogue), []).append(need.component)
+    return needed
+
+
+def _service(definition: ServiceDefinition, known: _Known, before: Mapping[str, DesiredService]) -> DesiredService:
+    name, environment = definition.name, known.environment
+    values = {f"secret.{secret}": known.secrets[f"{name}.{secret}"] for secret in definition.secrets}
     values["environment"] = environment
     source = str(definition.folder / "compose.yaml")
-    endpoints = _endpoints(definition, {key: ports[f"{name}/{key}"] for key in definition.endpoints}, values)
+    ports = {key: known.ports[f"{name}/{key}"] for key in definition.endpoints}
+    endpoints = endpoint_views(definition, ports, values, {})
     depends: dict[str, str] = {}
-    provisions = []
+    needs = []
     for need in definition.requires:
-        provider = catalogue[provider_of(need.role, name, profile, catalogue)]
+        provider = before[provider_of(need.role, name, known.profile, known.catalogue)]
         depends[provider.name] = need.condition
-        password = secrets[f"{provider.name}/{need.component}"]
-        provisions.append(Provision(provider.name, need.component, password))
-        values |= _required(need.role, provider, need.component, password)
+        if need.component not in provider.components:
+            raise ConfigError(
+                f"cannot give {name} a part of {provider.name}: it has no provisioner",
+                hint=f"add one to {known.catalogue[provider.name].folder / 'compose.yaml'}",
+            )
+        part = provider.components[need.component]
+        needs.append(part.pair)
+        values |= _required(need.role, part)
 
     def filled(templates: Mapping[str, str]) -> dict[str, str]:
         return {key: render(text, values, source) for key, text in templates.items()}
 
+    def parts_for(choices: Iterable[ComponentChoice]) -> dict[str, Provision]:
+        return {
+            choice.name: provision(definition, values, ports, choice, known.secrets[f"{name}/{choice.name}"])
+            for choice in (choices if definition.provisioner else ())
+        }
+
     values |= {f"output.{key}": value for key, value in filled(definition.outputs).items()}
     files = {file.target: render_file(file.source, values).encode() for file in definition.files}
-    published = {endpoint.port: ports[f"{name}/{key}"] for key, endpoint in definition.endpoints.items()}
+    published = {endpoint.port: ports[key] for key, endpoint in definition.endpoints.items()}
     volumes = {f"devenv-{environment}-{name}-{volume}": target for volume, target in definition.volumes}
+    image = known.images[name]
     parts = _parts(image, definition.options, files, published, volumes)
+    needed = [ComponentChoice(component) for component in known.needed.get(name, ())]
     return DesiredService(
         name=name,
         role=definition.role,
         image=image,
         container=f"devenv-{environment}-{name}",
         options=definition.options,
-        config_hash=_digest(parts),
+        config_hash=digest(parts),
         parts=parts,
         files=files,
         volumes=volumes,
@@ -246,35 +282,19 @@ def _service(
         outputs=filled(definition.outputs),
         environment=filled(definition.environment),
         probe=filled(definition.probe),
-        provisioner=definition.provisioner,
-        provisions=tuple(provisions),
+        provisioner=filled(definition.provisioner),
+        prepared=digest(filled(definition.provisioner)),
+        components=parts_for([*needed, *known.profile.components.values()]),
+        former=parts_for(ComponentChoice(component) for component in known.former),
+        own=provision(definition, values, ports, ComponentChoice(OWN), values.get("secret.password", "")),
+        needs=tuple(needs),
     )
 
 
-def _endpoints(definition: ServiceDefinition, ports: Mapping[str, int], values: dict[str, str]) -> dict[str, Endpoint]:
-    """The host view of each endpoint; both views go into `values`, as endpoint.NAME.* and network.NAME.*."""
-    source = str(definition.folder / "compose.yaml")
-    endpoints = {}
-    for key, endpoint in definition.endpoints.items():
-        for view, host, port in (("endpoint", HOST, ports[key]), ("network", definition.name, endpoint.port)):
-            url = render(endpoint.url, {**values, "host": host, "port": str(port)}, source)
-            found = {"host": host, "port": str(port), "url": url}
-            values |= {f"{view}.{key}.{word}": value for word, value in found.items()}
-            if view == "endpoint":
-                endpoints[key] = Endpoint(host, port, url)
-    return endpoints
-
-
-def _required(role: str, provider: ServiceDefinition, component: str, password: str) -> dict[str, str]:
+def _required(role: str, part: Provision) -> dict[str, str]:
     """How a service reaches what it needs: over the container network, as a component of the provider."""
-    first = next(iter(provider.endpoints.values()))
-    return {
-        f"{role}.host": provider.name,
-        f"{role}.port": str(first.port),
-        f"{role}.user": component,
-        f"{role}.password": password,
-        f"{role}.name": component,
-    }
+    network = {key: part.values[f"network.{next(iter(part.endpoints))}.{key}"] for key in ("host", "port", "url")}
+    return {f"{role}.{key}": value for key, value in {**network, **part.settings}.items()}
 
 
 def _parts(
@@ -289,13 +309,9 @@ def _parts(
     parts: dict[str, Any] = {"image": image.reference, "devenv": _FORMAT}
     parts |= {"ports": sorted(ports.items()), "volumes": sorted(volumes.items())}
     parts |= {key: value for key, value in asdict(options).items() if value != defaults[key]}
-    hashed = {key: _digest(value) for key, value in parts.items()}
+    hashed = {key: digest(value) for key, value in parts.items()}
     hashed |= {f"file {target.rpartition('/')[2]}": hashlib.sha256(c).hexdigest()[:16] for target, c in files.items()}
     return hashed
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_name(name: str, what: str) -> str:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import secrets
+import string
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,8 +27,8 @@ import platformdirs
 
 from devenv.errors import ConfigError, DevenvError
 
-# 24 bytes make 32 characters of the URL-safe alphabet: nothing to escape in URLs, INI, YAML, SQL or a shell.
-_SECRET_BYTES = 24
+# Nothing to escape in URLs, INI, YAML, SQL or a shell, and no dash, which a program could take for an option.
+_SECRET_ALPHABET, _SECRET_LENGTH = string.ascii_letters + string.digits, 32
 _LOCK_POLL = 0.05
 
 
@@ -89,14 +90,19 @@ def _no_room(error: OSError, path: Path) -> ConfigError:
 
 @dataclass
 class Record:
-    """What is remembered of one environment. `ports` are host ports by "service/endpoint"."""
+    """What is remembered of one environment.
+
+    `ports` are host ports by "service/endpoint"; `provisioned` digests by "provider/component"; `files` the names of
+    the wired files.
+    """
 
     id: str
     name: str
     project: str
     profile: str = ""
     ports: dict[str, int] = field(default_factory=dict)
-    provisioned: list[str] = field(default_factory=list)
+    provisioned: dict[str, str] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
 
 
 class State:
@@ -141,7 +147,7 @@ class State:
         path = self.folder / "secrets.json"
         known = {key: value for key, value in _read_json(path).items() if isinstance(value, str)}
         missing = [name for name in names if name not in known]
-        known.update({name: secrets.token_urlsafe(_SECRET_BYTES) for name in missing})
+        known.update({name: _new_secret() for name in missing})
         if missing and keep:
             _make_folder(self.folder)
             write_files({path: _to_json(known)})
@@ -168,6 +174,10 @@ def ports_locked(waiting: Callable[[str], None]) -> Iterator[None]:
 
 
 # ---- helpers ---------------------------------------------------------------------------------------------------
+
+
+def _new_secret() -> str:
+    return "".join(secrets.choice(_SECRET_ALPHABET) for _ in range(_SECRET_LENGTH))
 
 
 def _make_folder(folder: Path) -> None:
@@ -212,8 +222,11 @@ def _understood(data: Mapping[str, Any], empty: Record) -> Record:
     """The record with every field that has the right type; what has not is left as it is in `empty`."""
     known = asdict(empty)
     fields = {key: value for key, value in data.items() if key in known and isinstance(value, type(known[key]))}
-    if not all(isinstance(port, int) for port in fields.get("ports", {}).values()):
-        del fields["ports"]
+    for key, kind in (("ports", int), ("provisioned", str)):
+        if not all(isinstance(value, kind) for value in fields.get(key, {}).values()):
+            del fields[key]
+    if not all(isinstance(name, str) for name in fields.get("files", ())):
+        del fields["files"]
     return Record(**{**known, **fields})
 
 

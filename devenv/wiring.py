@@ -1,7 +1,9 @@
 """Write what the services of an environment offer where programs look for it: files under .devenv/.
 
 `env` and `endpoints.json` come from the services' data; every other file is put together from the templates
-that services keep for it under `wire/` in their folder, e.g. compose/mysql/wire/oslo.conf.
+that services keep for it in their folder: right under `wire/` for the environment, in `wire/component/` for each
+component (whose name stands for the word "component" in the file's name), in `wire/catalog/` for each one that is in
+the service catalog, in `wire/section/` and `wire/typed-section/` for each section that a component lists.
 """
 
 from __future__ import annotations
@@ -9,37 +11,59 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
+from devenv import initext
+from devenv.catalogue import data_folder
 from devenv.errors import ConfigError
-from devenv.model import DesiredService, Endpoint, ServiceDefinition
+from devenv.model import ComponentChoice, Desired, DesiredService, Endpoint, Provision, ServiceDefinition
 from devenv.profile import WIRED_FOLDER as FOLDER
 from devenv.state import write_files
 from devenv.template import render_file
 
+# The clouds of the environment, for openstacksdk.
+CLOUDS = "clouds.yaml"
+_OVERLAY = "component.conf"
 _HEADER = "# Written by devenv; 'devenv up' writes it anew.\n"
 
 
 # ---- the flat map --------------------------------------------------------------------------------------------
 
 
-def flat_map(services: Iterable[DesiredService]) -> dict[str, str]:
+def flat_map(views: Mapping[str, DesiredService | Provision]) -> dict[str, str]:
     """DEVENV_<SERVICE>_HOST, _PORT, _URL and what else a service tells, and the names that clients know (OS_*).
 
-    The first endpoint of a service is the one that goes by the service's name alone.
+    `views` are services as the administrator or as a component sees them, by name. The first endpoint of a service is
+    the one that goes by the service's name alone.
     """
     values: dict[str, str] = {}
-    for service in services:
-        name = service.name.upper().replace("-", "_")
-        for number, (key, endpoint) in enumerate(service.endpoints.items()):
+    for service, view in views.items():
+        name = service.upper().replace("-", "_")
+        for number, (key, endpoint) in enumerate(view.endpoints.items()):
             prefix = f"DEVENV_{name}" if number == 0 else f"DEVENV_{name}_{key.upper().replace('-', '_')}"
             values |= {f"{prefix}_HOST": endpoint.host, f"{prefix}_PORT": str(endpoint.port)}
             values[f"{prefix}_URL"] = endpoint.url
-        values |= {f"DEVENV_{name}_{key}": value for key, value in service.outputs.items()}
-        values |= service.environment
+        values |= {f"DEVENV_{name}_{key}": value for key, value in view.outputs.items()}
+        values |= view.environment
     return values
+
+
+def component_map(services: Mapping[str, DesiredService], component: str, overlay: str) -> dict[str, str]:
+    """The same as one component sees it, with its overlay as the variables that oslo.config reads by itself.
+
+    A section with a repeated option is left out as a whole: oslo.config cannot read one from the environment.
+    """
+    views = {name: s.components[component] for name, s in services.items() if component in s.components}
+    options = initext.options(overlay, f"{component}.conf")
+    repeated = {section for (section, _), values in options.items() if len(values) > 1}
+    return flat_map(views) | {
+        f"OS_{section.upper()}__{option.upper()}": values[0]
+        for (section, option), values in options.items()
+        if section not in repeated
+    }
 
 
 def as_json(values: Mapping[str, str]) -> str:
@@ -68,17 +92,102 @@ def _one_line(name: str, value: str) -> str:
 # ---- the files -----------------------------------------------------------------------------------------------
 
 
-def wired_files(services: Mapping[str, DesiredService], catalogue: Mapping[str, ServiceDefinition]) -> dict[str, str]:
-    """Every file of an environment by name, with its content."""
+def wired_files(desired: Desired, catalogue: Mapping[str, ServiceDefinition]) -> dict[str, str]:
+    """Every file of an environment by its path below the folder, with its content.
+
+    Raises ConfigError for a template that names an unknown value, and for a component whose file is another's, too.
+    """
+    services = desired.services
     endpoints = {name: endpoints_of(service.endpoints) for name, service in services.items()}
-    files = {
-        "env": _HEADER + as_dotenv(flat_map(services.values())),
-        "endpoints.json": json.dumps(endpoints, indent=2) + "\n",
-    }
+    fragments: dict[str, list[str]] = {}
     for name, service in services.items():
-        for path in sorted((catalogue[name].folder / "wire").glob("*")):
-            files[path.name] = files.get(path.name, _HEADER) + render_file(path, service.values)
-    return files
+        folder = catalogue[name].wire
+        for path in _templates(folder):
+            fragments.setdefault(path.name, []).append(render_file(path, service.values))
+        for path in _templates(folder / "component"):
+            if path.name == _OVERLAY and service.own:
+                fragments.setdefault("oslo.conf", []).append(render_file(path, service.own.values))
+    for choice in desired.components.values():
+        _add_component(choice, services, catalogue, fragments)
+    files = {path: _joined(path, texts) for path, texts in fragments.items()}
+    return {
+        "env": _HEADER + as_dotenv(flat_map(services)),
+        "endpoints.json": json.dumps(endpoints, indent=2) + "\n",
+        **files,
+        # For --config-dir, which reads every file of a folder: no other component's may lie there.
+        **{f"{c}.conf.d/{c}.conf": text for c in desired.components if (text := files.get(overlay_name(c)))},
+    }
+
+
+def exports() -> list[str]:
+    """Into which other tools' words an environment can be put; each a file that begins the text."""
+    return [path.name for path in _templates(data_folder("compose") / "export")]
+
+
+def exported(kind: str, services: Mapping[str, DesiredService], catalogue: Mapping[str, ServiceDefinition]) -> str:
+    """What the other tool has to be told about these services, as the templates under `export/` say."""
+    texts = [(data_folder("compose") / "export" / kind).read_text(encoding="utf-8")]
+    for name, service in services.items():
+        path = catalogue[name].wire / "export" / kind
+        if path.is_file():
+            texts.append(render_file(path, service.values))
+    return "".join(texts)
+
+
+def overlay_name(component: str) -> str:
+    """The file for `--config-file`."""
+    return _OVERLAY.replace("component", component)
+
+
+def _add_component(
+    choice: ComponentChoice,
+    services: Mapping[str, DesiredService],
+    catalogue: Mapping[str, ServiceDefinition],
+    fragments: dict[str, list[str]],
+) -> None:
+    taken = set(fragments)
+    for name, service in services.items():
+        if choice.name not in service.components:
+            continue
+        values = service.components[choice.name].values
+        for kind, more in _kinds(choice):
+            for path in _templates(catalogue[name].wire / kind):
+                file = path.name.replace("component", choice.name)
+                if file in taken and file != path.name:
+                    raise ConfigError(f"cannot name a component {choice.name!r}: {file} is another's", "rename it")
+                fragments.setdefault(file, []).append(render_file(path, {**values, **more}))
+
+
+def _kinds(choice: ComponentChoice) -> Iterator[tuple[str, dict[str, str]]]:
+    """The folders of templates that a component makes use of, in their order, with the values of each use."""
+    yield "component", {}
+    if choice.catalog:
+        yield "catalog", {}
+    for section, kind in choice.sections.items():
+        words = {"section.name": section, "section.type": kind}
+        yield "section", words
+        if kind:
+            yield "typed-section", words
+
+
+@cache
+def _templates(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.is_file())
+
+
+def _joined(path: str, texts: Sequence[str]) -> str:
+    """One file of what several services say: JSON objects are merged, all else stands one below the other."""
+    if not path.endswith(".json"):
+        return _HEADER + "".join(texts)
+    merged: dict[str, object] = {}
+    for text in texts:
+        try:
+            merged |= json.loads(text)
+        except ValueError as error:
+            raise ConfigError(
+                f"cannot put {path} together: a template is no JSON object", f"mend it: {error}"
+            ) from error
+    return json.dumps(merged, indent=2) + "\n"
 
 
 def endpoints_of(endpoints: Mapping[str, Endpoint]) -> dict[str, dict[str, str | int]]:
@@ -92,23 +201,24 @@ def folder_of(project: Path, name: str) -> Path:
     return top if name == "default" else top / "environments" / name
 
 
-def write(project: Path, folder: Path, files: Mapping[str, str], known: Iterable[str]) -> list[Path]:
-    """Make the folder hold these files and none of the other `known` ones; returns what was written.
+def write(project: Path, folder: Path, files: Mapping[str, str], before: Iterable[str]) -> list[Path]:
+    """Make the folder hold these files and none of the others that were written `before`; returns what was written.
 
     Raises ConfigError, with nothing written, if it is not a folder of the project's own.
     """
-    _make(project, folder)
+    for part in sorted({(folder / name).parent for name in files}):
+        _make(project, part)
     changed = {folder / name: text.encode() for name, text in files.items() if _content(folder / name) != text}
     write_files(changed)
-    _remove(folder / name for name in set(known) - set(files))
+    _remove(folder, set(before) - set(files))
     return list(changed)
 
 
-def remove(project: Path, folder: Path, known: Iterable[str]) -> None:
+def remove(project: Path, folder: Path, files: Iterable[str]) -> None:
     """Take away what devenv wrote, and the folders if nothing else is in them."""
     if any(part.is_symlink() for part in _parts(project, folder)):
         return
-    _remove(folder / name for name in known)
+    _remove(folder, files)
     for part in reversed(_parts(project, folder)):
         ignored = part / ".gitignore"
         with suppress(OSError):
@@ -118,9 +228,9 @@ def remove(project: Path, folder: Path, known: Iterable[str]) -> None:
 
 
 def known_files(catalogue: Mapping[str, ServiceDefinition]) -> set[str]:
-    """The names of all files that devenv may ever write for an environment."""
-    templates = {path.name for service in catalogue.values() for path in (service.folder / "wire").glob("*")}
-    return templates | {"env", "endpoints.json"}
+    """The names of all files that devenv may write for an environment without components."""
+    templates = {path.name for service in catalogue.values() for path in _templates(service.wire)}
+    return templates | {"env", "endpoints.json", "oslo.conf"}
 
 
 def check(project: Path, folder: Path) -> None:
@@ -160,13 +270,18 @@ def _make(project: Path, folder: Path) -> None:
         write_files({ignored: b"*\n"})
 
 
-def _remove(paths: Iterable[Path]) -> None:
+def _remove(folder: Path, names: Iterable[str]) -> None:
     """Remove files of ours, and what a killed devenv left of them. A folder of such a name is none of ours."""
-    for path in paths:
+    for path in [folder / name for name in names if ".." not in Path(name).parts]:
+        if path.parent != folder and path.parent.is_symlink():
+            continue
         for name in (path, path.with_name(f".{path.name}.new")):
             if name.is_symlink() or not name.is_dir():
                 with suppress(OSError):
                     name.unlink()
+        if path.parent != folder:
+            with suppress(OSError):
+                path.parent.rmdir()
 
 
 def _content(path: Path) -> str | None:

@@ -89,6 +89,15 @@ def _keys() -> Iterator[str]:
     yield "`services` is a list of names, or a mapping from names to `false` (leave it out) or to these settings:"
     yield ""
     yield from _schema(profile._SETTINGS, SETTINGS)
+    yield "and what the service itself lets one switch on, with `true`:"
+    yield ""
+    rows = [(f"`{name}: {{{switch}: true}}`", SWITCHES[name, switch]) for name, switch in _switches()]
+    yield from _table(("switch", "meaning"), rows)
+    yield "`components` is a list of names, or a mapping from names to these settings. A name is lower-case letters,"
+    yield "digits, `-` and `_`, at most 31 of them, and becomes that of the database (with `_` for `-`), the vhost, the"
+    yield "key prefix and the service user."
+    yield ""
+    yield from _schema(profile._COMPONENT, COMPONENT)
     yield "## Keys of compose/SERVICE/compose.yaml"
     yield ""
     yield from _schema({key: {} if str(key) in ("services", "x-devenv") else v for key, v in _file().items()}, FILE)
@@ -97,12 +106,23 @@ def _keys() -> Iterator[str]:
     yield from _schema(catalogue._CONTAINER, CONTAINER)
     yield "Under `x-devenv`, what Compose has no word for:"
     yield ""
-    yield from _schema(catalogue._DEVENV, DEVENV)
+    yield from _schema({key: {} if key == "switches" else v for key, v in catalogue._DEVENV.items()}, DEVENV)
     yield "The kinds of probes, and what each is to be told. Another package can bring one (entry points of the group"
-    yield f"`{probe.GROUP}`; for provisioners `{provision.GROUP}`)."
+    yield f"`{probe.GROUP}`)."
     yield ""
     kinds = sorted(entry_points(group=probe.GROUP).names)
     yield from _table(("kind", "settings", "what has to work"), [(f"`{kind}`", *PROBES[kind]) for kind in kinds])
+    yield f"The kinds of provisioners (entry points of the group `{provision.GROUP}`), what each is to be told as the"
+    yield "administrator, and of a component:"
+    yield ""
+    kinds = sorted(entry_points(group=provision.GROUP).names)
+    yield from _table(("kind", "settings", "of a component"), [(f"`{kind}`", *PROVISIONERS[kind]) for kind in kinds])
+
+
+def _switches() -> Iterator[tuple[str, str]]:
+    for path in sorted(catalogue.data_folder("compose").glob("*/compose.yaml")):
+        for switch in catalogue._read(path)["x-devenv"].get("switches", ()):
+            yield path.parent.name, switch
 
 
 def _file() -> dict[object, object]:
@@ -164,8 +184,10 @@ def _files() -> Iterator[str]:
     yield ""
     from_services: dict[str, list[str]] = {}
     for name, service in catalogue.load_catalogue().items():
-        for path in sorted((service.folder / "wire").glob("*")):
-            from_services.setdefault(path.name, []).append(name)
+        for path in sorted(path for folder in ("", "component") for path in (service.wire / folder).glob("*.*")):
+            from_services.setdefault(path.name.replace("component", "COMPONENT"), []).append(name)
+        if (service.wire / "openrc").exists():
+            from_services.setdefault("openrc", []).append(name)
     rows = [(f"`.devenv/{name}`", f"put together from {', '.join(by)}") for name, by in sorted(from_services.items())]
     yield from _table(("file", "content"), [*WRITTEN, *rows])
     yield "Elsewhere; STATE and CACHE are what the first two variables say:"
@@ -198,6 +220,11 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 PROJECT: Words = {
     "description": ("text", "what it is for", "description: database only"),
     "services": ("list or mapping", "which services, with which settings", "services: [mysql, etcd]"),
+    "components": (
+        "list or mapping",
+        "only in devenv.yaml: what gets a part of each service, see below",
+        "components: {nova: {}}",
+    ),
     "profile": ("name", "only in devenv.yaml: the profile it builds on; `base` if not given", "profile: base"),
     "extends": ("name", "only in a profile: the profile it builds on", "extends: base"),
 }
@@ -208,6 +235,22 @@ SETTINGS: Words = {
         "fixed ports on 127.0.0.1 by the name of the endpoint; devenv chooses and keeps the others",
         "ports: {sql: 3307}",
     ),
+}
+COMPONENT: Words = {
+    "wire": ("list of paths", "the project's own files to merge its options into", "wire: [etc/nova/nova.conf]"),
+    "roles": ("list of names", "of its service user, besides `service`", "roles: [admin]"),
+    "catalog": ("mapping", "its entry in the service catalog", "catalog: {…}"),
+    "catalog.type": ("text", "the type of its service", "type: compute"),
+    "catalog.url": ("URL", "where it answers: public, internal and admin alike", "url: http://127.0.0.1:8774/v2.1"),
+    "catalog.name": ("text", "the name of its service; the component's if not given", "name: nova"),
+    "sections": (
+        "list or mapping",
+        "sections about other services that get its credentials, with the type of each or without",
+        "sections: {neutron: network}",
+    ),
+}
+SWITCHES = {
+    ("etcd", "auth"): "a login for each component, bound to its prefix; neither tooz nor etcd3gw can log in",
 }
 FILE: Words = {
     "services": ("mapping", "exactly one service, named like its folder", "services: {etcd: {…}}"),
@@ -262,7 +305,29 @@ DEVENV: Words = {
     "secrets": ("list of names", "made at random, once per environment", "secrets: [password]"),
     "outputs": ("mapping", "told as `DEVENV_SERVICE_KEY`", "outputs: {USER: devenv}"),
     "environment": ("mapping", "variables that clients know, told as they are", "environment: {OS_USERNAME: admin}"),
-    "provisioner": ("name", "what makes a component its own part; there is `mysql`", "provisioner: mysql"),
+    "provisioner": (
+        "mapping",
+        "what makes each component its own part, and as whom",
+        "provisioner: {kind: mysql, endpoint: sql, …}",
+    ),
+    "provisioner.kind": ("name", "one of the kinds below", "kind: mysql"),
+    "provisioner.endpoint": ("name", "which endpoint it works with", "endpoint: sql"),
+    "component": ("mapping", "what that part is called, and how the component sees the service", "component: {…}"),
+    "component.urls": ("mapping", "URLs by endpoint in place of the endpoints' own", "urls: {sql: …}"),
+    "component.outputs": (
+        "mapping",
+        "told as `DEVENV_SERVICE_KEY`, and in small letters to the provisioner",
+        "outputs: {USER: $${component.name}}",
+    ),
+    "component.environment": ("mapping", "variables that clients know", "environment: {OS_USERNAME: …}"),
+    "component.settings": ("mapping", "what else the provisioner is told", "settings: {roles: $${component.roles}}"),
+    "component.reserved": ("list of names", "which no component may have", "reserved: [root]"),
+    "switches": (
+        "mapping",
+        "what devenv.yaml can switch on, each with the keys of `x-devenv` that it adds or changes",
+        "switches: {auth: {…}}",
+    ),
+    "wire": ("folder", "of the templates of wired files; `wire` if not given", "wire: wire"),
     "wheels": ("path", "a pip requirements file, fetched for the build as `wheels/`", "wheels: requirements.txt"),
     "requires": ("mapping", "other services that it needs, by role", "requires: {database: {…}}"),
     "requires.NAME.condition": (
@@ -278,6 +343,15 @@ PROBES = {
     "keystone": ("`user`, `password`, `project`", "a token, and the identity URL in its catalog"),
     "mysql": ("`user`, `password`, `database`", "a login over TCP and a statement in the database"),
 }
+PROVISIONERS = {
+    "etcd": ("`auth`, `password`; `prepare` to switch authentication", "`prefix`; with `auth` also `user`, `password`"),
+    "keystone": (
+        "`user`, `password`, `project`, `region`",
+        "`user`, `password`, `project`, `roles`, `region`, `catalog_type`, `catalog_name`, `catalog_url`",
+    ),
+    "mysql": ("`user`, `password`", "`database`, `user`, `password`"),
+    "rabbitmq": ("`user`, `password`", "`vhost`, `user`, `password`"),
+}
 VALUES = [
     ("`${secret.NAME}`", "a secret of this service"),
     ("`${endpoint.NAME.host}`, `.port`, `.url`", "an endpoint as this host sees it"),
@@ -285,7 +359,17 @@ VALUES = [
     ("`${output.KEY}`", "one of `outputs`; not in `outputs` itself"),
     ("`${environment}`", "the environment's id, such as `nova-1a2b3c4d`"),
     ("`${ROLE.host}`, `.port`", "the service of a required role, over the container network"),
-    ("`${ROLE.user}`, `.password`, `.name`", "what was made there for this component: `name` is its database"),
+    ("`${ROLE.user}`, `.password`, …", "what was made there for this component: its outputs, in small letters"),
+    (
+        "`${component.name}`, `.identifier`, `.password`",
+        "for components: the name, the same with `_` for `-`, and the password made for this service",
+    ),
+    ("`${component.roles}`", "for components: the roles of its service user, with commas between"),
+    (
+        "`${catalog.type}`, `.name`, `.url`",
+        "for components: their entry in the service catalog; empty if there is none",
+    ),
+    ("`${section.name}`, `.type`", "in `wire/section/` and `wire/typed-section/`: what the component lists"),
     ("`${host}`, `${port}`", "only in the `url` of an endpoint: that endpoint, from either side"),
 ]
 VARIABLES = [
@@ -308,11 +392,14 @@ WRITTEN = [
     ("`.devenv/.gitignore`", "keeps the folder out of git"),
     ("`.devenv/env`", "what `devenv env` prints: `NAME='value'` lines"),
     ("`.devenv/endpoints.json`", "host, port and URL of every endpoint by service"),
+    ("`.devenv/oslo.conf`", "the overlay of a component `devenv`, who is made with the environment"),
+    ("`.devenv/COMPONENT.conf.d/`", "the overlay alone in a folder, for `--config-dir`"),
 ]
 KEPT = [
-    ("`STATE/environments/ID/record.json`", "project, profile and ports of an environment"),
+    ("`STATE/environments/ID/record.json`", "project, profile, ports and components of an environment"),
     ("`STATE/environments/ID/secrets.json`", "its secrets, 0600"),
     ("`STATE/environments/ID/lock`, `STATE/ports.lock`", "held by the one devenv that changes something"),
+    ("`STATE/wired.json`, `STATE/wired.lock`", "what was merged into files of projects, to be restored from"),
     ("`CACHE/wheels/`", "Python wheels that images are built of; may be removed"),
     ("`devenv.yaml`", "by `devenv init` only, and never over one that is there"),
     (

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,11 @@ ELSEWHERE = {"make up", "make down", "make test", "make unit", "make check", "ma
 def commands(page: Path) -> list[str]:
     """The lines after `$ ` in the console blocks of a page."""
     blocks = re.findall(r"```console\n(.*?)```", (REPOSITORY / page).read_text(), re.DOTALL)
-    lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    return [line for block in blocks for line in _commands(block)]
+
+
+def _commands(block: str) -> list[str]:
+    lines = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
     return [line for line in lines if not line.startswith(tuple(ELSEWHERE))]
 
 
@@ -28,10 +33,27 @@ def test_the_pages_show_commands() -> None:
     assert sum(len(commands(page)) for page in PAGES) >= 15
 
 
+def steps(page: Path) -> Iterator[tuple[str, str]]:
+    """What a reader does with a page from top to bottom: ("", command), or (file, content).
+
+    A block that begins with a comment that names a file is that file.
+    """
+    for kind, block in re.findall(r"```(\w+)\n(.*?)```", (REPOSITORY / page).read_text(), re.DOTALL):
+        named = re.match(r"# ([\w./-]+\.\w+)\n", block)
+        if kind == "console":
+            yield from (("", command) for command in _commands(block))
+        elif named:
+            yield named[1], block
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=str)
 def test_every_command_of_the_page_works(page: Path, project: Project) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for command in commands(page):
+    for file, command in steps(page):
+        if file:
+            (project.folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (project.folder / file).write_text(command)
+            continue
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
             cwd=project.folder,

@@ -55,6 +55,8 @@ def compose_data(name: str = "web", role: str = "", port: int = 80) -> dict[str,
             "secrets": ["password"],
             "endpoints": {"http": {"port": port, "url": "http://u:$${secret.password}@$${host}:$${port}"}},
             "probe": {"kind": "fake", "endpoint": "http"},
+            "provisioner": {"kind": "fake", "endpoint": "http"},
+            "component": {"outputs": {"USER": "$${component.name}", "PASSWORD": "$${component.password}"}},
         },
     }
 
@@ -86,6 +88,9 @@ def shipped(names: tuple[str, ...] = ("mysql", "keystone", "rabbitmq", "etcd")) 
     return resolve("env-1", names, profile, catalogue, images_for(profile, catalogue), ports, secrets)
 
 
+DIGEST = "1"
+
+
 def service(name: str = "mysql", build: bool = False, version: str = "1", **more: Any) -> DesiredService:
     image = Image(f"devenv/{name}:1", "build" if build else "pull", name)
     return DesiredService(
@@ -106,11 +111,24 @@ def service(name: str = "mysql", build: bool = False, version: str = "1", **more
 
 def consumer(name: str = "keystone", of: str = "mysql", condition: str = "service_started", **more: Any) -> Any:
     """A service that is a component of another one."""
-    return service(name, depends={of: condition}, provisions=(Provision(of, name, SECRET),), **more)
+    return service(name, depends={of: condition}, needs=(f"{of}/{name}",), **more)
+
+
+def part(pair: str, digest: str = DIGEST) -> Provision:
+    """What a component gets of a service, by the pair of their names."""
+    provider, _, component = pair.partition("/")
+    return Provision(provider, component, {"password": SECRET}, digest)
 
 
 def desired(*services: DesiredService) -> Desired:
-    return Desired("env", "devenv-env", {s.name: s for s in services}, (BASE, *(s.image for s in services)))
+    """The services, each with a part for every other one that needs one."""
+    needed = [part(pair) for s in services for pair in s.needs]
+    giving = [replace(s, components={**s.components, **_parts_of(s.name, needed)}) for s in services]
+    return Desired("env", "devenv-env", {s.name: s for s in giving}, (BASE, *(s.image for s in services)))
+
+
+def _parts_of(provider: str, parts: list[Provision]) -> dict[str, Provision]:
+    return {one.component: one for one in parts if one.provider == provider}
 
 
 # ---- observed ------------------------------------------------------------------------------------------------

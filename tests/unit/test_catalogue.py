@@ -11,7 +11,7 @@ from builders import compose_data, line_of, write_service
 from devenv.catalogue import load_catalogue, load_service
 from devenv.errors import ConfigError
 from devenv.probe import load_probe
-from devenv.provision import load_provisioner
+from devenv.provision import Provisioner, load_provisioner
 
 SHIPPED = load_catalogue()
 
@@ -54,7 +54,7 @@ def test_the_four_base_services_fill_the_four_roles() -> None:
 def test_a_shipped_service_is_complete(name: str) -> None:
     service = SHIPPED[name]
     assert callable(load_probe(service.probe["kind"]))
-    assert not service.provisioner or callable(load_provisioner(service.provisioner))
+    assert not service.provisioner or issubclass(load_provisioner(service.provisioner["kind"]), Provisioner)
     assert (service.folder / "Dockerfile").is_file() == service.build
     assert all(file.source.is_file() for file in service.files)
     assert service.options.read_only and service.options.cap_drop == ("ALL",) and service.options.mem_limit

@@ -147,13 +147,13 @@ def test_a_wrong_devenv_yaml_is_exit_code_3(
     project: Path, content: bytes, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (project / "devenv.yaml").write_bytes(content)
-    monkeypatch.setattr("devenv.environment.connect", FakeEngine)
+    monkeypatch.setattr("devenv.steps.connect", FakeEngine)
     assert_clear_error(run("plan"), 3, *words)
 
 
 def test_a_need_that_the_project_leaves_out_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "devenv.yaml").write_text("profile: identity\nservices: {mysql: false}\n")
-    monkeypatch.setattr("devenv.environment.connect", FakeEngine)
+    monkeypatch.setattr("devenv.steps.connect", FakeEngine)
     assert_clear_error(run("plan"), 3, "cannot leave out 'mysql'", "keystone needs it", "devenv.yaml")
     (project / "devenv.yaml").write_text("profile: identity\nservices: {mysql: false, keystone: false, etcd: {}}\n")
     assert "create etcd" in run("plan").stdout
@@ -168,7 +168,7 @@ def test_what_the_profile_no_longer_has_is_told(project: Path, monkeypatch: pyte
     images = images_for(Profile("", {}), load_catalogue()).values()
     there = ObservedContainer("id-rabbitmq", "devenv-x-rabbitmq", "rabbitmq", "running")
     engine = FakeEngine(Observed({"rabbitmq": there}, images=frozenset(image.reference for image in images)))
-    monkeypatch.setattr("devenv.environment.connect", lambda: engine)
+    monkeypatch.setattr("devenv.steps.connect", lambda: engine)
     (project / "devenv.yaml").write_text("profile: database\n")
     assert "not in the profile: rabbitmq ('devenv down rabbitmq' removes)" in run("up", "--wait-timeout", "0.1").stderr
 
@@ -183,7 +183,7 @@ def test_an_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("devenv.environment.connect", interrupt)
+    monkeypatch.setattr("devenv.steps.connect", interrupt)
     result = run("plan")
     assert (result.exit_code, result.stdout) == (130, "") and "interrupted" in result.stderr
 
@@ -285,7 +285,7 @@ def test_the_doctor_says_so_too() -> None:
 
 def test_looking_changes_nothing(project: Path, own_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FakeEngine()
-    monkeypatch.setattr("devenv.environment.connect", lambda: engine)
+    monkeypatch.setattr("devenv.steps.connect", lambda: engine)
     assert "create network" in run("plan").stdout
     assert json.loads(run("plan", "--format", "json").stdout)["changes"] > 0
     found = json.loads(run("status", "--format", "json").stdout)
@@ -304,7 +304,7 @@ def test_looking_changes_nothing(project: Path, own_world: Path, monkeypatch: py
 
 def test_status_of_one_service_shows_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
     stopped = ObservedContainer("1", "devenv-id-mysql", "mysql", "exited", exit_code=0)
-    monkeypatch.setattr("devenv.environment.connect", lambda: FakeEngine(Observed({"mysql": stopped})))
+    monkeypatch.setattr("devenv.steps.connect", lambda: FakeEngine(Observed({"mysql": stopped})))
     assert set(json.loads(run("status", "etcd", "--format", "json").stdout)["services"]) == {"etcd"}
 
 
@@ -312,13 +312,13 @@ def test_status_of_one_service_shows_that_one(monkeypatch: pytest.MonkeyPatch) -
     "command", [["env"], ["logs"], ["start"], ["restart"], ["wait"], ["exec", "mysql", "true"], ["start", "etcd"]]
 )
 def test_what_is_not_there_is_told_with_what_to_do(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("devenv.environment.connect", FakeEngine)
+    monkeypatch.setattr("devenv.steps.connect", FakeEngine)
     assert_clear_error(run(*command), 3, "devenv up")
 
 
 def test_of_two_containers_of_a_service_the_one_that_runs_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     runs, copy = (ObservedContainer(i, f"c{i}", "mysql", s) for i, s in (("1", "running"), ("2", "exited")))
-    monkeypatch.setattr("devenv.environment.connect", lambda: FakeEngine(Observed({"mysql": runs}, extra=(copy,))))
+    monkeypatch.setattr("devenv.steps.connect", lambda: FakeEngine(Observed({"mysql": runs}, extra=(copy,))))
     assert Environment().container("mysql") == runs
     assert Environment().containers() == Environment().containers(["mysql"]) == {"mysql": "1"}
 
@@ -332,7 +332,7 @@ GOING_DOWN = pytest.mark.parametrize("command", ["down", "stop"])
 def empty(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """An engine that has nothing."""
     engine = FakeEngine()
-    monkeypatch.setattr("devenv.environment.connect", lambda: engine)
+    monkeypatch.setattr("devenv.steps.connect", lambda: engine)
     return engine
 
 
@@ -388,11 +388,11 @@ def test_all_volumes_go_with_the_environment(empty: FakeEngine) -> None:
 
 def test_what_is_provisioned_in_a_service_is_forgotten_with_its_data(empty: FakeEngine) -> None:
     state = Environment().state
-    state.save(replace(state.load(), provisioned=["mysql/keystone", "other/x"], ports={"mysql/sql": 3306}))
+    state.save(replace(state.load(), provisioned={"mysql/keystone": "1", "other/x": "2"}, ports={"mysql/sql": 3306}))
     assert run("down", "mysql").exit_code == 0
-    assert state.load().provisioned == ["mysql/keystone", "other/x"]
+    assert state.load().provisioned == {"mysql/keystone": "1", "other/x": "2"}
     assert run("down", "mysql", "--volumes").exit_code == 0
-    assert (state.load().provisioned, state.load().ports) == (["other/x"], {"mysql/sql": 3306})
+    assert (state.load().provisioned, state.load().ports) == ({"other/x": "2"}, {"mysql/sql": 3306})
 
 
 # ---- a host that is in the way -----------------------------------------------------------------------------------
@@ -431,7 +431,7 @@ def test_an_unforeseen_refusal_of_the_host_is_one_clear_line(monkeypatch: pytest
     def refuse() -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("devenv.environment.connect", refuse)
+    monkeypatch.setattr("devenv.steps.connect", refuse)
     assert_clear_error(run("plan"), 1, "Too many open files")
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import consumer, desired, service
+from builders import DIGEST, consumer, desired, part, service
 from fake_engine import FakeEngine, Recorder
 
 from devenv import execute as module
@@ -18,6 +18,8 @@ from devenv.execute import Context, execute, wait_until_ready
 from devenv.images import build_lock
 from devenv.model import Endpoint, Image, Observed, Operation, Plan
 from devenv.plan import make_plan
+from devenv.probe import Target
+from devenv.provision import Component, Provisioner
 
 ONE, TWO = service("one"), service("two")
 
@@ -79,12 +81,53 @@ def test_an_operation_waits_for_all_before_it(engine: FakeEngine) -> None:
     assert engine.calls[-1] == "remove c"
 
 
+def recording_provisioner(calls: list[str]) -> type[Provisioner]:
+    """A provisioner that does nothing but say what it is asked for."""
+
+    class Recording(Provisioner):
+        def __init__(self, target: Target) -> None:
+            super().__init__(target)
+            calls.append("log in")
+
+        def prepare(self) -> None:
+            calls.append("prepare")
+
+        def ensure(self, component: Component) -> None:
+            calls.append(f"ensure {component.name}")
+
+        def drop(self, component: Component) -> None:
+            calls.append(f"drop {component.name}")
+
+        def close(self) -> None:
+            calls.append("log out")
+
+    return Recording
+
+
+def test_one_provisioner_serves_all_components_of_a_service(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {name: part(f"db/{name}") for name in ("nova", "glance")}
+    settings = {"kind": "fake", "endpoint": "main", "prepare": "true"}
+    database = service("db", provisioner=settings, prepared="p", components=parts, former={"old": part("db/old")})
+    monkeypatch.setattr(module, "load_provisioner", lambda _: recording_provisioner(engine.calls))
+    told: dict[str, str] = {}
+    operations = plan("prepare db", ("provision db/nova", "prepare db"), ("provision db/glance", "prepare db"))
+    drop = plan(("drop db/old", "provision db/nova", "provision db/glance"))
+    both = Plan((*operations.operations, *drop.operations))
+    execute(both, context(engine, database, provisioned=told.__setitem__), Recorder())
+    assert engine.calls[:2] == ["log in", "prepare"]
+    assert sorted(engine.calls[2:4]) == ["ensure glance", "ensure nova"]
+    assert engine.calls[4:] == ["drop old", "log out"]
+    assert told == {"db": "p", "db/nova": DIGEST, "db/glance": DIGEST, "db/old": ""}
+
+
 def test_a_whole_plan_brings_services_up_in_order(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    database = service("db", provisioner="fake")
+    database = service("db", provisioner={"kind": "fake", "endpoint": "main"})
     target = desired(database, consumer("web", "db", "service_healthy"))
-    monkeypatch.setattr(module, "load_provisioner", lambda _: lambda t, c: engine.calls.append(f"ensure {c.name}"))
-    told: list[str] = []
-    run = context(engine, *target.services.values(), provisioned=told.append)
+    monkeypatch.setattr(module, "load_provisioner", lambda _: recording_provisioner(engine.calls))
+    told: list[tuple[str, str]] = []
+    run = context(engine, *target.services.values(), provisioned=lambda *pair: told.append(pair))
     timings = execute(make_plan(target, Observed()), run, Recorder())
     assert [call for call in engine.calls if call.split()[0] in ("start", "check", "ensure")] == [
         "start new-db",
@@ -93,7 +136,7 @@ def test_a_whole_plan_brings_services_up_in_order(engine: FakeEngine, monkeypatc
         "start new-web",
         "check 1",
     ]
-    assert told == ["db/web"] and run.containers == {"db": "new-db", "web": "new-web"}
+    assert told == [("db/web", DIGEST)] and run.containers == {"db": "new-db", "web": "new-web"}
     assert len(timings) == len(make_plan(target, Observed()).operations)
     assert all(timing.began <= timing.ended for timing in timings)
 
@@ -234,7 +277,7 @@ def test_a_service_that_works_is_asked_once_and_its_container_not_at_all(engine:
 
 def test_the_published_port_is_asked() -> None:
     one = replace(ONE, endpoints={"main": Endpoint("127.0.0.1", 4711, "u"), "other": Endpoint("127.0.0.1", 2, "v")})
-    target = module.target_of(one)
+    target = module.target_of(one, one.probe)
     assert (target.host, target.port, target.url) == ("127.0.0.1", 4711, "u")
 
 

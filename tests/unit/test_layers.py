@@ -16,17 +16,19 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 # From the top: a module imports only from rooms further down.
 ROOMS = (
     {"cli", "pytest_plugin", "__main__"},
+    {"command"},
     {"terminal"},
     {"report"},
     {"__init__"},
     {"environment"},
-    {"doctor", "execute", "wiring", "export", "snapshot"},
+    {"steps", "status"},
+    {"doctor", "execute", "wiring", "merge", "export", "snapshot"},
     {"resolve", "images", "provision"},
-    {"profile", "probe", "host"},
+    {"profile", "probe", "host", "components"},
     {"catalogue"},
     {"state", "plan", "engine", "document"},
-    {"connection", "ports"},
-    {"archive", "template"},
+    {"connection", "ports", "yamltext"},
+    {"archive", "template", "initext"},
     {"model"},
     {"errors"},
 )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from builders import NETWORK, consumer, container, converged, desired, service, with_containers
+from builders import DIGEST, NETWORK, consumer, container, converged, desired, part, service, with_containers
 from hypothesis import given, settings, strategies as st
 
 from devenv.model import Desired, DesiredService, Observed, ObservedContainer, Plan
@@ -15,7 +15,7 @@ from devenv.plan import changes, describe, make_plan, plan_down, plan_images, pl
 MYSQL, ETCD, KEYSTONE = service("mysql", build=True), service("etcd"), consumer("keystone")
 STACK = desired(MYSQL, KEYSTONE, ETCD)
 UP = converged(STACK)
-PROVISIONED = ("mysql/keystone",)
+PROVISIONED = {"mysql/keystone": DIGEST}
 NEEDS = {"mysql": [], "keystone": ["mysql"], "etcd": []}
 
 
@@ -23,7 +23,7 @@ def text(plan: Plan) -> str:
     return "\n".join(describe(plan))
 
 
-def planned(target: Desired, observed: Observed, provisioned: Collection[str] = PROVISIONED) -> list[str]:
+def planned(target: Desired, observed: Observed, provisioned: Mapping[str, str] = PROVISIONED) -> list[str]:
     return describe(make_plan(target, observed, provisioned))
 
 
@@ -48,8 +48,8 @@ def test_a_fresh_up_makes_everything() -> None:
         "create mysql: no container\n"
         "start mysql: no container\n"
         "ready mysql\n"
+        "provision mysql/keystone: new\n"
         "create keystone: no container\n"
-        "provision mysql/keystone: keystone needs it\n"
         "start keystone: no container\n"
         "ready keystone\n"
         "create etcd: no container\n"
@@ -93,10 +93,10 @@ def test_drift_recreates_a_service_and_its_dependents() -> None:
         "create mysql: file my.cnf changed\n"
         "start mysql: file my.cnf changed\n"
         "ready mysql\n"
+        "provision mysql/keystone: mysql is made anew\n"
         "stop keystone: mysql is recreated\n"
         "remove devenv-env-keystone: mysql is recreated\n"
         "create keystone: mysql is recreated\n"
-        "provision mysql/keystone: keystone needs it\n"
         "start keystone: mysql is recreated\n"
         "ready keystone\n"
         "ready etcd"
@@ -153,7 +153,7 @@ def test_what_depends_on_a_service_that_lost_its_data_is_recreated() -> None:
     plan = planned(target, lost)
     assert "create mysql: no container" in plan
     assert "create keystone: mysql lost its data" in plan
-    assert "provision mysql/keystone: keystone needs it" in plan
+    assert "provision mysql/keystone: mysql is made anew" in plan
     assert "create nova: keystone is recreated" in plan
     assert not any(line.startswith("create etcd") for line in plan)
 
@@ -251,18 +251,49 @@ def test_independent_services_wait_for_nothing_of_each_other() -> None:
 
 
 def test_a_component_that_is_not_known_to_be_there_is_provisioned() -> None:
-    assert planned(STACK, UP, ()) == [
+    assert planned(STACK, UP, {}) == [
         "ready mysql",
-        "provision mysql/keystone: keystone needs it",
+        "provision mysql/keystone: new",
         "ready keystone",
         "ready etcd",
     ]
 
 
-@pytest.mark.parametrize("removed", ["mysql", "keystone"])
-def test_a_component_is_provisioned_again_when_either_end_is_new(removed: str) -> None:
-    observed = replace(UP, containers={name: c for name, c in UP.containers.items() if name != removed})
-    assert "provision mysql/keystone: keystone needs it" in planned(STACK, observed)
+def test_components_are_provisioned_again_when_the_service_is_made_anew() -> None:
+    observed = replace(UP, containers={name: c for name, c in UP.containers.items() if name != "mysql"})
+    assert "provision mysql/keystone: mysql is made anew" in planned(STACK, observed)
+
+
+def test_a_component_whose_settings_changed_is_provisioned_again_and_alone() -> None:
+    both = {"nova": part("mysql/nova", "2"), "glance": part("mysql/glance")}
+    plan = planned(desired(replace(MYSQL, components=both)), UP, {"mysql/nova": "1", "mysql/glance": DIGEST})
+    assert plan == ["ready mysql", "provision mysql/nova: its settings changed"]
+
+
+def test_a_component_that_a_killed_devenv_may_have_left_is_provisioned_again() -> None:
+    assert planned(STACK, UP, {"mysql/keystone": ""})[1] == "provision mysql/keystone: new"
+
+
+def test_a_former_component_is_dropped_only_when_asked_for_and_where_it_has_something() -> None:
+    formerly = {"nova": part("mysql/nova"), "glance": part("mysql/glance")}
+    target, known = desired(replace(MYSQL, former=formerly)), {"mysql/nova": DIGEST}
+    assert planned(target, UP, known) == ["ready mysql"]
+    assert describe(make_plan(target, UP, known, drop=True)) == [
+        "ready mysql",
+        "drop mysql/nova: not in devenv.yaml any more",
+    ]
+
+
+def test_a_service_is_prepared_before_its_components_and_only_when_that_changed() -> None:
+    settings = {"kind": "fake", "endpoint": "main", "prepare": "true"}
+    target = desired(replace(ETCD, provisioner=settings, prepared="on", components={"nova": part("etcd/nova")}))
+    plan = make_plan(target, UP, {})
+    assert describe(plan) == ["ready etcd", "prepare etcd: its settings changed", "provision etcd/nova: new"]
+    assert after(plan, "provision etcd/nova") == {"ready etcd", "prepare etcd"}
+    assert planned(target, UP, {"etcd": "on", "etcd/nova": DIGEST}) == ["ready etcd"]
+    off = desired(replace(ETCD, prepared="off"))
+    assert planned(off, UP, {"etcd": "on"}) == ["ready etcd", "prepare etcd: its settings changed"]
+    assert planned(off, UP, {}) == ["ready etcd"]
 
 
 # ---- start, stop, restart, down ----------------------------------------------------------------------------------
@@ -401,7 +432,7 @@ class ModelEngine:
         self.volumes = dict(observed.volumes)
         found = [*observed.containers.values(), *observed.extra]
         self.containers = {c.id: c for c in found}
-        self.provisioned: set[str] = set()
+        self.provisioned: dict[str, str] = {}
 
     def apply(self, plan: Plan) -> None:
         for op in plan.operations:
@@ -443,7 +474,7 @@ class ModelEngine:
 
     def do_provision(self, pair: str, _: str) -> None:
         assert self.of(pair.partition("/")[0]).running
-        self.provisioned.add(pair)
+        self.provisioned[pair] = DIGEST
 
     def do_ready(self, name: str, _: str) -> None:
         assert self.of(name).running
@@ -467,7 +498,7 @@ def in_another_order(plan: Plan, data: st.DataObject) -> Plan:
 @given(observations(), st.sets(st.sampled_from(["mysql/keystone", "keystone/nova"])))
 def test_operations_come_after_what_they_wait_for_and_have_one_name_each(observed: Observed, known: set[str]) -> None:
     seen: set[str] = set()
-    for op in make_plan(CHAIN, observed, known).operations:
+    for op in make_plan(CHAIN, observed, dict.fromkeys(known, DIGEST)).operations:
         assert seen.issuperset(op.after)
         assert op.key not in seen
         seen.add(op.key)
@@ -477,6 +508,7 @@ def test_operations_come_after_what_they_wait_for_and_have_one_name_each(observe
 @given(observations(), st.sets(st.sampled_from(["mysql/keystone", "keystone/nova"])), st.data())
 def test_a_plan_leads_from_anywhere_to_nothing_to_do(observed: Observed, known: set[str], data: st.DataObject) -> None:
     engine = ModelEngine(CHAIN, observed)
-    engine.apply(in_another_order(make_plan(CHAIN, observed, known), data))
-    again = make_plan(CHAIN, engine.observe(), known | engine.provisioned)
+    provisioned = dict.fromkeys(known, DIGEST)
+    engine.apply(in_another_order(make_plan(CHAIN, observed, provisioned), data))
+    again = make_plan(CHAIN, engine.observe(), provisioned | engine.provisioned)
     assert describe(again) == [f"ready {name}" for name in CHAIN.services]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from devenv.errors import ConfigError
-from devenv.model import Profile
+from devenv.model import ComponentChoice, Profile
 from devenv.profile import find_project, load_profile, project_file_text, shipped_profiles
 
 
@@ -214,7 +215,85 @@ def test_any_reference_of_an_image_is_understood(project: Path, profiles: Path, 
 
 def test_the_file_to_begin_with_is_accepted_and_so_is_what_it_comments_out(project: Path) -> None:
     assert load_profile(own(project, project_file_text())).name == "base"
-    head, settings = project_file_text().split("# services:")
-    profile = load_profile(own(project, head + "services:" + settings.replace("\n# ", "\n")))
+    profile = load_profile(own(project, re.sub(r"(?m)^# (?=[ a-z])", "", project_file_text())))
     assert list(profile.services) == ["mysql", "keystone", "rabbitmq"]
     assert (profile.services["mysql"].image, ports(profile, "mysql")) == ("mysql:8.4", {"sql": 3307})
+    assert profile.components["my-service"].wire == ("etc/my-service.conf",)
+
+
+# ---- components --------------------------------------------------------------------------------------------------
+
+
+def components(project: Path, text: str) -> dict[str, ComponentChoice]:
+    return dict(load_profile(own(project, f"components: {text}")).components)
+
+
+def test_components_are_a_list_or_a_mapping_with_settings(project: Path) -> None:
+    assert list(components(project, "[nova, my-service]")) == ["nova", "my-service"]
+    text = """
+  nova:
+    wire: [etc/nova/nova.conf]
+    roles: [admin]
+    catalog: {type: compute, url: "http://127.0.0.1:8774/v2.1/%(project_id)s"}
+    sections: {neutron: network, placement: placement}
+  glance: {sections: [cinder]}
+  my_service:
+"""
+    found = components(project, text)
+    assert found["nova"] == ComponentChoice(
+        "nova",
+        ("etc/nova/nova.conf",),
+        ("admin",),
+        {"name": "nova", "type": "compute", "url": "http://127.0.0.1:8774/v2.1/%(project_id)s"},
+        {"neutron": "network", "placement": "placement"},
+    )
+    assert found["glance"].sections == {"cinder": ""}
+    assert found["my_service"] == ComponentChoice("my_service")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[Nova]", "components.Nova: expected a component's name"),
+        ("[9lives]", "expected a component's name"),
+        ('["a b"]', "expected a component's name"),
+        ('["nova;drop"]', "expected a component's name"),
+        ('["../nova"]', "expected a component's name"),
+        ('["no`va"]', "expected a component's name"),
+        ('["nova\\n"]', "expected a component's name"),
+        (f"[{'a' * 32}]", "expected a component's name"),
+        ('[""]', "expected a component's name"),
+        ("nova", "components: expected a list of components"),
+        ("[my-service, my_service]", "components.my_service: 'my-service' has the same database"),
+        ("{nova: {wire: /etc/nova.conf}}", "components.nova.wire: expected a list"),
+        ("{nova: {wire: [/etc/nova.conf]}}", "components.nova.wire.0: expected a path inside the project"),
+        ("{nova: {wire: [../nova.conf]}}", "components.nova.wire.0: expected a path inside the project"),
+        ("{nova: {wires: []}}", "components.nova.wires: unknown key"),
+        ("{nova: {catalog: {type: compute}}}", "components.nova.catalog.url: required key not provided"),
+        ('{nova: {catalog: {type: "a b", url: "http://x"}}}', "components.nova.catalog.type: expected a type"),
+        ("{nova: {catalog: {type: compute, url: 'ftp://x'}}}", "components.nova.catalog.url: expected a URL"),
+        ('{nova: {catalog: {type: a, url: "http://x\\nb"}}}', "components.nova.catalog.url: expected a URL"),
+        ("{nova: {sections: ['a]b']}}", "components.nova.sections.0: expected lower-case letters"),
+        ("{nova: {sections: {neutron: 'Net work'}}}", "components.nova.sections.neutron: expected a type"),
+        ("{nova: {roles: ['a,b']}}", "components.nova.roles.0: expected a role's name"),
+        ("{nova: 3}", "components.nova: expected a mapping"),
+    ],
+)
+def test_a_component_that_cannot_be_is_an_error_that_names_it(project: Path, text: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        components(project, text)
+    assert problem in "\n".join(caught.value.detail)
+
+
+def test_a_profile_has_no_components(profiles: Path, project: Path) -> None:
+    (profiles / "base.yaml").write_text("components: [nova]")
+    with pytest.raises(ConfigError) as caught:
+        load_profile(project, "base", profiles)
+    assert "unknown key" in caught.value.detail[0]
+
+
+def test_what_a_service_can_switch_is_true_or_false(project: Path) -> None:
+    assert load_profile(own(project, "services: {etcd: {auth: true}}")).services["etcd"].switches == {"auth": True}
+    with pytest.raises(ConfigError) as caught:
+        load_profile(own(project, "services: {etcd: {auth: 1}}"))
+    assert "services.etcd.auth: unknown key" in caught.value.detail[0]

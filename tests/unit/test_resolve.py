@@ -333,9 +333,10 @@ def test_no_secret_shows_in_a_repr() -> None:
     desired = shipped()
     assert SECRET not in repr(desired)
     for service in desired.services.values():
-        assert SECRET not in repr(target_of(service))
+        assert SECRET not in repr(target_of(service, service.probe))
+        assert SECRET not in repr(target_of(service, service.provisioner))
         assert SECRET not in repr(service.endpoints)
-        assert SECRET not in repr(service.provisions)
+        assert SECRET not in repr((service.components, service.own))
 
 
 def test_every_name_on_the_engine_holds_the_environments_id() -> None:

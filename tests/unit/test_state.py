@@ -290,7 +290,7 @@ def test_a_lock_is_held_on_any_file(tmp_path: Path) -> None:
 
 
 def test_a_record_comes_back_as_it_was_saved(state: State, tmp_path: Path) -> None:
-    record = Record(state.id, "default", str(tmp_path), "base", {"mysql/sql": 3306}, ["mysql/keystone"])
+    record = Record(state.id, "default", str(tmp_path), "base", {"mysql/sql": 3306}, {"mysql/keystone": "d1"})
     state.save(record)
     assert state.load() == record
     assert all_records() == [record]
@@ -340,7 +340,7 @@ def test_forgetting_drops_record_and_secrets_but_not_the_lock(state: State) -> N
 
 def test_the_record_of_an_older_version_is_understood(state: State) -> None:
     # It kept timings as well.
-    record = Record(state.id, "default", "/p", "base", {"mysql/sql": 3306}, ["mysql/keystone"])
+    record = Record(state.id, "default", "/p", "base", {"mysql/sql": 3306}, {"mysql/keystone": "d1"})
     state.folder.mkdir(parents=True)
     (state.folder / "record.json").write_text(json.dumps({**vars(record), "timings": [{"a": 1}]}))
     assert state.load() == record

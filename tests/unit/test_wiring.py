@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from devenv.wiring import as_dotenv, as_json, as_shell, endpoints_of, flat_map, 
 
 DESIRED = shipped()
 CATALOGUE = load_catalogue()
-FLAT = flat_map(DESIRED.services.values())
-FILES = wired_files(DESIRED.services, CATALOGUE)
+FLAT = flat_map(DESIRED.services)
+FILES = wired_files(DESIRED, CATALOGUE)
 URL_CHARACTERS = st.text("abcXYZ019-_.~:/?#[]@!$&()*+,;=% ")
 
 
@@ -147,7 +148,7 @@ def test_oslo_config_reads_what_a_service_needs(tmp_path: Path) -> None:
 
 
 def test_a_part_of_the_services_gives_their_part_of_the_files(tmp_path: Path) -> None:
-    files = wired_files({"etcd": DESIRED.services["etcd"]}, CATALOGUE)
+    files = wired_files(replace(DESIRED, services={"etcd": DESIRED.services["etcd"]}), CATALOGUE)
     assert set(files) == {"env", "endpoints.json", "oslo.conf"}
     assert oslo(files["oslo.conf"], tmp_path).database.connection is None
 
