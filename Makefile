@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 DEVENV := $(VENV)/bin/devenv
 INSTALLED := $(VENV)/.installed
+CONSUMERS := $(VENV)/.consumers
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test check unit integration bench clean venv-package
+.PHONY: help up down test check unit integration consumers bench clean venv-package
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -18,7 +19,7 @@ up: $(INSTALLED) ## Install, bring the engine up, start all four services, wire 
 down: $(INSTALLED) ## Remove the services; their data stays
 	@$(DEVENV) down
 
-test: check unit integration ## Run everything: lint, types, unit and integration tests
+test: check unit integration consumers ## Run everything: lint, types, unit, integration and consumer tests
 
 check: $(INSTALLED) ## Lint and type-check
 	@$(VENV)/bin/ruff check .
@@ -31,6 +32,10 @@ unit: $(INSTALLED) ## Run the tests that need no engine
 integration: $(INSTALLED) ## Run the tests against the real engine and the real services
 	@$(DEVENV) doctor --fix
 	@$(VENV)/bin/pytest tests/integration
+
+consumers: $(CONSUMERS) ## Run the tests with oslo's libraries and other real clients
+	@$(DEVENV) doctor --fix
+	@$(VENV)/bin/pytest tests/consumers
 
 bench: $(INSTALLED) ## Measure against docker compose; writes docs/benchmarks.md and .json
 	@$(DEVENV) doctor --fix
@@ -50,6 +55,12 @@ $(INSTALLED): pyproject.toml
 	@echo "installing into $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(CONSUMERS): $(INSTALLED)
+	@echo "installing the libraries of tests/consumers"
+	@$(VENV)/bin/pip install --quiet --editable '.[dev,consumers]'
+	@$(VENV)/bin/pip install --quiet --editable '.[etcd3]' || echo "cannot install etcd3 here; its tests say so" >&2
 	@touch $@
 
 venv-package:

@@ -30,8 +30,8 @@ _HEADER = re.compile(r"^\[[^\n]*\n", re.MULTILINE)
 class Edit:
     """One change to a file: `before` stood where `after` stands now; "" is nothing.
 
-    An edit without an option is the header of a section that was appended; a line end in front of it stands for
-    the empty line above, which came with it.
+    Without an option it is the header of an appended section, and a line end in front the empty line above. Without
+    a section either it is the line end that the last line of the text, `before`, did not have.
     """
 
     section: str
@@ -65,43 +65,62 @@ def merge(text: str, wanted: Options, edits: Sequence[Edit], source: str) -> Mer
     """
     wanted = {(_normal(section), option): values for (section, option), values in wanted.items() if values}
     _refuse_values(wanted, source)
-    whole, line_end, cut = terminated(text)
+    whole, line_end = terminated(text)
     layout = _read(whole, source, {option for _, option in wanted})
     draft = _Draft(whole, line_end, layout)
     groups: dict[Key, list[Edit]] = {}
     for edit in edits:
-        groups.setdefault((edit.section, edit.option), []).append(edit)
+        if edit.section:
+            groups.setdefault((edit.section, edit.option), []).append(edit)
     notes: list[str] = []
     kept = {key: _carry(draft, key, wanted.get(key, ()), mine, notes) for key, mine in groups.items()}
     # What was carried on is in effect now; what was undone may be: the user may have had it so.
-    undone = [key for key, values in wanted.items() if not kept.get(key)]
-    missing = [key for key in undone if not _effective(draft.items(key), wanted[key])]
+    missing = [key for key in wanted if not kept.get(key) and not _effective(draft.items(key), wanted[key])]
     kept |= {key: _set(draft, key, wanted[key]) for key in missing if key[0] in layout.headers}
     result = _drop_sections(draft.text(), kept)
     for section in dict.fromkeys(section for section, _ in missing if section not in layout.headers):
         result, fresh = _append_section(result, section, wanted, line_end)
         kept |= fresh
-    if cut:
-        result = unterminated(result)
+    result, left = ended(text, result, edits, [edit for group in kept.values() for edit in group])
     _verify(result, wanted, layout.values(), {*wanted, *groups}, source)
-    return Merged(result, tuple(edit for group in kept.values() for edit in group), tuple(notes))
+    return Merged(result, left, tuple(notes))
 
 
-def terminated(text: str) -> tuple[str, str, bool]:
-    """The text with a line end after its last line, the line end that the text uses, and whether one was missing.
-
-    With the line end taken off again afterwards, a text that had none at its end still has none.
-    """
+def terminated(text: str) -> tuple[str, str]:
+    """The text with a line end after its last line, and the line end that the text uses."""
     line_end = "\r\n" if text.partition("\n")[0].endswith("\r") else "\n"
-    cut = bool(text) and not text.endswith("\n")
+    if not text or text.endswith("\n"):
+        return text, line_end
     # A line end must not make one with a carriage return that stood alone.
-    last = ("\r\n" if text.endswith("\r") else line_end) if cut else ""
-    return text + last, line_end, cut
+    return text + ("\r\n" if text.endswith("\r") else line_end), line_end
 
 
 def unterminated(text: str) -> str:
     """The text without the line end after its last line."""
     return text.removesuffix("\n").removesuffix("\r")
+
+
+def ended(text: str, result: str, edits: Sequence[Edit], kept: Sequence[Edit]) -> tuple[str, tuple[Edit, ...]]:
+    """The result of a merge, whose lines all end, without the last line end where the user has none; and the edits.
+
+    Such a line gets one when something is written below it, and loses it when it is the last again.
+    """
+    end = next((edit for edit in edits if not edit.section), None)
+    old, new = _last_line(text), _last_line(result)
+    # What the line was, or is, to the user.
+    old = next((_last_line(edit.before) for edit in edits if edit.before and edit.after == old), old)
+    new = next((_last_line(edit.before) for edit in kept if edit.before and edit.after == new), new)
+    missing = bool(text) and not text.endswith("\n")
+    cut = missing and old == new
+    if missing and not cut:
+        end = end or Edit("", "", old, "")
+    if end and not cut and end.before == new and all(edit.after != new for edit in kept):
+        cut, end = True, None
+    return unterminated(result) if cut else result, (*kept, *([end] if end and kept else []))
+
+
+def _last_line(text: str) -> str:
+    return unterminated(text).rpartition("\n")[2]
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------
@@ -123,7 +142,8 @@ class _Layout:
 def _read(text: str, source: str, names: Iterable[str] = ()) -> _Layout:
     """Read a text whose lines all end; comments are looked at for defaults of options of these names."""
     _refuse_unreadable(text, source)
-    defaults = _default_pattern(names)
+    either = "|".join(map(re.escape, names))
+    defaults = re.compile(rf"^[#;][#; \t]*({either})[ \t]*[=:][^\n]*\n", re.MULTILINE) if either else None
     layout, section = _Layout(), ""
     for token in _TOKEN.finditer(text):
         start, end = token.span()
@@ -165,12 +185,6 @@ def _assignment(line: str) -> tuple[str, str, str]:
 def _normal(section: str) -> str:
     """oslo.config compares sections without regard to case, [DEFAULT] aside: [default] is another one."""
     return section if section == "DEFAULT" else section.lower()
-
-
-def _default_pattern(names: Iterable[str]) -> re.Pattern[str] | None:
-    """What matches a commented default (`#option = value`) with its line end."""
-    either = "|".join(map(re.escape, sorted(names)))
-    return re.compile(rf"^[#;][#; \t]*({either})[ \t]*[=:][^\n]*\n", re.MULTILINE) if either else None
 
 
 def _refuse_unreadable(text: str, source: str) -> None:
@@ -257,7 +271,8 @@ def _carry(draft: _Draft, key: Key, values: tuple[str, ...], mine: list[Edit], n
         return _renew(draft, key, ours, values)
     for edit, item in standing:
         if edit.before:
-            draft.replace(item, edit.before, _value(edit.before))
+            before = options(f"[x]\n{edit.before}", "the record")
+            draft.replace(item, edit.before, next(iter(before.values()), ("",))[-1])
         else:
             draft.remove(key, item)
     gone = [edit for edit in mine if all(edit is not other for other, _ in standing)]
@@ -284,12 +299,6 @@ def _standing(items: Sequence[_Item], edits: Sequence[Edit]) -> list[tuple[Edit,
 def _was_changed(items: Sequence[_Item], edit: Edit) -> bool:
     """Whether something else stands now than before the edit, where our text does not stand any more."""
     return all(item.text != edit.before for item in items) if edit.before else bool(items)
-
-
-def _value(assignment: str) -> str:
-    """The value of an assignment that is on record, however it is continued."""
-    spans = _read(f"[x]\n{assignment}\n", "the record").found.values()
-    return next((value for ((_, _, value), *_) in spans), "")
 
 
 def _renew(draft: _Draft, key: Key, ours: Sequence[_Item], values: tuple[str, ...]) -> list[Edit]:
@@ -322,8 +331,7 @@ def _line(option: str, value: str) -> str:
 
 def _append_section(text: str, section: str, wanted: Options, line_end: str) -> tuple[str, dict[Key, list[Edit]]]:
     """Put a section with what is wanted in it at the end, below one empty line."""
-    apart = bool(text) and bool(text.removesuffix("\n").rpartition("\n")[2].strip())
-    lines = ["", f"[{section}]"] if apart else [f"[{section}]"]
+    lines = ["", f"[{section}]"] if _last_line(text).strip() else [f"[{section}]"]
     edits = {(section, ""): [Edit(section, "", "", "\n".join(lines))]}
     for key, values in wanted.items():
         if key[0] == section:
@@ -346,7 +354,7 @@ def _drop_section(text: str, edit: Edit) -> str:
     for header in reversed(list(_HEADER.finditer(text))):
         if unterminated(header[0]) == name and not text[header.end() : below].strip():
             above = text[: header.start()]
-            if edit.after != name and re.search(r"(?:^|\n)\r?\n\Z", above):
+            if edit.after != name and f"\n{above}".endswith(("\n\n", "\n\r\n")):
                 above = unterminated(above)
             return above + text[header.end() :]
         below = header.start()

@@ -27,6 +27,7 @@ from devenv.template import render_file
 # The clouds of the environment, for openstacksdk.
 CLOUDS = "clouds.yaml"
 _OVERLAY = "component.conf"
+_REPEATABLE = "# Repeatable"
 _HEADER = "# Written by devenv; 'devenv up' writes it anew.\n"
 
 
@@ -54,16 +55,27 @@ def flat_map(views: Mapping[str, DesiredService | Provision]) -> dict[str, str]:
 def component_map(services: Mapping[str, DesiredService], component: str, overlay: str) -> dict[str, str]:
     """The same as one component sees it, with its overlay as the variables that oslo.config reads by itself.
 
-    A section with a repeated option is left out as a whole: oslo.config cannot read one from the environment.
+    A section with an option that may be repeated is left out as a whole: oslo.config takes the letters of its value
+    for values. Templates mark such options with a comment.
     """
     views = {name: s.components[component] for name, s in services.items() if component in s.components}
     options = initext.options(overlay, f"{component}.conf")
-    repeated = {section for (section, _), values in options.items() if len(values) > 1}
+    repeated = {section for (section, _), values in options.items() if len(values) > 1} | _marked(overlay)
     return flat_map(views) | {
         f"OS_{section.upper()}__{option.upper()}": values[0]
         for (section, option), values in options.items()
         if section not in repeated
     }
+
+
+def _marked(overlay: str) -> set[str]:
+    """The sections that hold an option marked as one that may be repeated."""
+    section, found = "", set()
+    for line in overlay.splitlines():
+        section = line.strip("[]") if line.startswith("[") else section
+        if line.startswith(_REPEATABLE):
+            found.add(section)
+    return found
 
 
 def as_json(values: Mapping[str, str]) -> str:

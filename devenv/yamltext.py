@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from devenv.errors import ConfigError
-from devenv.initext import Edit, Merged, terminated, unterminated
+from devenv.initext import Edit, Merged, ended, terminated, unterminated
 
 _KEY = "clouds"
 # A file of clouds is a page or two, and the parser that knows offsets reads only some 50 KB a second.
@@ -36,11 +36,11 @@ def merge_clouds(text: str, clouds: str, edits: Sequence[Edit], source: str) -> 
     cannot be read or extended, or has a cloud of that name which is not ours.
     """
     wanted = _read(clouds, "devenv's clouds").clouds
-    whole, line_end, cut = terminated(text)
+    whole, line_end = terminated(text)
     before = _read(whole, source)
     result, kept, notes = _carry(before, wanted, edits, line_end)
     missing = {name: data for name, data in wanted.items() if name not in before.clouds}
-    places = [edit for edit in edits if not edit.option]
+    places = [edit for edit in edits if edit.section and not edit.option]
     if missing:
         result, place, fresh = _insert(_read(result, source), missing, line_end)
         places, kept = [*places, *place], [*kept, *fresh]
@@ -48,9 +48,9 @@ def merge_clouds(text: str, clouds: str, edits: Sequence[Edit], source: str) -> 
         for edit in reversed(places):
             result = _restore_key(_read(result, source), edit)
         places = []
-    result = unterminated(result) if cut else result
+    result, left = ended(text, result, edits, [*places, *kept])
     _verify(_read(text, source), result, wanted, {*wanted, *(edit.option for edit in edits)})
-    return Merged(result, (*places, *kept), tuple(notes))
+    return Merged(result, left, tuple(notes))
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------

@@ -346,7 +346,7 @@ PROBES = {
 PROVISIONERS = {
     "etcd": ("`auth`, `password`; `prepare` to switch authentication", "`prefix`; with `auth` also `user`, `password`"),
     "keystone": (
-        "`user`, `password`, `project`, `region`",
+        "`user`, `password`, `project`, `token`",
         "`user`, `password`, `project`, `roles`, `region`, `catalog_type`, `catalog_name`, `catalog_url`",
     ),
     "mysql": ("`user`, `password`", "`database`, `user`, `password`"),

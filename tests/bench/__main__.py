@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tests.bench import machine, pages
 from tests.bench.engine import Engine
-from tests.bench.measure import Samples, measure, measure_help
+from tests.bench.measure import Samples, measure, measure_components, measure_help
 from tests.bench.process import Failed
 from tests.bench.rows import make_rows
 from tests.bench.sides import COMPOSE_VARIABLE, Compose, Devenv, Side, find_compose
@@ -64,6 +64,7 @@ def _bench(folder: Path, rounds: int) -> pages.Report:
     sides: list[Side] = [devenv, *([Compose(program, images)] if program else [])]
     with _cleaned_up(sides, engine):
         samples = measure(sides, rounds, engine, _tell)
+        measure_components(devenv, samples, _tell)
     measure_help(devenv, samples, _tell)
     peer = f"docker compose {compose_version}" if program else ""
     versions = {"devenv": devenv.version(), "python": sys.version.split()[0], "engine": engine.version()}

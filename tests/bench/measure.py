@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.bench.engine import Engine
-from tests.bench.process import Failed
+from tests.bench.process import Done, Failed
 from tests.bench.sides import Devenv, Side
 
 HELP_RUNS, STATUS_RUNS = 20, 5
+COMPONENT_RUNS, MANY = 5, 100
+ONE_COMPONENT, MANY_COMPONENTS = "component, all four roles", f"{MANY} components"
 FIRST_UP, SECOND_UP, DOWN_VOLUMES = "up, no data", "up again", "down --volumes"
 # In the order in which a round runs them.
 STEPS: dict[str, Callable[[Side], Any]] = {
@@ -85,6 +87,27 @@ def _look(side: Side, samples: Samples, engine: Engine, tell: Tell) -> None:
     if isinstance(side, Devenv):
         for _ in range(STATUS_RUNS):
             samples.add("status", side.name, side.status().seconds * 1000)
+
+
+def measure_components(side: Devenv, samples: Samples, tell: Tell) -> None:
+    """How long services that run take to give components their parts, all four roles together."""
+    side.components([])
+    for number in range(COMPONENT_RUNS):
+        samples.add(ONE_COMPONENT, side.name, _provisioning(side.components([f"one{number}"])) * 1000)
+    tell(f"  {side.name:<8} {'component':<16} {samples.median(ONE_COMPONENT, side.name):6.0f} ms")
+    samples.add(MANY_COMPONENTS, side.name, _provisioning(side.components([f"c{i}" for i in range(MANY)])))
+    tell(f"  {side.name:<8} {MANY_COMPONENTS:<16} {samples.median(MANY_COMPONENTS, side.name):6.2f} s")
+    side.down(volumes=True)
+
+
+def _provisioning(done: Done) -> float:
+    """From the first begin to the last end, in seconds, less the time in which there was nothing to do but wait."""
+    spans = [(op["began"], op["ended"]) for op in _operations(done.output) if op["action"] == "provision"]
+    total, reached = 0.0, 0.0
+    for began, ended in sorted(spans):
+        total += max(0.0, ended - max(began, reached))
+        reached = max(reached, ended)
+    return total
 
 
 def measure_help(side: Devenv, samples: Samples, tell: Tell) -> None:

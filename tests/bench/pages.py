@@ -35,7 +35,8 @@ Lower is better everywhere.
 `x` is devenv's time over Compose's. A row without a target is for information. Memory is resident memory
 (RSS) of all processes in the four containers, after the second `up`. Images are unique layers, their common base
 counted once. `down --volumes` of devenv ends containers without asking them to stop first, because their
-data goes, too; Compose always asks.
+data goes, too; Compose always asks. A component is its database, vhost, key prefix and service user with their logins,
+made in services that run; readiness checks and the start of the command are not in it.
 
 ## Timings
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.bench.measure import DOWN_VOLUMES, FIRST_UP, SECOND_UP, STEPS, Samples
+from tests.bench.measure import (
+    DOWN_VOLUMES,
+    FIRST_UP,
+    MANY_COMPONENTS,
+    ONE_COMPONENT,
+    SECOND_UP,
+    STEPS,
+    Samples,
+)
 
 # Of the peer's time.
 _RATIOS = {FIRST_UP: 0.5, SECOND_UP: 0.5, DOWN_VOLUMES: 0.5}
 _HELP_MS, _MEMORY_MB, _IMAGES_MB = 150.0, 600.0, 1100.0
+_COMPONENT_MS, _MANY_COMPONENTS_S = 250.0, 15.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,8 @@ def make_rows(samples: Samples, images_mb: float, peer: str) -> list[Row]:
     rows = [_against_peer(samples, what, peer, "s", _RATIOS.get(what)) for what in STEPS]
     rows.append(_ours("devenv --help", samples.median("--help", "devenv"), "ms", _HELP_MS))
     rows.append(_ours("devenv status", samples.median("status", "devenv"), "ms"))
+    rows.append(_ours(ONE_COMPONENT, samples.median(ONE_COMPONENT, "devenv"), "ms", _COMPONENT_MS))
+    rows.append(_ours(MANY_COMPONENTS, samples.median(MANY_COMPONENTS, "devenv"), "s", _MANY_COMPONENTS_S))
     rows.append(_ours("memory, all services", samples.median("memory", "devenv"), "MB", _MEMORY_MB))
     if peer:
         rows.append(_against_peer(samples, "memory", peer, "MB", None))

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,6 +62,11 @@ class Devenv:
 
     def up(self) -> Done:
         return self.run("up", "--format", "json")
+
+    def components(self, names: Sequence[str]) -> Done:
+        """`up` with these components and no others; what others had is dropped."""
+        (self._project / "devenv.yaml").write_text(f"components: {json.dumps(list(names))}\n")
+        return self.run("up", "--drop", "--format", "json")
 
     def stop(self) -> Done:
         return self.run("stop")

@@ -23,6 +23,7 @@ ROOMS = (
     {"environment"},
     {"steps", "status"},
     {"doctor", "execute", "wiring", "merge", "export", "snapshot"},
+    {"provisioners"},
     {"resolve", "images", "provision"},
     {"profile", "probe", "host", "components"},
     {"catalogue"},
@@ -35,7 +36,7 @@ ROOMS = (
 ROOM = {module: number for number, room in enumerate(ROOMS) for module in room}
 SERVICES = re.compile(r"mysql|rabbit|etcd|keystone", re.IGNORECASE)
 # Who may know a service by name: what speaks its protocol. And the commented devenv.yaml that `init` writes.
-MAY_NAME_SERVICES = {"probe", "provision"}
+MAY_NAME_SERVICES = {"probe", "provisioners"}
 HELP_TEXTS = {("profile", "TEMPLATE")}
 SLOW = {"docker", "rich", "requests", "yaml", "voluptuous", "pymysql", "amqp"}
 

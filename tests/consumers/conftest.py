@@ -1,0 +1,80 @@
+"""The libraries of OpenStack and of others, on what devenv wires: one environment for the whole folder."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+# `project`, which is theirs.
+sys.path.append(str(Path(__file__).parents[1] / "integration"))
+
+from project import new_project, remove
+from wired import Wired
+
+COMPONENTS = """\
+components:
+  nova:
+    catalog: {type: compute, url: "http://127.0.0.1:8774/v2.1"}
+    sections: {neutron: network, cinder: block-storage}
+  my-service: {}
+"""
+GUARDED = """\
+profile: coordination
+services: {etcd: {auth: true}}
+components: [nova, my-service]
+"""
+
+
+@pytest.fixture(scope="session")
+def wired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
+    """All four services, wired for nova and my-service."""
+    yield from _brought_up(tmp_path_factory, "consumers", COMPONENTS)
+
+
+@pytest.fixture(scope="session")
+def variables(wired: Wired) -> dict[str, str]:
+    """What `devenv env --component nova` says."""
+    return wired.variables()
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
+    """An etcd that asks for a login."""
+    yield from _brought_up(tmp_path_factory, "guarded", GUARDED)
+
+
+def _brought_up(folders: pytest.TempPathFactory, name: str, text: str) -> Iterator[Wired]:
+    scratch = new_project(folders.mktemp(name), name)
+    scratch.configure(text)
+    try:
+        scratch.devenv("up")
+        yield Wired(scratch)
+    finally:
+        remove(scratch)
+
+
+@pytest.fixture(scope="session")
+def etcd3gw() -> ModuleType:
+    return _imported("etcd3gw")
+
+
+@pytest.fixture(scope="session")
+def etcd3() -> ModuleType:
+    try:
+        return _imported("etcd3")
+    except (ImportError, TypeError) as error:
+        # Its generated code is older than protobuf 4, which refuses it with a TypeError.
+        pytest.skip(f"etcd3 cannot be imported: {str(error).splitlines()[0]}")
+
+
+def _imported(name: str) -> ModuleType:
+    """A library whose import alone warns: of eventlet (etcd3gw), or of old generated code (etcd3)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module(name)

@@ -1,0 +1,36 @@
+"""oslo.limit and oslo.cache, configured by the overlay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import openstack
+import pytest
+from wired import SDK_WARNINGS, Wired
+
+pytestmark = SDK_WARNINGS
+
+
+@pytest.fixture
+def limited(wired: Wired) -> Iterator[str]:
+    """The project of the plain member, which may have ten of `consumers_servers`."""
+    auth = wired.clouds()["devenv-system-admin"]["auth"]
+    admin = openstack.connect(**auth, region_name="RegionOne", load_envvars=False, load_yaml_config=False)
+    service = next(admin.identity.services(type="compute"))
+    limit = admin.identity.create_registered_limit(
+        service_id=service.id, region_id="RegionOne", resource_name="consumers_servers", default_limit=10
+    )
+    yield admin.identity.find_project("demo").id
+    admin.identity.delete_registered_limit(limit)
+    admin.close()
+
+
+def test_a_limit_of_the_components_endpoint_is_enforced(wired: Wired, limited: str) -> None:
+    claims = wired.run("enforce_limit.py", limited, "consumers_servers", "10", "11", "--config-file", wired.overlay())
+    assert claims == [True, False]
+
+
+def test_one_process_finds_what_another_has_cached(wired: Wired) -> None:
+    overlay = ("--config-file", wired.overlay())
+    assert wired.run("use_cache.py", "key", "grüße", *overlay) == "grüße"
+    assert wired.run("use_cache.py", "key", "", *overlay) == "grüße"

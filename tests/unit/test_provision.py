@@ -1,0 +1,339 @@
+"""What provisioners say and ask, against a small server that answers like etcd, RabbitMQ or Keystone."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from devenv.errors import ConfigError, ServiceFailed
+from devenv.probe import Target
+from devenv.provision import Component, Provisioner, load_provisioner
+from devenv.provisioners import Etcd, Keystone, RabbitMQ
+
+ROOT = "the-administrator's-password"
+OWN = "the-component's-password"
+Answer = tuple[int, Any]
+
+
+@dataclass
+class Server:
+    """Keeps what it was asked as "METHOD /path", and answers with what `reply` returns."""
+
+    port: int = 0
+    reply: Callable[[str, Any], Answer] = lambda asked, body: (200, {})
+    asked: list[str] = field(default_factory=list)
+    bodies: list[Any] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def target(self, path: str = "", **settings: str) -> Target:
+        login = {"user": "admin", "password": ROOT, "project": "admin", "auth": "true"}
+        return Target("127.0.0.1", self.port, f"http://127.0.0.1:{self.port}{path}", login | settings)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    fake = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            with fake.lock:
+                asked, body = f"{self.command} {self.path}", json.loads(sent or "null")
+                fake.asked.append(asked)
+                fake.bodies.append(body)
+                fake.tokens.append(self.headers.get("Authorization") or self.headers.get("X-Auth-Token") or "")
+                status, answer = fake.reply(asked, body)
+            data = b"" if status == 204 else json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("X-Subject-Token", "a-token")
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Quiet(ThreadingHTTPServer):
+        block_on_close = False
+        request_queue_size = 64
+
+    with Quiet(("127.0.0.1", 0), Handler) as http:
+        fake.port = http.server_port
+        threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
+        yield fake
+        http.shutdown()
+
+
+def component(name: str = "nova", **settings: str) -> Component:
+    usual = {"user": name, "password": OWN, "vhost": name, "prefix": f"/{name}/", "project": "service"}
+    catalog = {"roles": "service", "region": "R", "catalog_type": "", "catalog_name": "", "catalog_url": ""}
+    return Component(name, usual | catalog | settings)
+
+
+def test_an_unknown_kind_is_told_with_those_that_there_are() -> None:
+    with pytest.raises(ConfigError, match="cannot find a provisioner 'redis'") as error:
+        load_provisioner("redis")
+    assert "etcd, keystone, mysql, rabbitmq" in error.value.hint
+
+
+def test_a_component_shows_no_password() -> None:
+    assert OWN not in repr(component())
+
+
+REFUSALS = [
+    (RabbitMQ, {"error": "bad_request", "reason": f"no {OWN} nor {ROOT}"}),
+    (Etcd, {"code": 3, "message": f"no {OWN} nor {ROOT}"}),
+    (Keystone, {"error": {"code": 400, "message": f"no {OWN} nor {ROOT}", "title": "Bad Request"}}),
+]
+
+
+@pytest.mark.parametrize(("kind", "body"), REFUSALS)
+def test_a_refusal_is_one_line_without_passwords(server: Server, kind: type[Provisioner], body: object) -> None:
+    server.reply = lambda asked, _: (400, body)
+    with pytest.raises(ServiceFailed) as error:
+        kind(server.target()).ensure(component())
+    where = f"for component nova at 127.0.0.1:{server.port}"
+    assert error.value.message == f"cannot make {kind.what} {where}: HTTP 400: no *** nor ***"
+    assert f"'devenv logs {kind.service}'" in error.value.hint
+    with pytest.raises(ServiceFailed, match=f"cannot drop {kind.what} of component nova"):
+        kind(server.target()).drop(component())
+
+
+@pytest.mark.parametrize("kind", [RabbitMQ, Etcd, Keystone])
+def test_nobody_listening_is_told_as_such(kind: type[Provisioner]) -> None:
+    nobody = Target("127.0.0.1", 1, "http://127.0.0.1:1", {"user": "u", "password": ROOT, "project": "p", "auth": ""})
+    with pytest.raises(ServiceFailed, match=r"at 127.0.0.1:1: connection refused"):
+        kind(nobody).drop(component())
+
+
+def test_mysql_is_told_in_one_line_too() -> None:
+    nobody = Target("127.0.0.1", 1, "", {"user": "u", "password": ROOT})
+    with pytest.raises(ServiceFailed, match=r"cannot make the database for component nova at 127.0.0.1:1: Can't conn"):
+        load_provisioner("mysql")(nobody).ensure(component(database="nova"))
+
+
+def test_a_proxy_of_the_user_is_passed_by(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    RabbitMQ(server.target()).drop(component())
+    assert server.asked == ["DELETE /api/vhosts/nova", "DELETE /api/users/nova"]
+
+
+# RabbitMQ
+
+
+def test_rabbitmq_names_are_quoted_and_what_is_gone_counts_as_dropped(server: Server) -> None:
+    server.reply = lambda asked, _: (404, {"error": "Object Not Found", "reason": "Not Found"})
+    RabbitMQ(server.target()).drop(component(vhost="/", user="a/b"))
+    assert server.asked == ["DELETE /api/vhosts/%2F", "DELETE /api/users/a%2Fb"]
+
+
+def test_a_rabbitmq_user_loses_its_former_vhost(server: Server) -> None:
+    server.reply = lambda asked, _: (200, [{"vhost": "old"}, {"vhost": "nova"}]) if "GET" in asked else (204, None)
+    RabbitMQ(server.target()).ensure(component())
+    assert [asked for asked in server.asked if "DELETE" in asked] == ["DELETE /api/permissions/old/nova"]
+
+
+# etcd
+
+
+@pytest.mark.parametrize(("prefix", "end"), [("/nova/", b"/nova0"), ("/a\u00ff", b"/a\xc3\xc0"), ("z", b"{")])
+def test_an_etcd_prefix_ends_before_the_next_key(server: Server, prefix: str, end: bytes) -> None:
+    Etcd(server.target(auth="false")).drop(component(prefix=prefix))
+    key, range_end = (base64.b64decode(server.bodies[0][name]) for name in ("key", "range_end"))
+    assert (key, range_end) == (prefix.encode(), end)
+    assert key <= prefix.encode() + b"\xff" < range_end
+    assert not key <= b"/nova2/x" < range_end or prefix != "/nova/"
+
+
+@pytest.mark.parametrize("auth", ["true", "false"])
+def test_no_prefix_is_not_every_key(server: Server, auth: str) -> None:
+    server.reply = lambda asked, _: (200, {"token": "t"})
+    for act in ("ensure", "drop"):
+        with pytest.raises(ServiceFailed, match="an empty prefix would be every key"):
+            getattr(Etcd(server.target(auth=auth)), act)(component(prefix=""))
+    assert not [asked for asked in server.asked if "authenticate" not in asked]
+
+
+def test_etcd_without_authentication_is_asked_nothing_for_a_component(server: Server) -> None:
+    Etcd(server.target(auth="false")).ensure(component())
+    assert not server.asked
+
+
+def test_etcd_without_authentication_needs_to_be_told_no_user(server: Server) -> None:
+    bare = Component("nova", {"prefix": "/nova/"})
+    provisioner = Etcd(server.target(auth="false"))
+    provisioner.ensure(bare)
+    provisioner.drop(bare)
+    assert server.asked == ["POST /v3/kv/deleterange"]
+
+
+def test_etcd_is_prepared_with_one_request_if_there_is_nothing_to_do(server: Server) -> None:
+    server.reply = lambda asked, _: (400, {"code": 9, "message": "etcdserver: authentication is not enabled"})
+    Etcd(server.target(auth="false")).prepare()
+    server.reply = lambda asked, _: (200, {"token": "t"})
+    Etcd(server.target(auth="true")).prepare()
+    assert server.asked == ["POST /v3/auth/authenticate"] * 2
+
+
+def test_etcd_with_another_root_password_cannot_be_prepared(server: Server) -> None:
+    server.reply = lambda asked, _: (400, {"code": 3, "message": "etcdserver: authentication failed, invalid user"})
+    with pytest.raises(ServiceFailed, match=r"cannot prepare etcd at .*: HTTP 400: etcdserver: authentication failed"):
+        Etcd(server.target()).prepare()
+
+
+def test_the_password_of_an_etcd_user_is_set_only_if_it_does_not_work(server: Server) -> None:
+    works = [True]
+
+    def reply(asked: str, body: Any) -> Answer:
+        if asked.endswith("/add"):
+            return 400, {"code": 9, "message": "etcdserver: name already exists"}
+        if asked.endswith("/authenticate") and body["name"] == "nova" and not works[0]:
+            return 400, {"code": 3, "message": "etcdserver: authentication failed, invalid user ID or password"}
+        return 200, {"token": "t"}
+
+    server.reply = reply
+    for works[0] in (True, False):
+        Etcd(server.target()).ensure(component())
+        assert ("POST /v3/auth/user/changepw" in server.asked) is not works[0]
+
+
+def test_etcd_is_asked_again_when_another_thread_changed_a_user(server: Server) -> None:
+    refusals = iter([400, 400])
+
+    def reply(asked: str, _: Any) -> Answer:
+        status = next(refusals, 200) if asked.endswith("role/grant") else 200
+        return status, {"token": "t", "message": "etcdserver: revision of auth store is old"}
+
+    server.reply = reply
+    Etcd(server.target()).ensure(component())
+    assert server.asked.count("POST /v3/auth/role/grant") == 3
+
+
+# Keystone
+
+
+def keystone(asked: str, body: Any) -> Answer:
+    """A Keystone that has what every component needs, and the user `old` with wrong roles."""
+    method, _, path = asked.partition("?")[0].partition(" ")
+    if method == "POST":
+        (kind,) = body
+        return 201, {kind: {**body[kind], "id": f"{kind}-{body[kind].get('name', '')}"}}
+    if method != "GET":
+        return 204, None
+    role = "http://x/v3/projects/service-id/users/old-id/roles/admin-id"
+    lists = {
+        "/v3/users": [{"name": "old", "id": "old-id", "domain_id": "default"}],
+        "/v3/roles": [{"name": name, "id": f"{name}-id", "domain_id": None} for name in ("service", "reader", "admin")],
+        "/v3/projects": [{"name": "service", "id": "service-id", "domain_id": "default"}],
+        "/v3/services": [{"name": "keystone", "id": "k", "type": "identity"}],
+        "/v3/role_assignments": [{"links": {"assignment": role}}],
+    }
+    return 200, {path.rpartition("/")[2]: lists[path]}
+
+
+def test_a_fresh_keystone_user_costs_three_changes(server: Server) -> None:
+    server.reply = keystone
+    Keystone(server.target("/v3")).ensure(component())
+    assert [asked for asked in server.asked if not asked.startswith("GET")] == [
+        "POST /v3/auth/tokens?nocatalog",
+        "POST /v3/users",
+        "PUT /v3/projects/service-id/users/user-nova/roles/service-id",
+        "PUT /v3/system/users/user-nova/roles/reader-id",
+    ]
+
+
+def test_a_known_keystone_user_keeps_its_password_and_loses_other_roles(server: Server) -> None:
+    server.reply = keystone
+    Keystone(server.target("/v3")).ensure(component("old"))
+    changes = [asked for asked in server.asked if not asked.startswith(("GET", "POST /v3/auth"))]
+    assert changes == [
+        "PUT /v3/projects/service-id/users/old-id/roles/service-id",
+        "PUT /v3/system/users/old-id/roles/reader-id",
+        "DELETE /v3/projects/service-id/users/old-id/roles/admin-id",
+    ]
+
+
+def test_the_password_of_a_keystone_user_is_set_only_if_it_does_not_work(server: Server) -> None:
+    def reply(asked: str, body: Any) -> Answer:
+        refused = "auth/tokens" in asked and "old" in json.dumps(body)
+        return (401, {"error": {"message": "no"}}) if refused else keystone(asked, body)
+
+    server.reply = reply
+    Keystone(server.target("/v3")).ensure(component("old"))
+    assert "PATCH /v3/users/old-id" in server.asked
+
+
+def test_a_catalog_entry_has_three_endpoints_and_goes_with_its_component(server: Server) -> None:
+    server.reply = keystone
+    work = Keystone(server.target("/v3"))
+    entry = {"catalog_type": "compute", "catalog_name": "nova", "catalog_url": "http://x:8774"}
+    work.ensure(component(**entry))
+    made = [body["endpoint"] for body in server.bodies if body and "endpoint" in body]
+    assert sorted(one["interface"] for one in made) == ["admin", "internal", "public"]
+    assert {(one["url"], one["region_id"], one["service_id"]) for one in made} == {
+        ("http://x:8774", "R", "service-nova")
+    }
+    work.drop(component(**entry))
+    assert server.asked[-2:] == ["DELETE /v3/services/service-nova", "DELETE /v3/users/user-nova"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"), [({"roles": "x"}, "no role 'x'"), ({"project": "y"}, "no project 'y'")]
+)
+def test_what_keystone_does_not_have_is_named(server: Server, settings: dict[str, str], reason: str) -> None:
+    server.reply = keystone
+    with pytest.raises(ServiceFailed, match=f"there is {reason}"):
+        Keystone(server.target("/v3")).ensure(component(**settings))
+
+
+def test_many_threads_share_one_token_and_one_look(server: Server) -> None:
+    server.reply = keystone
+    work = Keystone(server.target("/v3"))
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(lambda number: work.ensure(component(f"c{number}")), range(64)))
+    work.close()
+    once = ["POST /v3/auth/tokens?nocatalog", *(f"GET /v3/{kind}" for kind in ("users", "roles", "projects"))]
+    assert [server.asked.count(asked) for asked in once] == [1, 1, 1, 1]
+    assert server.asked.count("POST /v3/users") == 64
+    assert {token for asked, token in zip(server.asked, server.tokens, strict=True) if "auth" not in asked} == {
+        "a-token"
+    }
+
+
+# ---- Keystone's own token for this ---------------------------------------------------------------------------------
+
+
+def test_a_token_of_the_servers_own_spares_the_login(server: Server) -> None:
+    server.reply = lambda asked, body: (200, {"users": [], "services": []})
+    Keystone(server.target("/v3", token="its own")).drop(component())
+    assert set(server.tokens) == {"its own"} and "POST /v3/auth/tokens" not in str(server.asked)
+
+
+def test_a_token_that_the_server_does_not_know_is_followed_by_a_login(server: Server) -> None:
+    def reply(asked: str, body: Any) -> Answer:
+        if "/auth/tokens" in asked:
+            return 201, {"token": {}}
+        known = server.tokens[-1] != "of another release"
+        return (200, {"users": [], "services": []}) if known else (401, {"error": {"message": "no"}})
+
+    server.reply = reply
+    Keystone(server.target("/v3", token="of another release")).drop(component())
+    assert [asked.split("?")[0] for asked in server.asked] == [
+        "GET /v3/services",
+        "POST /v3/auth/tokens",
+        "GET /v3/services",
+        "GET /v3/users",
+    ]
