@@ -5,6 +5,8 @@ VENV := .venv
 DEVENV := $(VENV)/bin/devenv
 INSTALLED := $(VENV)/.installed
 CONSUMERS := $(VENV)/.consumers
+# Tests against real services that run side by side; each has an environment or two up.
+PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help up down test check unit integration consumers bench clean venv-package
@@ -19,7 +21,9 @@ up: $(INSTALLED) ## Install, bring the engine up, start all four services, wire 
 down: $(INSTALLED) ## Remove the services; their data stays
 	@$(DEVENV) down
 
-test: check unit integration consumers ## Run everything: lint, types, unit, integration and consumer tests
+test: check unit $(CONSUMERS) ## Run everything: lint, types, unit, integration and consumer tests
+	@$(DEVENV) doctor --fix
+	@$(VENV)/bin/pytest tests/integration tests/consumers --numprocesses $(PROCESSES) --dist loadfile
 
 check: $(INSTALLED) ## Lint and type-check
 	@$(VENV)/bin/ruff check .

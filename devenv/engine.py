@@ -19,7 +19,7 @@ from docker.types import LogConfig, Mount, Ulimit
 
 from devenv.archive import pack
 from devenv.connection import asking, open_client, unless_gone, unless_taken
-from devenv.errors import NotOurs, ServiceFailed
+from devenv.errors import NotOurs, PortTaken, ServiceFailed
 from devenv.model import (
     LABEL_CONFIG_HASH,
     LABEL_CONFIG_PARTS,
@@ -318,7 +318,7 @@ class Engine:
                     self._no_ulimit.set()
                     return False
                 if "port is already allocated" in str(error) or "address already in use" in str(error):
-                    raise NotOurs(
+                    raise PortTaken(
                         f"cannot publish a port of {name}: {error.explanation}",
                         hint="end what has the port, or pin another one under 'services' in devenv.yaml",
                     ) from error

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from devenv import merge, wiring
 from devenv.engine import Tail
-from devenv.errors import ConfigError
+from devenv.errors import ConfigError, PortTaken
 from devenv.images import BASE, images_for, stale_images
 from devenv.merge import Change
 from devenv.model import (
@@ -28,6 +28,9 @@ from devenv.plan import make_plan, plan_down, plan_images, plan_restart, plan_st
 from devenv.resolve import select
 from devenv.status import status_of
 from devenv.steps import Job, Steps
+
+# How often another port is tried when somebody was quicker.
+_PORT_ATTEMPTS = 3
 
 
 class Environment(Steps):
@@ -52,20 +55,33 @@ class Environment(Steps):
         select(self.profile, self.catalogue, names)
         wiring.check(self.project, self.folder)
         with self._changing():
-            desired, selected, observed = self._desired(names)
-            files = wiring.wired_files(desired, self.catalogue)
-            jobs = self._kept_current(desired)
-            for job in jobs:
-                self._merge(job, files, write=False)
-            if not self.engine.local:
-                self._report.note(f"the ports are on 127.0.0.1 of the engine's host ({self.engine.url}): forward them")
-            if others := sorted(set(observed.containers) - set(self.profile.services) - set(selected.services)):
-                there = " ".join(others)
-                self._report.note(f"still there, but not in the profile: {there} ('devenv down {there}' removes)")
-            plan = make_plan(selected, observed, self.state.load().provisioned, drop)
-            self._note_former(selected, plan)
-            timings = self._execute(plan, selected, observed)
-            written = [*self._write(files), *self._rewire(jobs, files)]
+            attempts = _PORT_ATTEMPTS
+            while True:
+                before = self.state.load().ports
+                try:
+                    return self._up(names, drop)
+                except PortTaken as error:
+                    attempts -= 1
+                    # Ports that were this environment's before stay its own; those chosen a moment ago can be others.
+                    if not attempts or not self._give_back(before):
+                        raise
+                    self._report.note(f"{error}: taking another one")
+
+    def _up(self, names: Sequence[str], drop: bool) -> Result:
+        desired, selected, observed = self._desired(names)
+        files = wiring.wired_files(desired, self.catalogue)
+        jobs = self._kept_current(desired)
+        for job in jobs:
+            self._merge(job, files, write=False)
+        if not self.engine.local:
+            self._report.note(f"the ports are on 127.0.0.1 of the engine's host ({self.engine.url}): forward them")
+        if others := sorted(set(observed.containers) - set(self.profile.services) - set(selected.services)):
+            there = " ".join(others)
+            self._report.note(f"still there, but not in the profile: {there} ('devenv down {there}' removes)")
+        plan = make_plan(selected, observed, self.state.load().provisioned, drop)
+        self._note_former(selected, plan)
+        timings = self._execute(plan, selected, observed)
+        written = [*self._write(files), *self._rewire(jobs, files)]
         return Result(plan, selected.services, timings, written)
 
     def plan(self, names: Sequence[str] = (), drop: bool = False) -> Plan:
@@ -122,8 +138,7 @@ class Environment(Steps):
             timings = self._execute(plan, self._nothing(), observed)
             record = self.state.load()
             if volumes and not names:
-                for wired in merge.wired(self.id):
-                    self._tell(merge.unwire(wired.path, self.project, self.id))
+                self._tell([merge.unwire(wired.path, self.project, self.id) for wired in merge.wired(self.id)])
                 wiring.remove(self.project, self.folder, {*wiring.known_files(self.catalogue), *record.files})
                 self.state.forget()
             elif volumes:
@@ -178,7 +193,9 @@ class Environment(Steps):
         jobs += [Job(clouds, "", False)] if clouds else []
         texts = wiring.wired_files(present, self.catalogue)
         with self._changing() if write else nullcontext():
-            return [self._merge(job, texts, write) for job in jobs]
+            changes = [self._merge(job, texts, write) for job in jobs]
+        self._tell(changes)
+        return changes
 
     def unwire(
         self, component: str = "", files: Sequence[Path] = (), clouds: Path | None = None, write: bool = True
@@ -187,7 +204,9 @@ class Environment(Steps):
         named = [*files, *([clouds] if clouds else ())]
         paths = named or [w.path for w in merge.wired(self.id) if component in ("", w.component)]
         with self._changing() if write else nullcontext():
-            return [merge.unwire(path, self.project, self.id, write) for path in paths]
+            changes = [merge.unwire(path, self.project, self.id, write) for path in paths]
+        self._tell(changes)
+        return changes
 
     def container(self, name: str) -> ObservedContainer:
         """The running container of a service. Raises ConfigError if there is none."""

@@ -48,6 +48,10 @@ class NotOurs(DevenvError):
     exit_code = 7
 
 
+class PortTaken(NotOurs):
+    """Somebody got a port between its choice and the start of the container that was to publish it."""
+
+
 class NotReady(Exception):
     """Raised by a probe: the reason why a service is not ready for use yet. Not a failure by itself."""
 

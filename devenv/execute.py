@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from devenv.engine import Engine
-from devenv.errors import Cancelled, DevenvError, NotReady, NotReadyInTime, ServiceFailed
+from devenv.errors import Cancelled, DevenvError, NotReady, NotReadyInTime, PortTaken, ServiceFailed
 from devenv.images import build_image, build_lock, fetch_wheels, make_base
 from devenv.model import Desired, DesiredService, Image, Operation, Plan, ServiceDefinition, Timing
 from devenv.probe import Target, load_probe
@@ -216,8 +216,13 @@ def _create(operation: Operation, context: Context, _: Tell) -> None:
 
 def _start(operation: Operation, context: Context, tell: Tell) -> None:
     service = operation.target
-    if context.engine.start(context.containers[service], service):
-        return
+    try:
+        if context.engine.start(context.containers[service], service):
+            return
+    except PortTaken:
+        if not operation.subject:  # Made for this: it would hold on to the port.
+            context.engine.remove(context.containers[service])
+        raise
     # The engine may not grant the limit on open files that we asked for: it then has one of its own.
     context.engine.remove(context.containers[service])
     _create(operation, context, tell)

@@ -30,7 +30,7 @@ from devenv.model import (
 from devenv.ports import holder
 from devenv.profile import existing_folder, find_project, load_profile
 from devenv.resolve import check_name, choose_ports, resolve, secret_names, select
-from devenv.state import State, all_records, ports_locked
+from devenv.state import Record, State, all_records, ports_locked
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Steps:
         self._report = report or Report()
         self._timeout = wait_timeout
         self._engine: Engine | None = None
+        self._lost_ports: list[int] = []
         self.catalogue: dict[str, ServiceDefinition] = {}
         self.images: dict[str, Image] = {}
 
@@ -119,12 +120,23 @@ class Steps:
         with ports_locked(self._report.note) if keep else nullcontext():
             record = self.state.load()
             ports = choose_ports(
-                names, self.profile, self.catalogue, observed, record, all_records(), self._holder, check
+                names, self.profile, self.catalogue, observed, record, self._others(), self._holder, check
             )
             if keep and (record.ports != {**record.ports, **ports} or record.profile != self.profile.name):
                 record.ports.update(ports)
                 self.state.save(replace(record, profile=self.profile.name))
         return ports
+
+    def _others(self) -> list[Record]:
+        lost = Record("", "", "", ports={str(port): port for port in self._lost_ports})
+        return [*all_records(), lost]
+
+    def _give_back(self, before: Mapping[str, int]) -> bool:
+        """Forget the ports that were not there `before`, and do not choose them again; whether there were any."""
+        record = self.state.load()
+        self._lost_ports += [port for key, port in record.ports.items() if key not in before]
+        self.state.save(replace(record, ports={key: port for key, port in record.ports.items() if key in before}))
+        return len(record.ports) > len(before)
 
     def _holder(self, port: int) -> str:
         return self.engine.publisher(port) or holder(port)
@@ -260,9 +272,7 @@ class Steps:
         if source not in texts:
             raise ConfigError(f"cannot wire {job.path}: no service has anything for it", hint="'devenv up' first")
         owner = merge.Owner(self.id, job.component)
-        change = merge.wire(job.path, self.project, owner, texts[source], job.listed, job.listed, write)
-        self._tell(change)
-        return change
+        return merge.wire(job.path, self.project, owner, texts[source], job.listed, job.listed, write)
 
     def _rewire(self, jobs: Sequence[Job], texts: Mapping[str, str]) -> list[Path]:
         """Merge what is wanted and restore what is not any more; returns the files that changed."""
@@ -271,9 +281,10 @@ class Steps:
         for wired in merge.wired(self.id):
             if wired.path not in wanted:
                 changes.append(merge.unwire(wired.path, self.project, self.id))
-                self._tell(changes[-1])
+        self._tell(changes)
         return [change.path for change in changes if change.changed]
 
-    def _tell(self, change: Change) -> None:
-        for note in change.notes:
-            self._report.note(f"{change.path}: {note}")
+    def _tell(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            for note in change.notes:
+                self._report.note(f"{change.path}: {note}")

@@ -14,7 +14,7 @@ import pytest
 # `project`, which is theirs.
 sys.path.append(str(Path(__file__).parents[1] / "integration"))
 
-from project import new_project, remove
+from project import new_project, ports_held, remove
 from wired import Wired
 
 COMPONENTS = """\
@@ -52,11 +52,12 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
 def _brought_up(folders: pytest.TempPathFactory, name: str, text: str) -> Iterator[Wired]:
     scratch = new_project(folders.mktemp(name), name)
     scratch.configure(text)
-    try:
-        scratch.devenv("up")
-        yield Wired(scratch)
-    finally:
-        remove(scratch)
+    with ports_held():
+        try:
+            scratch.devenv("up")
+            yield Wired(scratch)
+        finally:
+            remove(scratch)
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def current_database(engine: sqlalchemy.Engine) -> Any:
 
 
 def carries_a_message(connection: kombu.Connection) -> bool:
-    with connection, connection.SimpleQueue("consumers.plain", queue_opts={"durable": True}) as queue:
+    with connection, connection.SimpleQueue("plain", queue_opts={"durable": True}) as queue:
         queue.put("hello")
         message = queue.get(timeout=10)
         message.ack()

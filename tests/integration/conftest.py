@@ -10,7 +10,7 @@ from pathlib import Path
 
 import docker
 import pytest
-from project import REPOSITORY, Project, new_project, remove
+from project import REPOSITORY, Project, new_project, ports_held, remove
 
 from devenv.connection import endpoint_in_use
 
@@ -24,10 +24,12 @@ def client() -> Iterator[docker.DockerClient]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def images() -> None:
+def images() -> Iterator[None]:
     """Images are built once for all tests, under no test's time limit."""
     command = [sys.executable, "-m", "devenv.cli", "images", "build"]
     subprocess.run(command, cwd=REPOSITORY, check=True)
+    with ports_held():
+        yield
 
 
 @pytest.fixture

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import docker
+
+from devenv.catalogue import load_catalogue
 
 REPOSITORY = Path(__file__).parents[2]
 Completed = subprocess.CompletedProcess[str]
@@ -77,6 +81,21 @@ class Project:
 
     def env(self) -> dict[str, str]:
         return dict(self.json("env"))
+
+
+@contextmanager
+def ports_held() -> Iterator[None]:
+    """Keep the services' well-known ports from being chosen.
+
+    Tests in several processes, each with a state folder of its own, would take them from each other.
+    """
+    with ExitStack() as held:
+        for number in {e.port for service in load_catalogue().values() for e in service.endpoints.values()}:
+            taken = held.enter_context(socket.socket())
+            with suppress(OSError):
+                taken.bind(("127.0.0.1", number))
+                taken.listen()
+        yield
 
 
 def new_project(parent: Path, name: str) -> Project:

@@ -17,7 +17,7 @@ import requests
 from builders import service
 
 from devenv.engine import Engine
-from devenv.errors import Cancelled, NotOurs, ServiceFailed
+from devenv.errors import Cancelled, NotOurs, PortTaken, ServiceFailed
 from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, ContainerOptions
 
 ONE = service("one", options=ContainerOptions(nofile=4096))
@@ -196,7 +196,7 @@ def test_a_paused_container_goes_on() -> None:
 )
 def test_a_port_that_was_taken_meanwhile_is_not_ours(words: str) -> None:
     asked, _ = engine(start=refusal(500, words))
-    with pytest.raises(NotOurs, match=f"cannot publish a port of one: .*{words}") as caught:
+    with pytest.raises(PortTaken, match=f"cannot publish a port of one: .*{words}") as caught:
         asked.start("c1", "one")
     assert "devenv.yaml" in caught.value.hint
 

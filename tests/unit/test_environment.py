@@ -1,0 +1,60 @@
+"""What `up` does beside its plan: ports that others were quicker to take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_engine import FakeEngine
+
+from devenv.environment import Environment
+from devenv.errors import PortTaken
+from devenv.model import Desired
+
+
+@pytest.fixture
+def tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The port of each try, none of which the engine publishes before `refuse` is empty."""
+    monkeypatch.setattr("devenv.steps.connect", FakeEngine)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "devenv.yaml").write_text("profile: coordination\n")
+    return []
+
+
+def refusing(tried: list[int], times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def execute(_: Environment, _plan: Any, desired: Desired, _observed: Any) -> list[Any]:
+        tried.append(desired.services["etcd"].endpoints["client"].port)
+        if len(tried) <= times:
+            raise PortTaken("cannot publish a port of etcd: it is taken", "end what has it")
+        return []
+
+    monkeypatch.setattr(Environment, "_execute", execute)
+
+
+def test_a_port_that_somebody_was_quicker_to_take_is_followed_by_another(
+    tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(tried, 2, monkeypatch)
+    environment = Environment()
+    environment.up()
+    assert len(set(tried)) == len(tried) == 3
+    assert environment.state.load().ports == {"etcd/client": tried[-1]}
+
+
+def test_it_is_not_tried_for_ever(tried: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    refusing(tried, 99, monkeypatch)
+    with pytest.raises(PortTaken):
+        Environment().up()
+    assert len(tried) == 3
+
+
+def test_a_port_of_before_is_not_given_up(tried: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    refusing(tried, 0, monkeypatch)
+    environment = Environment()
+    environment.up()
+    refusing(tried, 99, monkeypatch)
+    with pytest.raises(PortTaken):
+        Environment().up()
+    assert tried == [tried[0]] * 2
+    assert environment.state.load().ports == {"etcd/client": tried[0]}
