@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from devenv import merge, wiring
+from devenv import wiring
 from devenv.engine import Tail
 from devenv.errors import ConfigError, PortTaken
 from devenv.images import BASE, images_for, stale_images
-from devenv.merge import Change
 from devenv.model import (
     Desired,
     ImageStatus,
@@ -28,6 +28,9 @@ from devenv.plan import make_plan, plan_down, plan_images, plan_restart, plan_st
 from devenv.resolve import select
 from devenv.status import status_of
 from devenv.steps import Job, Steps
+
+if TYPE_CHECKING:
+    from devenv.merge import Change
 
 # How often another port is tried when somebody was quicker.
 _PORT_ATTEMPTS = 3
@@ -138,7 +141,7 @@ class Environment(Steps):
             timings = self._execute(plan, self._nothing(), observed)
             record = self.state.load()
             if volumes and not names:
-                self._tell([merge.unwire(wired.path, self.project, self.id) for wired in merge.wired(self.id)])
+                self._restore_files()
                 wiring.remove(self.project, self.folder, {*wiring.known_files(self.catalogue), *record.files})
                 self.state.forget()
             elif volumes:
@@ -202,9 +205,9 @@ class Environment(Steps):
     ) -> list[Change]:
         """Restore what the project's own files held before; all of them, unless some are named."""
         named = [*files, *([clouds] if clouds else ())]
-        paths = named or [w.path for w in merge.wired(self.id) if component in ("", w.component)]
+        paths = named or [w.path for w in self._wired() if component in ("", w.component)]
         with self._changing() if write else nullcontext():
-            changes = [merge.unwire(path, self.project, self.id, write) for path in paths]
+            changes = [self._unmerge(path, write) for path in paths]
         self._tell(changes)
         return changes
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from devenv.errors import ConfigError
 from devenv.initext import Edit, Merged, merge, options
-from devenv.state import held, state_folder, write_files
+from devenv.state import held, state_folder, wired_record, write_files
 from devenv.yamltext import merge_clouds
 
 _MOST_BYTES = 32 * 1024 * 1024
@@ -360,18 +360,14 @@ def _locked(write: bool, waiting: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _record_path() -> Path:
-    return state_folder() / "wired.json"
-
-
 def _save(record: _Record) -> None:
     text = json.dumps({path: asdict(entry) for path, entry in record.items()}, indent=2, sort_keys=True)
-    write_files({_record_path(): f"{text}\n".encode()})
+    write_files({wired_record(): f"{text}\n".encode()})
 
 
 def _load() -> dict[str, _Entry]:
     """The record. Raises ConfigError if it cannot be understood: what was in the files would be lost with it."""
-    path = _record_path()
+    path = wired_record()
     try:
         return {key: _entry(value) for key, value in json.loads(path.read_text("utf-8")).items()}
     except FileNotFoundError:

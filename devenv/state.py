@@ -44,6 +44,11 @@ def cache_folder() -> Path:
     return Path(chosen) if chosen else platformdirs.user_cache_path("devenv")
 
 
+def wired_record() -> Path:
+    """Where it is kept what was merged into files of projects, all environments' in one."""
+    return state_folder() / "wired.json"
+
+
 def environment_id(project: Path, name: str) -> str:
     """A slug of the folder's name (and of the environment's, if it is not the default) and a hash of both.
 

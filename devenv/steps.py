@@ -7,15 +7,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from devenv import merge, wiring
+from devenv import wiring
 from devenv.catalogue import load_catalogue
 from devenv.components import check_components, former_components
 from devenv.engine import Engine, connect
 from devenv.errors import ConfigError
 from devenv.execute import Context, Report, execute
 from devenv.images import BASE, images_for
-from devenv.merge import Change
 from devenv.model import (
     Desired,
     Image,
@@ -30,7 +30,10 @@ from devenv.model import (
 from devenv.ports import holder
 from devenv.profile import existing_folder, find_project, load_profile
 from devenv.resolve import check_name, choose_ports, resolve, secret_names, select
-from devenv.state import Record, State, all_records, ports_locked
+from devenv.state import Record, State, all_records, ports_locked, wired_record
+
+if TYPE_CHECKING:
+    from devenv.merge import Change, Wired
 
 
 @dataclass(frozen=True)
@@ -262,7 +265,7 @@ class Steps:
     def _kept_current(self, desired: Desired) -> list[Job]:
         """What `up` merges: what is listed, and what somebody had merged by hand."""
         jobs = {job.path.resolve(): job for job in self._listed(desired)}
-        for wired in merge.wired(self.id):
+        for wired in self._wired():
             if not wired.listed and (not wired.component or wired.component in desired.components):
                 jobs.setdefault(wired.path, Job(wired.path, wired.component, False))
         return list(jobs.values())
@@ -271,18 +274,42 @@ class Steps:
         source = wiring.overlay_name(job.component) if job.component else wiring.CLOUDS
         if source not in texts:
             raise ConfigError(f"cannot wire {job.path}: no service has anything for it", hint="'devenv up' first")
+        from devenv import merge
+
         owner = merge.Owner(self.id, job.component)
         return merge.wire(job.path, self.project, owner, texts[source], job.listed, job.listed, write)
+
+    def _unmerge(self, path: Path, write: bool = True) -> Change:
+        from devenv import merge
+
+        return merge.unwire(path, self.project, self.id, write)
+
+    def _wired(self) -> list[Wired]:
+        """The files with something merged into them. What merges is loaded only where there are any: 10 ms."""
+        if not wired_record().exists():
+            return []
+        from devenv import merge
+
+        return merge.wired(self.id)
 
     def _rewire(self, jobs: Sequence[Job], texts: Mapping[str, str]) -> list[Path]:
         """Merge what is wanted and restore what is not any more; returns the files that changed."""
         changes = [self._merge(job, texts, write=True) for job in jobs]
         wanted = {job.path.resolve() for job in jobs}
-        for wired in merge.wired(self.id):
-            if wired.path not in wanted:
-                changes.append(merge.unwire(wired.path, self.project, self.id))
+        changes += [self._unmerge(wired.path) for wired in self._wired() if wired.path not in wanted]
         self._tell(changes)
         return [change.path for change in changes if change.changed]
+
+    def _restore_files(self) -> None:
+        """Undo all merges. What cannot be undone stays on record for `unwire`, and keeps nothing from going down."""
+        try:
+            for wired in self._wired():
+                try:
+                    self._tell([self._unmerge(wired.path)])
+                except ConfigError as error:
+                    self._report.note(f"{error} ({error.hint})")
+        except ConfigError as error:
+            self._report.note(f"{error} ({error.hint})")
 
     def _tell(self, changes: Sequence[Change]) -> None:
         for change in changes:

@@ -16,7 +16,6 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from devenv import initext
 from devenv.catalogue import data_folder
 from devenv.errors import ConfigError
 from devenv.model import ComponentChoice, Desired, DesiredService, Endpoint, Provision, ServiceDefinition
@@ -58,6 +57,9 @@ def component_map(services: Mapping[str, DesiredService], component: str, overla
     A section with an option that may be repeated is left out as a whole: oslo.config takes the letters of its value
     for values. Templates mark such options with a comment.
     """
+    # Loaded where it is needed: the other commands start quicker.
+    from devenv import initext
+
     views = {name: s.components[component] for name, s in services.items() if component in s.components}
     options = initext.options(overlay, f"{component}.conf")
     repeated = {section for (section, _), values in options.items() if len(values) > 1} | _marked(overlay)
