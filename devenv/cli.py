@@ -177,11 +177,12 @@ def plan(context: click.Context, services: tuple[str, ...], drop: bool, format_:
 
     planned = environment_of(context).plan(services, drop)
     if format_ == "json":
-        print_json({"operations": operations_of(Result(planned)), "changes": len(planned.changes)})
+        files = [str(path) for path in planned.files]
+        print_json({"operations": operations_of(Result(planned)), "changes": len(planned.changes), "files": files})
         return
-    for line in describe(planned):
+    for line in [*describe(planned), *(f"merge {path}" for path in planned.files)]:
         click.echo(line)
-    if not planned.changes:
+    if not planned.changes and not planned.files:
         click.echo("nothing to change")
 
 

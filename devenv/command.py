@@ -135,7 +135,9 @@ def operations_of(result: Result) -> list[dict[str, Any]]:
 
 def print_done(result: Result, format_: str, words: str, began: float) -> None:
     if format_ == "json":
-        print_json({"operations": operations_of(result), "written": [str(path) for path in result.written]})
+        files = {"written": result.written, "restored": result.restored}
+        names = {kind: [str(path) for path in paths] for kind, paths in files.items()}
+        print_json({"operations": operations_of(result), **names})
     elif result.plan.operations:
         click.echo(f"{words} in {time.monotonic() - began:.1f} s")
     else:

@@ -93,6 +93,12 @@ def check_components(profile: Profile, catalogue: Mapping[str, ServiceDefinition
             raise ConfigError(f"cannot name a component {name!r} (in {profile.source}): {why}", "choose another name")
 
 
+def same_place(one: Provision, other: Provision) -> bool:
+    """Whether both are called the same in the service, as `a-b` and `a_b` are in SQL: dropping one drops the other."""
+    names = [{key: value for key, value in part.outputs.items() if key != "PASSWORD"} for part in (one, other)]
+    return names[0] == names[1]
+
+
 def former_components(
     provisioned: Iterable[str], profile: Profile, catalogue: Mapping[str, ServiceDefinition]
 ) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from devenv import wiring
 from devenv.engine import Tail
-from devenv.errors import ConfigError, PortTaken
+from devenv.errors import ConfigError, DevenvError, PortTaken
 from devenv.images import BASE, images_for, stale_images
 from devenv.model import (
     Desired,
@@ -25,9 +25,11 @@ from devenv.model import (
     ServiceStatus,
 )
 from devenv.plan import make_plan, plan_down, plan_images, plan_restart, plan_start, plan_stop
+from devenv.profile import load_profile
+from devenv.projectfiles import Job, Merges
 from devenv.resolve import select
 from devenv.status import status_of
-from devenv.steps import Job, Steps
+from devenv.steps import Steps
 
 if TYPE_CHECKING:
     from devenv.merge import Change
@@ -72,26 +74,33 @@ class Environment(Steps):
 
     def _up(self, names: Sequence[str], drop: bool) -> Result:
         desired, selected, observed = self._desired(names)
-        files = wiring.wired_files(desired, self.catalogue)
-        jobs = self._kept_current(desired)
-        for job in jobs:
-            self._merge(job, files, write=False)
+        merges = self._preflight(desired)[0]
         if not self.engine.local:
             self._report.note(f"the ports are on 127.0.0.1 of the engine's host ({self.engine.url}): forward them")
         if others := sorted(set(observed.containers) - set(self.profile.services) - set(selected.services)):
             there = " ".join(others)
             self._report.note(f"still there, but not in the profile: {there} ('devenv down {there}' removes)")
         plan = make_plan(selected, observed, self.state.load().provisioned, drop)
-        self._note_former(selected, plan)
-        timings = self._execute(plan, selected, observed)
-        written = [*self._write(files), *self._rewire(jobs, files)]
-        return Result(plan, selected.services, timings, written)
+        try:
+            timings = self._execute(plan, selected, observed)
+        except DevenvError as error:
+            # The others work: one component that cannot be made is no reason to leave them without their files.
+            if error.operations and all(self._of_a_component(operation) for operation in error.operations):
+                self._tell_programs(desired, merges)
+            raise
+        written, restored = self._tell_programs(desired, merges)
+        self._note_former()
+        components = [
+            name for name in desired.components if any(name in s.components for s in desired.services.values())
+        ]
+        return Result(plan, selected.services, timings, written, restored, components)
 
     def plan(self, names: Sequence[str] = (), drop: bool = False) -> Plan:
         """What `up` would do now. Changes nothing."""
         self._load()
-        _desired, selected, observed = self._desired(names, keep=False)
-        return make_plan(selected, observed, self.state.load().provisioned, drop)
+        desired, selected, observed = self._desired(names, keep=False)
+        files = self._preflight(desired)[1]
+        return replace(make_plan(selected, observed, self.state.load().provisioned, drop), files=tuple(files))
 
     def build_images(self, names: Sequence[str] = ()) -> Result:
         """Have every image of the services on the engine."""
@@ -141,9 +150,11 @@ class Environment(Steps):
             timings = self._execute(plan, self._nothing(), observed)
             record = self.state.load()
             if volumes and not names:
-                self._restore_files()
                 wiring.remove(self.project, self.folder, {*wiring.known_files(self.catalogue), *record.files})
                 self.state.forget()
+                # Last: what cannot be restored stays on record for `unwire`, and keeps nothing from going down.
+                for change in self._files.restore_all(wired.path for wired in self._files.wired()):
+                    self._report.note(f"restored {change.path}")
             elif volumes:
                 kept = {p: digest for p, digest in record.provisioned.items() if p.partition("/")[0] not in names}
                 self.state.save(replace(record, provisioned=kept))
@@ -188,7 +199,7 @@ class Environment(Steps):
         clouds.yaml to merge all clouds into. Without `write` nothing is changed. `up` keeps these files current.
         """
         present = self._there([component] if component else ())
-        listed = self._listed(present, component)
+        listed = self._files.listed(present, component)
         known = {job.path.resolve() for job in listed}
         jobs = [Job(path, component, path.resolve() in known) for path in files]
         if not jobs and not clouds and not (jobs := listed):
@@ -196,20 +207,30 @@ class Environment(Steps):
         jobs += [Job(clouds, "", False)] if clouds else []
         texts = wiring.wired_files(present, self.catalogue)
         with self._changing() if write else nullcontext():
-            changes = [self._merge(job, texts, write) for job in jobs]
-        self._tell(changes)
+            changes = [self._files.merge(job, texts, write) for job in jobs]
+        self._files.tell(changes)
         return changes
 
     def unwire(
         self, component: str = "", files: Sequence[Path] = (), clouds: Path | None = None, write: bool = True
     ) -> list[Change]:
         """Restore what the project's own files held before; all of them, unless some are named."""
-        named = [*files, *([clouds] if clouds else ())]
-        paths = named or [w.path for w in self._wired() if component in ("", w.component)]
+        wired = self._files.wired()
+        if component and files:
+            for other in wired:
+                if other.component != component and other.path in [path.resolve() for path in files]:
+                    whose = repr(other.component) if other.component else "--clouds"
+                    raise ConfigError(
+                        f"cannot unwire {other.path} for {component!r}: it is for {whose}", "name that one"
+                    )
+        paths = [*files, *([clouds] if clouds else ())] or [w.path for w in wired if component in ("", w.component)]
+        if not paths and component and component not in load_profile(self.project, self._profile_name).components:
+            raise ConfigError(
+                f"cannot unwire {component!r}: there is no such component, and no file has anything of it",
+                hint="'devenv unwire COMPONENT FILE'; 'devenv unwire' alone restores all files",
+            )
         with self._changing() if write else nullcontext():
-            changes = [self._unmerge(path, write) for path in paths]
-        self._tell(changes)
-        return changes
+            return self._files.restore_all(paths, write)
 
     def container(self, name: str) -> ObservedContainer:
         """The running container of a service. Raises ConfigError if there is none."""
@@ -268,6 +289,27 @@ class Environment(Steps):
         return {port: who for port, who in wanted if port not in ours}
 
     # ---- the steps -------------------------------------------------------------------------------------------
+
+    def _preflight(self, desired: Desired) -> tuple[Merges, list[Path]]:
+        """What to merge into files of the project's, and those that would change.
+
+        Raises ConfigError before anything is done if there is a file or a template that cannot be used.
+        """
+        texts = wiring.wired_files(desired, self.catalogue)
+        merges = self._files.choose(desired, texts)
+        return merges, self._files.check(merges, texts)
+
+    def _tell_programs(self, desired: Desired, merges: Merges) -> tuple[list[Path], list[Path]]:
+        """Write what the services offer; returns the files that were written or merged into, and those restored."""
+        texts = wiring.wired_files(self._given(desired), self.catalogue)
+        written = self._write(texts)
+        merged, restored = self._files.apply(merges, texts)
+        return [*written, *merged], restored
+
+    def _of_a_component(self, operation: str) -> bool:
+        action, _, target = operation.partition(" ")
+        needed = {need.component for service in self.catalogue.values() for need in service.requires}
+        return action in ("provision", "drop") and target.partition("/")[2] not in needed
 
     def _existing(
         self,

@@ -20,6 +20,8 @@ class DevenvError(Exception):
     """A failure with one clear line, a hint, and optional detail lines (a log tail, a list of errors)."""
 
     exit_code = 1
+    # The operations of a plan that failed, where it was one that did.
+    operations: Sequence[str] = ()
 
     def __init__(self, message: str, hint: str = "", detail: Sequence[str] = ()) -> None:
         super().__init__(message)

@@ -169,14 +169,14 @@ class _Run:
     def raise_failures(self) -> None:
         if self._interrupted:
             raise KeyboardInterrupt
-        errors = [self._failures[op.key] for op in self._plan.operations if op.key in self._failures]
-        errors = [error for error in errors if not isinstance(error, Cancelled)]
+        failed = {op.key: self._failures[op.key] for op in self._plan.operations if op.key in self._failures}
+        errors = {key: error for key, error in failed.items() if not isinstance(error, Cancelled)}
         if not errors:
             return
-        first = errors[0]
-        if isinstance(first, DevenvError) and len(errors) > 1:
-            others = [f"also: {error}" for error in errors[1:]]
-            first.detail = (*first.detail, *others)
+        first, *others = errors.values()
+        if isinstance(first, DevenvError):
+            first.operations = tuple(errors)
+            first.detail = (*first.detail, *(f"also: {error}" for error in others))
         raise first
 
 

@@ -12,11 +12,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 import re
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,9 @@ from typing import Any
 from devenv.errors import ConfigError
 from devenv.initext import Edit, Merged, merge, options
 from devenv.state import held, state_folder, wired_record, write_files
+from devenv.userfile import Refusal, check, content, exists, real_path, reason_of, refuse_outside, replace_file
 from devenv.yamltext import merge_clouds
 
-_MOST_BYTES = 32 * 1024 * 1024
-_YAML = (".yaml", ".yml")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
 
@@ -77,28 +74,29 @@ def wire(
     owner: Owner,
     overlay: str,
     listed: bool = False,
-    inside_only: bool = False,
     write: bool = True,
     waiting: Callable[[str], None] = lambda _: None,
 ) -> Change:
     """Merge an overlay into a file, in place of what was merged for the same owner before.
 
     Nothing at all is written if not `write`. Raises ConfigError, with nothing changed, for a file that cannot be
-    read, replaced or extended, or is wired for somebody else; with `inside_only` also for one outside the project.
+    read, replaced or extended, or is wired for somebody else; for a `listed` one also if it is outside the project.
     """
     with _locked(write, waiting):
-        refuse = _Refusal("wire", path, owner.component)
+        refuse = Refusal("wire", path, owner.component)
         record = _load()
-        target = _real(path)
-        _refuse_outside(path, target, project, inside_only, refuse)
-        _check(target, refuse)
-        entry = record.get(str(target)) or _Entry(owner.environment, owner.component, listed)
+        target = real_path(path)
+        refuse_outside(path, target, project, listed, refuse)
+        check(target, refuse)
+        raw, before = content(target, refuse)
+        renamed = _renamed(record, owner, before) if str(target) not in record else ""
+        entry = record.get(renamed or str(target)) or _Entry(owner.environment, owner.component, listed)
         if (entry.environment, entry.component) != (owner.environment, owner.component):
-            raise refuse(f"it is wired for {entry.owner} already", f"run 'devenv unwire {path}' for that one first; ")
-        raw, before = _content(target, refuse)
-        merged = _merge(target, before, overlay, entry.edits_of(raw), str(path))
+            who = entry.component or "--clouds"
+            raise refuse(f"it is wired for {entry.owner} already", f"run 'devenv unwire {who} {path}' first, ")
+        merged = _merge(entry, before, overlay, entry.edits_of(raw), str(path))
         if write:
-            _commit(target, record, replace(entry, listed=listed), raw, merged, refuse)
+            _commit(target, record, replace(entry, listed=listed), raw, merged, refuse, renamed)
     return Change(target, before, merged.text, merged.notes, _name(target, project))
 
 
@@ -116,7 +114,7 @@ def unwire(
     """
     with _locked(write, waiting):
         record = _load()
-        target = _real(path)
+        target = real_path(path)
         entry = record.get(str(target))
         if entry is None:
             raise ConfigError(f"cannot unwire {path}: devenv has merged nothing into it", hint="see 'devenv wire -h'")
@@ -124,14 +122,14 @@ def unwire(
             raise ConfigError(
                 f"cannot unwire {path}: it is wired for {entry.owner}", hint="run the same in that environment"
             )
-        refuse = _Refusal("unwire", path, entry.component)
-        if not _exists(target, refuse):
+        refuse = Refusal("unwire", path, entry.component)
+        if not exists(target, refuse):
             if write:
                 _save({key: other for key, other in record.items() if key != str(target)})
             return Change(target, "", "", (f"{path} is gone: forgotten",), _name(target, project))
-        _check(target, refuse)
-        raw, before = _content(target, refuse)
-        merged = _merge(target, before, "", entry.edits_of(raw), str(path))
+        check(target, refuse)
+        raw, before = content(target, refuse)
+        merged = _merge(entry, before, "", entry.edits_of(raw), str(path))
         if write:
             _commit(target, record, entry, raw, merged, refuse)
     return Change(target, before, merged.text, merged.notes, _name(target, project))
@@ -146,8 +144,18 @@ def wired(environment: str | None = None) -> list[Wired]:
     ]
 
 
-def _merge(path: Path, text: str, overlay: str, edits: Sequence[Edit], source: str) -> Merged:
-    if path.suffix.lower() in _YAML:
+def _renamed(record: _Record, owner: Owner, text: str) -> str:
+    """The name under which the file is on record, if that is gone and what was merged there stands here."""
+    for path, entry in record.items():
+        if (entry.environment, entry.component) == (owner.environment, owner.component) and not Path(path).exists():
+            edits = (*entry.edits, *(entry.pending.edits if entry.pending else ()))
+            if any(edit.option and edit.after.strip() and edit.after in text for edit in edits):
+                return path
+    return ""
+
+
+def _merge(entry: _Entry, text: str, overlay: str, edits: Sequence[Edit], source: str) -> Merged:
+    if not entry.component:
         return merge_clouds(text, overlay, edits, source)
     return merge(text, options(overlay, "devenv's own file"), edits, source)
 
@@ -155,139 +163,6 @@ def _merge(path: Path, text: str, overlay: str, edits: Sequence[Edit], source: s
 def _name(path: Path, project: Path) -> str:
     project = project.resolve()
     return str(path.relative_to(project) if path.is_relative_to(project) else path)
-
-
-# ---- the user's file ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Refusal:
-    """How it is told why a file is left alone."""
-
-    verb: str
-    path: Path
-    component: str
-
-    def __call__(self, reason: str, first: str = "") -> ConfigError:
-        if self.verb == "unwire":
-            hint = "mend that, then run the same again"
-        elif self.component:
-            hint = f"{first}or pass .devenv/{self.component}.conf as another --config-file, which needs no edit"
-        else:
-            hint = f"{first}or set OS_CLIENT_CONFIG_FILE to .devenv/clouds.yaml, which needs no edit"
-        return ConfigError(f"cannot {self.verb} {self.path}: {reason}", hint=hint)
-
-
-def _real(path: Path) -> Path:
-    # What no path may hold is told where the file is looked at.
-    return path if "\0" in str(path) else Path(os.path.realpath(path))
-
-
-def _exists(path: Path, refuse: _Refusal) -> bool:
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise refuse(_reason(error)) from error
-    return True
-
-
-def _refuse_outside(path: Path, real: Path, project: Path, inside_only: bool, refuse: _Refusal) -> None:
-    """A link that stays in the project is followed; one that leads out may come with a repository."""
-    if real.is_relative_to(project.resolve()):
-        return
-    if any(part.is_symlink() for part in _own_parts(path, project)):
-        raise refuse(f"it is a symbolic link that leads out of the project, to {real}")
-    if inside_only:
-        raise refuse("it is outside of the project")
-
-
-def _check(path: Path, refuse: _Refusal) -> None:
-    """Raises ConfigError if the file cannot be read or replaced."""
-    try:
-        found = path.stat()
-    except (OSError, ValueError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise refuse("there is no such file" if missing else _reason(error)) from error
-    if not stat.S_ISREG(found.st_mode):
-        raise refuse("it is a folder" if stat.S_ISDIR(found.st_mode) else "it is not a regular file")
-    if found.st_size > _MOST_BYTES:
-        raise refuse(f"it is larger than {_MOST_BYTES // 1024**2} MiB")
-    if not os.access(path, os.R_OK | os.W_OK):
-        raise refuse("no permission to read and write it")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise refuse(f"no permission to write to its folder {path.parent}")
-
-
-def _own_parts(path: Path, project: Path) -> Iterator[Path]:
-    """The file's path and those above it as far as they are the project's."""
-    path = Path.cwd() / path
-    yield path
-    for folder in {project.absolute(), project.resolve()}:
-        yield from (part for part in path.parents if part != folder and part.is_relative_to(folder))
-
-
-def _content(path: Path, refuse: _Refusal) -> tuple[bytes, str]:
-    try:
-        raw = path.read_bytes()
-        return raw, raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise refuse("it is not UTF-8 text") from error
-    except OSError as error:
-        raise refuse(_reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
-
-
-def replace_file(path: Path, expected: bytes, new: bytes, refuse: _Refusal | None = None) -> None:
-    """Replace a file at once, with its mode and, if we are root, its owner kept.
-
-    Raises ConfigError, with nothing changed, if it does not hold what is expected or cannot be replaced.
-    """
-    refuse = refuse or _Refusal("wire", path, "")
-    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
-    fresh = path.with_name(f".devenv-{digest}.new")  # the name of the file may be as long as names can be
-    try:
-        # What a killed devenv left; the lock is ours.
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(new)
-            stream.flush()
-            _dress(stream.fileno(), path.stat())
-            os.fsync(stream.fileno())
-        if path.read_bytes() != expected:
-            raise refuse("it was changed meanwhile", "run the same again, ")
-        fresh.replace(path)
-    except OSError as error:
-        raise refuse(_reason(error), "make room or allow writing there, ") from error
-    finally:
-        with suppress(OSError):
-            fresh.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _dress(descriptor: int, like: os.stat_result) -> None:
-    if os.geteuid() == 0:
-        os.fchown(descriptor, like.st_uid, like.st_gid)
-    else:
-        # The group is kept where we are in it.
-        with suppress(OSError):
-            os.fchown(descriptor, -1, like.st_gid)
-    os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
-
-
-def _sync_folder(folder: Path) -> None:
-    """The record may drop the edits of before only once the new file is there to stay."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 # ---- the record --------------------------------------------------------------------------------------------------
@@ -330,10 +205,13 @@ class _Entry:
 _Record = Mapping[str, _Entry]
 
 
-def _commit(target: Path, record: _Record, entry: _Entry, raw: bytes, merged: Merged, refuse: _Refusal) -> None:
+def _commit(
+    target: Path, record: _Record, entry: _Entry, raw: bytes, merged: Merged, refuse: Refusal, renamed: str = ""
+) -> None:
     """Replace the file and bring the record up to date, in an order that a kill at any moment does no harm to."""
     new = merged.text.encode()
     done = {**record, str(target): replace(entry, edits=merged.edits, pending=None)}
+    done.pop(renamed, None)
     if refuse.verb == "unwire":
         del done[str(target)]
     if new != raw:
@@ -373,7 +251,7 @@ def _load() -> dict[str, _Entry]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = _reason(error) if isinstance(error, OSError) else "it is no record of wired files"
+        reason = reason_of(error) if isinstance(error, OSError) else "it is no record of wired files"
         raise ConfigError(
             f"cannot read {path}: {reason}",
             hint="it holds what stood in your files before: restore it, or move it away and mend those by hand",

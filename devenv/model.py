@@ -206,10 +206,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Provision:
-    """What one component gets of one service, and how it sees that service from the host.
-
-    `settings` are for the provisioner, `values` for templates; `digest` changes with the settings.
-    """
+    """What one component gets of one service: settings for the provisioner and their digest, and its view of it."""
 
     provider: str
     component: str
@@ -338,9 +335,13 @@ class Operation:
 
 @dataclass(frozen=True)
 class Plan:
-    """Operations in an order in which each one comes after all that it waits for."""
+    """Operations in an order in which each one comes after all that it waits for.
+
+    `files` are those of the project's own that will change, too.
+    """
 
     operations: tuple[Operation, ...]
+    files: tuple[Path, ...] = ()
 
     @property
     def changes(self) -> tuple[Operation, ...]:
@@ -362,12 +363,18 @@ class Timing:
 
 @dataclass(frozen=True)
 class Result:
-    """What an operation on an environment did: the plan as executed, the services acted on, the files that changed."""
+    """What an operation on an environment did: the plan as executed, the services acted on, the files that changed.
+
+    `written` are files of devenv's own and those of the project that something was merged into; `restored` are the
+    project's again as they were; `components` are those that have a part of some service by now.
+    """
 
     plan: Plan
     services: Mapping[str, DesiredService] = field(default_factory=dict, repr=False)
     timings: Sequence[Timing] = ()
     written: Sequence[Path] = ()
+    restored: Sequence[Path] = ()
+    components: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

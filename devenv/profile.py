@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,23 @@ _SETTINGS = {
     Optional(str): _switch,
 }
 
+
+def _text_like(pattern: str, expected: str) -> Callable[[Any], str]:
+    compiled = re.compile(pattern)
+
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or not compiled.match(value):
+            raise Invalid(expected)
+        return value
+
+    return check
+
+
 # It becomes the name of databases, users, vhosts and files. MySQL allows its users 32 characters.
 COMPONENT = re.compile(r"[a-z][a-z0-9_-]{0,30}\Z")
 _COMPONENT_RULE = "expected a component's name: lower-case letters, digits, - and _, a letter first, at most 31"
-_WORD = Match(re.compile(r"[a-z][a-z0-9_]*\Z"), msg="expected lower-case letters, digits and _")
-_TYPE = Match(re.compile(r"[a-z][a-z0-9-]*\Z"), msg="expected a type such as compute: lower-case letters, digits, -")
+_WORD = _text_like(r"[a-z][a-z0-9_]*\Z", "expected lower-case letters, digits and _")
+_TYPE = _text_like(r"[a-z][a-z0-9-]*\Z", "expected a type such as compute: lower-case letters, digits, -")
 _URL = Match(
     re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(?:/[\w.\-/%()$~]*)?\Z"),
     msg="expected a URL such as http://127.0.0.1:8774/v2.1",
@@ -71,12 +83,15 @@ def _sections(value: Any) -> dict[str, str]:
     """A list of sections, or a mapping from sections to the types of the services that they are about."""
     if isinstance(value, list):
         return dict.fromkeys(Schema([_WORD])(value), "")
-    return dict(Schema({_WORD: _TYPE}, required=True)(value))
+    if not isinstance(value, dict):
+        raise Invalid("expected a list of sections, or a mapping from sections to types")
+    Schema([_WORD])(list(value))
+    return dict(Schema(dict.fromkeys(value, _TYPE))(value))
 
 
 _COMPONENT = {
     Optional("wire"): [_path],
-    Optional("roles"): [Match(re.compile(r"[A-Za-z][\w-]*\Z"), msg="expected a role's name")],
+    Optional("roles"): [_text_like(r"[A-Za-z][\w-]*\Z", "expected a role's name")],
     Optional("catalog"): {Required("type"): _TYPE, Required("url"): All(str, _URL), Optional("name"): _TYPE},
     Optional("sections"): _sections,
 }
@@ -84,8 +99,8 @@ _COMPONENT = {
 
 def _components(value: Any) -> dict[str, Any]:
     """A list of names, or a mapping from names to settings."""
-    if isinstance(value, list):
-        value = dict.fromkeys(Schema([str])(value))
+    if value is None or isinstance(value, list):
+        value = dict.fromkeys(Schema([str])(value or []))
     if not isinstance(value, dict):
         raise Invalid("expected a list of components, or a mapping from components to settings")
     if wrong := [Invalid(_COMPONENT_RULE, path=[name]) for name in value if not COMPONENT.match(name)]:
@@ -93,7 +108,13 @@ def _components(value: Any) -> dict[str, Any]:
     if same := [Invalid(f"{other!r} has the same database", path=[name]) for other, name in _same_database(value)]:
         raise MultipleInvalid(same)
     filled = {name: {} if settings is None else settings for name, settings in value.items()}
-    return dict(Schema(dict.fromkeys(filled, _COMPONENT))(filled))
+    checked = dict(Schema(dict.fromkeys(filled, _COMPONENT))(filled))
+    files: dict[str, str] = {}
+    for name, settings in checked.items():
+        for file in settings.get("wire", ()):
+            if files.setdefault(file, name) != name:
+                raise Invalid(f"{file} is wired for {files[file]!r} already", path=[name, "wire"])
+    return checked
 
 
 def _same_database(names: Iterable[str]) -> list[tuple[str, str]]:

@@ -29,7 +29,11 @@ class Component:
 
 
 class Refused(Exception):
-    """Raised inside a provisioner: the service's reason, of which one line is told."""
+    """Raised inside a provisioner: the service's reason, of which one line is told, and what to do about it."""
+
+    def __init__(self, reason: object, hint: str = "") -> None:
+        super().__init__(reason)
+        self.hint = hint
 
 
 class Provisioner:
@@ -74,7 +78,7 @@ class Provisioner:
             for settings in (self.target.settings, component.settings if component else {}):
                 line = line.replace(settings.get("password") or "\0", "***")
             where, hint = f"{self.target.host}:{self.target.port}", f"'devenv logs {self.service}' shows its side"
-            raise ServiceFailed(f"{cannot} at {where}: {line[:200]}", hint) from None
+            raise ServiceFailed(f"{cannot} at {where}: {line[:200]}", error.hint or hint) from None
 
 
 def load_provisioner(kind: str) -> type[Provisioner]:

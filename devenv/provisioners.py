@@ -291,7 +291,8 @@ class Keystone(_Http):
     def _id(self, kind: str, name: str) -> str:
         for one in self._find(kind + "s", name=name, domain_id="default" if kind == "project" else None):
             return str(one["id"])
-        raise Refused(f"there is no {kind} {name!r}")
+        known = ", ".join(sorted(one["name"] for one in self._known[kind + "s"]))
+        raise Refused(f"there is no {kind} {name!r}", f"there are: {known}; mend '{kind}s' in devenv.yaml")
 
     def _create(self, kind: str, body: Mapping[str, object]) -> str:
         made = self._keystone("POST", f"/{kind}s", {kind: body}).json()[kind]

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
@@ -27,7 +28,6 @@ _CHECK_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 # One colour per service in merged logs, none of them red, which means failure here.
 LOG_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 _BAR = 24
-_MOST_FILES = 20
 _UNBROKEN: dict[str, Any] = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
 _COMPONENT_ACTIONS = ("provision", "drop")
 # More than these share one line of the live display, which has to fit the screen.
@@ -61,6 +61,8 @@ class Plain(Report):
         self._stream = stream
         self._lock = threading.Lock()
         self._told: dict[str, str] = {}
+        self._services: set[str] = set()
+        self._left: Counter[tuple[str, str]] = Counter()
 
     def _line(self, text: str) -> None:
         with self._lock:
@@ -77,9 +79,21 @@ class Plain(Report):
             self._told[operation.key] = text
             self._line(f"  {operation.key}: {text[:_STEP_WIDTH]}")
 
+    def begin(self, plan: Plan) -> None:
+        self._services = {op.target for op in plan.operations if op.action == "ready"}
+        parts = [op for op in plan.operations if op.action in _COMPONENT_ACTIONS]
+        self._left = Counter((op.action, _subject(op)) for op in parts)
+
     def finished(self, operation: Operation, seconds: float) -> None:
         cause = f" ({operation.cause})" if operation.cause else ""
-        self._line(f"  {operation.key}{cause}: {seconds:.1f} s")
+        what, key = operation.key, (operation.action, _subject(operation))
+        if operation.action in _COMPONENT_ACTIONS and key[1] not in self._services:
+            # One line per component, not one per service that it has a part of.
+            self._left[key] -= 1
+            if self._left[key]:
+                return
+            what = " ".join(key)
+        self._line(f"  {what}{cause}: {seconds:.1f} s")
 
     def failed(self, operation: Operation, seconds: float, reason: str) -> None:
         self._line(f"  {operation.key} FAILED after {seconds:.1f} s: {reason}")
@@ -96,16 +110,18 @@ class Live(Report):
 
         self._lock = threading.Lock()
         self._rows: dict[str, _Row] = {}
-        self._unready: set[str] = set()
+        self._left: Counter[str] = Counter()
+        self._all: Counter[str] = Counter()
         self._services: frozenset[str] = frozenset()
         self._together = False
         self._live = RichLive(console=console(stream), get_renderable=self._lines, refresh_per_second=10)
 
     def begin(self, plan: Plan) -> None:
-        self._unready = {op.target for op in plan.operations if op.action == "ready"}
-        self._services = frozenset(self._unready)
+        self._services = frozenset(op.target for op in plan.operations if op.action == "ready")
         components = {_subject(op) for op in plan.operations if op.action in _COMPONENT_ACTIONS} - self._services
         self._together = len(components) > _MOST_COMPONENTS
+        self._all = Counter(self._row_of(op) for op in plan.operations)
+        self._left = Counter(self._all)
         self._live.start()
 
     def end(self) -> None:
@@ -122,15 +138,19 @@ class Live(Report):
                 self._rows[self._row_of(operation)].running[operation.key] = f"{_words(operation)}: {text}"
 
     def finished(self, operation: Operation, seconds: float) -> None:
-        if operation.action == "ready":
-            self._unready.discard(operation.target)
-        self._settle(operation, _words(operation))
+        self._left[self._row_of(operation)] -= 1
+        done = operation.action in _COMPONENT_ACTIONS and self._row_of(operation) not in self._services
+        self._settle(operation, "done" if done else _words(operation))
 
     def failed(self, operation: Operation, seconds: float, reason: str) -> None:
         self._settle(operation, reason, failed=True)
 
     def note(self, text: str) -> None:
         self._live.console.print(text)
+
+    def _waiting(self, name: str) -> str:
+        done = self._all[name] - self._left[name]
+        return "waiting for what it needs" if name in self._services else f"{done} of {self._all[name]} done"
 
     def _row_of(self, operation: Operation) -> str:
         subject = _subject(operation)
@@ -152,10 +172,10 @@ class Live(Report):
         with self._lock:
             width = max((len(name) for name in self._rows), default=0)
             for number, (name, row) in enumerate(self._rows.items()):
-                going = row.running or (name in self._unready and not row.failed)
+                going = row.running or (self._left[name] > 0 and not row.failed)
                 mark, style = ("✗", "bold red") if row.failed else ("…", "yellow") if going else ("✓", "green")
                 seconds = (time.monotonic() if going else row.ended) - row.began
-                waiting = "waiting for what it needs" if going else row.words
+                waiting = self._waiting(name) if going else row.words
                 lines.append("\n" if number else "")
                 lines.append(f"{mark} ", style)
                 lines.append(f"{name:<{width}} {seconds:6.1f} s  ")
@@ -266,15 +286,22 @@ def summary(environment: Environment, result: Result, seconds: float) -> None:
     click.echo(rows_table(("SERVICE", "ENDPOINT", "READY", ""), rows))
     folder = environment.folder
     inside = sorted(str(path.relative_to(folder)) for path in result.written if path.is_relative_to(folder))
+    own = [name for name in inside if name.partition(".")[0] not in result.components]
     if inside:
-        names = ", ".join(inside) if len(inside) <= _MOST_FILES else f"{len(inside)} files"
+        names = ", ".join([*own, *(["the components' files"] if own != inside else [])])
         click.echo(textwrap.fill(names, _width(), initial_indent=f"wrote to {folder}: ", **_UNBROKEN))
     else:
         click.echo(f"{folder} is up to date")
+    if result.components:
+        first = next(iter(result.components))
+        names = f"{', '.join(result.components)} (--config-file .devenv/{first}.conf …)"
+        click.echo(textwrap.fill(names, _width(), initial_indent="components: ", **_UNBROKEN))
     for path in result.written:
         if not path.is_relative_to(folder):
             click.echo(f"merged into {path}")
-    done = "up" if result.plan.changes else "nothing to do, all ready"
+    for path in result.restored:
+        click.echo(f"restored {path}")
+    done = "up" if result.plan.changes or result.written or result.restored else "nothing to do, all ready"
     click.echo(f"{done} in {seconds:.1f} s")
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from devenv.catalogue import NAME
-from devenv.components import OWN, digest, endpoint_views, password_names, provision
+from devenv.components import OWN, digest, endpoint_views, password_names, provision, same_place
 from devenv.errors import ConfigError, NotOurs
 from devenv.model import (
     ComponentChoice,
@@ -265,6 +265,8 @@ def _service(definition: ServiceDefinition, known: _Known, before: Mapping[str, 
     image = known.images[name]
     parts = _parts(image, definition.options, files, published, volumes)
     needed = [ComponentChoice(component) for component in known.needed.get(name, ())]
+    given = parts_for([*needed, *known.profile.components.values()])
+    former = parts_for(ComponentChoice(component) for component in known.former)
     return DesiredService(
         name=name,
         role=definition.role,
@@ -284,8 +286,10 @@ def _service(definition: ServiceDefinition, known: _Known, before: Mapping[str, 
         probe=filled(definition.probe),
         provisioner=filled(definition.provisioner),
         prepared=digest(filled(definition.provisioner)),
-        components=parts_for([*needed, *known.profile.components.values()]),
-        former=parts_for(ComponentChoice(component) for component in known.former),
+        components=given,
+        former={
+            name: part for name, part in former.items() if not any(same_place(part, one) for one in given.values())
+        },
         own=provision(definition, values, ports, ComponentChoice(OWN), values.get("secret.password", "")),
         needs=tuple(needs),
     )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from devenv import wiring
 from devenv.catalogue import load_catalogue
@@ -29,23 +28,12 @@ from devenv.model import (
 )
 from devenv.ports import holder
 from devenv.profile import existing_folder, find_project, load_profile
+from devenv.projectfiles import ProjectFiles
 from devenv.resolve import check_name, choose_ports, resolve, secret_names, select
-from devenv.state import Record, State, all_records, ports_locked, wired_record
+from devenv.state import Record, State, all_records, ports_locked
 
-if TYPE_CHECKING:
-    from devenv.merge import Change, Wired
-
-
-@dataclass(frozen=True)
-class Job:
-    """A file of the project's own to merge into: the options of a component, or clouds if `component` is empty.
-
-    `listed` says that devenv.yaml asks for it, and so that it must be inside the project.
-    """
-
-    path: Path
-    component: str
-    listed: bool
+# In place of a digest: whether a service was prepared, and with what, is not known.
+_BEGUN = "begun"
 
 
 class Steps:
@@ -66,6 +54,7 @@ class Steps:
         self.id = self.state.id
         self._profile_name = profile
         self._report = report or Report()
+        self._files = ProjectFiles(self.project, self.id, name == "default", self._report.note)
         self._timeout = wait_timeout
         self._engine: Engine | None = None
         self._lost_ports: list[int] = []
@@ -194,6 +183,7 @@ class Steps:
         )
         # Known before they are made: what a killed devenv leaves can then be found, made again or dropped.
         self._remember({op.target: "" for op in plan.operations if op.action == "provision"})
+        self._remember({op.target: _BEGUN for op in plan.operations if op.action == "prepare"})
         try:
             return execute(plan, context, self._report)
         finally:
@@ -231,87 +221,34 @@ class Steps:
         for component in components:
             if component not in self.profile.components:
                 known = ", ".join(self.profile.components) or "none"
+                file = "." in component or "/" in component
+                add = f"add it to devenv.yaml, 'components: {{{component}: {{}}}}', and run 'devenv up'"
                 raise ConfigError(
-                    f"cannot find component {component!r} (in {self.profile.source}); there are: {known}",
-                    hint=f"add it to devenv.yaml, 'components: {{{component}: {{}}}}', and run 'devenv up'",
+                    f"cannot find component {component!r}; in devenv.yaml there are: {known}",
+                    hint="name a component before the file, or --clouds before a clouds.yaml" if file else add,
                 )
         desired, _selected, observed = self._desired((), keep=False, check_ports=False)
         services = {name: service for name, service in desired.services.items() if name in observed.containers}
         if not services:
             raise ConfigError(f"cannot tell any endpoint: nothing of {self.id} is there", hint="run 'devenv up' first")
-        record = self.state.load()
+        given = self._given(replace(desired, services=services))
         for component in components:
-            parts = [service.components[component] for service in services.values() if service.provisioner]
-            if missing := [part.provider for part in parts if part.pair not in record.provisioned]:
-                raise ConfigError(f"cannot use component {component!r}: {missing[0]} has no part for it", "'devenv up'")
+            if not any(component in service.components for service in given.services.values()):
+                raise ConfigError(f"cannot use component {component!r}: no service has a part for it", "'devenv up'")
+        return given
+
+    def _given(self, desired: Desired) -> Desired:
+        """The same with those parts of components only that are known to be in place."""
+        record = self.state.load()
+        services = {
+            name: replace(
+                s, components={c: part for c, part in s.components.items() if record.provisioned.get(part.pair)}
+            )
+            for name, s in desired.services.items()
+        }
         return replace(desired, services=services)
 
-    def _note_former(self, selected: Desired, plan: Plan) -> None:
-        record = self.state.load()
-        dropped = {op.target for op in plan.operations if op.action == "drop"}
-        parts = [part for service in selected.services.values() for part in service.former.values()]
-        kept = {part.component for part in parts if part.pair in record.provisioned and part.pair not in dropped}
-        if kept:
-            names = " ".join(sorted(kept))
+    def _note_former(self) -> None:
+        if kept := former_components(self.state.load().provisioned, self.profile, self.catalogue):
+            names = " ".join(kept)
             self._report.note(f"not in devenv.yaml any more, their data is kept: {names} ('devenv up --drop' drops it)")
-
-    # ---- the project's own files -----------------------------------------------------------------------------
-
-    def _listed(self, desired: Desired, component: str = "") -> list[Job]:
-        """What devenv.yaml wants merged, for one component or for all."""
-        choices = [choice for choice in desired.components.values() if component in ("", choice.name)]
-        return [Job(self.project / file, choice.name, True) for choice in choices for file in choice.wire]
-
-    def _kept_current(self, desired: Desired) -> list[Job]:
-        """What `up` merges: what is listed, and what somebody had merged by hand."""
-        jobs = {job.path.resolve(): job for job in self._listed(desired)}
-        for wired in self._wired():
-            if not wired.listed and (not wired.component or wired.component in desired.components):
-                jobs.setdefault(wired.path, Job(wired.path, wired.component, False))
-        return list(jobs.values())
-
-    def _merge(self, job: Job, texts: Mapping[str, str], write: bool) -> Change:
-        source = wiring.overlay_name(job.component) if job.component else wiring.CLOUDS
-        if source not in texts:
-            raise ConfigError(f"cannot wire {job.path}: no service has anything for it", hint="'devenv up' first")
-        from devenv import merge
-
-        owner = merge.Owner(self.id, job.component)
-        return merge.wire(job.path, self.project, owner, texts[source], job.listed, job.listed, write)
-
-    def _unmerge(self, path: Path, write: bool = True) -> Change:
-        from devenv import merge
-
-        return merge.unwire(path, self.project, self.id, write)
-
-    def _wired(self) -> list[Wired]:
-        """The files with something merged into them. What merges is loaded only where there are any: 10 ms."""
-        if not wired_record().exists():
-            return []
-        from devenv import merge
-
-        return merge.wired(self.id)
-
-    def _rewire(self, jobs: Sequence[Job], texts: Mapping[str, str]) -> list[Path]:
-        """Merge what is wanted and restore what is not any more; returns the files that changed."""
-        changes = [self._merge(job, texts, write=True) for job in jobs]
-        wanted = {job.path.resolve() for job in jobs}
-        changes += [self._unmerge(wired.path) for wired in self._wired() if wired.path not in wanted]
-        self._tell(changes)
-        return [change.path for change in changes if change.changed]
-
-    def _restore_files(self) -> None:
-        """Undo all merges. What cannot be undone stays on record for `unwire`, and keeps nothing from going down."""
-        try:
-            for wired in self._wired():
-                try:
-                    self._tell([self._unmerge(wired.path)])
-                except ConfigError as error:
-                    self._report.note(f"{error} ({error.hint})")
-        except ConfigError as error:
-            self._report.note(f"{error} ({error.hint})")
-
-    def _tell(self, changes: Sequence[Change]) -> None:
-        for change in changes:
-            for note in change.notes:
-                self._report.note(f"{change.path}: {note}")

@@ -123,6 +123,13 @@ def wired_files(desired: Desired, catalogue: Mapping[str, ServiceDefinition]) ->
                 fragments.setdefault("oslo.conf", []).append(render_file(path, service.own.values))
     for choice in desired.components.values():
         _add_component(choice, services, catalogue, fragments)
+        overlay = "".join(fragments.get(overlay_name(choice.name), ()))
+        for section in choice.sections:
+            if overlay.count(f"\n[{section}]\n") > 1:
+                raise ConfigError(
+                    f"cannot add section {section!r} for component {choice.name!r}: devenv writes one of that name",
+                    hint="take it out of 'sections'",
+                )
     files = {path: _joined(path, texts) for path, texts in fragments.items()}
     return {
         "env": _HEADER + as_dotenv(flat_map(services)),
@@ -159,7 +166,7 @@ def _add_component(
     catalogue: Mapping[str, ServiceDefinition],
     fragments: dict[str, list[str]],
 ) -> None:
-    taken = set(fragments)
+    taken = {*fragments, "env", "endpoints.json"}
     for name, service in services.items():
         if choice.name not in service.components:
             continue

@@ -188,7 +188,10 @@ def _files() -> Iterator[str]:
             from_services.setdefault(path.name.replace("component", "COMPONENT"), []).append(name)
         if (service.wire / "openrc").exists():
             from_services.setdefault("openrc", []).append(name)
-    rows = [(f"`.devenv/{name}`", f"put together from {', '.join(by)}") for name, by in sorted(from_services.items())]
+    rows = [
+        (f"`.devenv/{name}`", f"put together from {', '.join(dict.fromkeys(by))}")
+        for name, by in sorted(from_services.items())
+    ]
     yield from _table(("file", "content"), [*WRITTEN, *rows])
     yield "Elsewhere; STATE and CACHE are what the first two variables say:"
     yield ""

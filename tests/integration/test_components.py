@@ -268,10 +268,60 @@ def test_a_listed_file_that_cannot_be_merged_keeps_up_from_doing_anything(wired:
     assert config.read_text() == "[DEFAULT\n"
 
 
+def test_a_component_that_is_renamed_takes_its_file_along(wired: Project, config: Path) -> None:
+    listed = TWO.replace("nova: {", "nova: {wire: [nova.conf], ")
+    wired.configure(listed)
+    wired.devenv("up")
+    wired.configure(listed.replace("nova: {wire", "nova_api: {wire").replace(", roles: [admin]", ""))
+    assert str(config) in wired.json("plan")["files"]
+    wired.devenv("up")
+    assert env(wired, "nova_api")["DEVENV_MYSQL_URL"] in config.read_text() and "nova:" not in config.read_text()
+    config.rename(wired.folder / "moved.conf")
+    wired.configure(listed.replace("nova: {wire: [nova.conf]", "nova_api: {wire: [moved.conf]"))
+    wired.devenv("up")
+    wired.configure(TWO)
+    assert f"restored {wired.folder / 'moved.conf'}" in wired.devenv("up", "--drop").stdout
+    assert (wired.folder / "moved.conf").read_text() == CONFIG
+    config.write_text(CONFIG)
+
+
+def test_one_component_that_cannot_be_made_leaves_the_others_theirs(wired: Project) -> None:
+    wired.configure(TWO + "  bad: {roles: [nosuch]}\n  good: {}\n")
+    done = wired.devenv("up", check=False)
+    one_clear_line(done, 5, "component bad", "there is no role 'nosuch'", "mend 'roles' in devenv.yaml")
+    assert (wired.folder / ".devenv" / "good.conf").exists()
+    assert "[keystone_authtoken]" not in (wired.folder / ".devenv" / "bad.conf").read_text()
+    wired.configure(TWO)
+    wired.devenv("up", "--drop")
+    assert {"bad", "good"}.isdisjoint(names_in(wired)["vhosts"])
+
+
+def test_a_name_that_is_the_same_in_sql_keeps_its_data_over_a_drop(project: Project) -> None:
+    project.configure("profile: database\ncomponents: [a-b]")
+    project.devenv("up")
+    with connect(env(project, "a-b")) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE kept (id INT)")
+    project.configure("profile: database\ncomponents: [a_b]")
+    project.devenv("up", "--drop")
+    with connect(env(project, "a_b")) as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW TABLES")
+        assert cursor.fetchall() == (("kept",),)
+
+
+def test_another_environment_leaves_the_files_to_the_default_one(project: Project) -> None:
+    config = project.folder / "nova.conf"
+    config.write_text(CONFIG)
+    project.configure("profile: coordination\ncomponents: {nova: {wire: [nova.conf]}}")
+    assert "merges nothing" in project.devenv("--env", "test", "up").stderr
+    assert config.read_text() == CONFIG
+
+
 def test_wiring_needs_a_file(wired: Project, config: Path) -> None:
     one_clear_line(wired.devenv("wire", check=False), 3, "which file")
     one_clear_line(wired.devenv("wire", "nova", "absent.conf", check=False), 3, "absent.conf")
     one_clear_line(wired.devenv("unwire", "nova", "nova.conf", check=False), 3, "nova.conf")
+    one_clear_line(wired.devenv("unwire", "nova.conf", check=False), 3, "no such component", "COMPONENT FILE")
+    one_clear_line(wired.devenv("wire", "clouds.yaml", check=False), 3, "--clouds before a clouds.yaml")
 
 
 def test_clouds_are_merged_only_when_asked(wired: Project) -> None:

@@ -22,6 +22,7 @@ ROOMS = (
     {"__init__"},
     {"environment"},
     {"steps", "status"},
+    {"projectfiles"},
     {"doctor", "execute", "wiring", "merge", "export", "snapshot"},
     {"provisioners"},
     {"resolve", "images", "provision"},
@@ -29,7 +30,7 @@ ROOMS = (
     {"catalogue"},
     {"state", "plan", "engine", "document"},
     {"connection", "ports", "yamltext"},
-    {"archive", "template", "initext"},
+    {"archive", "template", "initext", "userfile"},
     {"model"},
     {"errors"},
 )

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from devenv import merge
+from devenv import merge, userfile
 from devenv.errors import ConfigError
-from devenv.merge import Change, Owner, Wired, replace_file, unwire, wire, wired
+from devenv.merge import Change, Owner, Wired, unwire, wire, wired
 from devenv.state import state_folder
+from devenv.userfile import replace_file
 
 NOVA = Owner("project-1", "nova")
 CLOUDS = Owner("project-1", "")
@@ -135,7 +136,7 @@ def test_mode_and_owner_are_kept_and_the_record_is_for_its_owner_alone(project: 
 def test_a_link_in_the_project_stays_a_link_and_its_target_is_wired(project: Path) -> None:
     (project / "etc").mkdir()
     (project / "etc/link.conf").symlink_to("../nova.conf")
-    assert put(project, project / "etc/link.conf", inside_only=True).path == project / "nova.conf"
+    assert put(project, project / "etc/link.conf", listed=True).path == project / "nova.conf"
     assert (project / "etc/link.conf").is_symlink() and text(project) == AFTER
     unwire(project / "etc/link.conf", project, "project-1")
     assert text(project) == BEFORE
@@ -143,7 +144,7 @@ def test_a_link_in_the_project_stays_a_link_and_its_target_is_wired(project: Pat
 
 def test_a_project_that_is_reached_through_a_link_is_the_same(project: Path) -> None:
     (project.parent / "link").symlink_to(project)
-    put(project.parent / "link", inside_only=True)
+    put(project.parent / "link", listed=True)
     assert [file.path for file in wired()] == [project / "nova.conf"]
     unwire(project / "nova.conf", project, "project-1")
     assert text(project) == BEFORE
@@ -233,7 +234,7 @@ def test_a_link_that_leads_out_of_the_project_is_refused(project: Path, where: s
 def test_a_file_outside_of_the_project_is_wired_unless_that_is_ruled_out(project: Path) -> None:
     path = project / "../x.conf"
     path.write_text("[a]\n")
-    refused(lambda: put(project, path, inside_only=True), "it is outside of the project")
+    refused(lambda: put(project, path, listed=True), "it is outside of the project")
     assert put(project, path).name == str(project.parent / "x.conf")
 
 
@@ -241,7 +242,7 @@ def test_a_file_outside_of_the_project_is_wired_unless_that_is_ruled_out(project
 def test_a_file_that_is_wired_for_another_is_refused(project: Path, owner: Owner) -> None:
     put(project)
     error = refused(lambda: put(project, owner=owner), "it is wired for component 'nova' of environment project-1")
-    assert f"devenv unwire {project / 'nova.conf'}" in error.hint and ".devenv/" in error.hint
+    assert f"devenv unwire nova {project / 'nova.conf'}" in error.hint and ".devenv/" in error.hint
     assert text(project) == AFTER
 
 
@@ -329,7 +330,7 @@ def test_a_full_disk_leaves_file_and_record_as_they_were(project: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     # The record is written first, with the same means.
-    for what in ((merge, "write_files"), (merge, "_dress")):
+    for what in ((merge, "write_files"), (userfile, "_dress")):
         with monkeypatch.context() as patched:
             patched.setattr(*what, full)
             with pytest.raises((OSError, ConfigError), match="No space left on device"):
@@ -397,7 +398,7 @@ def test_what_a_killed_run_left_beside_the_file_goes(project: Path, monkeypatch:
         raise Killed
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(merge, "_dress", killed)
+        patched.setattr(userfile, "_dress", killed)
         patched.setattr(Path, "unlink", lambda *_, **__: None)
         put(project)
     assert len(files(project)) == 2
@@ -415,3 +416,26 @@ def test_one_devenv_waits_for_the_other(project: Path) -> None:
     with merge.held(state_folder() / "wired.lock", lambda _: None), pytest.raises(GivenUp):
         wire(project / "nova.conf", project, NOVA, OVERLAY, waiting=give_up)
     assert text(project) == BEFORE
+
+
+# ---- renamed files -------------------------------------------------------------------------------------------------
+
+
+def test_a_renamed_file_takes_over_what_is_on_record(project: Path) -> None:
+    before = (project / "nova.conf").read_text()
+    put(project)
+    (project / "nova.conf").rename(project / "c.conf")
+    put(project, project / "c.conf")
+    assert [wired_file.path for wired_file in wired()] == [project / "c.conf"]
+    unwire(project / "c.conf", project, "project-1")
+    assert (project / "c.conf").read_text() == before
+
+
+def test_another_file_takes_over_nothing_of_one_that_is_gone(project: Path) -> None:
+    put(project)
+    (project / "nova.conf").unlink()
+    (project / "c.conf").write_text("[DEFAULT]\n")
+    put(project, project / "c.conf")
+    assert {wired_file.path.name for wired_file in wired()} == {"nova.conf", "c.conf"}
+    unwire(project / "c.conf", project, "project-1")
+    assert (project / "c.conf").read_text() == "[DEFAULT]\n"

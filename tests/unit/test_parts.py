@@ -132,6 +132,24 @@ def test_former_components_are_those_that_nobody_asks_for() -> None:
     assert [list(services[name].former) for name in NAMES] == [["old"]] * 4
 
 
+def test_a_former_component_that_is_called_the_same_as_a_present_one_is_not_dropped_there() -> None:
+    renamed = ComponentChoice("my_service")
+    services = desired(renamed, former=("my-service",)).services
+    assert list(services["mysql"].former) == []
+    assert list(services["rabbitmq"].former) == list(services["keystone"].former) == ["my-service"]
+
+
+@pytest.mark.parametrize("name", ["endpoints", "oslo"])
+def test_a_component_does_not_take_the_environments_files(name: str) -> None:
+    with pytest.raises(ConfigError, match="is another's"):
+        files(ComponentChoice(name))
+
+
+def test_a_section_that_is_written_anyway_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"cannot add section 'service_user' for component 'nova'"):
+        files(replace(NOVA, sections={"service_user": ""}))
+
+
 # ---- files -------------------------------------------------------------------------------------------------------
 
 

@@ -285,6 +285,16 @@ def test_a_component_that_cannot_be_is_an_error_that_names_it(project: Path, tex
     assert problem in "\n".join(caught.value.detail)
 
 
+def test_no_components_are_none(project: Path) -> None:
+    assert components(project, "") == {}
+
+
+def test_a_file_is_wired_for_one_component_only(project: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        components(project, "{nova: {wire: [a.conf]}, glance: {wire: [a.conf]}}")
+    assert "components.glance.wire: a.conf is wired for 'nova' already" in caught.value.detail[0]
+
+
 def test_a_profile_has_no_components(profiles: Path, project: Path) -> None:
     (profiles / "base.yaml").write_text("components: [nova]")
     with pytest.raises(ConfigError) as caught:

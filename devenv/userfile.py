@@ -1,0 +1,149 @@
+"""A file of the user's: whether it may be changed, what it holds, and its replacement at once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from devenv.errors import ConfigError
+
+_MOST_BYTES = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """How it is told why a file is left alone: called with the reason, and what to do first, it makes the error."""
+
+    verb: str
+    path: Path
+    component: str
+
+    def __call__(self, reason: str, first: str = "") -> ConfigError:
+        if self.verb == "unwire":
+            hint = "mend that, then run the same again"
+        elif self.component:
+            hint = f"{first}or pass .devenv/{self.component}.conf as another --config-file, which needs no edit"
+        else:
+            hint = f"{first}or set OS_CLIENT_CONFIG_FILE to .devenv/clouds.yaml, which needs no edit"
+        return ConfigError(f"cannot {self.verb} {self.path}: {reason}", hint=hint)
+
+
+def real_path(path: Path) -> Path:
+    """Where the file is, links followed."""
+    # What no path may hold is told where the file is looked at.
+    return path if "\0" in str(path) else Path(os.path.realpath(path))
+
+
+def exists(path: Path, refuse: Refusal) -> bool:
+    """Whether there is anything. Raises ConfigError where that cannot be found out."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise refuse(reason_of(error)) from error
+    return True
+
+
+def refuse_outside(path: Path, real: Path, project: Path, inside_only: bool, refuse: Refusal) -> None:
+    """A link that stays in the project is followed; one that leads out may come with a repository."""
+    if real.is_relative_to(project.resolve()):
+        return
+    if any(part.is_symlink() for part in _own_parts(path, project)):
+        raise refuse(f"it is a symbolic link that leads out of the project, to {real}")
+    if inside_only:
+        raise refuse("it is outside of the project")
+
+
+def check(path: Path, refuse: Refusal) -> None:
+    """Raises ConfigError if the file cannot be read or replaced."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise refuse("there is no such file" if missing else reason_of(error)) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise refuse("it is a folder" if stat.S_ISDIR(found.st_mode) else "it is not a regular file")
+    if found.st_size > _MOST_BYTES:
+        raise refuse(f"it is larger than {_MOST_BYTES // 1024**2} MiB")
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise refuse("no permission to read and write it")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise refuse(f"no permission to write to its folder {path.parent}")
+
+
+def _own_parts(path: Path, project: Path) -> Iterator[Path]:
+    """The file's path and those above it as far as they are the project's."""
+    path = Path.cwd() / path
+    yield path
+    for folder in {project.absolute(), project.resolve()}:
+        yield from (part for part in path.parents if part != folder and part.is_relative_to(folder))
+
+
+def content(path: Path, refuse: Refusal) -> tuple[bytes, str]:
+    """What the file holds, as it is and as text. Raises ConfigError if it cannot be read, or is not UTF-8."""
+    try:
+        raw = path.read_bytes()
+        return raw, raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise refuse("it is not UTF-8 text") from error
+    except OSError as error:
+        raise refuse(reason_of(error)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """The system's own words."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def replace_file(path: Path, expected: bytes, new: bytes, refuse: Refusal | None = None) -> None:
+    """Replace a file at once, with its mode and, if we are root, its owner kept.
+
+    Raises ConfigError, with nothing changed, if it does not hold what is expected or cannot be replaced.
+    """
+    refuse = refuse or Refusal("wire", path, "")
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
+    fresh = path.with_name(f".devenv-{digest}.new")  # the name of the file may be as long as names can be
+    try:
+        # What a killed devenv left; the lock is ours.
+        fresh.unlink(missing_ok=True)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(new)
+            stream.flush()
+            _dress(stream.fileno(), path.stat())
+            os.fsync(stream.fileno())
+        if path.read_bytes() != expected:
+            raise refuse("it was changed meanwhile", "run the same again, ")
+        fresh.replace(path)
+    except OSError as error:
+        raise refuse(reason_of(error), "make room or allow writing there, ") from error
+    finally:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _dress(descriptor: int, like: os.stat_result) -> None:
+    if os.geteuid() == 0:
+        os.fchown(descriptor, like.st_uid, like.st_gid)
+    else:
+        # The group is kept where we are in it.
+        with suppress(OSError):
+            os.fchown(descriptor, -1, like.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
+
+
+def _sync_folder(folder: Path) -> None:
+    """The record may drop the edits of before only once the new file is there to stay."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
