@@ -154,7 +154,8 @@ class Environment(Steps):
                 self.state.forget()
                 # Last: what cannot be restored stays on record for `unwire`, and keeps nothing from going down.
                 for change in self._files.restore_all(wired.path for wired in self._files.wired()):
-                    self._report.note(f"restored {change.path}")
+                    if change.changed:
+                        self._report.note(f"restored {change.path}")
             elif volumes:
                 kept = {p: digest for p, digest in record.provisioned.items() if p.partition("/")[0] not in names}
                 self.state.save(replace(record, provisioned=kept))
@@ -187,6 +188,24 @@ class Environment(Steps):
         if kind not in wiring.exports():
             raise ConfigError(f"cannot export for {kind!r}", hint="there are: " + ", ".join(wiring.exports()))
         return wiring.exported(kind, self._there(()).services, self.catalogue)
+
+    def container(self, name: str) -> ObservedContainer:
+        """The running container of a service. Raises ConfigError if there is none."""
+        found = self._containers(self.engine.observe(self.id), [name])[0]
+        if not found.running:
+            raise ConfigError(f"cannot use {name}: its container is {found.state}", hint=f"'devenv start {name}'")
+        return found
+
+    def containers(self, names: Sequence[str] = ()) -> dict[str, str]:
+        """The containers' ids by service. Raises ConfigError if one of `names`, or any at all, is missing."""
+        found = self._containers(self.engine.observe(self.id), names)
+        if not found:
+            raise ConfigError(f"cannot find a container of {self.id}", hint="'devenv up' makes them")
+        return {container.service: container.id for container in found}
+
+    def logs(self, name: str, tail: Tail = "all") -> list[str]:
+        """The lines that a service logged, the last `tail` of them if a number is given."""
+        return self.engine.logs(self.containers([name])[name], tail)
 
     # ---- the project's own files -----------------------------------------------------------------------------
 
@@ -231,24 +250,6 @@ class Environment(Steps):
             )
         with self._changing() if write else nullcontext():
             return self._files.restore_all(paths, write)
-
-    def container(self, name: str) -> ObservedContainer:
-        """The running container of a service. Raises ConfigError if there is none."""
-        found = self._containers(self.engine.observe(self.id), [name])[0]
-        if not found.running:
-            raise ConfigError(f"cannot use {name}: its container is {found.state}", hint=f"'devenv start {name}'")
-        return found
-
-    def containers(self, names: Sequence[str] = ()) -> dict[str, str]:
-        """The containers' ids by service. Raises ConfigError if one of `names`, or any at all, is missing."""
-        found = self._containers(self.engine.observe(self.id), names)
-        if not found:
-            raise ConfigError(f"cannot find a container of {self.id}", hint="'devenv up' makes them")
-        return {container.service: container.id for container in found}
-
-    def logs(self, name: str, tail: Tail = "all") -> list[str]:
-        """The lines that a service logged, the last `tail` of them if a number is given."""
-        return self.engine.logs(self.containers([name])[name], tail)
 
     # ---- images ----------------------------------------------------------------------------------------------
 

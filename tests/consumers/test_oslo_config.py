@@ -57,6 +57,18 @@ def test_an_overlay_overrides_the_file_before_it_and_leaves_the_rest(
     assert seen["DEFAULT"]["transport_url"] == variables["DEVENV_RABBITMQ_URL"]
 
 
+def test_a_merged_file_says_the_same_as_the_overlay_and_the_rest_as_before(wired: Wired, reader: Peer) -> None:
+    own = wired.folder / "mine.conf"
+    own.write_text("[DEFAULT]\nrpc_response_timeout = 7\n\n[database]\nconnection = sqlite://\nmax_retries = 3\n")
+    alone = reader.ask("read", "--config-file", str(own), "--config-file", str(wired.overlay("nova")))
+    wired.project.devenv("wire", "nova", "mine.conf")
+    try:
+        assert reader.ask("read", "--config-file", str(own)) == alone
+        assert alone["database"]["max_retries"] == 3
+    finally:
+        wired.project.devenv("unwire", "nova", "mine.conf")
+
+
 def test_an_overlay_says_what_devenv_env_says(wired: Wired, reader: Peer, variables: dict[str, str]) -> None:
     seen = reader.ask("read", "--config-file", str(wired.overlay()))
     assert seen["keystone_authtoken"]["auth_url"] == variables["DEVENV_KEYSTONE_URL"]
