@@ -11,10 +11,10 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any
 
-from devenv.errors import ConfigError, NotReady
+from devenv import plugins
+from devenv.errors import NotReady
 
 GROUP = "devenv.probes"
 # One attempt. A healthy service answers in milliseconds; a wedged one must not hide its reason for long.
@@ -38,11 +38,7 @@ Check = Callable[[Target], None]
 @cache
 def load_probe(kind: str) -> Check:
     """The probe of that name. Raises ConfigError if no installed package brings it."""
-    found = entry_points(group=GROUP)
-    if kind not in found.names:
-        known = ", ".join(sorted(found.names)) or "none: is devenv installed?"
-        raise ConfigError(f"cannot find a probe of kind {kind!r}", hint=f"there are: {known}")
-    check: Check = found[kind].load()
+    check: Check = plugins.find(GROUP, kind, "a probe of kind").load()
     return check
 
 

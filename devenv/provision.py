@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 
-from devenv.errors import ConfigError, ServiceFailed
+from devenv import plugins
+from devenv.errors import ServiceFailed
 from devenv.probe import Target
 
 GROUP = "devenv.provisioners"
@@ -83,8 +83,5 @@ class Provisioner:
 
 def load_provisioner(kind: str) -> type[Provisioner]:
     """The provisioner of that name. Raises ConfigError if no installed package brings it."""
-    found = entry_points(group=GROUP)
-    if kind not in found.names:
-        raise ConfigError(f"cannot find a provisioner {kind!r}", hint="there are: " + ", ".join(sorted(found.names)))
-    provisioner: type[Provisioner] = found[kind].load()
+    provisioner: type[Provisioner] = plugins.find(GROUP, kind, "a provisioner").load()
     return provisioner

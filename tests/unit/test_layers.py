@@ -30,7 +30,7 @@ ROOMS = (
     {"catalogue"},
     {"state", "plan", "engine", "document"},
     {"connection", "ports", "yamltext"},
-    {"archive", "template", "initext", "userfile"},
+    {"archive", "template", "initext", "userfile", "plugins"},
     {"model"},
     {"errors"},
 )
