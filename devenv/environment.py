@@ -80,7 +80,7 @@ class Environment(Steps):
         if others := sorted(set(observed.containers) - set(self.profile.services) - set(selected.services)):
             there = " ".join(others)
             self._report.note(f"still there, but not in the profile: {there} ('devenv down {there}' removes)")
-        plan = make_plan(selected, observed, self.state.load().provisioned, drop)
+        plan = self._plan(selected, observed, drop)
         try:
             timings = self._execute(plan, selected, observed)
         except DevenvError as error:
@@ -100,7 +100,7 @@ class Environment(Steps):
         self._load()
         desired, selected, observed = self._desired(names, keep=False)
         files = self._preflight(desired)[1]
-        return replace(make_plan(selected, observed, self.state.load().provisioned, drop), files=tuple(files))
+        return replace(self._plan(selected, observed, drop), files=tuple(files))
 
     def build_images(self, names: Sequence[str] = ()) -> Result:
         """Have every image of the services on the engine."""
@@ -158,7 +158,8 @@ class Environment(Steps):
                         self._report.note(f"restored {change.path}")
             elif volumes:
                 kept = {p: digest for p, digest in record.provisioned.items() if p.partition("/")[0] not in names}
-                self.state.save(replace(record, provisioned=kept))
+                unfinished = [name for name in record.unfinished if name not in names]
+                self.state.save(replace(record, provisioned=kept, unfinished=unfinished))
         return Result(plan, {}, timings)
 
     # ---- looking ---------------------------------------------------------------------------------------------
@@ -290,6 +291,10 @@ class Environment(Steps):
         return {port: who for port, who in wanted if port not in ours}
 
     # ---- the steps -------------------------------------------------------------------------------------------
+
+    def _plan(self, selected: Desired, observed: Observed, drop: bool) -> Plan:
+        record = self.state.load()
+        return make_plan(selected, observed, record.provisioned, drop, record.unfinished)
 
     def _preflight(self, desired: Desired) -> tuple[Merges, list[Path]]:
         """What to merge into files of the project's, and those that would change.

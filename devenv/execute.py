@@ -50,7 +50,7 @@ class Context:
 
     `timeout` is how long one service may take to become ready, in seconds. `provisioned` is told each
     "provider/component" that is in place with its digest, and each that is gone with an empty one. `stop_seconds` is
-    how long each service gets to end by itself.
+    how long each service gets to end by itself. `became_ready` is told each service that works.
     """
 
     engine: Engine
@@ -62,6 +62,7 @@ class Context:
     images: Mapping[str, Image] = field(default_factory=dict)
     stop_seconds: Mapping[str, int] = field(default_factory=dict)
     provisioned: Callable[[str, str], None] = lambda pair, digest: None
+    became_ready: Callable[[str], None] = lambda service: None
     cancelled: threading.Event = field(default_factory=threading.Event)
     provisioners: dict[str, Provisioner] = field(default_factory=dict)
     opening: threading.Lock = field(default_factory=threading.Lock)
@@ -279,6 +280,7 @@ def _provisioner(service: DesiredService, context: Context) -> Provisioner:
 def _ready(operation: Operation, context: Context, tell: Tell) -> None:
     service = context.desired.services[operation.target]
     wait_until_ready(service, context.containers[service.name], context, tell)
+    context.became_ready(service.name)
 
 
 _ACTIONS: Mapping[str, Callable[[Operation, Context, Tell], None]] = {

@@ -27,13 +27,18 @@ _STARTABLE = ("exited", "paused")
 
 
 def make_plan(
-    desired: Desired, observed: Observed, provisioned: Mapping[str, str] | None = None, drop: bool = False
+    desired: Desired,
+    observed: Observed,
+    provisioned: Mapping[str, str] | None = None,
+    drop: bool = False,
+    unfinished: Collection[str] = (),
 ) -> Plan:
     """The operations that turn `observed` into `desired`, each with its cause.
 
     `provisioned` holds the "provider/component" pairs that are known to be in place, with the digest of each; the
     name of a provider alone stands for what it had to be prepared with. With `drop`, the parts of former components
-    go.
+    go. What the first start of an `unfinished` service left is removed before it is started anew: half of what a
+    server writes then can keep it from ever working.
     """
     provisioned = provisioned or {}
     network = [] if observed.networks else [Operation("create network", desired.network, "no network")]
@@ -47,7 +52,7 @@ def make_plan(
         if container.service in desired.services
     ]
     for service in desired.services.values():
-        operations += _service_operations(service, observed, stale, operations)
+        operations += _service_operations(service, observed, stale, operations, service.name in unfinished)
         operations += _component_operations(service, stale, provisioned, drop)
     return Plan(tuple(operations))
 
@@ -212,6 +217,7 @@ def _service_operations(
     observed: Observed,
     stale: Mapping[str, str],
     known: Iterable[Operation],
+    unfinished: bool,
 ) -> list[Operation]:
     container = observed.containers.get(service.name)
     operations = list(known)
@@ -230,8 +236,14 @@ def _service_operations(
             add("stop", service.name, cause, images, container.id)
         add("remove", container.name, cause, [*images, f"stop {service.name}"], container.id)
     if cause:
+        # A server that runs may have got through it without devenv to see.
+        half_done = unfinished and not (container and container.running)
+        halves = [volume for volume in service.volumes if half_done and volume in observed.volumes]
+        for volume in halves:
+            add("remove volume", volume, "the first start was not finished", removed, volume)
         network = [op.key for op in operations if op.action == "create network"]
-        add("create", service.name, cause, [*images, *network, *removed])
+        emptied = [f"remove volume {volume}" for volume in halves]
+        add("create", service.name, cause, [*images, *network, *removed, *emptied])
     if cause:
         operations.append(_start(service, "", cause, operations))
     elif container is not None and not container.running:

@@ -98,7 +98,7 @@ class Record:
     """What is remembered of one environment.
 
     `ports` are host ports by "service/endpoint"; `provisioned` digests by "provider/component"; `files` the names of
-    the wired files.
+    the wired files; `unfinished` the services whose first start was begun and not seen to end.
     """
 
     id: str
@@ -108,6 +108,7 @@ class Record:
     ports: dict[str, int] = field(default_factory=dict)
     provisioned: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
 
 
 class State:
@@ -230,8 +231,9 @@ def _understood(data: Mapping[str, Any], empty: Record) -> Record:
     for key, kind in (("ports", int), ("provisioned", str)):
         if not all(isinstance(value, kind) for value in fields.get(key, {}).values()):
             del fields[key]
-    if not all(isinstance(name, str) for name in fields.get("files", ())):
-        del fields["files"]
+    for key in ("files", "unfinished"):
+        if not all(isinstance(name, str) for name in fields.get(key, ())):
+            del fields[key]
     return Record(**{**known, **fields})
 
 

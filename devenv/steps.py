@@ -169,6 +169,7 @@ class Steps:
 
     def _execute(self, plan: Plan, desired: Desired, observed: Observed) -> list[Timing]:
         parts: dict[str, str] = {}
+        ready: list[str] = []
         context = Context(
             engine=self.engine,
             desired=desired,
@@ -179,16 +180,27 @@ class Steps:
             images=self.images,
             stop_seconds={name: s.options.stop_grace_period for name, s in self.catalogue.items()},
             provisioned=parts.__setitem__,
+            became_ready=ready.append,
             cancelled=threading.Event(),
         )
         # Known before they are made: what a killed devenv leaves can then be found, made again or dropped.
         self._remember({op.target: "" for op in plan.operations if op.action == "provision"})
         self._remember({op.target: _BEGUN for op in plan.operations if op.action == "prepare"})
+        created = [desired.services[op.target] for op in plan.operations if op.action == "create"]
+        self._note_starts([s.name for s in created if not set(s.volumes) <= set(observed.volumes)], ())
         try:
             return execute(plan, context, self._report)
         finally:
+            self._note_starts((), ready)
             self._remember(parts)
             self._forget([op.target for op in plan.operations if op.action == "drop" and op.target in parts])
+
+    def _note_starts(self, begun: Sequence[str], finished: Sequence[str]) -> None:
+        """Which services were started for the first time and are not known to have got through it."""
+        record = self.state.load()
+        unfinished = sorted({*record.unfinished, *begun} - set(finished))
+        if unfinished != record.unfinished:
+            self.state.save(replace(record, unfinished=unfinished))
 
     def _remember(self, parts: Mapping[str, str]) -> None:
         """What components have of services, by pair, with the digest of what they have or nothing."""

@@ -58,7 +58,7 @@ def test_an_overlay_overrides_the_file_before_it_and_leaves_the_rest(
 
 
 def test_a_merged_file_says_the_same_as_the_overlay_and_the_rest_as_before(wired: Wired, reader: Peer) -> None:
-    own = wired.folder / "mine.conf"
+    own = wired.project.folder / "mine.conf"
     own.write_text("[DEFAULT]\nrpc_response_timeout = 7\n\n[database]\nconnection = sqlite://\nmax_retries = 3\n")
     alone = reader.ask("read", "--config-file", str(own), "--config-file", str(wired.overlay("nova")))
     wired.project.devenv("wire", "nova", "mine.conf")

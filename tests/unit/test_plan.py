@@ -247,6 +247,20 @@ def test_independent_services_wait_for_nothing_of_each_other() -> None:
     assert not any("mysql" in key for op in plan.operations if op.target == "etcd" for key in op.after)
 
 
+def test_what_a_first_start_left_half_done_is_made_anew_and_what_was_finished_is_kept() -> None:
+    target = desired(DATABASE)
+    volumes = dict.fromkeys(DATABASE.volumes, "mysql")
+    killed = replace(converged(target), containers={"mysql": container(DATABASE, "created")}, volumes=volumes)
+    plan = make_plan(target, killed, unfinished=["mysql"])
+    (volume,) = DATABASE.volumes
+    assert f"remove volume {volume}: the first start was not finished" in describe(plan)
+    assert after(plan, f"remove volume {volume}") == {"remove devenv-env-mysql"}
+    assert f"remove volume {volume}" in after(plan, "create mysql")
+    assert "remove volume" not in text(make_plan(target, killed))
+    # What runs may be at it: it is left alone, and waited for.
+    assert describe(make_plan(target, converged(target), unfinished=["mysql"])) == ["ready mysql"]
+
+
 # ---- components --------------------------------------------------------------------------------------------------
 
 
