@@ -99,13 +99,17 @@ def same_place(one: Provision, other: Provision) -> bool:
     return names[0] == names[1]
 
 
+def needed_components(catalogue: Mapping[str, ServiceDefinition]) -> set[str]:
+    """The services that are components of others, by the names that they have there."""
+    return {need.component for service in catalogue.values() for need in service.requires}
+
+
 def former_components(
     provisioned: Iterable[str], profile: Profile, catalogue: Mapping[str, ServiceDefinition]
 ) -> list[str]:
     """Who has a part of some service that nobody asks for any more, by the pairs that are known to be in place."""
-    needed = {need.component for service in catalogue.values() for need in service.requires}
     names = {component for _, slash, component in (pair.partition("/") for pair in provisioned) if slash}
-    return sorted(names - needed - profile.components.keys())
+    return sorted(names - needed_components(catalogue) - profile.components.keys())
 
 
 def password_names(services: Iterable[str], components: Collection[str]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devenv import wiring
+from devenv.components import needed_components
 from devenv.engine import Tail
 from devenv.errors import ConfigError, DevenvError, PortTaken
 from devenv.images import BASE, images_for, stale_images
@@ -314,8 +315,7 @@ class Environment(Steps):
 
     def _of_a_component(self, operation: str) -> bool:
         action, _, target = operation.partition(" ")
-        needed = {need.component for service in self.catalogue.values() for need in service.requires}
-        return action in ("provision", "drop") and target.partition("/")[2] not in needed
+        return action in ("provision", "drop") and target.partition("/")[2] not in needed_components(self.catalogue)
 
     def _existing(
         self,

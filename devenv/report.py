@@ -89,9 +89,10 @@ class Plain(Report):
         what, key = operation.key, (operation.action, _subject(operation))
         if operation.action in _COMPONENT_ACTIONS and key[1] not in self._services:
             # One line per component, not one per service that it has a part of.
-            self._left[key] -= 1
-            if self._left[key]:
-                return
+            with self._lock:
+                self._left[key] -= 1
+                if self._left[key]:
+                    return
             what = " ".join(key)
         self._line(f"  {what}{cause}: {seconds:.1f} s")
 
@@ -138,7 +139,8 @@ class Live(Report):
                 self._rows[self._row_of(operation)].running[operation.key] = f"{_words(operation)}: {text}"
 
     def finished(self, operation: Operation, seconds: float) -> None:
-        self._left[self._row_of(operation)] -= 1
+        with self._lock:
+            self._left[self._row_of(operation)] -= 1
         done = operation.action in _COMPONENT_ACTIONS and self._row_of(operation) not in self._services
         self._settle(operation, "done" if done else _words(operation))
 
@@ -253,7 +255,7 @@ def rows_table(headings: Sequence[str], rows: Iterable[Sequence[str]], colours: 
     """
     cells = [tuple(headings), *map(tuple, rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    excess = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
+    excess = sum(widths) + 2 * (len(widths) - 1) - _width()
     if excess > 0:
         widest = widths.index(max(widths))
         widths[widest] = max(_NARROWEST, widths[widest] - excess)
@@ -277,7 +279,7 @@ def summary(environment: Environment, result: Result, seconds: float) -> None:
     spans = service_spans(result.timings)
     total = max((ended for _, ended in spans.values()), default=0.0)
     # Where nothing was done there is nothing to compare, and a narrow terminal has no room for it.
-    wide = bool(result.plan.changes) and shutil.get_terminal_size().columns >= _WIDE
+    wide = bool(result.plan.changes) and _width() >= _WIDE
     rows = []
     for name, service in result.services.items():
         where = " ".join(f"{endpoint.host}:{endpoint.port}" for endpoint in service.endpoints.values())
@@ -293,8 +295,8 @@ def summary(environment: Environment, result: Result, seconds: float) -> None:
     else:
         click.echo(f"{folder} is up to date")
     if result.components:
-        first = next(iter(result.components))
-        names = f"{', '.join(result.components)} (--config-file .devenv/{first}.conf …)"
+        first = os.path.relpath(folder / f"{result.components[0]}.conf")
+        names = f"{', '.join(result.components)} (--config-file {first} …)"
         click.echo(textwrap.fill(names, _width(), initial_indent="components: ", **_UNBROKEN))
     for path in result.written:
         if not path.is_relative_to(folder):

@@ -184,8 +184,8 @@ class Steps:
             cancelled=threading.Event(),
         )
         # Known before they are made: what a killed devenv leaves can then be found, made again or dropped.
-        self._remember({op.target: "" for op in plan.operations if op.action == "provision"})
-        self._remember({op.target: _BEGUN for op in plan.operations if op.action == "prepare"})
+        unknown = {"provision": "", "prepare": _BEGUN}
+        self._remember({op.target: unknown[op.action] for op in plan.operations if op.action in unknown})
         created = [desired.services[op.target] for op in plan.operations if op.action == "create"]
         self._note_starts([s.name for s in created if not set(s.volumes) <= set(observed.volumes)], ())
         try:
