@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -71,12 +71,16 @@ class Engine:
         with asking("ask for the engine's version"):
             return dict(self._client.version())
 
-    def images(self) -> frozenset[str]:
-        """Every reference (tag or digest) that the engine can run without a pull."""
+    def images(self) -> dict[str, str]:
+        """The id of every image by each reference (tag or digest) that the engine can run without a pull."""
         with asking("list images"):
             listed = self._client.images()
-        names = (name for image in listed for key in ("RepoTags", "RepoDigests") for name in image.get(key) or ())
-        return frozenset(familiar(name) for name in names)
+        return {
+            familiar(name): image["Id"]
+            for image in listed
+            for key in ("RepoTags", "RepoDigests")
+            for name in image.get(key) or ()
+        }
 
     def has_image(self, reference: str) -> bool:
         return reference in self.images()
@@ -191,6 +195,16 @@ class Engine:
         with asking(f"import image {tag}"), tarball.open("rb") as stream:
             self._client.import_image_from_data(stream, repository=name, tag=version, changes=changes)
 
+    def import_data(self, tag: str, stream: Iterable[bytes], labels: Mapping[str, str]) -> None:
+        """Make an image of one layer that holds what a tar stream does; it is there whole or not at all."""
+        name, _, version = tag.rpartition(":")
+        changes = [f'LABEL {key}="{value}"' for key, value in labels.items()]
+        with asking(f"keep data as {tag}"):
+            # The stubs know bytes only; what is sent is any stream.
+            answer = self._client.import_image_from_data(stream, repository=name, tag=version, changes=changes)
+        if "error" in (said := json.loads(str(answer).splitlines()[-1])):
+            raise ServiceFailed(f"cannot keep data as {tag}: {said['error']}")
+
     def remove_image(self, reference: str) -> bool:
         """Remove an image by tag or id; False if a container or another image still needs it."""
         with asking(f"remove image {reference}"):
@@ -228,6 +242,20 @@ class Engine:
                 f"cannot use volume {name}: it exists and does not carry the labels of this environment",
                 hint=f"look at 'docker volume inspect {name}'; rename or remove it yourself",
             )
+
+    def fill_volume(self, volume: str, image: str, folder: str, environment: str, service: str) -> None:
+        """Create a volume that holds what the image has in `folder`.
+
+        The engine itself copies that when a container is created, which is never started. Raises NotOurs if the
+        volume is another's; ServiceFailed if the image is not there.
+        """
+        self.ensure_volume(volume, environment, service)
+        labels = {LABEL_ENVIRONMENT: environment, LABEL_SERVICE: service}
+        host = self._client.create_host_config(mounts=[Mount(folder, volume)], network_mode="none")
+        with asking(f"fill volume {volume}"):
+            # It needs a command to be created.
+            container = self._client.create_container(image, command=["none"], labels=labels, host_config=host)
+        self.remove(container["Id"])
 
     def remove_volume(self, name: str) -> None:
         with asking(f"remove volume {name}"), unless_gone():
@@ -326,6 +354,20 @@ class Engine:
                     raise
                 self._client.unpause(container)
         return True
+
+    def pause(self, container: str) -> None:
+        """Have a container do nothing at all for a while, so that its data stand still."""
+        with asking(f"pause container {container}"):
+            self._client.pause(container)
+
+    def unpause(self, container: str) -> None:
+        with asking(f"let container {container} go on"), unless_gone():
+            self._client.unpause(container)
+
+    def read_folder(self, container: str, folder: str) -> Iterator[bytes]:
+        """A tar stream of a folder of a container, running or not; its entries begin with the folder's last name."""
+        with asking(f"read {folder} of container {container}"):
+            yield from self._client.get_archive(container, folder)[0]
 
     def stop(self, container: str, seconds: int) -> None:
         """Ask a container to end by itself; after `seconds` the engine ends it."""

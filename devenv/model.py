@@ -302,13 +302,14 @@ class ObservedContainer:
 class Observed:
     """What the engine has of one environment.
 
-    `networks` are ids; `volumes` maps names to services; `images` are all references that the engine can run.
+    `networks` are ids; `volumes` maps names to services; `images` maps all references that the engine can run to
+    their ids.
     """
 
     containers: Mapping[str, ObservedContainer] = field(default_factory=dict)
     networks: tuple[str, ...] = ()
     volumes: Mapping[str, str] = field(default_factory=dict)
-    images: frozenset[str] = frozenset()
+    images: Mapping[str, str] = field(default_factory=dict)
     extra: tuple[ObservedContainer, ...] = ()
 
 

@@ -147,7 +147,7 @@ def converged(target: Desired) -> Observed:
         containers={name: container(s) for name, s in target.services.items()},
         networks=(NETWORK,),
         volumes={volume: name for name, s in target.services.items() for volume in s.volumes},
-        images=frozenset(image.reference for image in target.images),
+        images={image.reference: f"id of {image.reference}" for image in target.images},
     )
 
 

@@ -167,7 +167,7 @@ def test_a_devenv_yml_is_not_overlooked(project: Path) -> None:
 def test_what_the_profile_no_longer_has_is_told(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = images_for(Profile("", {}), load_catalogue()).values()
     there = ObservedContainer("id-rabbitmq", "devenv-x-rabbitmq", "rabbitmq", "running")
-    engine = FakeEngine(Observed({"rabbitmq": there}, images=frozenset(image.reference for image in images)))
+    engine = FakeEngine(Observed({"rabbitmq": there}, images={image.reference: "id" for image in images}))
     monkeypatch.setattr("devenv.steps.connect", lambda: engine)
     (project / "devenv.yaml").write_text("profile: database\n")
     assert "not in the profile: rabbitmq ('devenv down rabbitmq' removes)" in run("up", "--wait-timeout", "0.1").stderr

@@ -61,15 +61,20 @@ def engine(**answers: Any) -> tuple[Engine, Client]:
 # ---- looking -----------------------------------------------------------------------------------------------------
 
 IMAGES = [
-    {"RepoTags": ["docker.io/library/mysql:8"], "RepoDigests": ["docker.io/library/mysql@sha256:1"], "Size": 7},
-    {"RepoTags": ["localhost/devenv/base:1"], "RepoDigests": None, "Size": 8},
-    {"RepoTags": None, "RepoDigests": [], "Size": 9},
+    {
+        "RepoTags": ["docker.io/library/mysql:8"],
+        "RepoDigests": ["docker.io/library/mysql@sha256:1"],
+        "Size": 7,
+        "Id": "i7",
+    },
+    {"RepoTags": ["localhost/devenv/base:1"], "RepoDigests": None, "Size": 8, "Id": "i8"},
+    {"RepoTags": None, "RepoDigests": [], "Size": 9, "Id": "i9"},
 ]
 
 
 def test_images_go_by_their_familiar_names() -> None:
     asked, _ = engine(images=IMAGES)
-    assert asked.images() == {"mysql:8", "mysql@sha256:1", "devenv/base:1"}
+    assert asked.images() == {"mysql:8": "i7", "mysql@sha256:1": "i7", "devenv/base:1": "i8"}
     assert asked.has_image("mysql:8") and not asked.has_image("mysql:9")
     assert asked.image_sizes() == {"mysql:8": 7, "devenv/base:1": 8}
 
@@ -108,7 +113,7 @@ def test_containers_are_observed_with_their_networks_and_volumes_with_their_serv
 @pytest.mark.parametrize("answer", [{"Volumes": None}, {"Volumes": []}])
 def test_an_engine_without_anything_is_observed(answer: dict[str, Any]) -> None:
     found = engine(containers=[], networks=[], volumes=answer, images=[])[0].observe("e")
-    assert (found.containers, found.networks, found.volumes, found.images) == ({}, (), {}, frozenset())
+    assert (found.containers, found.networks, found.volumes, found.images) == ({}, (), {}, {})
 
 
 # ---- making ------------------------------------------------------------------------------------------------------

@@ -384,7 +384,7 @@ def test_an_image_that_another_devenv_built_meanwhile_will_do(
             done = pool.submit(execute, build(reference, target), run, report)
             assert waiting.wait(20)
             assert f"has image {reference}" not in engine.calls
-            engine.observed = Observed(images=frozenset({reference}))
+            engine.observed = Observed(images={reference: "id"})
         assert len(done.result(20)) == 1
     assert built == []
 

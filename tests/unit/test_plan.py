@@ -210,7 +210,7 @@ def test_a_second_container_that_has_the_name_is_gone_before_its_successor_comes
 
 
 def test_an_image_of_a_service_that_runs_already_is_not_missed() -> None:
-    assert planned(desired(MYSQL), replace(UP, images=frozenset())) == ["ready mysql"]
+    assert planned(desired(MYSQL), replace(UP, images={})) == ["ready mysql"]
 
 
 def test_the_base_is_not_made_for_images_that_are_pulled() -> None:
@@ -433,7 +433,9 @@ def observations(draw: st.DrawFn) -> Observed:
         ]
     images = draw(st.sets(st.sampled_from([image.reference for image in CHAIN.images])))
     networks = (NETWORK,) if draw(st.booleans()) else ()
-    return ModelEngine(CHAIN, Observed({}, networks, draw(VOLUMES), frozenset(images), tuple(containers))).observe()
+    return ModelEngine(
+        CHAIN, Observed({}, networks, draw(VOLUMES), dict.fromkeys(images, "id"), tuple(containers))
+    ).observe()
 
 
 class ModelEngine:
@@ -496,7 +498,7 @@ class ModelEngine:
     def observe(self) -> Observed:
         first = {c.service: self.of(c.service) for c in self.containers.values()}
         extra = tuple(c for c in self.containers.values() if c not in first.values())
-        return Observed(first, tuple(self.networks), self.volumes, frozenset(self.images), extra)
+        return Observed(first, tuple(self.networks), self.volumes, dict.fromkeys(self.images, "id"), extra)
 
 
 def in_another_order(plan: Plan, data: st.DataObject) -> Plan:
