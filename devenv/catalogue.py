@@ -32,6 +32,7 @@ _DURATION = re.compile(r"(?:(\d+)m)?(?:(\d+)s)?\Z")
 _SIZE = re.compile(r"(\d+)([kmg]?)b?\Z", re.IGNORECASE)
 _PORT = re.compile(r"127\.0\.0\.1::(\d+)\Z")
 _VOLUME = re.compile(r"([a-z][a-z0-9-]*):(/[^:]+)\Z")
+_VOLUME_NAME = re.compile(r"[a-z][a-z0-9-]*\Z")
 _TARGET = re.compile(r"/etc/devenv/[\w.-]+\Z")
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
@@ -44,12 +45,16 @@ def data_folder(name: str) -> Path:
 
 
 def load_catalogue(
-    folder: Path | None = None, switches: Mapping[str, Mapping[str, bool]] | None = None, asked_by: str = ""
+    folder: Path | None = None,
+    switches: Mapping[str, Mapping[str, bool]] | None = None,
+    asked_by: str = "",
+    everywhere: Mapping[str, bool] | None = None,
 ) -> dict[str, ServiceDefinition]:
     """Every service under `folder` (the shipped ones, if not given) by name, with its switches on that are true.
 
-    Raises ConfigError with all errors of all files, and for a switch that a service does not have (`asked_by` is the
-    file to blame).
+    `switches` are by service; those of `everywhere` hold for each service that has one of that name and is told
+    nothing else. Raises ConfigError with all errors of all files, and for a switch that a service does not have
+    (`asked_by` is the file to blame).
     """
     folder = folder or data_folder("compose")
     services: dict[str, ServiceDefinition] = {}
@@ -61,7 +66,10 @@ def load_catalogue(
             problems += error.detail or (error.message,)
         else:
             name = path.parent.name
-            services[name] = _definition(name, _switched(name, data, (switches or {}).get(name, {}), asked_by), path)
+            known = data["x-devenv"].get("switches", {})
+            common = {switch: on for switch, on in (everywhere or {}).items() if switch in known}
+            chosen = {**common, **(switches or {}).get(name, {})}
+            services[name] = _definition(name, _switched(name, data, chosen, asked_by), path)
     if problems:
         raise ConfigError(
             f"cannot use the services in {folder}: {len(problems)} error{'s' if len(problems) > 1 else ''}",
@@ -167,6 +175,7 @@ _CONTAINER = {
     Optional("stop_signal"): _text,
     Optional("stop_grace_period"): _duration,
 }
+_volume_name = All(str, Match(_VOLUME_NAME, msg="expected the name of a volume"))
 _CAPITALS = Match(re.compile(r"[A-Z_]+\Z"), msg="expected a name in capitals")
 _SMALL = Match(re.compile(r"[a-z][a-z_]*\Z"), msg="expected a name: lower-case letters and _")
 _COMPONENT = {
@@ -187,6 +196,8 @@ _DEVENV: dict[Any, Any] = {
     Optional("component"): _COMPONENT,
     Optional("wire"): Match(re.compile(r"[a-z-]+\Z"), msg="expected a folder beside this file"),
     Optional("wheels"): str,
+    Optional("settings"): {_SMALL: _text},
+    Optional("golden"): [_volume_name],
     Optional("requires"): {
         _name: {
             Required("condition"): Either(STARTED, HEALTHY, msg=f"expected {STARTED} or {HEALTHY}"),
@@ -201,6 +212,7 @@ _SWITCH = {
     Optional("probe"): {str: _text},
     Optional("provisioner"): {str: _text},
     Optional("component"): _COMPONENT,
+    Optional("settings"): {_SMALL: _text},
     Optional("wire"): _DEVENV["wire"],
 }
 _DEVENV[Optional("switches")] = {_SMALL: _SWITCH}
@@ -247,6 +259,18 @@ def _contradictions(name: str, folder: Path, data: Mapping[str, Any]) -> Iterato
     for endpoint_name in devenv.get("component", {}).get("urls", ()):
         if endpoint_name not in devenv["endpoints"]:
             yield ("x-devenv", "component", "urls", endpoint_name), f"no endpoint named {endpoint_name!r}"
+    own = [match[1] for match in container.get("volumes", ())]
+    for i, volume in enumerate(devenv.get("golden", ())):
+        if volume not in own:
+            has = f"it has: {', '.join(own)}" if own else "it has none"
+            yield ("x-devenv", "golden", i), f"{name} has no volume {volume!r}; {has}"
+        elif volume in devenv["golden"][:i]:
+            yield ("x-devenv", "golden", i), f"{volume!r} is named twice"
+    # A switch changes a setting; one that it alone has would be missing while it is off.
+    for switch, part in devenv.get("switches", {}).items():
+        for setting in part.get("settings", ()):
+            if setting not in devenv.get("settings", {}):
+                yield ("x-devenv", "switches", switch, "settings", setting), f"no setting named {setting!r}"
     for part in (devenv, *devenv.get("switches", {}).values()):
         if "wire" in part and not (folder / part["wire"]).is_dir():
             yield ("x-devenv",), f"no folder {part['wire']!r} beside this file"
@@ -275,6 +299,8 @@ def _definition(name: str, data: Mapping[str, Any], path: Path) -> ServiceDefini
         probe=devenv["probe"],
         provisioner=devenv.get("provisioner", {}),
         component=ComponentDefinition(**devenv.get("component", {})),
+        settings=devenv.get("settings", {}),
+        golden=tuple(devenv.get("golden", ())),
         wire=folder / devenv.get("wire", "wire"),
         requires=tuple(
             Requirement(role, need["condition"], need["component"]) for role, need in devenv.get("requires", {}).items()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from devenv import __version__
+from devenv import __version__, cli_data
 from devenv.command import (
     Group,
     component_option,
@@ -22,6 +22,9 @@ from devenv.command import (
     print_json,
     services_argument,
     timeout_option,
+    timing_json,
+    timing_options,
+    tracing,
     wire_arguments,
 )
 from devenv.errors import ConfigError
@@ -42,20 +45,36 @@ def main(project: Path | None, env_name: str, profile: str) -> None:
 @main.command()
 @services_argument
 @drop_option
+@click.option("--golden/--no-golden", default=True, help="Begin with the data of an earlier first start, or keep it.")
 @timeout_option
+@timing_options
 @format_option
 @click.pass_context
-def up(context: click.Context, services: tuple[str, ...], drop: bool, wait_timeout: float, format_: str) -> None:
+def up(
+    context: click.Context,
+    services: tuple[str, ...],
+    drop: bool,
+    golden: bool,
+    wait_timeout: float,
+    timing: bool,
+    trace: Path | None,
+    format_: str,
+) -> None:
     """Start services and what they need; return when they work."""
+    from devenv.timing import process_began
+
     began = time.monotonic()
     environment = environment_of(context, wait_timeout)
-    result = environment.up(services, drop)
+    with tracing(environment, trace):
+        result = environment.up(services, drop, golden, process_began())
     if format_ == "json":
-        print_done(result, format_, "", began)
+        print_done(result, format_, "", began, timing_json(environment, timing))
         return
-    from devenv.report import summary
+    from devenv.report import summary, timing_chart
 
     summary(environment, result, time.monotonic() - began)
+    if timing:
+        click.echo(timing_chart(environment.timing()))
 
 
 @main.command()
@@ -106,24 +125,36 @@ def restart(context: click.Context, services: tuple[str, ...], wait_timeout: flo
     print_done(environment_of(context, wait_timeout).restart(services), format_, "ready", began)
 
 
+main.add_command(cli_data.reset)
+main.add_command(cli_data.snapshot)
+
+
 # ---- looking -------------------------------------------------------------------------------------------------------
 
 
 @main.command()
 @services_argument
+@timing_options
 @format_option
 @click.pass_context
-def status(context: click.Context, services: tuple[str, ...], format_: str) -> None:
+def status(context: click.Context, services: tuple[str, ...], timing: bool, trace: Path | None, format_: str) -> None:
     """Show every service: whether it works, where, and if not, why."""
+    from devenv.timing import write_trace
+
     environment = environment_of(context)
+    more = timing_json(environment, timing)
+    if trace:
+        write_trace(trace, environment.timing())
     found = environment.status(services)
     if format_ == "json":
         identity = {"id": environment.id, "name": environment.name, "project": str(environment.project)}
-        print_json({"environment": identity, "services": {name: asdict(one) for name, one in found.items()}})
+        print_json({"environment": identity, "services": {name: asdict(one) for name, one in found.items()}, **more})
         return
-    from devenv.report import status_table
+    from devenv.report import status_table, timing_chart
 
     click.echo(status_table(found))
+    if timing:
+        click.echo(timing_chart(environment.timing()))
 
 
 @main.command()
@@ -285,6 +316,9 @@ def images_prune(context: click.Context, format_: str) -> None:
         print_json(removed)
     else:
         click.echo("\n".join(f"removed {reference}" for reference in removed) or "nothing to remove")
+
+
+main.add_command(cli_data.gc)
 
 
 @main.command()

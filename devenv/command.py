@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,20 @@ def timeout_option(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
+def timing_options(command: Callable[..., None]) -> Callable[..., None]:
+    for add in (
+        click.option(
+            "--trace",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Write when each operation of the last `up` ran to a file for ui.perfetto.dev or chrome://tracing.",
+        ),
+        click.option("--timing", is_flag=True, help="Show what in the last `up` took how long, and what was critical."),
+    ):
+        command = add(command)
+    return command
+
+
 def drop_option(command: Callable[..., None]) -> Callable[..., None]:
     return click.option(
         "--drop", is_flag=True, help="Drop the data of components that are not in devenv.yaml any more."
@@ -133,15 +148,42 @@ def operations_of(result: Result) -> list[dict[str, Any]]:
     ]
 
 
-def print_done(result: Result, format_: str, words: str, began: float) -> None:
+def print_done(result: Result, format_: str, words: str, began: float, more: Mapping[str, Any] | None = None) -> None:
+    """What was done, as text or as JSON with `more` in it."""
     if format_ == "json":
         files = {"written": result.written, "restored": result.restored}
         names = {kind: [str(path) for path in paths] for kind, paths in files.items()}
-        print_json({"operations": operations_of(result), **names})
+        print_json({"operations": operations_of(result), **names, **(more or {})})
     elif result.plan.operations:
         click.echo(f"{words} in {time.monotonic() - began:.1f} s")
     else:
         click.echo("nothing to do")
+
+
+@contextmanager
+def tracing(environment: Environment, path: Path | None) -> Iterator[None]:
+    """Write what an `up` inside did to a trace file, also if it fails.
+
+    Raises ConfigError before that if no file can be written there.
+    """
+    if not path:
+        yield
+        return
+    from devenv.timing import check_place, write_trace
+
+    check_place(path)
+    try:
+        yield
+    finally:
+        if environment.latest:
+            write_trace(path, environment.latest)
+
+
+def timing_json(environment: Environment, wanted: bool) -> dict[str, Any]:
+    """What --timing adds to a command's JSON."""
+    from devenv.timing import as_data
+
+    return {"timing": as_data(environment.timing())} if wanted else {}
 
 
 def print_changes(changes: Sequence[Change], done: str, show: bool) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devenv import wiring
-from devenv.components import needed_components
+from devenv import golden, snapshot, wiring
+from devenv.bringup import BringUp
 from devenv.engine import Tail
-from devenv.errors import ConfigError, DevenvError, PortTaken
+from devenv.errors import ConfigError, DevenvError
 from devenv.images import BASE, images_for, stale_images
 from devenv.model import (
     Desired,
@@ -25,21 +25,20 @@ from devenv.model import (
     Result,
     ServiceStatus,
 )
-from devenv.plan import make_plan, plan_down, plan_images, plan_restart, plan_start, plan_stop
+from devenv.plan import plan_down, plan_empty, plan_images, plan_restart, plan_start, plan_stop
 from devenv.profile import load_profile
-from devenv.projectfiles import Job, Merges
+from devenv.projectfiles import Job
 from devenv.resolve import select
 from devenv.status import status_of
-from devenv.steps import Steps
+from devenv.timing import Run, Watch, understood
 
 if TYPE_CHECKING:
+    from devenv.golden import Golden
     from devenv.merge import Change
-
-# How often another port is tried when somebody was quicker.
-_PORT_ATTEMPTS = 3
+    from devenv.snapshot import Snapshot
 
 
-class Environment(Steps):
+class Environment(BringUp):
     """A set of base services for one project folder and one name.
 
         with_defaults = Environment()
@@ -52,54 +51,30 @@ class Environment(Steps):
 
     # ---- up and down -----------------------------------------------------------------------------------------
 
-    def up(self, names: Sequence[str] = (), drop: bool = False) -> Result:
+    # What the last `up` of this object did and when, once its plan was begun.
+    latest: Run | None = None
+
+    def up(
+        self, names: Sequence[str] = (), drop: bool = False, use_golden: bool = True, began: float | None = None
+    ) -> Result:
         """Start the services (all of the profile, if none is named) and what they need; return when they work.
 
-        Components get their parts of them. With `drop`, those that are not in devenv.yaml any more lose theirs.
+        Components get their parts of them. With `drop`, those that are not in devenv.yaml any more lose theirs. What is
+        new starts from the state that an earlier first start left, if there is one and `use_golden`; else it is kept.
+        `timing` counts from `began` (by time.monotonic()), if that was before.
         """
-        self._load()
-        select(self.profile, self.catalogue, names)
-        wiring.check(self.project, self.folder)
-        with self._changing():
-            attempts = _PORT_ATTEMPTS
-            while True:
-                before = self.state.load().ports
-                try:
-                    return self._up(names, drop)
-                except PortTaken as error:
-                    attempts -= 1
-                    # Ports that were this environment's before stay its own; those chosen a moment ago can be others.
-                    if not attempts or not self._give_back(before):
-                        raise
-                    self._report.note(f"{error}: taking another one")
-
-    def _up(self, names: Sequence[str], drop: bool) -> Result:
-        desired, selected, observed = self._desired(names)
-        merges = self._preflight(desired)[0]
-        if not self.engine.local:
-            self._report.note(f"the ports are on 127.0.0.1 of the engine's host ({self.engine.url}): forward them")
-        if others := sorted(set(observed.containers) - set(self.profile.services) - set(selected.services)):
-            there = " ".join(others)
-            self._report.note(f"still there, but not in the profile: {there} ('devenv down {there}' removes)")
-        plan = self._plan(selected, observed, drop)
-        try:
-            timings = self._execute(plan, selected, observed)
-        except DevenvError as error:
-            # The others work: one component that cannot be made is no reason to leave them without their files.
-            if error.operations and all(self._of_a_component(operation) for operation in error.operations):
-                self._tell_programs(desired, merges)
-            raise
-        written, restored = self._tell_programs(desired, merges)
-        self._note_former()
-        components = [
-            name for name in desired.components if any(name in s.components for s in desired.services.values())
-        ]
-        return Result(plan, selected.services, timings, written, restored, components)
+        self._golden = use_golden
+        watch = Watch(self.id, self._report, began)
+        self._prepare(names)
+        watch.phase("wait for another devenv")
+        with self._changing(), self._noting(watch):
+            return self._bring_up(names, drop)
 
     def plan(self, names: Sequence[str] = (), drop: bool = False) -> Plan:
         """What `up` would do now. Changes nothing."""
         self._load()
         desired, selected, observed = self._desired(names, keep=False)
+        selected = self._with_sources(selected, observed)
         files = self._preflight(desired)[1]
         return replace(self._plan(selected, observed, drop), files=tuple(files))
 
@@ -163,6 +138,80 @@ class Environment(Steps):
                 self.state.save(replace(record, provisioned=kept, unfinished=unfinished))
         return Result(plan, {}, timings)
 
+    # ---- data ------------------------------------------------------------------------------------------------
+
+    def reset(self, names: Sequence[str] = (), component: str = "") -> Result:
+        """Make the data of services what it was right after their first `up`; all of the profile, if none is named.
+
+        Ports and secrets stay. With `component`, only its own part of each service is emptied.
+        """
+        if component:
+            return self._empty(component)
+        self._prepare(names)
+        services = select(self.profile, self.catalogue, names) if names else self.profile.services
+        with self._changing():
+            self._renew(dict.fromkeys(services, ""))
+            return self._bring_up(names)
+
+    def _empty(self, component: str) -> Result:
+        with self._changing():
+            present = self._there([component])
+            observed = self.engine.observe(self.id)
+            plan = plan_empty(present, component)
+            return Result(plan, present.services, self._execute(plan, present, observed))
+
+    def save(self, name: str) -> Snapshot:
+        """Save the data of all services under a name. They stand still while that is done.
+
+        Raises ConfigError if the name is taken or a service was never started.
+        """
+        snapshot.check_name(name)
+        self._load()
+        with self._changing():
+            if name in [one.name for one in self.snapshots()]:
+                raise ConfigError(f"cannot save snapshot {name!r}: it is there", f"'devenv snapshot rm {name}' first")
+            present, observed = self._there(()), self.engine.observe(self.id)
+            plan, services = snapshot.plan_save(present, observed)
+            try:
+                with snapshot.standing_still(self.engine, list(observed.containers.values())):
+                    self._execute(plan, present, observed)
+                return snapshot.write(self.state, name, services, self.engine)
+            finally:
+                for image in snapshot.leftovers(self.state, self.engine.images()):
+                    self.engine.remove_image(image)
+
+    def restore(self, name: str) -> Result:
+        """Give all services the data of a snapshot, and return when they work. What they hold now is lost.
+
+        Raises ConfigError, with the reason, if the data was made by another version of a service.
+        """
+        self._prepare(())
+        with self._changing():
+            saved = snapshot.load(self.state, name)
+            snapshot.check(saved, self.images, self.engine.images(), self.profile.services)
+            self.state.restore_secrets(saved.secrets)
+            self._renew(dict.fromkeys(saved.services, name), saved.provisioned)
+            return self._bring_up(())
+
+    def snapshots(self) -> list[Snapshot]:
+        """The environment's snapshots, the newest first."""
+        return snapshot.load_all(self.state)
+
+    def remove_snapshot(self, name: str) -> None:
+        """Forget a snapshot and remove its data."""
+        with self._changing():
+            saved = snapshot.load(self.state, name)
+            if name in self.state.load().renewing.values():
+                raise ConfigError(
+                    f"cannot remove snapshot {name!r}: it is being restored",
+                    "'devenv up' finishes that, 'devenv reset' drops it",
+                )
+            snapshot.remove(self.state, self.engine, saved)
+
+    def collect(self, limit: int = golden.LIMIT) -> list[Golden]:
+        """Remove the golden states that were not used for longest, until the rest takes no more than `limit` bytes."""
+        return golden.collect(self.engine, limit)
+
     # ---- looking ---------------------------------------------------------------------------------------------
 
     def status(self, names: Sequence[str] = ()) -> dict[str, ServiceStatus]:
@@ -173,6 +222,12 @@ class Environment(Steps):
         with ThreadPoolExecutor(max(1, len(services))) as pool:
             statuses = pool.map(lambda service: status_of(service, observed, self.engine), services.values())
             return dict(zip(services, statuses, strict=True))
+
+    def timing(self) -> Run:
+        """What the last `up` did and when, also if it failed. Raises ConfigError if none is on record."""
+        if run := self.latest or understood(self.state.load_timing()):
+            return run
+        raise ConfigError(f"cannot show timings: no 'up' of {self.id} is on record", hint="run 'devenv up' first")
 
     def env(self, component: str = "") -> dict[str, str]:
         """The flat map of the services that are there: DEVENV_<SERVICE>_HOST, …, and OS_* for identity.
@@ -293,29 +348,26 @@ class Environment(Steps):
 
     # ---- the steps -------------------------------------------------------------------------------------------
 
-    def _plan(self, selected: Desired, observed: Observed, drop: bool) -> Plan:
-        record = self.state.load()
-        return make_plan(selected, observed, record.provisioned, drop, record.unfinished)
+    def _prepare(self, names: Sequence[str]) -> None:
+        """Load it and refuse, before anything is locked or asked, what cannot be brought up."""
+        self._load()
+        select(self.profile, self.catalogue, names)
+        wiring.check(self.project, self.folder)
 
-    def _preflight(self, desired: Desired) -> tuple[Merges, list[Path]]:
-        """What to merge into files of the project's, and those that would change.
-
-        Raises ConfigError before anything is done if there is a file or a template that cannot be used.
-        """
-        texts = wiring.wired_files(desired, self.catalogue)
-        merges = self._files.choose(desired, texts)
-        return merges, self._files.check(merges, texts)
-
-    def _tell_programs(self, desired: Desired, merges: Merges) -> tuple[list[Path], list[Path]]:
-        """Write what the services offer; returns the files that were written or merged into, and those restored."""
-        texts = wiring.wired_files(self._given(desired), self.catalogue)
-        written = self._write(texts)
-        merged, restored = self._files.apply(merges, texts)
-        return [*written, *merged], restored
-
-    def _of_a_component(self, operation: str) -> bool:
-        action, _, target = operation.partition(" ")
-        return action in ("provision", "drop") and target.partition("/")[2] not in needed_components(self.catalogue)
+    @contextmanager
+    def _noting(self, watch: Watch) -> Iterator[None]:
+        """Note what is done and when, and keep that on record whatever comes of it."""
+        report, self._report = self._report, watch
+        watch.phase("plan")
+        try:
+            yield
+        finally:
+            self._report = report
+            if run := watch.run():
+                self.latest = run
+                # Nobody's `up` fails for want of it.
+                with suppress(DevenvError):
+                    self.state.save_timing(asdict(run))
 
     def _existing(
         self,

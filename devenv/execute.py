@@ -12,18 +12,26 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
+from devenv import golden
 from devenv.engine import Engine
-from devenv.errors import Cancelled, DevenvError, NotReady, NotReadyInTime, PortTaken, ServiceFailed
+from devenv.errors import Cancelled, DevenvError, PortTaken, ServiceFailed
 from devenv.images import build_image, build_lock, fetch_wheels, make_base
-from devenv.model import Desired, DesiredService, Image, Operation, Plan, ServiceDefinition, Timing
-from devenv.probe import Target, load_probe
+from devenv.model import (
+    LABEL_ENVIRONMENT,
+    LABEL_SERVICE,
+    Desired,
+    DesiredService,
+    Image,
+    Operation,
+    Plan,
+    ServiceDefinition,
+    Timing,
+)
 from devenv.provision import Component, Provisioner, load_provisioner
+from devenv.readiness import Patience, target_of, wait_until_ready
 
-# The pauses between two looks at a service that is not ready: quick at first, then gentle.
-_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.025, 0.25, 1.3
-# How often the engine is asked whether a container that does not answer still runs.
-_LOOK_SECONDS = 0.25
-_LOG_LINES = 20
+# How long a service may take that starts from its golden state, before it is started without: ten times the usual.
+_GOLDEN_SECONDS = 60
 # A plan is as wide as its services, plus builds. Threads that wait cost next to nothing.
 _THREADS = 32
 # Components that one service is given at a time: more only wait inside it, and keep others' threads.
@@ -50,7 +58,8 @@ class Context:
 
     `timeout` is how long one service may take to become ready, in seconds. `provisioned` is told each
     "provider/component" that is in place with its digest, and each that is gone with an empty one. `stop_seconds` is
-    how long each service gets to end by itself. `became_ready` is told each service that works.
+    how long each service gets to end by itself. `became_ready` is told each service that works. `golden` names the
+    images for the golden state of each service, by volume; `note` is told what the user should know.
     """
 
     engine: Engine
@@ -63,6 +72,9 @@ class Context:
     stop_seconds: Mapping[str, int] = field(default_factory=dict)
     provisioned: Callable[[str, str], None] = lambda pair, digest: None
     became_ready: Callable[[str], None] = lambda service: None
+    golden: Callable[[DesiredService], Mapping[str, str]] = lambda service: {}
+    note: Callable[[str], None] = lambda text: None
+    golden_starts: set[str] = field(default_factory=set)
     cancelled: threading.Event = field(default_factory=threading.Event)
     provisioners: dict[str, Provisioner] = field(default_factory=dict)
     opening: threading.Lock = field(default_factory=threading.Lock)
@@ -210,6 +222,32 @@ def _create_network(operation: Operation, context: Context, _: Tell) -> None:
     context.network = context.engine.create_network(operation.target, context.desired.environment)
 
 
+def _fill(operation: Operation, context: Context, _: Tell) -> None:
+    volume = operation.target
+    service = next(service for service in context.desired.services.values() if volume in service.volumes)
+    folder = golden.folder_in(service.volumes[volume])
+    if operation.cause == golden.CAUSE:
+        context.golden_starts.add(service.name)
+    context.engine.fill_volume(volume, operation.subject, folder, context.desired.environment, service.name)
+
+
+def _keep(operation: Operation, context: Context, tell: Tell) -> None:
+    service = context.desired.services[operation.target]
+    try:
+        golden.keep(context.engine, context.containers[service.name], service, context.golden(service), tell)
+    except DevenvError as error:
+        # The service works all the same; only the next environment's first start is a slow one.
+        context.note(f"the golden state of {service.name} was not kept: {error}")
+
+
+def _save(operation: Operation, context: Context, tell: Tell) -> None:
+    volume = operation.target
+    service = next(service for service in context.desired.services.values() if volume in service.volumes)
+    stream = context.engine.read_folder(context.containers[service.name], service.volumes[volume])
+    labels = {LABEL_ENVIRONMENT: context.desired.environment, LABEL_SERVICE: service.name}
+    context.engine.import_data(operation.subject, golden.watched(stream, tell), labels)
+
+
 def _create(operation: Operation, context: Context, _: Tell) -> None:
     service = context.desired.services[operation.target]
     context.containers[service.name] = context.engine.create(service, context.desired.environment, context.network)
@@ -264,7 +302,8 @@ def _provision(operation: Operation, context: Context, _: Tell) -> None:
 def _drop(operation: Operation, context: Context, _: Tell) -> None:
     name, _slash, component = operation.target.partition("/")
     service = context.desired.services[name]
-    _provisioner(service, context).drop(Component(component, service.former[component].settings))
+    part = {**service.components, **service.former}[component]
+    _provisioner(service, context).drop(Component(component, part.settings))
     context.provisioned(operation.target, "")
 
 
@@ -279,7 +318,9 @@ def _provisioner(service: DesiredService, context: Context) -> Provisioner:
 
 def _ready(operation: Operation, context: Context, tell: Tell) -> None:
     service = context.desired.services[operation.target]
-    wait_until_ready(service, context.containers[service.name], context, tell)
+    seconds = min(context.timeout, _GOLDEN_SECONDS) if service.name in context.golden_starts else context.timeout
+    patience = Patience(seconds, context.cancelled)
+    wait_until_ready(service, context.containers[service.name], context.engine, patience, tell)
     context.became_ready(service.name)
 
 
@@ -288,6 +329,9 @@ _ACTIONS: Mapping[str, Callable[[Operation, Context, Tell], None]] = {
     "build image": _build_image,
     "pull image": _pull_image,
     "create network": _create_network,
+    "fill": _fill,
+    "keep": _keep,
+    "save": _save,
     "create": _create,
     "start": _start,
     "stop": _stop,
@@ -299,58 +343,3 @@ _ACTIONS: Mapping[str, Callable[[Operation, Context, Tell], None]] = {
     "drop": _drop,
     "ready": _ready,
 }
-
-
-# ---- readiness ---------------------------------------------------------------------------------------------
-
-
-def target_of(service: DesiredService, settings: Mapping[str, str]) -> Target:
-    """What a probe or a provisioner of this service talks to, by the settings of either."""
-    endpoint = service.endpoints[settings["endpoint"]]
-    return Target(endpoint.host, endpoint.port, endpoint.url, settings)
-
-
-def wait_until_ready(service: DesiredService, container: str, context: Context, tell: Tell) -> None:
-    """Probe until the service works.
-
-    Raises ServiceFailed as soon as the container is found not to run, NotReadyInTime with the last reason when
-    the time is up; both with the end of the log.
-    """
-    check = load_probe(service.probe["kind"])
-    target = target_of(service, service.probe)
-    deadline = time.monotonic() + context.timeout
-    pause, look_at = _FIRST_PAUSE, time.monotonic() + _LOOK_SECONDS
-    while True:
-        try:
-            return check(target)
-        except NotReady as error:
-            reason = str(error)
-        now = time.monotonic()
-        if now >= look_at or now >= deadline:
-            _check_alive(service, container, context.engine, reason)
-            look_at = now + _LOOK_SECONDS
-        if now >= deadline:
-            raise NotReadyInTime(
-                f"cannot use {service.name}: not ready after {context.timeout:g} s: {reason}",
-                hint=f"'devenv logs {service.name}' shows more; --wait-timeout gives it more time",
-                detail=context.engine.logs(container, _LOG_LINES),
-            )
-        tell(f"waiting: {reason}")
-        context.cancelled.wait(pause)
-        pause = min(pause * _GROWTH, _LONGEST_PAUSE)
-
-
-def _check_alive(service: DesiredService, container: str, engine: Engine, reason: str) -> None:
-    state = engine.state(container)
-    if state["Status"] in ("running", "restarting"):
-        return
-    if state["Status"] == "created":
-        raise ServiceFailed(f"cannot use {service.name}: its container was never started", "'devenv up' starts it")
-    if state["Status"] == "paused":
-        raise ServiceFailed(f"cannot use {service.name}: its container is paused", f"'devenv start {service.name}'")
-    killed = ", killed for want of memory" if state.get("OOMKilled") else ""
-    raise ServiceFailed(
-        f"cannot use {service.name}: its container exited {state['ExitCode']}{killed} (last answer: {reason})",
-        hint=f"its last log lines are above; 'devenv logs {service.name}' shows all, 'devenv up' tries again",
-        detail=engine.logs(container, _LOG_LINES),
-    )

@@ -119,6 +119,10 @@ class ServiceDefinition:
     provisioner: Mapping[str, str] = field(default_factory=dict)
     component: ComponentDefinition = ComponentDefinition()
     requires: tuple[Requirement, ...] = ()
+    # What its templates call `setting.NAME`: all that a switch can change in them.
+    settings: Mapping[str, str] = field(default_factory=dict)
+    # Those of its volumes that the next environment may start from a copy of.
+    golden: tuple[str, ...] = ()
     wire: Path = Path("wire")
 
 
@@ -255,19 +259,35 @@ class DesiredService:
     former: Mapping[str, Provision] = field(default_factory=dict)
     own: Provision | None = None
     needs: tuple[str, ...] = ()
+    # Those of its volumes that a golden state is made of.
+    golden: tuple[str, ...] = ()
     # What its provisioner works with, as a digest.
     prepared: str = ""
 
 
 @dataclass(frozen=True)
+class Source:
+    """The image that holds a volume's first data, and what to call it: "golden state", "snapshot before-tests"."""
+
+    image: str
+    cause: str
+
+
+@dataclass(frozen=True)
 class Desired:
-    """Everything that should be: services in an order in which nothing comes before what it needs."""
+    """Everything that should be: services in an order in which nothing comes before what it needs.
+
+    `sources` are the images that volumes are filled from when they are made, with the cause to name; volumes that
+    have none begin empty. With `keep`, golden states that are not there are kept for the next environment.
+    """
 
     environment: str
     network: str
     services: Mapping[str, DesiredService]
     images: tuple[Image, ...] = ()
     components: Mapping[str, ComponentChoice] = field(default_factory=dict)
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    keep: bool = False
 
 
 # ---- observed -----------------------------------------------------------------------------------------------

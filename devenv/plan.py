@@ -1,14 +1,14 @@
 """Desired and observed in, ordered operations out. Pure: no engine, no clock, no files.
 
-base image -> build/pull image -> create -> start -> ready
-                      network ---^
+base image -> build/pull image -> create -> start -> ready -> keep (the golden state)
+         network, fill volume ---^
 ready <provider> -> provision <provider>/<component> -> ready <service>
                     drop <provider>/<component>
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 
 from devenv.model import (
@@ -32,18 +32,23 @@ def make_plan(
     provisioned: Mapping[str, str] | None = None,
     drop: bool = False,
     unfinished: Collection[str] = (),
+    renew: Mapping[str, str] | None = None,
 ) -> Plan:
     """The operations that turn `observed` into `desired`, each with its cause.
 
     `provisioned` holds the "provider/component" pairs that are known to be in place, with the digest of each; the
     name of a provider alone stands for what it had to be prepared with. With `drop`, the parts of former components
     go. What the first start of an `unfinished` service left is removed before it is started anew: half of what a
-    server writes then can keep it from ever working.
+    server writes then can keep it from ever working. The services of `renew` lose their data, each for a cause.
     """
-    provisioned = provisioned or {}
+    provisioned, renew = provisioned or {}, renew or {}
     network = [] if observed.networks else [Operation("create network", desired.network, "no network")]
     stale = {name: cause for name in desired.services if (cause := _stale(name, desired, observed))}
-    _spread(stale, desired, observed)
+    stale.update(renew)
+    _spread(stale, desired, observed, renew)
+    emptied = _emptied(desired, observed, stale, renew, unfinished)
+    kept = set(observed.volumes) - emptied.keys()
+    needed = {pair for service in desired.services.values() for pair in service.needs}
     operations = _image_operations(desired, observed, stale) + network
     # Before anything else of its service: it may have the name or the port that the service is to get.
     operations += [
@@ -52,8 +57,14 @@ def make_plan(
         if container.service in desired.services
     ]
     for service in desired.services.values():
-        operations += _service_operations(service, observed, stale, operations, service.name in unfinished)
-        operations += _component_operations(service, stale, provisioned, drop)
+        operations += _service_operations(service, desired, observed, stale, operations, emptied)
+        operations += _prepare_operations(service, stale, provisioned)
+        operations += _provision_operations(service, stale, provisioned, operations, needed.__contains__)
+    # The parts of the project's own components come last: no golden state may hold any of them.
+    operations += _keep_operations(desired, stale, kept)
+    for service in desired.services.values():
+        operations += _provision_operations(service, stale, provisioned, operations, lambda pair: pair not in needed)
+        operations += _drop_operations(service, provisioned, operations) if drop else ()
     return Plan(tuple(operations))
 
 
@@ -85,6 +96,17 @@ def plan_restart(desired: Desired, observed: Observed) -> Plan:
     for service in desired.services.values():
         operations.append(_start(service, observed.containers[service.name].id, cause, operations))
         operations.append(_ready(service, operations))
+    return Plan(tuple(operations))
+
+
+def plan_empty(desired: Desired, component: str) -> Plan:
+    """Take a component's part of each service away and give it a new one."""
+    operations: list[Operation] = []
+    for service in desired.services.values():
+        if part := service.components.get(component):
+            operations.append(_ready(service, ()))
+            operations.append(Operation("drop", part.pair, "reset asked for", (f"ready {service.name}",)))
+            operations.append(Operation("provision", part.pair, "reset asked for", (f"drop {part.pair}",)))
     return Plan(tuple(operations))
 
 
@@ -165,11 +187,33 @@ def changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     return ", ".join(words) or "made by another version of devenv"
 
 
-def _spread(stale: dict[str, str], desired: Desired, observed: Observed) -> None:
+def _emptied(
+    desired: Desired,
+    observed: Observed,
+    stale: Mapping[str, str],
+    renew: Mapping[str, str],
+    unfinished: Collection[str],
+) -> dict[str, str]:
+    """The volumes that are there and are to be made anew, with their cause."""
+    causes = dict(renew)
+    for name in unfinished:
+        container = observed.containers.get(name)
+        # A server that runs may have got through its first start without devenv to see.
+        if name in stale and not (container and container.running):
+            causes.setdefault(name, "the first start was not finished")
+    return {
+        volume: causes[name]
+        for name, service in desired.services.items()
+        for volume in service.volumes
+        if name in causes and volume in observed.volumes
+    }
+
+
+def _spread(stale: dict[str, str], desired: Desired, observed: Observed, renew: Collection[str]) -> None:
     """What depends on a recreated service is recreated with it. Services come after what they need."""
     for service in desired.services.values():
         for need in service.depends:
-            if need in stale and not set(desired.services[need].volumes) <= set(observed.volumes):
+            if need in stale and (need in renew or not set(desired.services[need].volumes) <= set(observed.volumes)):
                 stale.setdefault(service.name, f"{need} lost its data")
             elif need in stale and need in observed.containers:
                 stale.setdefault(service.name, f"{need} is recreated")
@@ -214,10 +258,11 @@ def _image_operations(desired: Desired, observed: Observed, wanted: Mapping[str,
 
 def _service_operations(
     service: DesiredService,
+    desired: Desired,
     observed: Observed,
     stale: Mapping[str, str],
     known: Iterable[Operation],
-    unfinished: bool,
+    emptied: Mapping[str, str],
 ) -> list[Operation]:
     container = observed.containers.get(service.name)
     operations = list(known)
@@ -231,19 +276,22 @@ def _service_operations(
     removed = [f"remove {old.name}" for old in gone if old is not None]
     # What works goes on working until its successor can be made.
     images = [f"build image {service.name}", f"pull image {service.name}"]
+    renewed = any(volume in emptied for volume in service.volumes)
     if cause and container is not None:
-        if container.alive:
+        # Nothing is worth a slow goodbye when the data goes, too.
+        if container.alive and not renewed:
             add("stop", service.name, cause, images, container.id)
         add("remove", container.name, cause, [*images, f"stop {service.name}"], container.id)
     if cause:
-        # A server that runs may have got through it without devenv to see.
-        half_done = unfinished and not (container and container.running)
-        halves = [volume for volume in service.volumes if half_done and volume in observed.volumes]
-        for volume in halves:
-            add("remove volume", volume, "the first start was not finished", removed, volume)
+        for volume in service.volumes:
+            if volume in emptied:
+                add("remove volume", volume, emptied[volume], removed, volume)
+            source = desired.sources.get(volume)
+            if source and (volume in emptied or volume not in observed.volumes):
+                add("fill", volume, source.cause, [f"remove volume {volume}"], source.image)
         network = [op.key for op in operations if op.action == "create network"]
-        emptied = [f"remove volume {volume}" for volume in halves]
-        add("create", service.name, cause, [*images, *network, *removed, *emptied])
+        volumes = [f"{action} {volume}" for volume in service.volumes for action in ("remove volume", "fill")]
+        add("create", service.name, cause, [*images, *network, *removed, *volumes])
     if cause:
         operations.append(_start(service, "", cause, operations))
     elif container is not None and not container.running:
@@ -252,25 +300,67 @@ def _service_operations(
     return operations[already:]
 
 
-def _component_operations(
-    service: DesiredService, stale: Mapping[str, str], provisioned: Mapping[str, str], drop: bool
+def _anew(service: DesiredService, stale: Mapping[str, str]) -> str:
+    return f"{service.name} is made anew" if service.name in stale else ""
+
+
+def _prepare_operations(
+    service: DesiredService, stale: Mapping[str, str], provisioned: Mapping[str, str]
 ) -> Iterator[Operation]:
-    """What gives components their parts of a service, or takes them away, once it works."""
-    ready = f"ready {service.name}"
-    anew = f"{service.name} is made anew" if service.name in stale else ""
-    before = provisioned.get(service.name)
-    prepare = (service.provisioner.get("prepare") or before) and (anew or before != service.prepared)
-    if prepare:
-        yield Operation("prepare", service.name, anew or "its settings changed", (ready,))
-    after = (ready, f"prepare {service.name}") if prepare else (ready,)
+    """What a service needs once, before any component can have a part of it."""
+    anew, before = _anew(service, stale), provisioned.get(service.name)
+    if (service.provisioner.get("prepare") or before) and (anew or before != service.prepared):
+        yield Operation("prepare", service.name, anew or "its settings changed", (f"ready {service.name}",))
+
+
+def _provision_operations(
+    service: DesiredService,
+    stale: Mapping[str, str],
+    provisioned: Mapping[str, str],
+    known: Iterable[Operation],
+    chosen: Callable[[str], bool],
+) -> list[Operation]:
+    """What gives components their parts of a service that works: those whose pair is `chosen`."""
+    anew, known = _anew(service, stale), tuple(known)
+    operations = []
     for part in service.components.values():
         there = provisioned.get(part.pair)
         cause = (anew or "its settings changed") if there else "new"
-        if anew or there != part.digest:
-            yield Operation("provision", part.pair, cause, after)
-    for part in service.former.values() if drop else ():
-        if part.pair in provisioned:
-            yield Operation("drop", part.pair, "not in devenv.yaml any more", after)
+        if chosen(part.pair) and (anew or there != part.digest):
+            operations.append(_operation("provision", part.pair, cause, _usable(service), known))
+    return operations
+
+
+def _drop_operations(
+    service: DesiredService, provisioned: Mapping[str, str], known: Iterable[Operation]
+) -> list[Operation]:
+    """What takes the parts of former components away."""
+    known, cause = tuple(known), "not in devenv.yaml any more"
+    gone = [part.pair for part in service.former.values() if part.pair in provisioned]
+    return [_operation("drop", pair, cause, _usable(service), known) for pair in gone]
+
+
+def _usable(service: DesiredService) -> list[str]:
+    return [f"ready {service.name}", f"prepare {service.name}", f"keep {service.name}"]
+
+
+def _keep_operations(desired: Desired, stale: Mapping[str, str], kept: Collection[str]) -> Iterator[Operation]:
+    """What keeps the state of services right after their first start, with what others of this plan made in it.
+
+    Nothing is kept of a service in which one that was there before may have written something else.
+    """
+    for service in desired.services.values():
+        users = [name for name in desired.services if service.name in providers(name, desired)]
+        fresh = not any(volume in kept or volume in desired.sources for volume in service.golden)
+        if desired.keep and service.golden and fresh and {service.name, *users} <= stale.keys():
+            after = tuple(f"ready {name}" for name in (service.name, *users))
+            yield Operation("keep", service.name, "for the next environment", after)
+
+
+def providers(name: str, desired: Desired) -> set[str]:
+    """All services that one needs, directly or through others."""
+    direct = desired.services[name].depends
+    return {*direct}.union(*(providers(need, desired) for need in direct))
 
 
 def _start(service: DesiredService, container: str, cause: str, known: Iterable[Operation]) -> Operation:

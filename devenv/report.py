@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -19,6 +20,7 @@ import click
 from devenv.environment import Environment
 from devenv.execute import Report
 from devenv.model import Operation, Plan, Result, ServiceStatus, Timing
+from devenv.timing import CRITICAL, OTHER, WAITING, Row, Run, in_words, rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -259,16 +261,19 @@ def rows_table(headings: Sequence[str], rows: Iterable[Sequence[str]], colours: 
     if excess > 0:
         widest = widths.index(max(widths))
         widths[widest] = max(_NARROWEST, widths[widest] - excess)
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     lines = []
     for row in cells:
         folded = [textwrap.wrap(c, w) if len(c) > w else [c] for c, w in zip(row, widths, strict=True)]
         for line in itertools.zip_longest(*folded, fillvalue=""):
             padded = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-            if coloured:
+            if _coloured():
                 padded = [click.style(p, fg=(colours or {}).get(p.strip())) for p in padded]
             lines.append("  ".join(padded).rstrip())
     return "\n".join(lines)
+
+
+def _coloured() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 # ---- after `up` ------------------------------------------------------------------------------------------------
@@ -328,3 +333,53 @@ def bar(began: float, ended: float, total: float) -> str:
         return ""
     left = int(_BAR * began / total)
     return " " * left + "█" * max(1, round(_BAR * ended / total) - left)
+
+
+# ---- what took how long ------------------------------------------------------------------------------------------
+
+# By colour and by character, so that it can be told on any terminal. None is red, which means failure.
+_MARKS = {CRITICAL: "█", OTHER: "░", WAITING: "·"}
+_MARK_COLOURS = {"█": "yellow", "░": "cyan"}
+_WIDEST, _LONGEST_NAME = 120, 30
+_BETWEEN_MARKS = 8
+
+
+def timing_chart(run: Run) -> str:
+    """A line per operation with its bar on one axis of time, what was critical, and the same in words."""
+    shown, width = rows(run), min(_width(), _WIDEST)
+    names = min(max(len(text) for text in ("OPERATION", *(row.name for row in shown))), _LONGEST_NAME)
+    room, seconds = max(_NARROWEST, width - names - len("  1234.56 s  ")), max(run.seconds, 0.001)
+    day = datetime.fromisoformat(run.began).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    told = [f"last up, {day}: {_MARKS[CRITICAL]} critical, {_MARKS[OTHER]} at the same time, {_MARKS[WAITING]} waiting"]
+    lines = [f"{'OPERATION':<{names}}  {'TOOK':>9}  {_axis(seconds, room)}"]
+    for row in shown:
+        name = row.name if len(row.name) <= names else f"{row.name[: names - 1]}…"
+        lines.append(f"{name:<{names}}  {row.seconds:7.2f} s  {_bars(row, room, room / seconds)}")
+    words = textwrap.fill(in_words(run), width, **_UNBROKEN)
+    return "\n".join(["", *told, *lines, words])
+
+
+def _axis(seconds: float, room: int) -> str:
+    """Marks at round numbers of seconds, as many as there is room for."""
+    least = seconds * _BETWEEN_MARKS / room
+    step = next(n * 10**power for power in range(-4, 9) for n in (1, 2, 5) if n * 10**power >= least)
+    line = ""
+    for number in range(int(seconds / step) + 1):
+        line = line.ljust(round(room * number * step / seconds)) + f"|{number * step:g}"
+    return f"{line} s"[:room]
+
+
+def _bars(row: Row, room: int, per_second: float) -> str:
+    cells = [" "] * room
+    for kind, began, ended in row.pieces:
+        left, right = round(began * per_second), round(ended * per_second)
+        if kind != WAITING:
+            # What was done is seen, however short it was.
+            left = min(left, room - 1)
+            right = max(right, left + 1)
+        cells[left:right] = _MARKS[kind] * (right - left)
+    bars = "".join(cells).rstrip()
+    if not _coloured():
+        return bars
+    runs = ((mark, "".join(same)) for mark, same in itertools.groupby(bars))
+    return "".join(click.style(same, fg=_MARK_COLOURS.get(mark)) for mark, same in runs)

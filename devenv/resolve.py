@@ -259,6 +259,7 @@ def _service(definition: ServiceDefinition, known: _Known, before: Mapping[str, 
         }
 
     values |= {f"output.{key}": value for key, value in filled(definition.outputs).items()}
+    values |= {f"setting.{key}": value for key, value in filled(definition.settings).items()}
     files = {file.target: render_file(file.source, values).encode() for file in definition.files}
     published = {endpoint.port: ports[key] for key, endpoint in definition.endpoints.items()}
     volumes = {f"devenv-{environment}-{name}-{volume}": target for volume, target in definition.volumes}
@@ -292,6 +293,7 @@ def _service(definition: ServiceDefinition, known: _Known, before: Mapping[str, 
         },
         own=provision(definition, values, ports, ComponentChoice(OWN), values.get("secret.password", "")),
         needs=tuple(needs),
+        golden=tuple(f"devenv-{environment}-{name}-{volume}" for volume in definition.golden),
     )
 
 

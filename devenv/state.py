@@ -3,6 +3,8 @@
     <state folder>/environments/<id>/lock           held by the one devenv that changes the environment
     <state folder>/environments/<id>/record.json    project, name, profile, ports, what is provisioned
     <state folder>/environments/<id>/secrets.json   0600
+    <state folder>/environments/<id>/timing.json    what the last `up` did, and when
+    <state folder>/environments/<id>/snapshots/     one file per snapshot
 
 The engine's labels are the truth about what runs; the record is a cache, except for ports and secrets.
 """
@@ -98,7 +100,8 @@ class Record:
     """What is remembered of one environment.
 
     `ports` are host ports by "service/endpoint"; `provisioned` digests by "provider/component"; `files` the names of
-    the wired files; `unfinished` the services whose first start was begun and not seen to end.
+    the wired files; `unfinished` the services whose first start was begun and not seen to end; `renewing` those that
+    are to lose their data, each with the snapshot that it gets instead, or nothing.
     """
 
     id: str
@@ -109,6 +112,7 @@ class Record:
     provisioned: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
+    renewing: dict[str, str] = field(default_factory=dict)
 
 
 class State:
@@ -117,6 +121,7 @@ class State:
     def __init__(self, project: Path, name: str) -> None:
         self.id = environment_id(project, name)
         self.folder = state_folder() / "environments" / self.id
+        self.snapshots = self.folder / "snapshots"
         self._project, self._name = project, name
 
     # ---- the lock ------------------------------------------------------------------------------------------
@@ -142,9 +147,17 @@ class State:
         write_files({self.folder / "record.json": _to_json(asdict(record))})
 
     def forget(self) -> None:
-        """Drop record and secrets. The lock file stays: removing it would give two holders the lock."""
-        for name in ("record.json", "secrets.json"):
+        """Drop record, timing and secrets. The lock file stays: removing it would give two holders the lock."""
+        for name in ("record.json", "timing.json", "secrets.json"):
             (self.folder / name).unlink(missing_ok=True)
+
+    def save_timing(self, timing: Mapping[str, Any]) -> None:
+        _make_folder(self.folder)
+        write_files({self.folder / "timing.json": _to_json(timing)})
+
+    def load_timing(self) -> dict[str, Any]:
+        """What was saved of the last `up`, or nothing where that is not there or no JSON."""
+        return _read_json(self.folder / "timing.json")
 
     # ---- secrets -------------------------------------------------------------------------------------------
 
@@ -158,6 +171,11 @@ class State:
             _make_folder(self.folder)
             write_files({path: _to_json(known)})
         return known
+
+    def restore_secrets(self, saved: Mapping[str, str]) -> None:
+        """Have these secrets again; others stay."""
+        _make_folder(self.folder)
+        write_files({self.folder / "secrets.json": _to_json({**self.secrets(()), **saved})})
 
 
 def all_records() -> list[Record]:
@@ -228,7 +246,7 @@ def _understood(data: Mapping[str, Any], empty: Record) -> Record:
     """The record with every field that has the right type; what has not is left as it is in `empty`."""
     known = asdict(empty)
     fields = {key: value for key, value in data.items() if key in known and isinstance(value, type(known[key]))}
-    for key, kind in (("ports", int), ("provisioned", str)):
+    for key, kind in (("ports", int), ("provisioned", str), ("renewing", str)):
         if not all(isinstance(value, kind) for value in fields.get(key, {}).values()):
             del fields[key]
     for key in ("files", "unfinished"):

@@ -14,9 +14,11 @@ from devenv.components import check_components, former_components
 from devenv.engine import Engine, connect
 from devenv.errors import ConfigError
 from devenv.execute import Context, Report, execute
+from devenv.golden import references
 from devenv.images import BASE, images_for
 from devenv.model import (
     Desired,
+    DesiredService,
     Image,
     Observed,
     ObservedContainer,
@@ -181,6 +183,8 @@ class Steps:
             stop_seconds={name: s.options.stop_grace_period for name, s in self.catalogue.items()},
             provisioned=parts.__setitem__,
             became_ready=ready.append,
+            golden=lambda service: self._golden_of(service, desired),
+            note=self._report.note,
             cancelled=threading.Event(),
         )
         # Known before they are made: what a killed devenv leaves can then be found, made again or dropped.
@@ -192,6 +196,7 @@ class Steps:
             return execute(plan, context, self._report)
         finally:
             self._note_starts((), ready)
+            self._note_renewed([service.name for service in created if service.name in ready])
             self._remember(parts)
             self._forget([op.target for op in plan.operations if op.action == "drop" and op.target in parts])
 
@@ -201,6 +206,17 @@ class Steps:
         unfinished = sorted({*record.unfinished, *begun} - set(finished))
         if unfinished != record.unfinished:
             self.state.save(replace(record, unfinished=unfinished))
+
+    def _note_renewed(self, services: Collection[str]) -> None:
+        record = self.state.load()
+        left = {name: source for name, source in record.renewing.items() if name not in services}
+        if left != record.renewing:
+            self.state.save(replace(record, renewing=left))
+
+    def _golden_of(self, service: DesiredService, desired: Desired) -> dict[str, str]:
+        """The images for the golden state of a service, by volume: named by images as they are after all was built."""
+        found = references(desired, self.catalogue, self.engine.images())
+        return {volume: found[volume] for volume in service.golden}
 
     def _remember(self, parts: Mapping[str, str]) -> None:
         """What components have of services, by pair, with the digest of what they have or nothing."""

@@ -332,6 +332,12 @@ DEVENV: Words = {
     ),
     "wire": ("folder", "of the templates of wired files; `wire` if not given", "wire: wire"),
     "wheels": ("path", "a pip requirements file, fetched for the build as `wheels/`", "wheels: requirements.txt"),
+    "settings": ("mapping", "what a switch can change in the templates", 'settings: {sync: "false"}'),
+    "golden": (
+        "list of names",
+        "volumes whose data a new environment starts from a copy of; credentials in them must be set anew",
+        "golden: [data]",
+    ),
     "requires": ("mapping", "other services that it needs, by role", "requires: {database: {…}}"),
     "requires.NAME.condition": (
         "`service_started` or `service_healthy`",
@@ -360,6 +366,7 @@ VALUES = [
     ("`${endpoint.NAME.host}`, `.port`, `.url`", "an endpoint as this host sees it"),
     ("`${network.NAME.host}`, `.port`, `.url`", "the same endpoint as other containers see it"),
     ("`${output.KEY}`", "one of `outputs`; not in `outputs` itself"),
+    ("`${setting.NAME}`", "one of `settings`, in files under `configs` and under `wire/`"),
     ("`${environment}`", "the environment's id, such as `nova-1a2b3c4d`"),
     ("`${ROLE.host}`, `.port`", "the service of a required role, over the container network"),
     ("`${ROLE.user}`, `.password`, …", "what was made there for this component: its outputs, in small letters"),

@@ -5,6 +5,9 @@ umask 027
 config=/etc/devenv/my.cnf
 data=/var/lib/mysql/data/db
 fresh=/var/lib/mysql/data/db.new
+# Whose keys are in the data folder. It comes with a copy of the data, but no other environment's is the same.
+mark=/var/lib/mysql/data/owner
+owner='${secret.owner}'
 
 # Under its final name the folder is complete, because only a rename brings it there; what an interrupted
 # first start left is under the other name, and is made anew.
@@ -17,8 +20,17 @@ if [ ! -d "$data" ]; then
     wait $!
     # The rename must not reach the disk before the files do.
     sync -f "$fresh"
+    echo "$owner" > "$mark"
     mv "$fresh" "$data"
     trap - TERM
+fi
+
+# Another environment's data: its private keys and the server's id go, and the server makes its own. The accounts
+# are accounts.sql's business.
+if ! echo "$owner" | cmp -s "$mark"; then
+    rm -f "$data"/*.pem "$data/auto.cnf"
+    echo "$owner" > "$mark.new"
+    mv "$mark.new" "$mark"
 fi
 
 exec mysqld --defaults-file="$config"

@@ -87,6 +87,43 @@ def test_a_new_folder_is_a_new_service_without_any_code(tmp_path: Path) -> None:
     assert list(load_catalogue(tmp_path)) == ["one", "two"]
 
 
+# ---- what a new environment may start from ---------------------------------------------------------------------
+
+
+def test_no_volume_is_golden_unless_the_file_says_so(tmp_path: Path) -> None:
+    assert load_service(write_service(tmp_path, compose_data())).golden == ()
+    assert load_service(write_service(tmp_path, edited("x-devenv/golden", ["data"]))).golden == ("data",)
+
+
+def test_only_data_that_is_dear_to_make_and_free_of_credentials_is_golden() -> None:
+    assert {name: service.golden for name, service in SHIPPED.items() if service.golden} == {"mysql": ("data",)}
+
+
+# ---- settings and switches -------------------------------------------------------------------------------------
+
+SWITCHED = {"settings": {"sync": "no", "log": "few"}, "switches": {"safe": {"settings": {"sync": "yes"}}}}
+
+
+def settings(folder: Path, **arguments: Any) -> dict[str, str]:
+    data = compose_data()
+    data["x-devenv"] |= SWITCHED
+    write_service(folder, data)
+    write_service(folder, compose_data("plain"), "plain")
+    return dict(load_catalogue(folder, **arguments)["web"].settings)
+
+
+def test_a_switch_lays_its_settings_over_those_of_the_service(tmp_path: Path) -> None:
+    assert settings(tmp_path) == {"sync": "no", "log": "few"}
+    assert settings(tmp_path, switches={"web": {"safe": True}}) == {"sync": "yes", "log": "few"}
+
+
+def test_a_switch_for_all_turns_on_where_there_is_one_and_nothing_else_is_said(tmp_path: Path) -> None:
+    assert settings(tmp_path, everywhere={"safe": True})["sync"] == "yes"
+    assert settings(tmp_path, everywhere={"safe": False})["sync"] == "no"
+    assert settings(tmp_path, everywhere={"safe": True}, switches={"web": {"safe": False}})["sync"] == "no"
+    assert settings(tmp_path, everywhere={"safe": False}, switches={"web": {"safe": True}})["sync"] == "yes"
+
+
 # ---- what is wrong ---------------------------------------------------------------------------------------------
 
 WRONG: list[tuple[str, Any, str]] = [
@@ -126,6 +163,10 @@ WRONG: list[tuple[str, Any, str]] = [
     ("x-devenv/outputs", {"user": "x"}, "x-devenv.outputs.user: "),
     ("x-devenv/endpoints/http/port", 70000, "x-devenv.endpoints.http.port: expected a port"),
     ("x-devenv/endpoints/http/port", "80", "x-devenv.endpoints.http.port: expected int"),
+    ("x-devenv/golden", "data", "x-devenv.golden: expected a list"),
+    ("x-devenv/golden", ["Data"], "x-devenv.golden.0: expected the name of a volume"),
+    ("x-devenv/settings", {"Sync": "1"}, "x-devenv.settings.Sync: "),
+    ("x-devenv/settings", {"sync": True}, "x-devenv.settings.sync: expected text"),
     ("x-devenv/probe/kind", ..., "x-devenv.probe.kind: required key not provided"),
     (
         "x-devenv/requires",
@@ -150,6 +191,9 @@ CONTRADICTIONS: list[tuple[str, Any, str]] = [
     ("x-devenv/wheels", "absent.txt", "x-devenv.wheels"),
     ("x-devenv/wheels", "../../etc/passwd", "x-devenv.wheels"),
     ("services/web/build", ".", "services.web.build"),  # there is no Dockerfile
+    ("x-devenv/golden", ["cache"], "x-devenv.golden.0: web has no volume 'cache'; it has: data"),
+    ("x-devenv/golden", ["data", "data"], "x-devenv.golden.1: 'data' is named twice"),
+    ("x-devenv/switches", {"safe": {"settings": {"sync": "1"}}}, "x-devenv.switches.safe.settings.sync: no setting"),
     ("services", {"other": compose_data()["services"]["web"]}, "services"),
 ]
 

@@ -12,14 +12,15 @@ import pytest
 from builders import DIGEST, consumer, desired, part, service
 from fake_engine import FakeEngine, Recorder
 
-from devenv import execute as module
+from devenv import execute as module, readiness
 from devenv.errors import Cancelled, ConfigError, NotReadyInTime, ServiceFailed
-from devenv.execute import Context, execute, wait_until_ready
+from devenv.execute import Context, execute
 from devenv.images import build_lock
 from devenv.model import Endpoint, Image, Observed, Operation, Plan
 from devenv.plan import make_plan
 from devenv.probe import Target
 from devenv.provision import Component, Provisioner
+from devenv.readiness import Patience, wait_until_ready
 
 ONE, TWO = service("one"), service("two")
 
@@ -28,9 +29,9 @@ ONE, TWO = service("one"), service("two")
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """An engine whose services are asked without a pause."""
     fake = FakeEngine()
-    monkeypatch.setattr(module, "load_probe", lambda _: fake.check)
-    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(module, "_FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(readiness, "load_probe", lambda _: fake.check)
+    monkeypatch.setattr(readiness, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(readiness, "_FIRST_PAUSE", 0.0)
     return fake
 
 
@@ -260,7 +261,7 @@ def test_an_interrupt_between_two_waits_cancels_as_well(engine: FakeEngine) -> N
 
 def waited(engine: FakeEngine, timeout: float = 60.0) -> list[str]:
     told: list[str] = []
-    wait_until_ready(ONE, "id-one", context(engine, timeout=timeout), told.append)
+    wait_until_ready(ONE, "id-one", engine, Patience(timeout, threading.Event()), told.append)  # type: ignore[arg-type]
     return told
 
 
@@ -277,7 +278,7 @@ def test_a_service_that_works_is_asked_once_and_its_container_not_at_all(engine:
 
 def test_the_published_port_is_asked() -> None:
     one = replace(ONE, endpoints={"main": Endpoint("127.0.0.1", 4711, "u"), "other": Endpoint("127.0.0.1", 2, "v")})
-    target = module.target_of(one, one.probe)
+    target = readiness.target_of(one, one.probe)
     assert (target.host, target.port, target.url) == ("127.0.0.1", 4711, "u")
 
 
@@ -324,7 +325,7 @@ def test_waiting_ends_when_the_user_interrupts(engine: FakeEngine) -> None:
 
     engine.answers = ["refused"]
     with pytest.raises(Cancelled):
-        wait_until_ready(ONE, "id-one", context(engine), interrupted)
+        wait_until_ready(ONE, "id-one", engine, Patience(9, threading.Event()), interrupted)  # type: ignore[arg-type]
 
 
 # ---- the network -------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from builders import SECRET, compose_data, shipped, write_service
 
 from devenv.catalogue import load_catalogue
 from devenv.errors import ConfigError, DevenvError, NotOurs
-from devenv.execute import target_of
 from devenv.model import (
     ContainerOptions,
     Desired,
@@ -27,6 +26,7 @@ from devenv.model import (
 )
 from devenv.plan import changes
 from devenv.ports import free_port
+from devenv.readiness import target_of
 from devenv.resolve import check_name, choose_ports, resolve, secret_names, select
 from devenv.state import Record
 

@@ -1,0 +1,132 @@
+"""How an environment is brought up: planned, executed, told to programs, and tried again where that helps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from devenv import golden, snapshot, wiring
+from devenv.components import needed_components
+from devenv.errors import DevenvError, PortTaken
+from devenv.model import Desired, Observed, Plan, Result
+from devenv.plan import make_plan
+from devenv.projectfiles import Merges
+from devenv.steps import Steps
+
+# How often another port is tried when somebody was quicker.
+_PORT_ATTEMPTS = 3
+
+
+class _BadGolden(Exception):
+    """Services did not start from their golden states, which are thrown away."""
+
+
+class BringUp(Steps):
+    """An environment that can be brought up. The caller holds its lock, and has loaded it."""
+
+    _golden, _use_golden = True, True
+
+    def _bring_up(self, names: Sequence[str], drop: bool = False) -> Result:
+        attempts = _PORT_ATTEMPTS
+        while True:
+            before = self.state.load().ports
+            try:
+                return self._up(names, drop)
+            except _BadGolden:
+                self._use_golden = False
+            except PortTaken as error:
+                attempts -= 1
+                # Ports that were this environment's before stay its own; those chosen a moment ago can be others.
+                if not attempts or not self._give_back(before):
+                    raise
+                self._report.note(f"{error}: taking another one")
+
+    def _up(self, names: Sequence[str], drop: bool) -> Result:
+        desired, selected, observed = self._desired(names)
+        selected = self._with_sources(selected, observed)
+        merges = self._preflight(desired)[0]
+        if not self.engine.local:
+            self._report.note(f"the ports are on 127.0.0.1 of the engine's host ({self.engine.url}): forward them")
+        if others := sorted(set(observed.containers) - set(self.profile.services) - set(selected.services)):
+            there = " ".join(others)
+            self._report.note(f"still there, but not in the profile: {there} ('devenv down {there}' removes)")
+        plan = self._plan(selected, observed, drop)
+        try:
+            timings = self._execute(plan, selected, observed)
+        except DevenvError as error:
+            if bad := golden.blamed(plan, selected, error):
+                self._throw_away(bad, error)
+                raise _BadGolden from error
+            # The others work: one component that cannot be made is no reason to leave them without their files.
+            if error.operations and all(self._of_a_component(operation) for operation in error.operations):
+                self._tell_programs(desired, merges)
+            raise
+        golden.touch(op.subject for op in plan.operations if op.cause == golden.CAUSE)
+        written, restored = self._tell_programs(desired, merges)
+        self._note_former()
+        components = [
+            name for name in desired.components if any(name in s.components for s in desired.services.values())
+        ]
+        return Result(plan, selected.services, timings, written, restored, components)
+
+    def _of_a_component(self, operation: str) -> bool:
+        action, _, target = operation.partition(" ")
+        return action in ("provision", "drop") and target.partition("/")[2] not in needed_components(self.catalogue)
+
+    # ---- planned -----------------------------------------------------------------------------------------------
+
+    def _with_sources(self, desired: Desired, observed: Observed) -> Desired:
+        """The same, with the data that new volumes begin with: of the snapshot that is being restored, else golden."""
+        for name in sorted({name for name in self.state.load().renewing.values() if name}):
+            saved = snapshot.load(self.state, name)
+            services = [service for service, source in self.state.load().renewing.items() if source == name]
+            snapshot.check(saved, self.images, observed.images, self.profile.services)
+            desired = replace(desired, sources={**desired.sources, **snapshot.sources(saved, services)})
+        return golden.with_golden(desired, self.catalogue, observed, self._use_golden) if self._golden else desired
+
+    def _plan(self, selected: Desired, observed: Observed, drop: bool) -> Plan:
+        record = self.state.load()
+        renew = {
+            name: f"restoring snapshot {source}" if source else "reset"
+            for name, source in record.renewing.items()
+            if name in selected.services
+        }
+        return make_plan(selected, observed, record.provisioned, drop, record.unfinished, renew)
+
+    def _renew(self, services: Mapping[str, str], provisioned: Mapping[str, str] | None = None) -> None:
+        """Remember, before anything is done, that these services are to lose their data, and for which snapshot.
+
+        `provisioned` is what components have in the snapshots.
+        """
+        record = self.state.load()
+        others = {p: digest for p, digest in record.provisioned.items() if p.partition("/")[0] not in services}
+        saved = {p: digest for p, digest in (provisioned or {}).items() if p.partition("/")[0] in services}
+        renewing = {**record.renewing, **services}
+        self.state.save(replace(record, renewing=renewing, provisioned={**others, **saved}))
+
+    def _throw_away(self, bad: Mapping[str, str], error: DevenvError) -> None:
+        """Remove golden states from which services do not start, and have all that was made of them made anew."""
+        names = ", ".join(bad)
+        self._report.note(f"no start from the golden state of {names} ({error.message}): starting without it")
+        for image in bad.values():
+            self.engine.remove_image(image)
+        self._renew(dict.fromkeys(bad, ""))
+
+    # ---- told to programs ------------------------------------------------------------------------------------
+
+    def _preflight(self, desired: Desired) -> tuple[Merges, list[Path]]:
+        """What to merge into files of the project's, and those that would change.
+
+        Raises ConfigError before anything is done if there is a file or a template that cannot be used.
+        """
+        texts = wiring.wired_files(desired, self.catalogue)
+        merges = self._files.choose(desired, texts)
+        return merges, self._files.check(merges, texts)
+
+    def _tell_programs(self, desired: Desired, merges: Merges) -> tuple[list[Path], list[Path]]:
+        """Write what the services offer; returns the files that were written or merged into, and those restored."""
+        texts = wiring.wired_files(self._given(desired), self.catalogue)
+        written = self._write(texts)
+        merged, restored = self._files.apply(merges, texts)
+        return [*written, *merged], restored

@@ -1,0 +1,81 @@
+"""Whether a service works: probe it until it does, its container ends, or the time is up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from devenv.engine import Engine
+from devenv.errors import NotReady, NotReadyInTime, ServiceFailed
+from devenv.model import DesiredService
+from devenv.probe import Target, load_probe
+
+# The pauses between two looks at a service that is not ready: quick at first, then gentle.
+_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.025, 0.25, 1.3
+# How often the engine is asked whether a container that does not answer still runs.
+_LOOK_SECONDS = 0.25
+_LOG_LINES = 20
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait, in seconds, and what ends it before."""
+
+    seconds: float
+    cancelled: threading.Event
+
+
+def target_of(service: DesiredService, settings: Mapping[str, str]) -> Target:
+    """What a probe or a provisioner of this service talks to, by the settings of either."""
+    endpoint = service.endpoints[settings["endpoint"]]
+    return Target(endpoint.host, endpoint.port, endpoint.url, settings)
+
+
+def wait_until_ready(
+    service: DesiredService, container: str, engine: Engine, patience: Patience, tell: Callable[[str], None]
+) -> None:
+    """Probe until the service works.
+
+    Raises ServiceFailed as soon as the container is found not to run, NotReadyInTime with the last reason when
+    the time is up; both with the end of the log.
+    """
+    check = load_probe(service.probe["kind"])
+    target = target_of(service, service.probe)
+    deadline = time.monotonic() + patience.seconds
+    pause, look_at = _FIRST_PAUSE, time.monotonic() + _LOOK_SECONDS
+    while True:
+        try:
+            return check(target)
+        except NotReady as error:
+            reason = str(error)
+        now = time.monotonic()
+        if now >= look_at or now >= deadline:
+            _check_alive(service, container, engine, reason)
+            look_at = now + _LOOK_SECONDS
+        if now >= deadline:
+            raise NotReadyInTime(
+                f"cannot use {service.name}: not ready after {patience.seconds:g} s: {reason}",
+                hint=f"'devenv logs {service.name}' shows more; --wait-timeout gives it more time",
+                detail=engine.logs(container, _LOG_LINES),
+            )
+        tell(f"waiting: {reason}")
+        patience.cancelled.wait(pause)
+        pause = min(pause * _GROWTH, _LONGEST_PAUSE)
+
+
+def _check_alive(service: DesiredService, container: str, engine: Engine, reason: str) -> None:
+    state = engine.state(container)
+    if state["Status"] in ("running", "restarting"):
+        return
+    if state["Status"] == "created":
+        raise ServiceFailed(f"cannot use {service.name}: its container was never started", "'devenv up' starts it")
+    if state["Status"] == "paused":
+        raise ServiceFailed(f"cannot use {service.name}: its container is paused", f"'devenv start {service.name}'")
+    killed = ", killed for want of memory" if state.get("OOMKilled") else ""
+    raise ServiceFailed(
+        f"cannot use {service.name}: its container exited {state['ExitCode']}{killed} (last answer: {reason})",
+        hint=f"its last log lines are above; 'devenv logs {service.name}' shows all, 'devenv up' tries again",
+        detail=engine.logs(container, _LOG_LINES),
+    )
