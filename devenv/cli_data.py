@@ -38,7 +38,7 @@ def reset(context: click.Context, services: tuple[str, ...], component: str, wai
 
 @click.group(cls=Group)
 def snapshot() -> None:
-    """Save the data of all services, and have it back: save, restore, list, rm."""
+    """Save the data of all services, and have it back."""
 
 
 @snapshot.command(name="save")

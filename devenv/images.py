@@ -21,7 +21,7 @@ from typing import Any
 
 from voluptuous import Optional, Required, Schema
 
-from devenv import document, host
+from devenv import document, golden, host
 from devenv.archive import pack
 from devenv.catalogue import data_folder
 from devenv.engine import Engine
@@ -250,10 +250,15 @@ def build_lock(reference: str, progress: Progress) -> Iterator[None]:
 
 
 def stale_images(engine: Engine, current: Iterable[Image]) -> list[str]:
-    """Images that devenv once built and that no present definition asks for, by tag or id."""
+    """Images that devenv once built and that no present definition asks for, by tag or id.
+
+    Not golden states: another project may begin with them, and `devenv gc` knows how old they are.
+    """
     wanted = {image.reference for image in current}
     found = []
     for image in engine.devenv_images():
         tags = [tag for tag in image.get("RepoTags") or () if tag != "<none>:<none>"]
+        if any(tag.startswith(f"{golden.REPOSITORY}:") for tag in tags):
+            continue
         found += [tag for tag in tags if tag not in wanted] if tags else [image["Id"]]
     return found

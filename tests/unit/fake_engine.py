@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from devenv.errors import NotReady
@@ -29,6 +30,7 @@ class FakeEngine:
         self.log = ["first line", "last line"]
         self.observed = observed or Observed()
         self.networks: dict[str, str] = {}
+        self.imported: dict[str, bytes] = {}
         self.leftovers: tuple[str, ...] = ()
         self._lock = threading.Lock()
 
@@ -50,6 +52,18 @@ class FakeEngine:
     def has_image(self, reference: str) -> bool:
         self._call("has image", reference)
         return reference in self.observed.images
+
+    def images(self) -> Mapping[str, str]:
+        return self.observed.images
+
+    def devenv_images(self) -> list[dict[str, Any]]:
+        return [{"RepoTags": [tag], "Size": 100, "Created": 1} for tag in self.observed.images]
+
+    def remove_image(self, reference: str) -> bool:
+        self._call("remove image", reference)
+        left = {name: identity for name, identity in self.observed.images.items() if name != reference}
+        self.observed = replace(self.observed, images=left)
+        return True
 
     def image_sizes(self) -> dict[str, int]:
         return dict.fromkeys(self.observed.images, 1)
@@ -78,6 +92,27 @@ class FakeEngine:
 
     def remove_volume(self, name: str) -> None:
         self._call("remove volume", name)
+
+    def fill_volume(self, volume: str, image: str, folder: str, _environment: str, _service: str) -> None:
+        self._call("fill", f"{volume} from {folder} of {image}")
+
+    def read_folder(self, container: str, folder: str) -> Iterator[bytes]:
+        self._call("read", f"{folder} of {container}")
+        yield from (b"one", b"two")
+
+    def import_data(self, tag: str, stream: Iterable[bytes], _labels: Mapping[str, str]) -> None:
+        content = b"".join(stream)
+        self._call("import", tag)
+        self.imported[tag] = content
+        self.observed = replace(self.observed, images={**self.observed.images, tag: "id"})
+
+    def pause(self, container: str) -> None:
+        self._call("pause", container)
+        self.states[container] = {"Status": "paused"}
+
+    def unpause(self, container: str) -> None:
+        self._call("unpause", container)
+        self.states[container] = {"Status": "running", "ExitCode": 0}
 
     def create(self, service: DesiredService, _environment: str, network: str) -> str:
         self.networks[service.name] = network

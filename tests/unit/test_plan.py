@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from builders import DIGEST, NETWORK, consumer, container, converged, desired, part, service, with_containers
 from hypothesis import given, settings, strategies as st
 
-from devenv.model import Desired, DesiredService, Observed, ObservedContainer, Plan
-from devenv.plan import changes, describe, make_plan, plan_down, plan_images, plan_restart, plan_start, plan_stop
+from devenv.model import Desired, DesiredService, Observed, ObservedContainer, Plan, Source
+from devenv.plan import (
+    changes,
+    describe,
+    make_plan,
+    plan_down,
+    plan_empty,
+    plan_images,
+    plan_restart,
+    plan_start,
+    plan_stop,
+)
 
 MYSQL, ETCD, KEYSTONE = service("mysql", build=True), service("etcd"), consumer("keystone")
 STACK = desired(MYSQL, KEYSTONE, ETCD)
@@ -261,6 +272,81 @@ def test_what_a_first_start_left_half_done_is_made_anew_and_what_was_finished_is
     assert describe(make_plan(target, converged(target), unfinished=["mysql"])) == ["ready mysql"]
 
 
+# ---- first data: golden states, snapshots, reset ------------------------------------------------------------------
+
+(DATA,) = DATABASE.volumes
+GOLDEN = replace(DATABASE, golden=(DATA,), components={"nova": part("mysql/nova")})
+FRESH = desired(GOLDEN, KEYSTONE)
+FROM_GOLDEN = {DATA: Source("devenv/golden:mysql-data-1", "golden state")}
+
+
+def test_a_first_start_is_kept_before_any_component_of_the_project_has_a_part_of_it() -> None:
+    plan = make_plan(replace(FRESH, keep=True), replace(Observed(), images=UP.images))
+    assert after(plan, "keep mysql") == {"ready mysql", "ready keystone"}
+    assert after(plan, "provision mysql/nova") == {"ready mysql", "keep mysql"}
+    assert after(plan, "provision mysql/keystone") == {"ready mysql"}
+    assert "keep" not in text(make_plan(FRESH, Observed()))
+
+
+def test_a_volume_is_filled_before_the_container_is_made_and_then_nothing_is_kept() -> None:
+    plan = make_plan(replace(FRESH, keep=True, sources=FROM_GOLDEN), Observed())
+    (fill,) = (op for op in plan.operations if op.action == "fill")
+    assert (fill.target, fill.cause, fill.subject) == (DATA, "golden state", "devenv/golden:mysql-data-1")
+    assert fill.after == () and f"fill {DATA}" in after(plan, "create mysql")
+    assert "keep" not in text(plan)
+
+
+def test_data_that_are_there_are_neither_filled_nor_kept() -> None:
+    target = replace(FRESH, keep=True, sources=FROM_GOLDEN)
+    there = replace(converged(FRESH), containers={})
+    assert not {"fill", "keep"} & {op.action for op in make_plan(target, there).operations}
+
+
+def test_nothing_is_kept_of_a_service_that_one_of_before_writes_to() -> None:
+    observed = replace(converged(FRESH), volumes={})
+    left = {name: c for name, c in observed.containers.items() if name == "keystone"}
+    stale = make_plan(replace(FRESH, keep=True), replace(observed, containers=left))
+    # It is made anew, since its data are lost.
+    assert "keep mysql" in text(stale) and "create keystone: mysql lost its data" in text(stale)
+    alone = desired(GOLDEN, replace(KEYSTONE, depends={}))
+    assert "keep mysql" in text(make_plan(replace(alone, keep=True), replace(observed, containers=left)))
+
+
+def test_services_that_are_renewed_lose_containers_and_data_at_once_and_get_them_from_the_source() -> None:
+    target = replace(FRESH, sources=FROM_GOLDEN)
+    plan = make_plan(target, converged(FRESH), PROVISIONED, renew={"mysql": "reset", "keystone": "reset"})
+    assert describe(plan) == [
+        "remove devenv-env-mysql: reset",
+        f"remove volume {DATA}: reset",
+        f"fill {DATA}: golden state",
+        "create mysql: reset",
+        "start mysql: reset",
+        "ready mysql",
+        "provision mysql/keystone: mysql is made anew",
+        "stop keystone: reset",
+        "remove devenv-env-keystone: reset",
+        "create keystone: reset",
+        "start keystone: reset",
+        "ready keystone",
+        "provision mysql/nova: new",
+    ]
+    assert after(plan, f"fill {DATA}") == {f"remove volume {DATA}"}
+    assert after(plan, f"remove volume {DATA}") == {"remove devenv-env-mysql"}
+
+
+def test_what_depends_on_a_service_that_is_renewed_is_made_anew_with_it() -> None:
+    plan = make_plan(FRESH, converged(FRESH), renew={"mysql": "reset"})
+    assert "create keystone: mysql lost its data" in text(plan)
+
+
+def test_a_component_is_emptied_where_it_has_a_part() -> None:
+    assert describe(plan_empty(FRESH, "nova")) == [
+        "ready mysql",
+        "drop mysql/nova: reset asked for",
+        "provision mysql/nova: reset asked for",
+    ]
+
+
 # ---- components --------------------------------------------------------------------------------------------------
 
 
@@ -403,7 +489,7 @@ def test_a_cause_names_every_input_that_differs(before: dict[str, str], now: dic
 # ---- every plan --------------------------------------------------------------------------------------------------
 
 CHAIN = desired(
-    replace(DATABASE, image=MYSQL.image),
+    replace(DATABASE, image=MYSQL.image, golden=(DATA,)),
     service("rabbitmq", build=True),
     ETCD,
     KEYSTONE,
@@ -468,6 +554,17 @@ class ModelEngine:
     def do_create_network(self, name: str, _: str) -> None:
         self.networks.append(f"id of {name}")
 
+    def do_fill(self, volume: str, image: str) -> None:
+        assert volume not in self.volumes and image
+        self.volumes[volume] = "mysql"
+
+    def do_remove_volume(self, volume: str, _: str) -> None:
+        assert self.volumes[volume] not in {c.service for c in self.containers.values()}, "the volume is in use"
+        del self.volumes[volume]
+
+    def do_keep(self, name: str, _: str) -> None:
+        assert self.of(name).running and all(pair == "mysql/keystone" for pair in self.provisioned if name in pair)
+
     def do_create(self, name: str, _: str) -> None:
         wanted: DesiredService = self.target.services[name]
         assert wanted.image.reference in self.images, "no such image"
@@ -511,20 +608,44 @@ def in_another_order(plan: Plan, data: st.DataObject) -> Plan:
     return Plan(tuple(done))
 
 
-@given(observations(), st.sets(st.sampled_from(["mysql/keystone", "keystone/nova"])))
-def test_operations_come_after_what_they_wait_for_and_have_one_name_each(observed: Observed, known: set[str]) -> None:
+RENEWED = st.sampled_from([{}, {"mysql": "reset"}, dict.fromkeys(CHAIN.services, "reset")])
+# Where new volumes get their data from, and what earlier starts left.
+FIRST_DATA = st.sampled_from([{}, {"keep": True}, {"sources": FROM_GOLDEN, "keep": True}])
+HALF_DONE = st.sampled_from([(), ("mysql",)])
+
+
+@given(observations(), st.sets(st.sampled_from(["mysql/keystone", "keystone/nova"])), FIRST_DATA, RENEWED, HALF_DONE)
+def test_operations_come_after_what_they_wait_for_and_have_one_name_each(
+    observed: Observed, known: set[str], first: dict[str, Any], renew: dict[str, str], half: tuple[str, ...]
+) -> None:
     seen: set[str] = set()
-    for op in make_plan(CHAIN, observed, dict.fromkeys(known, DIGEST)).operations:
+    target = replace(CHAIN, **first)
+    for op in make_plan(target, observed, dict.fromkeys(known, DIGEST), unfinished=half, renew=renew).operations:
         assert seen.issuperset(op.after)
         assert op.key not in seen
         seen.add(op.key)
 
 
-@settings(max_examples=60)
-@given(observations(), st.sets(st.sampled_from(["mysql/keystone", "keystone/nova"])), st.data())
-def test_a_plan_leads_from_anywhere_to_nothing_to_do(observed: Observed, known: set[str], data: st.DataObject) -> None:
+@settings(max_examples=100)
+@given(
+    observations(),
+    st.sets(st.sampled_from(["mysql/keystone", "keystone/nova"])),
+    FIRST_DATA,
+    RENEWED,
+    HALF_DONE,
+    st.data(),
+)
+def test_a_plan_leads_from_anywhere_to_nothing_to_do(
+    observed: Observed,
+    known: set[str],
+    first: dict[str, Any],
+    renew: dict[str, str],
+    half: tuple[str, ...],
+    data: st.DataObject,
+) -> None:
     engine = ModelEngine(CHAIN, observed)
     provisioned = dict.fromkeys(known, DIGEST)
-    engine.apply(in_another_order(make_plan(CHAIN, observed, provisioned), data))
+    plan = make_plan(replace(CHAIN, **first), observed, provisioned, unfinished=half, renew=renew)
+    engine.apply(in_another_order(plan, data))
     again = make_plan(CHAIN, engine.observe(), provisioned | engine.provisioned)
     assert describe(again) == [f"ready {name}" for name in CHAIN.services]
