@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
-import tarfile
 from collections.abc import Iterable, Mapping
 
 
 def pack(files: Mapping[str, bytes], mode: int = 0o444, folders: Iterable[str] = ()) -> io.BytesIO:
     """An archive of files by name, all of one mode, and of folders that any user may write to. They are root's."""
+    # Lazily: most commands put nothing anywhere.
+    import tarfile
+
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in files.items():

@@ -139,7 +139,7 @@ main.add_command(cli_data.snapshot)
 @click.pass_context
 def status(context: click.Context, services: tuple[str, ...], timing: bool, trace: Path | None, format_: str) -> None:
     """Show every service: whether it works, where, and if not, why."""
-    from devenv.timing import write_trace
+    from devenv.trace import write_trace
 
     environment = environment_of(context)
     more = timing_json(environment, timing)

@@ -169,7 +169,7 @@ def tracing(environment: Environment, path: Path | None) -> Iterator[None]:
     if not path:
         yield
         return
-    from devenv.timing import check_place, write_trace
+    from devenv.trace import check_place, write_trace
 
     check_place(path)
     try:

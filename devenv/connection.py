@@ -1,54 +1,39 @@
-"""How devenv reaches the container engine, and how the engine's failures become devenv's.
-
-Beside engine.py the only module that imports docker.
-"""
+"""How devenv reaches the container engine, and how the engine's failures become devenv's."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import docker
-import docker.errors
-import requests
-import urllib3.exceptions
-from docker.context import ContextAPI
-from docker.context.config import get_current_context_name
-from docker.utils import kwargs_from_env
-
+from devenv.enginehttp import Client, HttpClient, Refused, speaks
 from devenv.errors import NoEngine, NotOurs, ServiceFailed
 
-# A single engine call. Only a wedged engine takes longer; builds have their own.
-_TIMEOUT = 120
+if TYPE_CHECKING:
+    from devenv.enginesdk import Sdk
+
 _HINT = "run 'devenv doctor' to see what is missing, 'devenv doctor --fix' to mend it"
+_CONTEXT_HINT = "'docker context ls' shows them"
+_DEFAULT_SOCKET = "/var/run/docker.sock"
+
+
+# ---- where it is -------------------------------------------------------------------------------------------------
 
 
 def endpoint_in_use() -> tuple[str, str]:
     """The engine's URL and where it was found: DOCKER_HOST, a context, rootless, podman or default."""
     if host := os.environ.get("DOCKER_HOST"):
         return host, "DOCKER_HOST"
-    try:
-        chosen = os.environ.get("DOCKER_CONTEXT") or get_current_context_name()
-        known = ContextAPI.get_context(chosen)
-    except Exception as error:  # the library raises bare exceptions for files that it cannot read
-        raise NoEngine(
-            f"cannot read the docker contexts: {_reason(error)}", "'docker context ls' shows them"
-        ) from error
-    if known is None:
-        # The docker command line refuses, too: another engine than the one that was meant would be a surprise.
-        raise NoEngine(f"cannot find docker context {chosen!r}", hint="'docker context ls' shows those there are")
-    arguments = ContextAPI.kwargs_from_context(environment=os.environ)
-    if url := arguments.get("base_url"):
-        name = os.environ.get("DOCKER_CONTEXT") or ContextAPI.get_current_context().Name
-        if name != "default":
-            return str(url), f"context {name}"
+    if (context := os.environ.get("DOCKER_CONTEXT") or _current_context()) != "default":
+        return _endpoint_of(context), f"context {context}"
     runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
     candidates = (
-        ("/var/run/docker.sock", "default"),
+        (_DEFAULT_SOCKET, "default"),
         (f"{runtime}/docker.sock", "rootless"),
         (f"{runtime}/podman/podman.sock", "podman"),
         ("/run/podman/podman.sock", "podman"),
@@ -56,45 +41,89 @@ def endpoint_in_use() -> tuple[str, str]:
     for path, origin in candidates:
         if Path(path).is_socket():
             return f"unix://{path}", origin
-    return "unix:///var/run/docker.sock", "default"
+    return f"unix://{_DEFAULT_SOCKET}", "default"
 
 
-def open_client() -> tuple[docker.APIClient, str]:
-    """A client of the engine that the docker command line would use, else of a rootless or podman socket; its URL.
+def _docker_folder() -> Path:
+    """Where the docker command line keeps its settings and contexts."""
+    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+
+
+def _current_context() -> str:
+    try:
+        return str(json.loads((_docker_folder() / "config.json").read_text()).get("currentContext") or "default")
+    except (OSError, ValueError, AttributeError):
+        # The docker command line, too, goes on without settings that it cannot read.
+        return "default"
+
+
+def _endpoint_of(context: str) -> str:
+    """The URL of the engine that a docker context names. Raises NoEngine if there is no such context."""
+    # The docker command line's own place for it.
+    file = _docker_folder() / "contexts" / "meta" / hashlib.sha256(context.encode()).hexdigest() / "meta.json"
+    try:
+        return json.loads(file.read_text())["Endpoints"]["docker"].get("Host") or f"unix://{_DEFAULT_SOCKET}"
+    except FileNotFoundError:
+        # The docker command line refuses, too: another engine than the one that was meant would be a surprise.
+        raise NoEngine(f"cannot find docker context {context!r}", "'docker context ls' shows those there are") from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise NoEngine(f"cannot read docker context {context!r}: {file} is damaged", _CONTEXT_HINT) from error
+
+
+# ---- how it is reached -------------------------------------------------------------------------------------------
+
+
+class Connection:
+    """The engine at `url`: `client` is for plain requests, `sdk` for all that only the docker library does."""
+
+    client: Client
+
+    def __init__(self, url: str, origin: str) -> None:
+        self.url, self._origin = url, origin
+        self._version = "auto"
+        if _plain(url, origin):
+            self.client = plain = HttpClient(url)
+            self._version = plain.version
+        else:
+            self.client = self.sdk
+
+    @cached_property
+    def sdk(self) -> Sdk:
+        # Lazily: it takes longer to import than most commands take.
+        from devenv.enginesdk import Sdk
+
+        return Sdk(self.url, self._origin, self._version)
+
+
+def _plain(url: str, origin: str) -> bool:
+    """Whether no TLS is asked for. A context may, so those are left to the docker library unless they are of a file."""
+    if url.startswith("unix:"):
+        return speaks(url)
+    tls = os.environ.get("DOCKER_TLS_VERIFY") or os.environ.get("DOCKER_CERT_PATH")
+    return origin == "DOCKER_HOST" and not tls and speaks(url)
+
+
+def open_connection() -> Connection:
+    """The engine that the docker command line would use, else one at a rootless or podman socket.
 
     Raises NoEngine, naming the endpoint, when nothing answers there.
     """
     url, origin = endpoint_in_use()
-    arguments: dict[str, Any] = {"base_url": url}
     try:
-        if origin == "DOCKER_HOST":
-            arguments = dict(kwargs_from_env())
-        elif origin.startswith("context"):
-            arguments = dict(ContextAPI.kwargs_from_context(environment=os.environ))
-        client = docker.APIClient(version="auto", timeout=_TIMEOUT, use_ssh_client=url.startswith("ssh:"), **arguments)
-    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+        return Connection(url, origin)
+    except (Refused, OSError) as error:
         raise NoEngine(f"cannot reach a container engine at {url} ({origin}): {_reason(error)}", _HINT) from error
-    # A proxy from the environment must not come between us and the engine.
-    client.trust_env = False
-    # The stubs leave out where the client keeps what it read of ~/.docker/config.json.
-    _forget_missing_helpers(client._auth_configs)  # type: ignore[attr-defined]
-    return client, url
 
 
-def _forget_missing_helpers(credentials: dict[str, Any]) -> None:
-    """Configured credential helpers that are not installed would fail every build and pull, of public images, too."""
-    if (store := credentials.get("credsStore")) and not shutil.which(f"docker-credential-{store}"):
-        del credentials["credsStore"]
-    for registry, helper in list((credentials.get("credHelpers") or {}).items()):
-        if not shutil.which(f"docker-credential-{helper}"):
-            del credentials["credHelpers"][registry]
+# ---- how it fails ------------------------------------------------------------------------------------------------
 
 
 def _reason(error: Exception) -> str:
-    """The short human core of an error: docker and requests wrap it several times."""
+    """The short human core of an error: libraries wrap it several times."""
     text = str(error)
     for pattern, reason in (
         ("FileNotFoundError", "no such socket"),
+        ("No such file", "no such socket"),
         ("PermissionError", "permission denied"),
         ("Permission denied", "permission denied"),
         ("ConnectionRefusedError", "connection refused"),
@@ -111,11 +140,9 @@ def asking(what: str, hint: str = "") -> Iterator[None]:
     """Turn any failure of the engine while it is asked to do `what` into one of ours."""
     try:
         yield
-    except docker.errors.APIError as error:
-        raise ServiceFailed(f"cannot {what}: {error.explanation or error}", hint) from error
-    except docker.errors.DockerException as error:
-        raise ServiceFailed(f"cannot {what}: {_reason(error)}", hint) from error
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+    except Refused as error:
+        raise ServiceFailed(f"cannot {what}: {error}", hint) from error
+    except OSError as error:
         raise NoEngine(f"cannot {what}: the engine does not answer ({_reason(error)})", _HINT) from error
 
 
@@ -124,10 +151,8 @@ def unless_gone() -> Iterator[None]:
     """What somebody else removed in the meantime is as gone as if we had done it."""
     try:
         yield
-    except docker.errors.NotFound:
-        return
-    except docker.errors.APIError as error:
-        if "is already in progress" not in str(error):
+    except Refused as error:
+        if error.status != 404 and "is already in progress" not in str(error):
             raise
 
 
@@ -136,8 +161,8 @@ def unless_taken(name: str) -> Iterator[None]:
     """Creating something whose name is in use means that somebody else made it: ours would have been seen."""
     try:
         yield
-    except docker.errors.APIError as error:
-        if error.status_code != 409:
+    except Refused as error:
+        if error.status != 409:
             raise
         raise NotOurs(
             f"cannot create {name}: something that does not carry the labels of this environment has the name",

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from devenv import golden
 from devenv.engine import Engine
 from devenv.errors import Cancelled, DevenvError, PortTaken, ServiceFailed
-from devenv.images import build_image, build_lock, fetch_wheels, make_base
 from devenv.model import (
     LABEL_ENVIRONMENT,
     LABEL_SERVICE,
@@ -199,10 +198,15 @@ Tell = Callable[[str], None]
 
 
 def _fetch_wheels(operation: Operation, context: Context, tell: Tell) -> None:
+    # Lazily, as below: hardly any `up` makes images.
+    from devenv.imagebuild import fetch_wheels
+
     fetch_wheels(context.engine, context.catalogue[operation.target], tell)
 
 
 def _build_image(operation: Operation, context: Context, tell: Tell) -> None:
+    from devenv.imagebuild import build_image, build_lock, make_base
+
     # Another project's devenv may be at the same image: then theirs will do.
     with build_lock(operation.subject, tell):
         if context.engine.has_image(operation.subject):

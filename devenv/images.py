@@ -7,42 +7,23 @@ The tag of a built image is a hash of all that goes into it: the base's recipe, 
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import sys
-import tarfile
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from voluptuous import Optional, Required, Schema
 
-from devenv import document, golden, host
-from devenv.archive import pack
+from devenv import document, golden
 from devenv.catalogue import data_folder
 from devenv.engine import Engine
-from devenv.errors import ServiceFailed
-from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, SHARED, Image, Profile, ServiceDefinition, familiar
-from devenv.state import cache_folder, held
+from devenv.model import Image, Profile, ServiceDefinition, familiar
 
 BASE = "base"
 _RECIPE = Schema(
     {Required("image"): str, Required("suite"): str, Optional("exclude"): [str], Optional("include"): [str]}
 )
 # Debian trixie's Python, for which the wheels are fetched on a host that may have another one.
-_PYTHON = "3.13"
-# Newest first; PyPI's wheels name the oldest C library that they run on, and trixie has glibc 2.41.
-_MANYLINUX = ("2_34", "2_28", "2_17")
-_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY")
-
-# How often a running program is asked whether it should go on.
-_LOOK_SECONDS = 0.2
-
-Progress = Callable[[str], None]
+PYTHON = "3.13"
 
 
 # ---- which image ------------------------------------------------------------------------------------------
@@ -72,178 +53,28 @@ def full_reference(image: str) -> str:
     return name if ":" in last else f"{name}:latest"
 
 
-def _recipe() -> dict[str, Any]:
+def recipe() -> dict[str, Any]:
+    """How the base is made."""
     return document.read(data_folder("compose") / "base.yaml", _RECIPE)
 
 
 def _base_reference() -> str:
-    recipe = _recipe()
-    digest = hashlib.sha256(repr(sorted(recipe.items())).encode()).hexdigest()[:12]
-    return f"devenv/base:{recipe['suite']}-{digest}"
+    wanted = recipe()
+    digest = hashlib.sha256(repr(sorted(wanted.items())).encode()).hexdigest()[:12]
+    return f"devenv/base:{wanted['suite']}-{digest}"
 
 
 def _content_hash(service: ServiceDefinition, base: str) -> str:
-    digest = hashlib.sha256(f"{base}\0{_PYTHON if service.wheels else ''}".encode())
-    for path in [*_context_files(service), *([service.folder / service.wheels] if service.wheels else [])]:
+    digest = hashlib.sha256(f"{base}\0{PYTHON if service.wheels else ''}".encode())
+    for path in [*context_files(service), *([service.folder / service.wheels] if service.wheels else [])]:
         digest.update(f"\0{path.relative_to(service.folder)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def _context_files(service: ServiceDefinition) -> list[Path]:
+def context_files(service: ServiceDefinition) -> list[Path]:
+    """The files of a service that its build sees."""
     extra = sorted(path for path in service.folder.glob("image/**/*") if path.is_file())
     return [service.folder / "Dockerfile", *extra]
-
-
-# ---- the base ------------------------------------------------------------------------------------------------
-
-
-def make_base(engine: Engine, reference: str, progress: Progress) -> None:
-    """Have the base on the engine: pulled, or made here. Raises ServiceFailed saying why neither worked."""
-    recipe = _recipe()
-    try:
-        progress(f"pulling {recipe['image']}")
-        engine.pull(recipe["image"], progress)
-        dockerfile = {"Dockerfile": f"FROM {recipe['image']}\n".encode()}
-        engine.build(reference, pack(dockerfile), {}, _labels(BASE), progress)
-    except ServiceFailed as error:
-        progress(f"no registry, making {recipe['suite']} from packages")
-        _bootstrap_base(engine, reference, recipe, error.message, progress)
-
-
-def _bootstrap_base(
-    engine: Engine, reference: str, recipe: Mapping[str, Any], pull_error: str, progress: Progress
-) -> None:
-    tool = host.base_tool()
-    if not tool:
-        raise ServiceFailed(
-            "cannot get a base image: the registry does not answer, and neither mmdebstrap nor debootstrap is here",
-            hint="'devenv doctor --fix' installs mmdebstrap on Debian and Ubuntu",
-            detail=[pull_error],
-        )
-    with tempfile.TemporaryDirectory(prefix="devenv-base-") as folder:
-        tarball = Path(folder) / "base.tar"
-        make = _mmdebstrap if Path(tool).name == "mmdebstrap" else _debootstrap
-        try:
-            make(tool, recipe, tarball, progress)
-        except ServiceFailed as error:
-            error.detail = (*error.detail, pull_error)
-            raise
-        engine.import_image(reference, tarball, _labels(BASE))
-
-
-def _mmdebstrap(tool: str, recipe: Mapping[str, Any], tarball: Path, progress: Progress) -> None:
-    options = [f"--dpkgopt=path-exclude={path}" for path in recipe.get("exclude", ())]
-    options += [f"--dpkgopt=path-include={path}" for path in recipe.get("include", ())]
-    # A mirror may be a frozen copy, whose Release file has expired.
-    options.append('--aptopt=Acquire::Check-Valid-Until "false"')
-    mirror = _debian_mirror()
-    command = [tool, "--variant=minbase", *options, recipe["suite"], str(tarball)]
-    _run([*command, mirror] if mirror else command, progress)
-
-
-def _debootstrap(tool: str, recipe: Mapping[str, Any], tarball: Path, progress: Progress) -> None:
-    root = tarball.parent / "root"
-    mirror = _debian_mirror()
-    command = [tool, "--variant=minbase", recipe["suite"], str(root)]
-    _run([*command, mirror] if mirror else command, progress)
-    with tarfile.open(tarball, "w") as archive:
-        archive.add(root, arcname=".")
-
-
-def _debian_mirror() -> str:
-    """Where this host gets Debian's packages from; empty elsewhere, for the tool's own default."""
-    if not shutil.which("apt-get"):
-        return ""
-    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  a fixed command
-    return next(iter(found.stdout.split()), "")
-
-
-# ---- one image -------------------------------------------------------------------------------------------------
-
-
-def build_image(engine: Engine, service: ServiceDefinition, reference: str, base: str, progress: Progress) -> None:
-    """Build the image of a service on the base. Raises ServiceFailed with the end of the failing step."""
-    wheels = fetch_wheels(engine, service, progress) if service.wheels else None
-    arguments = {"BASE": base, **_proxies()}
-    files = {str(path.relative_to(service.folder)): path.read_bytes() for path in _context_files(service)}
-    files |= {f"wheels/{path.name}": path.read_bytes() for path in sorted(wheels.iterdir())} if wheels else {}
-    engine.build(reference, pack(files, mode=0o644), arguments, _labels(service.name), progress)
-
-
-def fetch_wheels(engine: Engine, service: ServiceDefinition, progress: Progress) -> Path:
-    """The folder of wheels that the service's list names, fetched with the host's own pip and its settings.
-
-    Inside the build, pip would know neither the user's mirror nor the certificates of an intercepting proxy.
-    """
-    requirements = service.folder / service.wheels
-    machine = str(engine.info().get("Architecture", platform.machine()))
-    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
-    digest = hashlib.sha256(requirements.read_bytes() + machine.encode()).hexdigest()[:12]
-    folder = cache_folder() / "wheels" / f"{service.name}-{digest}"
-    if folder.is_dir():
-        return folder
-    progress("fetching Python wheels")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        fresh = Path(temporary) / "wheels"
-        platforms = [f"--platform=manylinux_{version}_{machine}" for version in _MANYLINUX]
-        _run(
-            [
-                *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
-                *(f"--python-version={_PYTHON}", "--implementation=cp", *platforms, "--platform=any"),
-                *("--requirement", str(requirements), "--dest", str(fresh)),
-            ],
-            progress,
-        )
-        try:
-            fresh.rename(folder)
-        except OSError:
-            # Somebody else was faster: theirs is as good.
-            if not folder.is_dir():
-                raise
-    return folder
-
-
-def _proxies() -> dict[str, str]:
-    """The user's proxy settings: the engine hands them to the build's steps and keeps them out of the image."""
-    names = [*_PROXIES, *(name.lower() for name in _PROXIES)]
-    return {name: os.environ[name] for name in names if os.environ.get(name)}
-
-
-def _labels(name: str) -> dict[str, str]:
-    return {LABEL_ENVIRONMENT: SHARED, LABEL_SERVICE: name}
-
-
-def _run(command: list[str], progress: Progress) -> None:
-    """Run a program to its end, or until `progress` raises. Raises ServiceFailed with its last lines."""
-    name = "pip" if "pip" in command else Path(command[0]).name
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PATH": host.PATH}
-    with tempfile.TemporaryFile("w+") as log:
-        with subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment) as process:  # noqa: S603  ours
-            try:
-                while process.poll() is None:
-                    progress(f"running {name}")
-                    with suppress(subprocess.TimeoutExpired):
-                        process.wait(_LOOK_SECONDS)
-            except BaseException:
-                process.terminate()
-                raise
-        log.seek(0)
-        lines = log.read().strip().splitlines()
-    if process.returncode:
-        raise ServiceFailed(
-            f"cannot finish {name}: exit code {process.returncode}",
-            hint="its last lines are above; mend what they say and run the same again",
-            detail=lines[-20:],
-        )
-
-
-@contextmanager
-def build_lock(reference: str, progress: Progress) -> Iterator[None]:
-    """Let one devenv of this user build an image at a time."""
-    with held(cache_folder() / f"{reference.replace('/', '-').replace(':', '-')}.lock", progress):
-        yield
 
 
 # ---- housekeeping --------------------------------------------------------------------------------------------

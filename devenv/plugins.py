@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, EntryPoints, PackageNotFoundError, distribution, entry_points
+from typing import TYPE_CHECKING
 
 from devenv.errors import ConfigError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 _PACKAGE = "openstack-devenv"
 
@@ -14,6 +17,9 @@ def find(group: str, kind: str, what: str) -> EntryPoint:
 
     devenv's own come first: reading what every installed package brings takes longer than a probe.
     """
+    # Lazily: it takes as long to import as a probe takes.
+    from importlib.metadata import EntryPoints, PackageNotFoundError, distribution, entry_points
+
     try:
         own = distribution(_PACKAGE).entry_points.select(group=group, name=kind)
     except PackageNotFoundError:

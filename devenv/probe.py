@@ -7,11 +7,11 @@ another package can bring one.
 
 from __future__ import annotations
 
-import uuid
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from devenv import plugins
 from devenv.errors import NotReady
@@ -38,6 +38,9 @@ Check = Callable[[Target], None]
 @cache
 def load_probe(kind: str) -> Check:
     """The probe of that name. Raises ConfigError if no installed package brings it."""
+    if kind in _OWN:
+        # Without a look at any package: that takes longer than a probe.
+        return _OWN[kind]
     check: Check = plugins.find(GROUP, kind, "a probe of kind").load()
     return check
 
@@ -64,8 +67,13 @@ def check_mysql(target: Target) -> None:
             connection.cursor() as cursor,
         ):
             cursor.execute("SELECT DATABASE()")
-    except (pymysql.MySQLError, OSError) as error:
-        raise NotReady(_first_line(error.args[-1] if error.args else error)) from error
+    except pymysql.MySQLError as error:
+        number, words = error.args if len(error.args) == 2 else (0, error)
+        # The server's own words, unless the number is one of those that clients give to lost connections.
+        lost = number in range(2000, 3000)
+        raise NotReady(_no_login(error.__context__) if lost else _first_line(words)) from error
+    except OSError as error:
+        raise NotReady(_no_login(error)) from error
 
 
 def check_amqp(target: Target) -> None:
@@ -73,6 +81,8 @@ def check_amqp(target: Target) -> None:
 
     Brokers from 4.3 on accept logins and yet refuse the queues of older defaults.
     """
+    import secrets
+
     import amqp
 
     settings = target.settings
@@ -89,21 +99,23 @@ def check_amqp(target: Target) -> None:
             ) as connection,
             connection.channel() as channel,
         ):
-            name = f"devenv.probe.{uuid.uuid4().hex}"
+            name = f"devenv.probe.{secrets.token_hex(16)}"
             arguments = {"x-queue-type": "quorum", "x-expires": 60_000}
             channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
             channel.queue_delete(name)
-    except (amqp.AMQPError, OSError) as error:
+    except OSError as error:
+        raise NotReady(_no_login(error)) from error
+    except amqp.AMQPError as error:
         raise NotReady(_first_line(error)) from error
 
 
 def check_etcd(target: Target) -> None:
     """Ask for readiness; versions before 3.5.11 have no such page and answer a linearizable read instead."""
     answer = _http("GET", f"{target.url}/readyz")
-    if answer.status_code == 404:
-        answer = _http("POST", f"{target.url}/v3/kv/range", json={"key": "AA=="})
-    if answer.status_code != 200:
-        raise NotReady(f"HTTP {answer.status_code}: {_first_line(answer.text)}")
+    if answer.status == 404:
+        answer = _http("POST", f"{target.url}/v3/kv/range", {"key": "AA=="})
+    if answer.status != 200:
+        raise NotReady(f"HTTP {answer.status}: {_first_line(answer.text)}")
 
 
 def check_keystone(target: Target) -> None:
@@ -117,10 +129,10 @@ def check_keystone(target: Target) -> None:
             "scope": {"project": {"name": settings["project"], "domain": domain}},
         }
     }
-    answer = _http("POST", f"{target.url}/auth/tokens", json=request)
-    if answer.status_code != 201:
-        raise NotReady(f"no token: HTTP {answer.status_code}: {_first_line(answer.text)}")
-    catalog = answer.json()["token"].get("catalog", [])
+    answer = _http("POST", f"{target.url}/auth/tokens", request)
+    if answer.status != 201:
+        raise NotReady(f"no token: HTTP {answer.status}: {_first_line(answer.text)}")
+    catalog = json.loads(answer.text)["token"].get("catalog", [])
     urls = [
         endpoint["url"]
         for service in catalog
@@ -131,28 +143,57 @@ def check_keystone(target: Target) -> None:
     if not urls:
         raise NotReady("the catalog has no public identity endpoint")
     found = _http("GET", urls[0])
-    if found.status_code != 200:
-        raise NotReady(f"the catalog's identity URL {urls[0]} answers HTTP {found.status_code}")
+    if found.status != 200:
+        raise NotReady(f"the catalog's identity URL {urls[0]} answers HTTP {found.status}")
 
 
-def _http(method: str, url: str, **arguments: Any) -> Any:
-    import requests
-
-    with requests.Session() as session:
-        # Neither a proxy nor a netrc of the user's may come between the probe and 127.0.0.1.
-        session.trust_env = False
-        try:
-            return session.request(method, url, timeout=(_CONNECT_SECONDS, _ANSWER_SECONDS), **arguments)
-        except requests.ConnectionError as error:
-            reason = "connection refused" if "refused" in str(error) else "connection closed without an answer"
-            raise NotReady(reason) from error
-        except requests.RequestException as error:
-            raise NotReady(type(error).__name__) from error
+# The same as among the entry points.
+_OWN: Mapping[str, Check] = {
+    "mysql": check_mysql,
+    "amqp": check_amqp,
+    "etcd": check_etcd,
+    "keystone": check_keystone,
+}
 
 
-def _first_line(error: object) -> str:
-    if isinstance(error, OSError):
-        # What the engine's port proxy does while nobody listens behind it looks different each time.
-        refused = isinstance(error, ConnectionRefusedError)
-        return "connection refused" if refused else f"no answer ({error.strerror or error})"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+class _Answer(NamedTuple):
+    status: int
+    text: str
+
+
+def _http(method: str, url: str, body: Mapping[str, Any] | None = None) -> _Answer:
+    """Ask for something over HTTP: straight, whatever proxy the environment names."""
+    from http.client import HTTPConnection, HTTPException
+    from urllib.parse import urlsplit
+
+    where = urlsplit(url)
+    connection = HTTPConnection(where.hostname or "", where.port, timeout=_CONNECT_SECONDS)
+    try:
+        connection.connect()
+        connection.sock.settimeout(_ANSWER_SECONDS)
+        data = json.dumps(body) if body else None
+        connection.request(method, where.path or "/", data, {"Content-Type": "application/json"} if body else {})
+        answer = connection.getresponse()
+        return _Answer(answer.status, answer.read().decode(errors="replace"))
+    except (OSError, HTTPException) as error:
+        raise NotReady(_broken(error, "not answering yet")) from error
+    finally:
+        connection.close()
+
+
+def _no_login(error: BaseException | None) -> str:
+    return _broken(error, "not accepting logins yet")
+
+
+def _broken(error: BaseException | None, usual: str) -> str:
+    """Why a connection came to nothing.
+
+    What the engine's port proxy does while nobody listens behind it looks different each time, and is `usual`.
+    """
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    return "no answer in time" if isinstance(error, TimeoutError) else usual
+
+
+def _first_line(words: object) -> str:
+    return (str(words).strip().splitlines() or [type(words).__name__])[0][:200]

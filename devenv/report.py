@@ -341,21 +341,21 @@ def bar(began: float, ended: float, total: float) -> str:
 _MARKS = {CRITICAL: "█", OTHER: "░", WAITING: "·"}
 _MARK_COLOURS = {"█": "yellow", "░": "cyan"}
 _WIDEST, _LONGEST_NAME = 120, 30
-_BETWEEN_MARKS = 8
+_BETWEEN_MARKS = 6
 
 
 def timing_chart(run: Run) -> str:
     """A line per operation with its bar on one axis of time, what was critical, and the same in words."""
     shown, width = rows(run), min(_width(), _WIDEST)
     names = min(max(len(text) for text in ("OPERATION", *(row.name for row in shown))), _LONGEST_NAME)
-    room, seconds = max(_NARROWEST, width - names - len("  1234.56 s  ")), max(run.seconds, 0.001)
+    room, seconds = max(_NARROWEST, width - names - len("  123456.78  ")), max(run.seconds, 0.001)
     day = datetime.fromisoformat(run.began).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     told = [f"last up, {day}: {_MARKS[CRITICAL]} critical, {_MARKS[OTHER]} at the same time, {_MARKS[WAITING]} waiting"]
-    lines = [f"{'OPERATION':<{names}}  {'TOOK':>9}  {_axis(seconds, room)}"]
+    lines = [f"{'OPERATION':<{names}}    SECONDS  {_axis(seconds, room)}"]
     for row in shown:
         name = row.name if len(row.name) <= names else f"{row.name[: names - 1]}…"
-        lines.append(f"{name:<{names}}  {row.seconds:7.2f} s  {_bars(row, room, room / seconds)}")
-    words = textwrap.fill(in_words(run), width, **_UNBROKEN)
+        lines.append(f"{name:<{names}}  {row.seconds:9.2f}  {_bars(row, room, room / seconds)}")
+    words = textwrap.fill(in_words(run), width, subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join(["", *told, *lines, words])
 
 
@@ -365,8 +365,9 @@ def _axis(seconds: float, room: int) -> str:
     step = next(n * 10**power for power in range(-4, 9) for n in (1, 2, 5) if n * 10**power >= least)
     line = ""
     for number in range(int(seconds / step) + 1):
-        line = line.ljust(round(room * number * step / seconds)) + f"|{number * step:g}"
-    return f"{line} s"[:room]
+        longer = line.ljust(round(room * number * step / seconds)) + f"|{number * step:g}"
+        line = longer if len(longer) <= room else line
+    return line
 
 
 def _bars(row: Row, room: int, per_second: float) -> str:
@@ -377,6 +378,8 @@ def _bars(row: Row, room: int, per_second: float) -> str:
             # What was done is seen, however short it was.
             left = min(left, room - 1)
             right = max(right, left + 1)
+        elif (ended - began) * per_second < 1:
+            continue
         cells[left:right] = _MARKS[kind] * (right - left)
     bars = "".join(cells).rstrip()
     if not _coloured():

@@ -5,22 +5,18 @@ A run is one row of devenv's own phases; between two of them are the operations 
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from devenv import __version__
-from devenv.errors import ConfigError
 from devenv.execute import Report
 from devenv.model import Operation, Plan
-from devenv.state import write_files
-from devenv.userfile import real_path, reason_of
 
 WAITING, OTHER, CRITICAL = "waiting", "other", "critical"
 # In place of a phase's name: then the operations ran.
@@ -227,11 +223,11 @@ def critical(run: Run) -> tuple[Link, ...]:
     Of the operations it is the one that ended last, the one that ended last of those it came after, and so on.
     """
     chain: list[Span] = []
-    before = _before(run)
+    earlier = before(run)
     step = max(run.operations, key=_end, default=None)
     while step and step not in chain:
         chain.append(step)
-        step = max(before[step.key], key=_end, default=None)
+        step = max(earlier[step.key], key=_end, default=None)
     begins = _begin_of_operations(run)
     ahead = [phase for phase in run.phases if phase.ended <= begins]
     spans = [*ahead, *reversed(chain), *run.phases[len(ahead) :]]
@@ -241,12 +237,12 @@ def critical(run: Run) -> tuple[Link, ...]:
 
 def waits(run: Run) -> dict[str, float]:
     """For how many seconds each operation (by key) could have run and did not: all places were taken."""
-    begins, before = _begin_of_operations(run), _before(run)
-    ends = {key: max(map(_end, steps), default=begins) for key, steps in before.items()}
+    begins, earlier = _begin_of_operations(run), before(run)
+    ends = {key: max(map(_end, steps), default=begins) for key, steps in earlier.items()}
     return {step.key: max(0.0, step.began - ends[step.key]) for step in run.operations}
 
 
-def _before(run: Run) -> dict[str, list[Step]]:
+def before(run: Run) -> dict[str, list[Step]]:
     """Those that each operation (by key) came after."""
     steps = {step.key: step for step in run.operations}
     return {step.key: [steps[key] for key in step.after if key in steps] for step in run.operations}
@@ -271,8 +267,10 @@ def in_words(run: Run) -> str:
     waited = sum(link.waited for link in chain)
     took = waited + sum(link.span.seconds for link in chain)
     names = " -> ".join(run.name(link.span) for link in chain) or "nothing but devenv itself"
-    waiting = f" ({waited:.1f} s of them waiting for a free place)" if waited >= _TOLD_SECONDS else ""
-    return f"critical: {names}, {took:.1f} of {run.seconds:.1f} s{waiting}; most of it: {longest} {seconds:.1f} s"
+    digits = 1 if run.seconds >= 1 else 2
+    waiting = f" ({waited:.{digits}f} s of them waiting for a free place)" if waited >= _TOLD_SECONDS else ""
+    whole = f"{took:.{digits}f} of {run.seconds:.{digits}f} s{waiting}"
+    return f"critical: {names}, {whole}; most of it: {longest} {seconds:.{digits}f} s"
 
 
 def rows(run: Run) -> list[Row]:
@@ -285,8 +283,7 @@ def rows(run: Run) -> list[Row]:
         if parts[group] > _MOST_COMPONENTS:
             found.setdefault(f"{group} ({parts[group]})", []).append(span)
         elif isinstance(span, Step) or span.seconds >= _SHOWN_SECONDS:
-            failed = " (failed)" if isinstance(span, Step) and span.failed else ""
-            found.setdefault(f"{run.name(span)}{failed}", []).append(span)
+            found.setdefault(run.name(span), []).append(span)
     return [_row(name, spans, chain, waited) for name, spans in found.items()]
 
 
@@ -294,7 +291,8 @@ def _row(name: str, spans: Sequence[Span], chain: Container[Span], waited: Mappi
     pieces = [(WAITING, span.began - waited.get(span.key, 0.0), span.began) for span in spans]
     pieces += [(OTHER, span.began, span.ended) for span in spans if span not in chain]
     pieces += [(CRITICAL, span.began, span.ended) for span in spans if span in chain]
-    return Row(name, max(map(_end, spans)) - spans[0].began, tuple(pieces))
+    failed = ", failed" if any(isinstance(span, Step) and span.failed for span in spans) else ""
+    return Row(f"{name}{failed}", max(map(_end, spans)) - spans[0].began, tuple(pieces))
 
 
 def _group(span: Span) -> str:
@@ -313,96 +311,3 @@ def as_data(run: Run) -> dict[str, Any]:
     for step in data["operations"]:
         step |= {"waited": round(waited[step["key"]], 6), "critical": step["key"] in chain}
     return {**data, "critical": chain}
-
-
-def trace(run: Run) -> dict[str, Any]:
-    """The run as Perfetto and chrome://tracing read it: a track per service, or several where it did much at once."""
-    tracks = _tracks(run)
-    return {
-        "traceEvents": [
-            _about("process_name", 0, name=f"devenv up, {run.environment}"),
-            *(_about("thread_name", number, name=name) for number, (name, _) in enumerate(tracks, 1)),
-            *(_about("thread_sort_index", number, sort_index=number) for number in range(1, len(tracks) + 1)),
-            *_slices(run, tracks),
-            *_flows(run, tracks),
-        ],
-        "displayTimeUnit": "ms",
-        "otherData": {"began": run.began, "devenv": run.version, "critical": in_words(run)},
-    }
-
-
-def _tracks(run: Run) -> list[tuple[str, list[Span]]]:
-    """Slices of one track may not overlap, so each operation goes to the first of its service's that is free."""
-    found: dict[str, list[list[Span]]] = {"devenv": [list(run.phases)]}
-    for step in run.operations:
-        tracks = found.setdefault(step.service, [])
-        free = next((track for track in tracks if track[-1].ended <= step.began), None)
-        if free is None:
-            tracks.append(free := [])
-        free.append(step)
-    return [
-        (name if number == 1 else f"{name} ({number})", track)
-        for name, tracks in found.items()
-        for number, track in enumerate(tracks, 1)
-    ]
-
-
-def _about(what: str, track: int, **words: Any) -> dict[str, Any]:
-    return {"name": what, "ph": "M", "pid": 1, "tid": track, "args": words}
-
-
-def _slices(run: Run, tracks: Sequence[tuple[str, list[Span]]]) -> Iterator[dict[str, Any]]:
-    waited, chain = waits(run), {link.span for link in critical(run)}
-    for number, (_, track) in enumerate(tracks, 1):
-        for span in track:
-            began, ended = _microseconds(span.began), _microseconds(span.ended)
-            kind, about = "devenv", {"critical": span in chain}
-            if isinstance(span, Step):
-                kind = span.key.rpartition(" ")[0]
-                about |= {"key": span.key, "cause": span.cause, "after": span.after, "failed": span.failed}
-                about |= {"waited": round(waited[span.key], 6)}
-            common = {"name": run.name(span), "cat": kind, "ph": "X", "pid": 1, "tid": number}
-            yield {**common, "ts": began, "dur": ended - began, "args": about}
-
-
-def _flows(run: Run, tracks: Sequence[tuple[str, list[Span]]]) -> Iterator[dict[str, Any]]:
-    """An arrow to each operation from each one that it came after."""
-    track_of = {span: number for number, (_, track) in enumerate(tracks, 1) for span in track}
-    befores = _before(run)
-    pairs = [(before, step) for step in run.operations for before in befores[step.key]]
-    for number, (before, step) in enumerate(pairs, 1):
-        common = {"name": "after", "cat": "after", "id": number, "pid": 1}
-        # An arrow begins inside of a slice, whose last moment is not in it any more.
-        leaves = max(_microseconds(before.began), _microseconds(before.ended) - 1)
-        yield {**common, "ph": "s", "tid": track_of[before], "ts": leaves}
-        yield {**common, "ph": "f", "bp": "e", "tid": track_of[step], "ts": _microseconds(step.began)}
-
-
-def _microseconds(seconds: float) -> int:
-    return round(seconds * 1_000_000)
-
-
-def check_place(path: Path) -> None:
-    """Raises ConfigError if no file can be written there. Nothing but a regular file is ever replaced."""
-    if reason := _refusal(real_path(path)):
-        raise ConfigError(f"cannot write {path}: {reason}", hint="name a file in a folder that you may write to")
-
-
-def _refusal(real: Path) -> str:
-    try:
-        if real.is_dir():
-            return "it is a folder"
-        if real.exists() and not real.is_file():
-            return "it is not a regular file"
-        if not real.parent.is_dir():
-            return f"there is no folder {real.parent}"
-        places = [real.parent, *([real] if real.exists() else ())]
-    except OSError as error:
-        return reason_of(error)
-    return "" if all(os.access(place, os.W_OK) for place in places) else "no permission"
-
-
-def write_trace(path: Path, run: Run) -> None:
-    """Write the run for Perfetto and chrome://tracing. Raises ConfigError where that cannot be done."""
-    check_place(path)
-    write_files({real_path(path): (json.dumps(trace(run)) + "\n").encode()}, 0o644)

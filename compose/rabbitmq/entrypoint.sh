@@ -1,11 +1,14 @@
 #!/bin/sh
-# Makes a home in the volume, then becomes the server.
+# Makes a home, then becomes the server.
 set -eu
 umask 027
 
-# The server must own the folder of its cookie; the volume's `data` folder belongs to root and is open to all.
+# In memory: a cookie is this environment's own, and copied data must not bring another one's. The server and its
+# command line tools accept only a file that nobody else may read.
 mkdir -p "$HOME"
 cd "$HOME"
+rm -f .erlang.cookie
+(umask 377 && echo '${secret.cookie}' > .erlang.cookie)
 
 # Nothing of the image's own configuration: neither its files nor an environment file.
 export RABBITMQ_CONFIG_FILE=/etc/devenv/rabbitmq.conf

@@ -1,10 +1,12 @@
-"""What the bench asks the engine itself: memory, sizes of images, and what was left behind."""
+"""What the bench asks the engine itself: memory, sizes of images, logs, and what was left behind."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -13,6 +15,18 @@ import docker.errors
 from tests.bench.process import Failed
 
 _SAMPLES, _PAUSE = 5, 0.3
+_SERVICE_LABEL = "io.devenv.service"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Megabytes: resident (RSS), and in proportion (PSS), where pages that many share count once for all of them.
+
+    The latter is there where the engine's processes are this system's, and may be looked at.
+    """
+
+    rss: float
+    pss: float | None
 
 
 class Engine:
@@ -27,22 +41,29 @@ class Engine:
     def version(self) -> str:
         return str(self._client.version()["Version"])
 
-    def memory(self, label: str) -> float:
-        """Resident megabytes of all processes in the containers with that label.
+    # ---- memory and sizes ------------------------------------------------------------------------------------
+
+    def memory(self, *labels: str) -> Memory:
+        """What all processes in the containers with one of those labels take.
 
         The smallest of some samples: in between, health checks run in there, too. Pages that two processes
-        of one container share count twice, so this errs upwards.
+        share count twice in RSS, so that errs upwards.
         """
         samples = []
         for _ in range(_SAMPLES):
-            samples.append(sum(self._resident(container) for container in self._containers(label)))
+            samples.append(self._memory(labels))
             time.sleep(_PAUSE)
-        return min(samples) / 1e6
+        return min(samples, key=lambda memory: memory.rss)
 
-    def _resident(self, container: Any) -> int:
-        listed = container.top(ps_args="-eo pid,rss")
-        column = listed["Titles"].index("RSS")
-        return sum(int(process[column]) * 1024 for process in listed["Processes"] or ())
+    def _memory(self, labels: Iterable[str]) -> Memory:
+        sizes: dict[int, int] = {}
+        for container in (found for label in labels for found in self._containers(label)):
+            listed = container.top(ps_args="-eo pid,rss")
+            pid, rss = listed["Titles"].index("PID"), listed["Titles"].index("RSS")
+            sizes |= {int(process[pid]): int(process[rss]) * 1024 for process in listed["Processes"] or ()}
+        shares = [_proportional(process) for process in sizes]
+        pss = sum(share for share in shares if share) / 1e6 if shares and None not in shares else None
+        return Memory(sum(sizes.values()) / 1e6, pss)
 
     def size(self, base: str, references: Iterable[str]) -> float:
         """Megabytes that the images take together, the base that they share counted once."""
@@ -54,22 +75,60 @@ class Engine:
             total += image["Size"] - (shared["Size"] if on_base else 0)
         return float(total) / 1e6
 
+    # ---- containers ------------------------------------------------------------------------------------------
+
+    def logs(self, label: str) -> dict[str, list[str]]:
+        """The lines that each service of an environment logged, each with the engine's time before it."""
+        return {
+            container.labels[_SERVICE_LABEL]: container.logs(timestamps=True).decode(errors="replace").splitlines()
+            for container in self._containers(label)
+        }
+
+    def published(self, label: str, service: str, port: int) -> int | None:
+        """Where a port of a service's container is, or will be, on this machine."""
+        for container in self._containers(label, stopped=True):
+            if container.labels.get(_SERVICE_LABEL) == service:
+                bound = container.attrs["HostConfig"]["PortBindings"].get(f"{port}/tcp")
+                return int(bound[0]["HostPort"]) if bound else None
+        return None
+
+    # ---- leaving nothing -------------------------------------------------------------------------------------
+
+    def remove_images(self, repository: str) -> None:
+        """Remove all images of that name."""
+        for image in self._client.images.list(name=repository):
+            for tag in image.tags:
+                with contextlib.suppress(docker.errors.APIError):
+                    self._client.images.remove(tag)
+
     def sweep(self, label: str) -> list[str]:
         """Remove whatever still carries the label; returns what that was."""
-        found = self._containers(label, stopped=True)
-        left = [f"container {container.name}" for container in found]
-        for container in found:
-            with contextlib.suppress(docker.errors.APIError):
-                container.remove(v=True, force=True)
+        left: list[str] = []
+        for container in self._containers(label, stopped=True):
+            _remove(left, f"container {container.name}", lambda one=container: one.remove(v=True, force=True))
         for network in self._client.networks.list(filters={"label": label}):
-            left.append(f"network {network.name}")
-            with contextlib.suppress(docker.errors.APIError):
-                network.remove()
+            _remove(left, f"network {network.name}", network.remove)
         for volume in self._client.volumes.list(filters={"label": label}):
-            left.append(f"volume {volume.name}")
-            with contextlib.suppress(docker.errors.APIError):
-                volume.remove(force=True)
+            _remove(left, f"volume {volume.name}", lambda one=volume: one.remove(force=True))
+        for image in self._client.images.list(filters={"label": label}):
+            _remove(left, f"image {image.short_id}", lambda one=image: self._client.images.remove(one.id, force=True))
         return left
 
     def _containers(self, label: str, stopped: bool = False) -> list[Any]:
         return list(self._client.containers.list(all=stopped, filters={"label": label}))
+
+
+def _remove(left: list[str], name: str, remove: Callable[[], Any]) -> None:
+    left.append(name)
+    with contextlib.suppress(docker.errors.APIError):
+        remove()
+
+
+def _proportional(process: int) -> int | None:
+    """Bytes of a process, its share of pages that it shares with others; nothing where that cannot be read."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return None
+    sizes = [int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")]
+    return sizes[0] if sizes else None

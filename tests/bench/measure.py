@@ -2,91 +2,98 @@
 
 from __future__ import annotations
 
-import json
-import statistics
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 from tests.bench.engine import Engine
 from tests.bench.process import Done, Failed
-from tests.bench.sides import Devenv, Side
+from tests.bench.readiness import up_watched
+from tests.bench.samples import Samples, Tell, operations, ran
+from tests.bench.sides import SERVICES, Devenv, Side
 
 HELP_RUNS, STATUS_RUNS = 20, 5
 COMPONENT_RUNS, MANY = 5, 100
 ONE_COMPONENT, MANY_COMPONENTS = "component, all four roles", f"{MANY} components"
-FIRST_UP, SECOND_UP, DOWN_VOLUMES = "up, no data", "up again", "down --volumes"
-# In the order in which a round runs them.
-STEPS: dict[str, Callable[[Side], Any]] = {
-    FIRST_UP: lambda side: side.up(),
-    SECOND_UP: lambda side: side.up(),
-    "stop": lambda side: side.stop(),
-    "up, stopped": lambda side: side.up(),
-    "down": lambda side: side.down(),
-    "up, data kept": lambda side: side.up(),
-    DOWN_VOLUMES: lambda side: side.down(volumes=True),
-}
-Tell = Callable[[str], None]
+FIRST_UP, SECOND_UP, GOLDEN_UP, KEPT_UP = "first up", "up again", "up, golden", "up, data kept"
+STOP, START, DOWN, DOWN_VOLUMES, RESET = "stop", "start", "down", "down --volumes", "reset"
 
 
-@dataclass
-class Samples:
-    """Every measured value by (what, side); seconds, milliseconds or megabytes as the name says."""
-
-    values: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
-    # Each first start of devenv: its seconds and its operations.
-    starts: list[tuple[float, list[dict[str, Any]]]] = field(default_factory=list)
-
-    def add(self, what: str, side: str, value: float) -> None:
-        self.values[what, side].append(value)
-
-    def median(self, what: str, side: str) -> float | None:
-        found = self.values.get((what, side))
-        return statistics.median(found) if found else None
-
-    def typical_start(self) -> tuple[float, list[dict[str, Any]]]:
-        """The first start whose duration is the median, or next to it."""
-        return sorted(self.starts, key=lambda start: start[0])[(len(self.starts) - 1) // 2]
+def alone(service: str) -> str:
+    """What the golden start of one service with what it needs is called."""
+    return f"up {service}, golden"
 
 
-def measure(sides: Sequence[Side], rounds: int, engine: Engine, tell: Tell) -> Samples:
+# ---- rounds of both sides ------------------------------------------------------------------------------------------
+
+
+def measure_rounds(sides: Sequence[Side], rounds: int, engine: Engine, samples: Samples, tell: Tell) -> None:
     """Run all rounds. Who goes first changes from round to round."""
-    samples = Samples()
     for number in range(rounds):
         tell(f"round {number + 1} of {rounds}")
         for side in sides if number % 2 == 0 else reversed(sides):
-            _one_round(side, samples, engine, tell)
-    return samples
+            if isinstance(side, Devenv):
+                side.forget_golden(engine)
+            _common_steps(side, samples, engine, tell)
+            if isinstance(side, Devenv):
+                _golden_steps(side, samples, engine, tell)
 
 
-def _one_round(side: Side, samples: Samples, engine: Engine, tell: Tell) -> None:
-    for what, step in STEPS.items():
-        done = step(side)
-        samples.add(what, side.name, done.seconds)
-        tell(f"  {side.name:<8} {what:<16} {done.seconds:6.2f} s")
-        if what == FIRST_UP and isinstance(side, Devenv):
-            samples.starts.append((done.seconds, _operations(done.output)))
-        if what == SECOND_UP:
-            _look(side, samples, engine, tell)
+def _common_steps(side: Side, samples: Samples, engine: Engine, tell: Tell) -> None:
+    """What both sides can do; devenv's first `up` finds no golden state, and keeps one."""
+    first = side.up()
+    if isinstance(side, Devenv) and ran(operations(first), "fill"):
+        raise Failed("cannot measure a first up: golden states were there all the same")
+    samples.note(FIRST_UP, side.name, first, tell)
+    samples.note(SECOND_UP, side.name, side.up(), tell)
+    _look(side, samples, engine, tell)
+    samples.note(STOP, side.name, side.stop(), tell)
+    samples.note(START, side.name, side.start(), tell)
+    samples.note(DOWN, side.name, side.down(), tell)
+    samples.note(KEPT_UP, side.name, side.up(), tell)
+    samples.note(DOWN_VOLUMES, side.name, side.down(volumes=True), tell)
 
 
-def _operations(output: str) -> list[dict[str, Any]]:
-    """The operations of a start, which must not have spent its time on building images."""
-    operations: list[dict[str, Any]] = json.loads(output)["operations"]
-    if any("image" in operation["action"] for operation in operations):
-        raise Failed("cannot use this run: recipes of images changed while it went on; run the bench again")
-    return operations
+def _golden_steps(side: Devenv, samples: Samples, engine: Engine, tell: Tell) -> None:
+    """What needs the golden state of the first `up`."""
+    samples.note(GOLDEN_UP, side.name, _golden(up_watched(side, engine, samples, tell)), tell)
+    samples.note(RESET, side.name, side.reset(), tell)
+    samples.note(DOWN_VOLUMES, side.name, side.down(volumes=True), tell)
+
+
+def _golden(done: Done) -> Done:
+    if not ran(operations(done), "fill"):
+        raise Failed("cannot measure a golden up: devenv did not start from golden states")
+    return done
 
 
 def _look(side: Side, samples: Samples, engine: Engine, tell: Tell) -> None:
     """What can be measured while everything runs."""
-    megabytes = engine.memory(side.label)
+    megabytes = engine.memory(side.label).rss
     samples.add("memory", side.name, megabytes)
-    tell(f"  {side.name:<8} {'memory':<16} {megabytes:6.0f} MB")
+    tell(f"  {side.name:<8} {'memory':<24} {megabytes:6.0f} MB")
     if isinstance(side, Devenv):
         for _ in range(STATUS_RUNS):
             samples.add("status", side.name, side.status().seconds * 1000)
+
+
+# ---- devenv alone --------------------------------------------------------------------------------------------------
+
+
+def measure_alone(side: Devenv, rounds: int, samples: Samples, tell: Tell) -> None:
+    """The golden start of each service with what it needs, and that of all four between them."""
+    choices: list[tuple[str, ...]] = [(), *((service,) for service in SERVICES)]
+    for services in choices:
+        have_golden(side, *services)
+    for _ in range(rounds):
+        for services in choices:
+            done = _golden(side.up(*services))
+            samples.note(alone(services[0]) if services else GOLDEN_UP, side.name, done, tell)
+            side.down(volumes=True)
+
+
+def have_golden(side: Devenv, *services: str) -> None:
+    """Have golden states of these services together: what needs a service is a part of its state."""
+    side.up(*services)
+    side.down(volumes=True)
 
 
 def measure_components(side: Devenv, samples: Samples, tell: Tell) -> None:
@@ -96,16 +103,17 @@ def measure_components(side: Devenv, samples: Samples, tell: Tell) -> None:
         # One more each time: a drop beside it would be measured, too.
         done = side.components([f"one{i}" for i in range(number + 1)])
         samples.add(ONE_COMPONENT, side.name, _provisioning(done) * 1000)
-    tell(f"  {side.name:<8} {'component':<16} {samples.median(ONE_COMPONENT, side.name):6.0f} ms")
+    tell(f"  {side.name:<8} {'component':<24} {samples.median(ONE_COMPONENT, side.name):6.0f} ms")
     side.components([])
     samples.add(MANY_COMPONENTS, side.name, _provisioning(side.components([f"c{i}" for i in range(MANY)])))
-    tell(f"  {side.name:<8} {MANY_COMPONENTS:<16} {samples.median(MANY_COMPONENTS, side.name):6.2f} s")
+    tell(f"  {side.name:<8} {MANY_COMPONENTS:<24} {samples.median(MANY_COMPONENTS, side.name):6.2f} s")
     side.down(volumes=True)
+    side.without_components()
 
 
 def _provisioning(done: Done) -> float:
     """From the first begin to the last end, in seconds, less the time in which there was nothing to do but wait."""
-    spans = [(op["began"], op["ended"]) for op in _operations(done.output) if op["action"] == "provision"]
+    spans = [(op["began"], op["ended"]) for op in operations(done) if op["action"] == "provision"]
     total, reached = 0.0, 0.0
     for began, ended in sorted(spans):
         total += max(0.0, ended - max(began, reached))
@@ -118,4 +126,4 @@ def measure_help(side: Devenv, samples: Samples, tell: Tell) -> None:
     side.help()
     for _ in range(HELP_RUNS):
         samples.add("--help", side.name, side.help().seconds * 1000)
-    tell(f"  {side.name:<8} {'--help':<16} {samples.median('--help', side.name):6.0f} ms")
+    tell(f"  {side.name:<8} {'--help':<24} {samples.median('--help', side.name):6.0f} ms")

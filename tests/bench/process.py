@@ -5,15 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 # The slowest step by far is a first start, of a minute or so on a machine that has much else to do.
 _LONGEST = 600
 # What an interrupted program gets to leave things in order, in seconds.
 _FAREWELL = 30
+# How much of what a failed program printed is worth showing.
+_TAIL_LINES = 15
+
+# Is told each line of stderr as it comes, with the time of day in seconds since 1970.
+Hear = Callable[[float, str], None]
 
 
 class Failed(Exception):
@@ -22,50 +30,121 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Done:
-    """A program that succeeded: how long it took, and what it printed on stdout."""
+    """A program that succeeded: how many seconds it took, and what it printed on stdout.
+
+    `began` is when it was started, in seconds since 1970.
+    """
 
     seconds: float
     output: str
+    began: float = 0.0
 
 
-def run(command: Sequence[str], environment: Mapping[str, str], folder: Path | None = None) -> Done:
+def run(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path | None = None, hear: Hear | None = None
+) -> Done:
     """Run a program to its end. Raises Failed with the end of what it printed."""
-    began = time.perf_counter()
+    began, day = time.perf_counter(), time.time()
+    process = _start(command, environment, folder, subprocess.PIPE, subprocess.PIPE)
+    output, errors = _Reader(process.stdout), _Reader(process.stderr, hear)
+    try:
+        process.wait(_LONGEST)
+        seconds = time.perf_counter() - began
+    except BaseException as error:
+        _end(process)
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise Failed(f"cannot finish '{_shown(command)}' in {_LONGEST} s") from error
+        raise
+    finally:
+        texts = output.text(), errors.text()
+    _check(process, command, texts[1] or texts[0])
+    return Done(seconds, texts[0], day)
+
+
+def run_together(
+    commands: Sequence[Sequence[str]], environment: Mapping[str, str], folder: Path | None = None
+) -> float:
+    """Start all programs at once; returns how many seconds it took until the last of them ended.
+
+    Raises Failed for the first that did not succeed, when all have ended.
+    """
+    processes: list[subprocess.Popen[str]] = []
+    with tempfile.TemporaryFile("w+") as printed:
+        began = time.perf_counter()
+        try:
+            for command in commands:
+                processes.append(_start(command, environment, folder, printed, printed))
+            for process in processes:
+                process.wait(_LONGEST)
+        except BaseException as error:
+            _end(*processes)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise Failed(f"cannot finish '{_shown(commands[0])}' and others in {_LONGEST} s") from error
+            raise
+        seconds = time.perf_counter() - began
+        printed.seek(0)
+        text = printed.read()
+    for process, command in zip(processes, commands, strict=True):
+        _check(process, command, text)
+    return seconds
+
+
+def _start(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path | None, output: int | IO[str], errors: int | IO[str]
+) -> subprocess.Popen[str]:
     # In a session of its own it gets no Ctrl-C from the terminal, only the one interrupt from below:
     # a second one makes devenv and Compose drop everything.
-    process = subprocess.Popen(
+    return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=output,
+        stderr=errors,
         text=True,
         cwd=folder,
         env={**os.environ, **environment},
         start_new_session=True,
     )
-    try:
-        output, errors = process.communicate(timeout=_LONGEST)
-    except subprocess.TimeoutExpired as error:
-        _end(process)
-        raise Failed(f"cannot finish '{_shown(command)}' in {_LONGEST} s") from error
-    except BaseException:
-        _end(process)
-        raise
-    seconds = time.perf_counter() - began
+
+
+class _Reader:
+    """Reads a stream to its end beside everything else, so that its writer never waits."""
+
+    def __init__(self, stream: IO[str] | None, hear: Hear | None = None) -> None:
+        assert stream is not None
+        self._stream, self._hear = stream, hear
+        self._lines: list[str] = []
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        with self._stream:
+            for line in self._stream:
+                if self._hear:
+                    self._hear(time.time(), line)
+                self._lines.append(line)
+
+    def text(self) -> str:
+        """All that was read. A grandchild may hold the stream open; what comes later is lost."""
+        self._thread.join(_FAREWELL)
+        return "".join(self._lines)
+
+
+def _check(process: subprocess.Popen[str], command: Sequence[str], text: str) -> None:
     if process.returncode:
-        tail = "\n".join((errors or output).strip().splitlines()[-15:])
+        tail = "\n".join(text.strip().splitlines()[-_TAIL_LINES:])
         raise Failed(f"cannot finish '{_shown(command)}': exit code {process.returncode}\n{tail}")
-    return Done(seconds, output)
 
 
 def _shown(command: Sequence[str]) -> str:
     return " ".join([Path(command[0]).name, *command[1:]])
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGINT)
-    try:
-        process.communicate(timeout=_FAREWELL)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
+def _end(*processes: subprocess.Popen[str]) -> None:
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    for process in processes:
+        try:
+            process.wait(_FAREWELL)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

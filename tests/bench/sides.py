@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -11,10 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.bench.process import Done, Failed, run
+from tests.bench.engine import Engine
+from tests.bench.process import Done, Failed, Hear, run, run_together
 
 COMPOSE_FILE = Path(__file__).parent / "compose" / "compose.yaml"
 COMPOSE_VARIABLE = "DEVENV_BENCH_COMPOSE"
+SERVICES = ("mysql", "rabbitmq", "etcd", "keystone")
+# Removes every golden state; the images are what is left where this devenv has no such command yet.
+FORGET_GOLDEN = ("gc", "--keep", "0")
+GOLDEN_IMAGES = "devenv/golden"
 
 
 class Side(Protocol):
@@ -24,6 +30,7 @@ class Side(Protocol):
     label: str
 
     def up(self) -> Done: ...
+    def start(self) -> Done: ...
     def stop(self) -> Done: ...
     def down(self, volumes: bool = False) -> Done: ...
 
@@ -33,22 +40,32 @@ class Devenv:
 
     name = "devenv"
 
-    def __init__(self, folder: Path) -> None:
-        self._project = folder / "project"
-        self._project.mkdir()
+    def __init__(self, folder: Path, environment: str = "bench") -> None:
+        self._folder, self._project = folder, folder / "project"
+        self._project.mkdir(exist_ok=True)
         self._environment = {"DEVENV_STATE_DIR": str(folder / "state"), "NO_COLOR": "1"}
         script = Path(sys.executable).with_name("devenv")
         self._program = [str(script)] if script.exists() else [sys.executable, "-m", "devenv.cli"]
+        self._prefix = [*self._program, "--project", str(self._project), "--env", environment]
         self.label = ""
 
-    def run(self, *arguments: str) -> Done:
-        command = [*self._program, "--project", str(self._project), "--env", "bench", *arguments]
-        return run(command, self._environment)
+    def sibling(self, environment: str) -> Devenv:
+        """Another environment of the same project."""
+        other = Devenv(self._folder, environment)
+        other.identify()
+        return other
+
+    def run(self, *arguments: str, hear: Hear | None = None) -> Done:
+        return run([*self._prefix, *arguments], self._environment, hear=hear)
+
+    def identify(self) -> None:
+        """Learn the label of all that the environment makes."""
+        self.label = f"io.devenv.environment={self._json('status')['environment']['id']}"
 
     def prepare(self) -> dict[str, str]:
         """Have the images on the engine; returns their references, the base's under its own name."""
         self.run("images", "build")
-        self.label = f"io.devenv.environment={self._json('status')['environment']['id']}"
+        self.identify()
         return {image["service"]: image["reference"] for image in self._json("images", "list")}
 
     def help(self) -> Done:
@@ -60,22 +77,66 @@ class Devenv:
     def version(self) -> str:
         return self.run("--version").output.split()[-1]
 
-    def up(self) -> Done:
-        return self.run("up", "--format", "json")
+    def variables(self) -> dict[str, str]:
+        """Endpoints and credentials of the environment that runs."""
+        return dict(self._json("env"))
+
+    # ---- what is measured ------------------------------------------------------------------------------------
+
+    def up(self, *services: str, hear: Hear | None = None) -> Done:
+        return self.run("up", *services, "--format", "json", hear=hear)
 
     def components(self, names: Sequence[str]) -> Done:
         """`up` with these components and no others; what others had is dropped."""
         (self._project / "devenv.yaml").write_text(f"components: {json.dumps(list(names))}\n")
         return self.run("up", "--drop", "--format", "json")
 
+    def without_components(self) -> None:
+        (self._project / "devenv.yaml").unlink(missing_ok=True)
+
+    def start(self) -> Done:
+        return self.run("start", "--format", "json")
+
     def stop(self) -> Done:
-        return self.run("stop")
+        return self.run("stop", "--format", "json")
 
     def down(self, volumes: bool = False) -> Done:
-        return self.run("down", *(["--volumes"] if volumes else []))
+        return self.run("down", *(["--volumes"] if volumes else []), "--format", "json")
+
+    def reset(self) -> Done:
+        return self.run("reset", "--format", "json")
+
+    def save(self, name: str) -> Done:
+        return self.run("snapshot", "save", name)
+
+    def restore(self, name: str) -> Done:
+        return self.run("snapshot", "restore", name, "--format", "json")
+
+    def remove_snapshot(self, name: str) -> None:
+        self.run("snapshot", "rm", name)
+
+    def forget_golden(self, engine: Engine) -> None:
+        """Have no golden state on the engine."""
+        with contextlib.suppress(Failed):
+            self.run(*FORGET_GOLDEN)
+        engine.remove_images(GOLDEN_IMAGES)
 
     def _json(self, *arguments: str) -> Any:
         return json.loads(self.run(*arguments, "--format", "json").output)
+
+
+def up_together(environments: Sequence[Devenv]) -> float:
+    """`up` of all of them, started at once: seconds until the last one is ready."""
+    return _together(environments, "up")
+
+
+def down_together(environments: Sequence[Devenv]) -> float:
+    """`down --volumes` of all of them, started at once: seconds until the last one is gone."""
+    return _together(environments, "down", "--volumes")
+
+
+def _together(environments: Sequence[Devenv], *arguments: str) -> float:
+    return run_together([[*one._prefix, *arguments] for one in environments], environments[0]._environment)
 
 
 class Compose:
@@ -91,6 +152,10 @@ class Compose:
         self.label = f"com.docker.compose.project={project}"
 
     def up(self) -> Done:
+        return self._run("up", "--wait")
+
+    def start(self) -> Done:
+        """`up`, too: Compose's `start` does not wait until services work."""
         return self._run("up", "--wait")
 
     def stop(self) -> Done:

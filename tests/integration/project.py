@@ -50,6 +50,26 @@ class Project:
         assert not check or done.returncode == 0, f"devenv {arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
 
+    def killed_while_paused(self, client: docker.DockerClient, pause: float, *arguments: str) -> bool:
+        """Run the command line and kill it `pause` seconds after a container of it began to stand still.
+
+        Whether it came to that: it may have ended before.
+        """
+        label = f"io.devenv.environment={self.id}"
+        with subprocess.Popen(
+            [sys.executable, "-m", "devenv.cli", *arguments],
+            cwd=self.folder,
+            env=self.environ,
+            stderr=subprocess.DEVNULL,
+        ) as run:
+            while run.poll() is None:
+                if client.api.containers(filters={"label": label, "status": "paused"}):
+                    with suppress(subprocess.TimeoutExpired):
+                        run.wait(pause)
+                    run.kill()
+                    break
+        return run.returncode == -signal.SIGKILL
+
     def up_until(self, seen: str, number: signal.Signals, *services: str) -> tuple[int, str]:
         """Run `up`, send it the signal once it has reported `seen`; its exit code and the rest of its report."""
         with subprocess.Popen(

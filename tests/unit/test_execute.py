@@ -12,10 +12,10 @@ import pytest
 from builders import DIGEST, consumer, desired, part, service
 from fake_engine import FakeEngine, Recorder
 
-from devenv import execute as module, readiness
+from devenv import execute as module, imagebuild, readiness
 from devenv.errors import Cancelled, ConfigError, NotReadyInTime, ServiceFailed
 from devenv.execute import Context, execute
-from devenv.images import build_lock
+from devenv.imagebuild import build_lock
 from devenv.model import Endpoint, Image, Observed, Operation, Plan
 from devenv.plan import make_plan
 from devenv.probe import Target
@@ -355,9 +355,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is built, by reference."""
     made: list[str] = []
     monkeypatch.setattr(
-        module, "build_image", lambda _engine, _service, reference, _base, _tell: made.append(reference)
+        imagebuild, "build_image", lambda _engine, _service, reference, _base, _tell: made.append(reference)
     )
-    monkeypatch.setattr(module, "make_base", lambda _engine, reference, _tell: made.append(reference))
+    monkeypatch.setattr(imagebuild, "make_base", lambda _engine, reference, _tell: made.append(reference))
     return made
 
 

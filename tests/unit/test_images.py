@@ -6,7 +6,8 @@ import pytest
 
 from devenv.catalogue import load_catalogue
 from devenv.errors import Cancelled
-from devenv.images import BASE, build_lock, full_reference, images_for
+from devenv.imagebuild import build_lock
+from devenv.images import BASE, full_reference, images_for
 from devenv.model import Profile, ServiceChoice, familiar
 from devenv.state import cache_folder
 

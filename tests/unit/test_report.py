@@ -7,6 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,9 @@ from devenv.report import (
     service_spans,
     status_table,
     summary,
+    timing_chart,
 )
+from devenv.timing import Run, Span, Step
 
 START = Operation("start", "mysql", "container exited 3")
 READY = Operation("ready", "mysql", after=("start mysql",))
@@ -247,3 +250,81 @@ def test_the_summary_says_when_there_was_nothing_to_do(capsys: pytest.CaptureFix
     assert capsys.readouterr().out.endswith(
         "/p/.devenv/environments/two is up to date\nnothing to do, all ready in 0.5 s\n"
     )
+
+
+# ---- what took how long ------------------------------------------------------------------------------------------
+
+
+def a_run(*operations: Step, seconds: float = 11.0) -> Run:
+    phases = (Span("start devenv", 0.0, 1.0), Span("write files", seconds - 1, seconds))
+    return Run("id-1", "2026-11-22T10:11:12+00:00", "1", seconds, phases, operations)
+
+
+PART = Step("drop mysql/b", 6.0, 10.0, "", ("ready mysql",))
+TWO = a_run(Step("ready etcd", 1.0, 2.0), Step("ready mysql", 1.0, 4.0), PART)
+
+
+def test_the_chart_has_a_bar_for_each_operation_on_one_axis() -> None:
+    lines = timing_chart(TWO).splitlines()
+    assert lines[0] == "" and re.fullmatch(
+        r"last up, 2026-11-2\d \d\d:\d1:12: █ critical, ░ at the same time, · waiting", lines[1]
+    )
+    assert lines[2:] == [
+        "OPERATION       SECONDS  |0        |2        |4        |6        |8        |10",
+        "start devenv       1.00  █████",
+        "ready etcd         1.00       ░░░░░",
+        "ready mysql        3.00       ███████████████",
+        "drop mysql/b       4.00                      ··········████████████████████",
+        "write files        1.00                                                    █████",
+        "critical: ready mysql -> drop mysql/b, 9.0 of 11.0 s (2.0 s of them waiting for",
+        "  a free place); most of it: drop mysql/b 4.0 s",
+    ]
+
+
+def parts(count: int) -> list[Step]:
+    """What so many components get of four services, six at a time."""
+    names = ("mysql", "rabbitmq", "etcd", "keystone")
+    times = [(1 + n // 6 * 0.1, 1.1 + n // 6 * 0.1) for n in range(count)]
+    return [
+        Step(f"provision {name}/component-{n}", began, ended, "new", (f"ready {name}",), name)
+        for name in names
+        for n, (began, ended) in enumerate(times)
+    ]
+
+
+@pytest.mark.parametrize("columns", [20, 60, 80, 100, 200])
+@pytest.mark.parametrize("count", [0, 6, 100])
+@pytest.mark.parametrize("seconds", [4.0, 11.0, 3600.0])
+def test_the_chart_fits_the_terminal_and_one_screen(
+    columns: int, count: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    run = a_run(*parts(count), Step("remove " + "x" * 99, 1.0, 1.0), seconds=seconds)
+    lines = timing_chart(run).splitlines()
+    fitting = [line for line in lines if not line.startswith(("critical", "  ", "last up"))]
+    # Names and numbers are never given up for bars.
+    assert max(map(len, fitting)) <= max(min(columns, 120), 55)
+    assert len(lines) <= 40
+    if count == 100:
+        assert next(line.split(" (")[0] for line in lines if "(100)" in line) == "provision mysql"
+    if columns >= 80:
+        assert max(map(len, lines)) <= columns
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.0004, 0.37, 59.0, 1e7])
+def test_the_axis_has_marks_however_long_it_took(seconds: float) -> None:
+    run = Run("id-1", "2026-11-22T10:11:12+00:00", "1", seconds, (Span("plan", 0.0, seconds),), ())
+    assert re.search(r"SECONDS  \|0 .*\|" if seconds else r"SECONDS  \|0", timing_chart(run))
+
+
+def charted(stream: Any) -> None:
+    with redirect_stdout(stream):
+        print(timing_chart(TWO))
+
+
+def test_what_was_critical_has_another_colour_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    coloured = on_terminal(charted)
+    assert "\x1b[33m█" in coloured and "\x1b[36m░" in coloured
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in on_terminal(charted)
+    assert "\x1b" not in timing_chart(TWO)

@@ -1,0 +1,119 @@
+"""What the engine is asked about images: which there are, and to pull, build, import and remove them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from devenv.connection import Connection, asking
+from devenv.enginehttp import CHUNK, Refused, decoded
+from devenv.errors import ServiceFailed
+from devenv.model import LABEL_ENVIRONMENT, SHARED, familiar
+
+
+class Images:
+    """The images of one container engine. Thread-safe."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._client = connection.client
+
+    # ---- which there are --------------------------------------------------------------------------------------
+
+    def images(self) -> dict[str, str]:
+        """The id of every image by each reference (tag or digest) that the engine can run without a pull."""
+        return {
+            familiar(name): image["Id"]
+            for image in self._listed()
+            for key in ("RepoTags", "RepoDigests")
+            for name in image.get(key) or ()
+        }
+
+    def has_image(self, reference: str) -> bool:
+        return reference in self.images()
+
+    def devenv_images(self) -> list[dict[str, Any]]:
+        """All images that devenv built: their tags, size in bytes, labels and time of creation."""
+        return self._listed({"label": f"{LABEL_ENVIRONMENT}={SHARED}"})
+
+    def image_sizes(self) -> dict[str, int]:
+        """The size in bytes of every image by tag."""
+        return {familiar(tag): int(image["Size"]) for image in self._listed() for tag in image.get("RepoTags") or ()}
+
+    def _listed(self, filters: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+        with asking("list images"):
+            return list(self._client.ask("GET", "/images/json", {"filters": filters or {}}))
+
+    # ---- making and removing them -----------------------------------------------------------------------------
+
+    def pull(self, reference: str, progress: Callable[[str], None]) -> None:
+        """Pull an image by its full reference: with a tag or a digest."""
+        name, _, tag = (reference, "", "") if "@" in reference else reference.rpartition(":")
+        hint = "check the name and the network, or build it under that name"
+        with asking(f"pull image {reference}", hint):
+            for line in self._connection.sdk.pull(name, tag or None):
+                if "error" in line:
+                    raise ServiceFailed(f"cannot pull image {reference}: {line['error']}", hint)
+                progress(str(line.get("status", "")))
+
+    def build(
+        self,
+        tag: str,
+        context: IO[bytes],
+        arguments: Mapping[str, str],
+        labels: Mapping[str, str],
+        progress: Callable[[str], None],
+    ) -> None:
+        """Build an image from a tar stream. Raises ServiceFailed with the last lines of the failing step."""
+        lines: list[str] = []
+        with asking(f"build image {tag}"):
+            step = "its first step"
+            for message in self._connection.sdk.build(tag, context, arguments, labels):
+                text = re.sub(r"\x1b\[[0-9;]*m", "", message.get("stream", "")).strip()
+                if re.match(r"step \d", text, re.IGNORECASE):
+                    step, lines = text, []
+                progress(text.partition("\n")[0])
+                lines.extend(text.splitlines())
+                if "error" in message:
+                    raise ServiceFailed(
+                        f"cannot build image {tag}: {step} failed: {message['error']}".splitlines()[0],
+                        hint="the last lines of that step are above; 'devenv images build' tries again",
+                        detail=lines[-20:],
+                    )
+
+    def import_image(self, tag: str, tarball: Path, labels: Mapping[str, str]) -> None:
+        """Make an image of one layer out of a root file system."""
+        self._import(f"import image {tag}", tag, _chunks(tarball), labels)
+
+    def import_data(self, tag: str, stream: Iterable[bytes], labels: Mapping[str, str]) -> None:
+        """Make an image of one layer that holds what a tar stream does; it is there whole or not at all."""
+        self._import(f"keep data as {tag}", tag, stream, labels)
+
+    def _import(self, what: str, tag: str, stream: Iterable[bytes], labels: Mapping[str, str]) -> None:
+        name, _, version = tag.rpartition(":")
+        changes = [f'LABEL {key}="{value}"' for key, value in labels.items()]
+        query = {"fromSrc": "-", "repo": name, "tag": version, "changes": changes}
+        with asking(what):
+            said = b"".join(self._client.stream("POST", "/images/create", query, stream))
+            for message in map(decoded, said.splitlines()):
+                if "error" in message:
+                    raise ServiceFailed(f"cannot {what}: {message['error']}")
+
+    def remove_image(self, reference: str) -> bool:
+        """Remove an image by tag or id; False if a container or another image still needs it."""
+        with asking(f"remove image {reference}"):
+            try:
+                self._client.ask("DELETE", f"/images/{reference}")
+            except Refused as error:
+                if error.status not in (404, 409):
+                    raise
+                return False
+        return True
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            yield chunk

@@ -1,0 +1,307 @@
+"""Golden states on the real engine: what the next environment begins with, and what never becomes one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import docker
+import pymysql
+import pytest
+import requests
+from project import Project, new_project, plan_of, remove
+
+from devenv.environment import Environment
+from devenv.execute import Report
+from devenv.model import Plan
+
+# How long after the beginning of the write devenv is killed, in seconds; the write takes about one.
+MOMENTS = (0.0, 0.2, 0.4, 0.6)
+
+
+def golden_images(client: docker.DockerClient) -> set[str]:
+    return {tag for image in client.images.list("devenv/golden") for tag in image.tags}
+
+
+def nameless(client: docker.DockerClient) -> set[str]:
+    """Images that lost their name to another one."""
+    return {image.id for image in client.images.list(filters={"dangling": True, "label": "io.devenv.service=etcd"})}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(client: docker.DockerClient) -> Iterator[None]:
+    """What a test kept is of a content that nobody will ever ask for again."""
+    before = golden_images(client)
+    yield
+    for tag in golden_images(client) - before:
+        client.images.remove(tag)
+
+
+@pytest.fixture
+def other(project: Project, tmp_path: Path) -> Iterator[Project]:
+    """A second project that runs the same sources."""
+    scratch = new_project(tmp_path, "other")
+    scratch.checkout = project.checkout
+    yield scratch
+    remove(scratch)
+
+
+@pytest.fixture
+def etcd(checkout: Path, project: Project) -> Callable[[], None]:
+    """Sources in which etcd, which starts in a moment, has a golden state, too; each call makes another content."""
+    path = checkout / "compose" / "etcd" / "compose.yaml"
+    before = path.read_text()
+
+    def change() -> None:
+        path.write_text(before.replace("  role: coordination\n", "  role: coordination\n  golden: [data]\n"))
+        with (checkout / "compose" / "etcd" / "etcd.yaml").open("a") as stream:
+            stream.write(f"# {uuid.uuid4()}\n")
+
+    project.configure("profile: coordination\n")
+    change()
+    return change
+
+
+def fills(project: Project) -> list[str]:
+    """The volumes that the next `up` would fill from a golden state."""
+    return [target for action, target, cause in plan_of(project) if (action, cause) == ("fill", "golden state")]
+
+
+def put(project: Project, key: str, value: str) -> None:
+    project.devenv("exec", "etcd", "etcdctl", "put", key, value)
+
+
+def value_of(project: Project, key: str) -> str:
+    return project.devenv("exec", "etcd", "etcdctl", "get", "--print-value-only", key).stdout.strip()
+
+
+def works(project: Project) -> None:
+    """etcd takes what it is given."""
+    put(project, "key", token := uuid.uuid4().hex)
+    assert value_of(project, "key") == token
+
+
+# ---- MySQL and Keystone: what is shared and what never is --------------------------------------------------------
+
+
+def denied(env: dict[str, str], user: str, password: str) -> bool:
+    try:
+        pymysql.connect(host="127.0.0.1", port=int(env["DEVENV_MYSQL_PORT"]), user=user, password=password).close()
+    except pymysql.err.OperationalError as error:
+        return error.args[0] == 1045
+    return False
+
+
+def rows(env: dict[str, str], statement: str) -> set[tuple[str, ...]]:
+    with (
+        pymysql.connect(
+            host="127.0.0.1",
+            port=int(env["DEVENV_MYSQL_PORT"]),
+            user=env["DEVENV_MYSQL_USER"],
+            password=env["DEVENV_MYSQL_PASSWORD"],
+        ) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(statement)
+        return set(cursor.fetchall())
+
+
+def token_of(env: dict[str, str], user: str, password: str, project: str = "") -> requests.Response:
+    domain = {"id": "default"}
+    credentials = {"user": {"name": user, "domain": domain, "password": password}}
+    scope = {"scope": {"project": {"name": project, "domain": domain}}} if project else {}
+    request = {"auth": {"identity": {"methods": ["password"], "password": credentials}, **scope}}
+    return requests.post(f"{env['OS_AUTH_URL']}/auth/tokens", json=request, timeout=30)
+
+
+def test_the_next_environment_begins_with_the_schema_but_with_no_credential_of_the_first(
+    project: Project, other: Project, checkout: Path, client: docker.DockerClient
+) -> None:
+    with (checkout / "compose" / "mysql" / "my.cnf").open("a") as stream:
+        stream.write(f"# {uuid.uuid4()}\n")
+    other.checkout = checkout
+    before = golden_images(client)
+    project.configure("profile: identity\ncomponents: {nova: {}}\n")
+    other.configure("profile: identity\n")
+    project.devenv("up")
+    (kept,) = golden_images(client) - before
+    assert kept.startswith("devenv/golden:mysql-data-")
+    assert fills(other) == [f"devenv-{other.id}-mysql-data"]
+    other.devenv("up")
+    first, second = project.env(), other.env()
+
+    # Nothing of the first one's component was in what was kept, and what is the server's own is not shared.
+    assert ("nova",) not in rows(second, "SELECT user FROM mysql.user") | rows(second, "SHOW DATABASES")
+    assert ("keystone",) in rows(second, "SHOW DATABASES")
+    assert not rows(first, "SELECT @@server_uuid") & rows(second, "SELECT @@server_uuid")
+
+    # No account of the first takes its old password.
+    secrets = {name: (p.state / "environments" / p.id / "secrets.json") for name, p in (("a", project), ("b", other))}
+    old, new = (json.loads(path.read_text()) for path in secrets.values())
+    assert not set(old.values()) & set(new.values())
+    for user, name in (("devenv", "mysql.password"), ("keystone", "mysql/keystone")):
+        assert denied(second, user, old[name]) and not denied(second, user, new[name])
+    for user, name in (("admin", "admin_password"), ("devenv", "password"), ("demo", "demo_password")):
+        assert token_of(second, user, old[f"keystone.{name}"]).status_code == 401
+        assert token_of(second, user, new[f"keystone.{name}"]).status_code == 201
+
+    # A token of one is none in the other: the keys differ. The catalog names each one's own port.
+    foreign = token_of(first, "admin", old["keystone.admin_password"]).headers["X-Subject-Token"]
+    own = token_of(second, "admin", new["keystone.admin_password"], "admin").headers["X-Subject-Token"]
+    url = f"{second['OS_AUTH_URL']}/auth/tokens"
+    answer = requests.get(url, headers={"X-Auth-Token": own, "X-Subject-Token": foreign}, timeout=30)
+    assert answer.status_code == 404
+    catalog = requests.get(f"{second['OS_AUTH_URL']}/endpoints", headers={"X-Auth-Token": own}, timeout=30).json()
+    assert {endpoint["url"] for endpoint in catalog["endpoints"]} == {second["OS_AUTH_URL"]}
+
+    # Its own data survive a restart, as does a component's account.
+    other.configure("profile: identity\ncomponents: {glance: {}}\n")
+    other.devenv("up")
+    other.devenv("restart")
+    glance = other.json("env", "--component", "glance")
+    assert not denied(glance, glance["DEVENV_MYSQL_USER"], glance["DEVENV_MYSQL_PASSWORD"])
+
+
+# ---- what never becomes one --------------------------------------------------------------------------------------
+
+
+def test_a_devenv_killed_while_it_keeps_a_golden_state_leaves_none_that_does_not_work(
+    etcd: Callable[[], None], project: Project, client: docker.DockerClient
+) -> None:
+    killed = 0
+    for moment in MOMENTS:
+        etcd()
+        killed += project.killed_while_paused(client, moment, "up")
+        # It stood still: the next `up` lets it go on.
+        project.devenv("up")
+        works(project)
+        # Whether one was kept or not, the next start works; and then there is one.
+        project.devenv("reset")
+        works(project)
+        project.devenv("down", "--volumes")
+        assert fills(project)
+    assert killed >= len(MOMENTS) - 1
+
+
+def test_two_environments_that_keep_the_same_at_once_leave_one(
+    etcd: Callable[[], None], project: Project, other: Project, client: docker.DockerClient
+) -> None:
+    before, untagged = golden_images(client), nameless(client)
+    other.checkout = project.checkout
+    other.configure("profile: coordination\n")
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(p.devenv, "up") for p in (project, other)]:
+            assert "not kept" not in done.result().stderr
+    assert len(golden_images(client) - before) == 1
+    assert nameless(client) == untagged
+    works(project)
+    works(other)
+
+
+def test_without_golden_none_is_used_and_none_is_kept(
+    etcd: Callable[[], None], project: Project, client: docker.DockerClient
+) -> None:
+    before = golden_images(client)
+    project.devenv("up", "--no-golden")
+    assert golden_images(client) == before
+    project.devenv("down", "--volumes")
+    project.devenv("up")
+    project.devenv("down", "--volumes")
+    assert "fill" not in project.devenv("up", "--no-golden").stderr
+
+
+# ---- what is there and cannot be used ----------------------------------------------------------------------------
+
+
+def test_a_golden_state_that_does_not_start_is_thrown_away_with_a_warning(
+    etcd: Callable[[], None], project: Project, client: docker.DockerClient, tmp_path: Path
+) -> None:
+    before = golden_images(client)
+    project.devenv("up")
+    project.devenv("down", "--volumes")
+    (kept,) = golden_images(client) - before
+    good = client.images.get(kept).id
+    spoilt = tmp_path / "spoilt" / "etcd" / "data" / "etcd" / "member" / "snap"
+    spoilt.mkdir(parents=True)
+    (spoilt / "db").write_bytes(b"no database" * 1000)
+    archive = shutil.make_archive(str(tmp_path / "spoilt"), "tar", tmp_path / "spoilt")
+    name, _, tag = kept.rpartition(":")
+    client.api.import_image_from_file(archive, repository=name, tag=tag)
+    client.images.remove(good)
+    done = project.devenv("up")
+    assert "no start from the golden state of etcd" in done.stderr and "starting without it" in done.stderr
+    works(project)
+    # What the normal start left is kept in its place, and good.
+    assert client.images.get(kept).id != good
+    project.devenv("down", "--volumes")
+    assert fills(project)
+    assert "starting without it" not in project.devenv("up").stderr
+    works(project)
+
+
+def test_a_golden_state_that_is_deleted_behind_devenvs_back_is_done_without(
+    etcd: Callable[[], None], project: Project, client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = golden_images(client)
+    project.devenv("up")
+    project.devenv("down", "--volumes")
+    (kept,) = golden_images(client) - before
+    client.images.remove(kept)
+    assert not fills(project)
+    project.devenv("up")
+    project.devenv("down", "--volumes")
+    assert fills(project)
+
+    class Deleting(Report):
+        """Deletes what the plan is about to use."""
+
+        def __init__(self) -> None:
+            self.notes: list[str] = []
+
+        def begin(self, plan: Plan) -> None:
+            for operation in plan.operations:
+                if operation.action == "fill":
+                    client.images.remove(operation.subject)
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    for name, value in project.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("devenv.catalogue.data_folder", lambda name: project.checkout / name)
+    monkeypatch.setattr("devenv.images.data_folder", lambda name: project.checkout / name)
+    report = Deleting()
+    Environment(project.folder, report=report).up()
+    assert any("no start from the golden state of etcd" in note for note in report.notes)
+    works(project)
+
+
+def test_a_changed_config_file_makes_another_golden_state(
+    etcd: Callable[[], None], project: Project, client: docker.DockerClient
+) -> None:
+    before = golden_images(client)
+    project.devenv("up")
+    project.devenv("down", "--volumes")
+    assert fills(project)
+    etcd()
+    assert not fills(project)
+    project.devenv("up")
+    assert len(golden_images(client) - before) == 2
+
+
+def test_gc_removes_what_was_not_used_for_longest_and_up_goes_on_without(
+    etcd: Callable[[], None], project: Project, client: docker.DockerClient
+) -> None:
+    before = golden_images(client)
+    project.devenv("up")
+    (kept,) = golden_images(client) - before
+    # Others' golden states, which tests that run beside this one begin with, are younger or stay within the limit.
+    assert "nothing to remove" in project.devenv("gc", "--keep", "100000").stdout
+    assert kept in golden_images(client)
+    client.images.remove(kept)
+    project.devenv("reset")
+    works(project)
