@@ -10,9 +10,10 @@ import json
 import re
 import select
 import socket
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -67,13 +68,16 @@ class HttpClient(Client):
     def __init__(self, url: str) -> None:
         self._url = url
         self._idle: list[HTTPConnection] = []
+        weakref.finalize(self, _close, self._idle)
         self.version = self._negotiated()
 
     def _negotiated(self) -> str:
         """The newest version of the API that both sides know: by the one question that needs none."""
         connection, answer = self._sent("GET", "/_ping", None, {}, TIMEOUT)
-        answer.read()
-        self._done(connection, answer)
+        try:
+            _all_of(answer)
+        finally:
+            self._done(connection, answer)
         return agreed(answer.headers.get("Api-Version", ""))
 
     def stream(
@@ -83,11 +87,8 @@ class HttpClient(Client):
         connection, answer = self._sent(method, f"/v{self.version}{target(path, query)}", data, headers, timeout)
         try:
             if answer.status >= 400:
-                raise Refused(answer.status, words_of(answer.read()))
-            while chunk := answer.read(CHUNK):
-                yield chunk
-        except HTTPException as error:
-            raise NoAnswer(f"it stopped in the middle: {type(error).__name__}") from error
+                raise Refused(answer.status, words_of(_all_of(answer)))
+            yield from _chunks_of(answer)
         finally:
             self._done(connection, answer)
 
@@ -158,6 +159,26 @@ def _open(url: str, timeout: float) -> HTTPConnection:
     if found := _PLAIN_TCP.match(url):
         return HTTPConnection(found[1], int(found[2]), timeout=timeout)
     return _SocketConnection(url.removeprefix("unix://"), timeout)
+
+
+def _chunks_of(answer: HTTPResponse) -> Iterator[bytes]:
+    try:
+        while chunk := answer.read(CHUNK):
+            yield chunk
+        # The length that is left: reading in chunks does not complain of it.
+        if answer.length:
+            raise IncompleteRead(b"", answer.length)
+    except HTTPException as error:
+        raise NoAnswer("it stopped in the middle of an answer") from error
+
+
+def _all_of(answer: HTTPResponse) -> bytes:
+    return b"".join(_chunks_of(answer))
+
+
+def _close(connections: Iterable[HTTPConnection]) -> None:
+    for connection in connections:
+        connection.close()
 
 
 def _hung_up(connection: socket.socket) -> bool:

@@ -89,17 +89,20 @@ class Images:
 
     def import_data(self, tag: str, stream: Iterable[bytes], labels: Mapping[str, str]) -> None:
         """Make an image of one layer that holds what a tar stream does; it is there whole or not at all."""
-        self._import(f"keep data as {tag}", tag, stream, labels)
+        hint = "if the engine's disk is full: 'devenv gc --keep 0' and 'devenv snapshot rm NAME' make room"
+        self._import(f"keep data as {tag}", tag, stream, labels, hint)
 
-    def _import(self, what: str, tag: str, stream: Iterable[bytes], labels: Mapping[str, str]) -> None:
+    def _import(
+        self, what: str, tag: str, stream: Iterable[bytes], labels: Mapping[str, str], hint: str = ""
+    ) -> None:
         name, _, version = tag.rpartition(":")
         changes = [f'LABEL {key}="{value}"' for key, value in labels.items()]
         query = {"fromSrc": "-", "repo": name, "tag": version, "changes": changes}
-        with asking(what):
+        with asking(what, hint):
             said = b"".join(self._client.stream("POST", "/images/create", query, stream))
             for message in map(decoded, said.splitlines()):
                 if "error" in message:
-                    raise ServiceFailed(f"cannot {what}: {message['error']}")
+                    raise ServiceFailed(f"cannot {what}: {message['error']}", hint)
 
     def remove_image(self, reference: str) -> bool:
         """Remove an image by tag or id; False if a container or another image still needs it."""

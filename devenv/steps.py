@@ -198,7 +198,7 @@ class Steps:
             self._note_starts((), ready)
             self._note_renewed([service.name for service in created if service.name in ready])
             self._remember(parts)
-            self._forget([op.target for op in plan.operations if op.action == "drop" and op.target in parts])
+            self._forget([op.target for op in plan.operations if op.action == "drop" and parts.get(op.target) == ""])
 
     def _note_starts(self, begun: Sequence[str], finished: Sequence[str]) -> None:
         """Which services were started for the first time and are not known to have got through it."""

@@ -70,10 +70,18 @@ class Project:
                     break
         return run.returncode == -signal.SIGKILL
 
+    def killed_after(self, seen: str, *arguments: str) -> None:
+        """Run the command line and kill it once it has reported `seen`."""
+        code, _ = self._until(seen, signal.SIGKILL, *arguments)
+        assert code == -signal.SIGKILL, f"it ended before it reported {seen!r}"
+
     def up_until(self, seen: str, number: signal.Signals, *services: str) -> tuple[int, str]:
         """Run `up`, send it the signal once it has reported `seen`; its exit code and the rest of its report."""
+        return self._until(seen, number, "up", *services)
+
+    def _until(self, seen: str, number: signal.Signals, *arguments: str) -> tuple[int, str]:
         with subprocess.Popen(
-            [sys.executable, "-m", "devenv.cli", "up", *services],
+            [sys.executable, "-m", "devenv.cli", *arguments],
             cwd=self.folder,
             env=self.environ,
             stderr=subprocess.PIPE,

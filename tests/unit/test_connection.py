@@ -1,7 +1,10 @@
-"""The engine's failures as devenv's, and the credentials that a client is left with."""
+"""How an engine is found and reached, and its failures as devenv's."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +12,23 @@ import docker.errors
 import pytest
 import requests
 import urllib3.exceptions
+from fake_http_engine import HttpEngine, http_engine
 
-from devenv.connection import _forget_missing_helpers, asking, endpoint_in_use, unless_gone, unless_taken
+from devenv.connection import Connection, asking, endpoint_in_use, open_connection, unless_gone, unless_taken
+from devenv.enginehttp import HttpClient, NoAnswer, Refused
+from devenv.enginesdk import Sdk, _translated, forget_missing_helpers
 from devenv.errors import Cancelled, DevenvError, NoEngine, NotOurs, ServiceFailed
 
 
-def refusal(status: int, words: str = "the engine's words") -> docker.errors.APIError:
+def refusal(status: int, words: str = "the engine's words") -> Refused:
+    return Refused(status, words)
+
+
+def of_the_library(status: int) -> docker.errors.APIError:
     response = requests.Response()
     response.status_code = status
     kind = docker.errors.NotFound if status == 404 else docker.errors.APIError
-    return kind("refused", response, explanation=words)
+    return kind("refused", response, explanation="the engine's words")
 
 
 @pytest.mark.parametrize(
@@ -26,6 +36,9 @@ def refusal(status: int, words: str = "the engine's words") -> docker.errors.API
     [
         (refusal(500), ServiceFailed, "the engine's words"),
         (refusal(404), ServiceFailed, "the engine's words"),
+        (refusal(500, "two\nlines"), ServiceFailed, "two lines"),
+        (of_the_library(500), ServiceFailed, "the engine's words"),
+        (of_the_library(404), ServiceFailed, "the engine's words"),
         (docker.errors.BuildError("no such file", iter(())), ServiceFailed, "no such file"),
         (docker.errors.DockerException("Credentials store error"), ServiceFailed, "Credentials store error"),
         (docker.errors.InvalidRepository("odd name"), ServiceFailed, "odd name"),
@@ -33,6 +46,10 @@ def refusal(status: int, words: str = "the engine's words") -> docker.errors.API
         (requests.ReadTimeout("Read timed out."), NoEngine, "timed out"),
         (urllib3.exceptions.ProtocolError("Connection broken"), NoEngine, "Connection broken"),
         (urllib3.exceptions.ReadTimeoutError(None, "/x", "Read timed out."), NoEngine, "timed out"),  # type: ignore
+        (NoAnswer("it stopped in the middle"), NoEngine, "it stopped in the middle"),
+        (FileNotFoundError(2, "No such file or directory"), NoEngine, "no such socket"),
+        (PermissionError(13, "Permission denied"), NoEngine, "permission denied"),
+        (ConnectionRefusedError(111, "Connection refused"), NoEngine, "connection refused"),
         (BrokenPipeError(32, "Broken pipe"), NoEngine, "Broken pipe"),
         (ConnectionResetError(104, "Connection reset by peer"), NoEngine, "reset by peer"),
         (TimeoutError("timed out"), NoEngine, "timed out"),
@@ -40,9 +57,9 @@ def refusal(status: int, words: str = "the engine's words") -> docker.errors.API
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_each_failure_of_the_engine_is_one_of_ours(error: Exception, kind: type[DevenvError], words: str) -> None:
-    with pytest.raises(kind, match=r"^cannot do it: ") as caught, asking("do it", "a hint"):
+    with pytest.raises(kind, match=r"^cannot do it: ") as caught, asking("do it", "a hint"), _translated():
         raise error
-    assert type(caught.value) is kind and caught.value.__cause__ is error
+    assert type(caught.value) is kind
     assert words in caught.value.message and "\n" not in caught.value.message
     assert caught.value.hint == "a hint" if kind is ServiceFailed else "devenv doctor" in caught.value.hint
 
@@ -103,24 +120,136 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_credential_helpers_that_are_not_installed_are_forgotten(before: dict[str, Any], after: dict[str, Any]) -> None:
-    _forget_missing_helpers(before)
+    forget_missing_helpers(before)
     assert before == after
 
 
-# ---- contexts ----------------------------------------------------------------------------------------------------
+# ---- where it is -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", ['{"Name": "odd"', "[]", '{"Name": "odd"}', ""])
-def test_a_docker_context_that_cannot_be_read_is_a_clear_error(
-    content: str, own_world: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from docker.context.config import get_context_id
-
+@pytest.fixture
+def docker_folder(own_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the docker command line keeps its settings; DOCKER_HOST is not set."""
     monkeypatch.delenv("DOCKER_HOST")
-    monkeypatch.setenv("DOCKER_CONTEXT", "odd")
-    folder = own_world / "docker/contexts/meta" / get_context_id("odd")
+    monkeypatch.delenv("DOCKER_CERT_PATH", raising=False)
+    folder = own_world / "docker"
     folder.mkdir(parents=True)
-    (folder / "meta.json").write_text(content)
+    return folder
+
+
+def context(folder: Path, name: str, content: str) -> None:
+    file = folder / "contexts/meta" / hashlib.sha256(name.encode()).hexdigest() / "meta.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+
+
+def at(url: str) -> str:
+    return json.dumps({"Name": "c", "Metadata": {}, "Endpoints": {"docker": {"Host": url, "SkipTLSVerify": False}}})
+
+
+def test_our_place_of_contexts_is_the_docker_librarys(docker_folder: Path) -> None:
+    from docker.context import ContextAPI
+
+    (docker_folder / "config.json").write_text('{"currentContext": "c"}')
+    context(docker_folder, "c", at("unix:///run/c.sock"))
+    assert ContextAPI.get_current_context().Host == "unix:///run/c.sock"
+    assert endpoint_in_use() == ("unix:///run/c.sock", "context c")
+
+
+def test_docker_context_goes_before_the_current_one(docker_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (docker_folder / "config.json").write_text('{"currentContext": "c"}')
+    context(docker_folder, "d", at("ssh://d"))
+    monkeypatch.setenv("DOCKER_CONTEXT", "d")
+    assert endpoint_in_use() == ("ssh://d", "context d")
+
+
+@pytest.mark.parametrize("settings", ['{"currentContext": "default"}', "{}", "[]", "{", '{"currentContext": ""}', None])
+def test_without_a_context_it_is_a_socket(
+    docker_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str | None
+) -> None:
+    if settings is not None:
+        (docker_folder / "config.json").write_text(settings)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    url, origin = endpoint_in_use()
+    assert url.startswith("unix:///") and not origin.startswith("context")
+
+
+@pytest.mark.parametrize("content", ['{"Name": "odd"', "[]", '{"Name": "odd"}', "", '{"Endpoints": {"docker": 3}}'])
+def test_a_docker_context_that_cannot_be_read_is_a_clear_error(
+    content: str, docker_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONTEXT", "odd")
+    context(docker_folder, "odd", content)
     with pytest.raises(NoEngine, match="context") as caught:
         endpoint_in_use()
     assert "docker context ls" in caught.value.hint
+
+
+# ---- how it is reached -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def engine() -> Iterator[HttpEngine]:
+    with http_engine() as fake:
+        fake.answers["GET /version"] = lambda _: (200, {"ApiVersion": "1.41"})
+        fake.answers["GET /info"] = (200, {"ID": "x"})
+        yield fake
+
+
+def test_a_socket_is_spoken_to_directly(engine: HttpEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", engine.url)
+    # What docker's own command line ignores for sockets, too.
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    connection = open_connection()
+    assert isinstance(connection.client, HttpClient) and connection.client.ask("GET", "/info") == {"ID": "x"}
+
+
+def test_the_docker_library_answers_like_our_own_client(engine: HttpEngine) -> None:
+    sdk = Sdk(engine.url, "default", "1.41")
+    assert sdk.ask("GET", "/info") == {"ID": "x"}
+    with pytest.raises(Refused, match="no answer to GET /gone") as caught:
+        sdk.ask("GET", "/gone")
+    assert caught.value.status == 404
+    engine.answers["POST /a"] = (200, b"")
+    assert sdk.ask("POST", "/a", {"filters": {"label": "a"}}, {"Name": "b"}) is None
+    asked = engine.last("POST /a")
+    assert (asked.json, asked.kind) == ({"Name": "b"}, "application/json")
+    assert asked.query == {"filters": ['{"label": ["a"]}']}
+    sdk.ask("POST", "/a", body=iter([b"1", b"2"]))
+    assert engine.last("POST /a").body == b"12" and engine.last("POST /a").whole
+    sdk._client.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "tls"),
+    [
+        ("tcp://127.0.0.1:1", "DOCKER_HOST", "1"),
+        ("tcp://127.0.0.1:1", "context c", ""),
+        ("https://127.0.0.1:1", "DOCKER_HOST", ""),
+        ("ssh://nowhere", "DOCKER_HOST", ""),
+        ("banana", "DOCKER_HOST", ""),
+    ],
+)
+def test_all_else_is_left_to_the_docker_library(
+    url: str, origin: str, tls: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("devenv.enginesdk.Sdk", lambda *arguments: made.append(arguments))
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", tls)
+    Connection(url, origin)
+    assert made == [(url, origin, "auto")]
+
+
+def test_nothing_at_the_socket_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
+    with pytest.raises(NoEngine, match=r"cannot reach .* \(DOCKER_HOST\): no such socket") as caught:
+        open_connection()
+    assert f"unix://{tmp_path}/none" in caught.value.message
+
+
+def test_an_engine_that_is_too_old_says_so(engine: HttpEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.api = "1.12"
+    monkeypatch.setenv("DOCKER_HOST", engine.url)
+    with pytest.raises(NoEngine, match=r"its API 1\.12 is older than 1\.24"):
+        open_connection()

@@ -1,0 +1,92 @@
+"""What happens when the engine's disk is full while data is saved: on an engine of its own, with a small disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+from private_engine import PrivateEngine, missing, private_engine
+from project import Project, one_clear_line
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "none")
+# In MB: room for etcd's image, its base, an etcd and two copies of its data.
+DISK = 900
+# In bytes: less than the data of an etcd, which takes its space in advance.
+TOO_LITTLE = 30_000_000
+
+
+@pytest.fixture
+def small(project: Project, client: docker.DockerClient, tmp_path: Path) -> Iterator[PrivateEngine]:
+    """An engine with a small disk that has the image of etcd, and a project that uses it."""
+    project.configure("profile: coordination\n")
+    images = [image["reference"] for image in project.json("images", "list")]
+    with private_engine(tmp_path, DISK) as engine:
+        with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as save:
+            subprocess.run(
+                ["docker", f"--host=unix://{engine.socket}", "load", "--quiet"], stdin=save.stdout, check=True
+            )
+        yield engine
+
+
+def devenv(engine: PrivateEngine, project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line, from where the ports of the small engine can be reached."""
+    return subprocess.run(
+        [*engine.inside, sys.executable, "-m", "devenv.cli", *arguments],
+        cwd=project.folder,
+        env={**project.environ, "DOCKER_HOST": f"unix://{engine.socket}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_full_disk_costs_neither_the_environment_nor_what_was_saved_before(
+    small: PrivateEngine, project: Project, checkout: Path
+) -> None:
+    compose = checkout / "compose" / "etcd" / "compose.yaml"
+    compose.write_text(
+        compose.read_text().replace("  role: coordination\n", "  role: coordination\n  golden: [data]\n")
+    )
+    images = {image.id for image in small.client.images.list(all=True)}
+
+    def run(*arguments: str) -> str:
+        done = devenv(small, project, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    # A golden state that there is no room for is not kept, which costs nobody their environment.
+    ballast = small.fill(leave=TOO_LITTLE + 130_000_000)
+    said = run("up")
+    assert "the golden state of etcd was not kept: cannot keep data" in said and "no space left" in said
+    assert {image.id for image in small.client.images.list(all=True)} == images
+    run("exec", "etcd", "etcdctl", "put", "key", "1")
+
+    # With room, it is.
+    ballast.unlink()
+    run("down", "--volumes")
+    assert "not kept" not in run("up")
+    run("exec", "etcd", "etcdctl", "put", "key", "1")
+    run("snapshot", "save", "before")
+
+    # A save fails with one line; services go on, and nothing of it stays.
+    images = {image.id for image in small.client.images.list(all=True)}
+    small.fill(leave=TOO_LITTLE)
+    failed = devenv(small, project, "snapshot", "save", "full")
+    one_clear_line(failed, 5, "cannot keep data", "no space left", "devenv gc")
+    assert {image.id for image in small.client.images.list(all=True)} == images
+    assert json.loads(run("status", "--format", "json"))["services"]["etcd"]["state"] == "ready"
+    assert [one["name"] for one in json.loads(run("snapshot", "list", "--format", "json"))] == ["before"]
+
+    # gc makes room, and what was saved before can be restored.
+    assert "removed devenv/golden:etcd-data-" in run("gc", "--keep", "0")
+    ballast.unlink()
+    run("exec", "etcd", "etcdctl", "del", "key")
+    run("snapshot", "restore", "before")
+    assert "key" in run("exec", "etcd", "etcdctl", "get", "key")
+    run("snapshot", "rm", "before")
+    run("down", "--volumes")

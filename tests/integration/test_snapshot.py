@@ -1,0 +1,255 @@
+"""Snapshots and reset on the real engine and the real services."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import docker
+import pytest
+import requests
+from project import Project, new_project, one_clear_line, ours, remove
+
+# How long after services began to stand still devenv is killed, in seconds; a save of etcd takes about one.
+MOMENTS = (0.0, 0.3, 0.6)
+
+
+def saved_images(client: docker.DockerClient, project: Project) -> set[str]:
+    mine = f"devenv/snapshot:{project.id}-"
+    return {tag for image in client.images.list("devenv/snapshot") for tag in image.tags if tag.startswith(mine)}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(project: Project, client: docker.DockerClient) -> Iterator[None]:
+    yield
+    for tag in saved_images(client, project):
+        client.images.remove(tag)
+
+
+@pytest.fixture
+def etcd(project: Project) -> Project:
+    """A project with the one service that starts in a moment."""
+    project.configure("profile: coordination\n")
+    return project
+
+
+def etcdctl(project: Project, *words: str) -> str:
+    return project.devenv("exec", "etcd", "etcdctl", *words).stdout.strip()
+
+
+def keys(project: Project) -> list[str]:
+    return etcdctl(project, "get", "--prefix", "", "--keys-only").split()
+
+
+# ---- all services together ---------------------------------------------------------------------------------------
+
+
+class Data:
+    """Something in each of the four services, made and looked for by what a component would use."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+
+    def make(self, name: str) -> None:
+        self._project.devenv("exec", "mysql", "mysql", "-e", f"CREATE TABLE {name} (a INT)")
+        etcdctl(self._project, "put", name, "1")
+        env = self._project.env()
+        self._rabbitmq("PUT", env, name).raise_for_status()
+        answer = requests.post(
+            f"{env['OS_AUTH_URL']}/projects", json={"project": {"name": name}}, headers=self._token(env), timeout=30
+        )
+        answer.raise_for_status()
+
+    def found(self, name: str) -> list[bool]:
+        """Whether it is in each service."""
+        env = self._project.env()
+        tables = self._project.devenv("exec", "mysql", "mysql", "-N", "-e", "SHOW TABLES").stdout.split()
+        projects = requests.get(f"{env['OS_AUTH_URL']}/projects", headers=self._token(env), timeout=30).json()
+        return [
+            name in tables,
+            name in keys(self._project),
+            self._rabbitmq("GET", env, name).status_code == 200,
+            name in [project["name"] for project in projects["projects"]],
+        ]
+
+    def _rabbitmq(self, method: str, env: dict[str, str], name: str) -> requests.Response:
+        url = f"{env['DEVENV_RABBITMQ_MANAGEMENT_URL']}/api/queues/devenv/{name}"
+        login = (env["DEVENV_RABBITMQ_USER"], env["DEVENV_RABBITMQ_PASSWORD"])
+        body = {"durable": True} if method == "PUT" else None
+        return requests.request(method, url, json=body, auth=login, timeout=30)
+
+    def _token(self, env: dict[str, str]) -> dict[str, str]:
+        domain = {"id": "default"}
+        user = {"name": env["OS_USERNAME"], "domain": domain, "password": env["OS_PASSWORD"]}
+        identity = {"methods": ["password"], "password": {"user": user}}
+        scope = {"project": {"name": env["OS_PROJECT_NAME"], "domain": domain}}
+        answer = requests.post(
+            f"{env['OS_AUTH_URL']}/auth/tokens", json={"auth": {"identity": identity, "scope": scope}}, timeout=30
+        )
+        answer.raise_for_status()
+        return {"X-Auth-Token": answer.headers["X-Subject-Token"]}
+
+
+def test_all_services_are_saved_together_and_restored_together(project: Project, client: docker.DockerClient) -> None:
+    data = Data(project)
+    project.configure("profile: base\ncomponents: {nova: {}}\n")
+    project.devenv("up")
+    ports = {name: s["endpoints"] for name, s in project.json("status")["services"].items()}
+    data.make("early")
+    saved = json.loads(project.devenv("snapshot", "save", "one", "--format", "json").stdout)
+    assert set(saved["services"]) == {"mysql", "keystone", "rabbitmq", "etcd"}
+    assert all(service["image"] and service["image_id"] for service in saved["services"].values())
+    assert "secrets" not in saved and saved["size"] > 1e6
+    assert "one" in project.devenv("snapshot", "list").stdout
+    data.make("late")
+    project.configure("profile: base\ncomponents: {nova: {}, glance: {}}\n")
+    project.devenv("up")
+    # Saving had them stand still for a moment only.
+    assert data.found("early") == data.found("late") == [True] * 4
+
+    # Back: with what was there then, without what came later, and with components that can log in.
+    project.devenv("snapshot", "restore", "one")
+    assert data.found("early") == [True] * 4 and data.found("late") == [False] * 4
+    assert {name: s["endpoints"] for name, s in project.json("status")["services"].items()} == ports
+    for component in ("nova", "glance"):
+        user = project.json("env", "--component", component)["DEVENV_MYSQL_USER"]
+        assert user in project.devenv("exec", "mysql", "mysql", "-N", "-e", "SELECT user FROM mysql.user").stdout
+
+    # Reset: nothing of either, and the component is there again.
+    project.devenv("reset")
+    assert data.found("early") == [False] * 4
+    assert {name: s["endpoints"] for name, s in project.json("status")["services"].items()} == ports
+
+    # Even what was taken down with its data and its secrets comes back.
+    project.devenv("down", "--volumes")
+    assert ours(client, project.id) == {"containers": [], "networks": [], "volumes": []}
+    project.devenv("snapshot", "restore", "one")
+    assert data.found("early") == [True] * 4 and data.found("late") == [False] * 4
+
+    project.devenv("snapshot", "rm", "one")
+    assert not saved_images(client, project)
+    one_clear_line(project.devenv("snapshot", "restore", "one", check=False), 3, "cannot find snapshot 'one'")
+
+
+def test_one_component_is_emptied_and_the_others_keep_what_they_have(project: Project) -> None:
+    project.configure("profile: database\ncomponents: {nova: {}, glance: {}}\n")
+    project.devenv("up")
+    for component in ("nova", "glance"):
+        project.devenv("exec", "mysql", "mysql", "-e", f"CREATE TABLE {component}.t (a INT)")
+    before = project.json("env", "--component", "nova")
+    project.devenv("reset", "--component", "nova")
+    tables = "SELECT table_schema FROM information_schema.tables WHERE table_name = 't'"
+    assert project.devenv("exec", "mysql", "mysql", "-N", "-e", tables).stdout.split() == ["glance"]
+    assert project.json("env", "--component", "nova") == before
+    one_clear_line(project.devenv("reset", "--component", "other", check=False), 3, "cannot find component 'other'")
+    refused = project.devenv("reset", "mysql", "--component", "nova", check=False)
+    assert refused.returncode == 2 and "one or the other" in refused.stderr
+
+
+def test_one_service_is_reset_and_its_data_is_gone(project: Project) -> None:
+    project.configure("profile: coordination\n")
+    project.devenv("up")
+    etcdctl(project, "put", "key", "1")
+    project.devenv("reset", "etcd")
+    assert keys(project) == []
+    one_clear_line(project.devenv("reset", "mysql", check=False), 3, "cannot use service 'mysql'")
+
+
+# ---- what is refused ---------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_of_another_version_is_refused_and_nothing_is_touched(project: Project, checkout: Path) -> None:
+    project.configure("profile: coordination\n")
+    project.devenv("up")
+    project.devenv("snapshot", "save", "old")
+    etcdctl(project, "put", "key", "1")
+    with (checkout / "compose" / "etcd" / "Dockerfile").open("a") as stream:
+        stream.write("# another version\n")
+    refused = project.devenv("snapshot", "restore", "old", check=False)
+    one_clear_line(refused, 3, "cannot restore snapshot 'old'", "etcd was devenv/etcd:")
+    assert keys(project) == ["key"]
+
+
+def test_a_name_is_given_once_and_what_is_not_up_is_not_saved(etcd: Project) -> None:
+    one_clear_line(etcd.devenv("snapshot", "save", "one", check=False), 3, "nothing of", "is there")
+    etcd.devenv("up")
+    etcd.devenv("snapshot", "save", "one")
+    one_clear_line(etcd.devenv("snapshot", "save", "one", check=False), 3, "it is there", "snapshot rm one")
+    one_clear_line(etcd.devenv("snapshot", "save", "../one", check=False), 3, "cannot call a snapshot")
+    etcd.devenv("snapshot", "rm", "one")
+    one_clear_line(etcd.devenv("snapshot", "rm", "one", check=False), 3, "cannot find snapshot")
+    assert etcd.devenv("snapshot", "list").stdout == "no snapshots\n"
+
+
+def test_data_that_was_deleted_behind_devenvs_back_is_missed_before_anything_is_touched(
+    etcd: Project, client: docker.DockerClient
+) -> None:
+    etcd.devenv("up")
+    etcd.devenv("snapshot", "save", "one")
+    etcdctl(etcd, "put", "key", "1")
+    for tag in saved_images(client, etcd):
+        client.images.remove(tag)
+    one_clear_line(etcd.devenv("snapshot", "restore", "one", check=False), 3, "not on this engine any more")
+    assert keys(etcd) == ["key"]
+
+
+# ---- what is interrupted -----------------------------------------------------------------------------------------
+
+
+def test_a_save_that_was_killed_is_no_snapshot_and_leaves_no_data_behind(
+    etcd: Project, client: docker.DockerClient
+) -> None:
+    etcd.devenv("up")
+    etcdctl(etcd, "put", "key", "1")
+    killed = 0
+    for moment in MOMENTS:
+        was_killed = etcd.killed_while_paused(client, moment, "snapshot", "save", "one")
+        killed += was_killed
+        etcd.devenv("up")
+        assert keys(etcd) == ["key"]
+        listed = [one["name"] for one in etcd.json("snapshot", "list")]
+        assert listed == ([] if was_killed else ["one"])
+        if not was_killed:
+            etcd.devenv("snapshot", "rm", "one")
+    assert killed
+    # The next save removes what they left, and is whole.
+    etcd.devenv("snapshot", "save", "whole")
+    assert len(saved_images(client, etcd)) == 1
+    etcdctl(etcd, "del", "key")
+    etcd.devenv("snapshot", "restore", "whole")
+    assert keys(etcd) == ["key"]
+
+
+@pytest.mark.parametrize("moment", ["remove devenv-", "remove volume", "fill", "create", "start"])
+def test_a_restore_that_was_killed_is_finished_by_the_next_up(etcd: Project, moment: str) -> None:
+    etcd.devenv("up")
+    etcdctl(etcd, "put", "saved", "1")
+    etcd.devenv("snapshot", "save", "one")
+    etcdctl(etcd, "put", "later", "1")
+    etcd.killed_after(f"  {moment}", "snapshot", "restore", "one")
+    etcd.devenv("up")
+    assert keys(etcd) == ["saved"]
+    assert etcd.devenv("up").stdout  # nothing is left to be finished
+    assert keys(etcd) == ["saved"]
+
+
+def test_two_environments_save_and_restore_at_once(etcd: Project, tmp_path: Path, client: docker.DockerClient) -> None:
+    other = new_project(tmp_path, "other")
+    other.configure("profile: coordination\n")
+    both = (etcd, other)
+    try:
+        for project in both:
+            project.devenv("up")
+            etcdctl(project, "put", project.folder.name, uuid.uuid4().hex)
+        for arguments in (("snapshot", "save", "one"), ("snapshot", "restore", "one")):
+            with ThreadPoolExecutor(2) as pool:
+                for done in [pool.submit(project.devenv, *arguments) for project in both]:
+                    done.result()
+        for project in both:
+            assert keys(project) == [project.folder.name]
+    finally:
+        other.devenv("snapshot", "rm", "one", check=False)
+        remove(other)

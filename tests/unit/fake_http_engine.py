@@ -1,0 +1,137 @@
+"""An engine that is asked over a real socket: it keeps every request, and answers with what it was given."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingMixIn, UnixStreamServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+Answer = tuple[int, Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request; `whole` says whether all of its body came, `connection` which one it came over."""
+
+    what: str
+    query: dict[str, list[str]]
+    body: bytes
+    whole: bool
+    kind: str
+    connection: int
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class HttpEngine:
+    """`answers` holds a status and JSON (or bytes) by "METHOD /path", or what makes them of a request."""
+
+    url: str = ""
+    api: str = "1.41"
+    answers: dict[str, Answer | Callable[[Asked], Answer]] = field(default_factory=dict)
+    # What is answered to anything else.
+    other: Callable[[Asked], Answer] = lambda asked: (404, {"message": f"no answer to {asked.what}"})
+    asked: list[Asked] = field(default_factory=list)
+    versions: set[str] = field(default_factory=set)
+    connections: int = 0
+    # Hang up after each answer.
+    hasty: bool = False
+
+    @property
+    def whats(self) -> list[str]:
+        return [asked.what for asked in self.asked]
+
+    def last(self, what: str) -> Asked:
+        return [asked for asked in self.asked if asked.what == what][-1]
+
+    def answer(self, asked: Asked) -> Answer:
+        found = self.answers.get(asked.what, self.other)
+        return found(asked) if callable(found) else found
+
+
+class _Server(ThreadingMixIn, UnixStreamServer):
+    daemon_threads = True
+
+
+@contextmanager
+def http_engine() -> Iterator[HttpEngine]:
+    """Run one for a while."""
+    # In a short path: sockets take no more than 107 letters.
+    folder = Path(tempfile.mkdtemp(prefix="devenv-"))
+    engine = HttpEngine(f"unix://{folder}/e.sock")
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            # A client at a socket file has no address, which the base class wants to print.
+            self.client_address = ("local", 0)
+            with lock:
+                engine.connections += 1
+                self.connection_number = engine.connections
+
+        def handle_any(self) -> None:
+            url = urlsplit(self.path)
+            version, _, path = url.path.removeprefix("/v").partition("/")
+            if url.path == "/_ping":
+                return self.say(200, b"OK", {"Api-Version": engine.api})
+            body, whole = self.body()
+            what = f"{self.command} /{path}"
+            kind = self.headers.get("Content-Type") or ""
+            asked = Asked(what, parse_qs(url.query), body, whole, kind, self.connection_number)
+            with lock:
+                engine.asked.append(asked)
+                engine.versions.add(version)
+            status, data = engine.answer(asked)
+            self.say(status, data if isinstance(data, bytes) else json.dumps(data).encode())
+
+        def body(self) -> tuple[bytes, bool]:
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0)), True
+            body = b""
+            while line := self.rfile.readline():
+                size = int(line, 16)
+                body += self.rfile.read(size)
+                self.rfile.readline()
+                if not size:
+                    return body, True
+            return body, False
+
+        def say(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
+            self.send_response(status)
+            for key, value in (headers or {}).items():
+                self.send_header(key, value)
+            if status not in (204, 304):
+                self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if status not in (204, 304):
+                self.wfile.write(data)
+            self.close_connection = engine.hasty
+
+        do_GET = do_POST = do_PUT = do_DELETE = handle_any
+
+        def log_message(self, *_: object) -> None: ...
+
+    with _Server(str(folder / "e.sock"), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        try:
+            yield engine
+        finally:
+            server.shutdown()
+            thread.join()
+    shutil.rmtree(folder)
