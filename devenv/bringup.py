@@ -9,9 +9,10 @@ from pathlib import Path
 from devenv import golden, snapshot, wiring
 from devenv.components import needed_components
 from devenv.errors import DevenvError, PortTaken
-from devenv.model import Desired, Observed, Plan, Result
+from devenv.model import Desired, Observed, Plan
 from devenv.plan import make_plan
 from devenv.projectfiles import Merges
+from devenv.results import Result
 from devenv.steps import Steps
 
 # How often another port is tried when somebody was quicker.

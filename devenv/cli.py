@@ -203,8 +203,8 @@ def exec_(context: click.Context, service: str, command: tuple[str, ...]) -> Non
 @click.pass_context
 def plan(context: click.Context, services: tuple[str, ...], drop: bool, format_: str) -> None:
     """Show what `up` would do and why; change nothing."""
-    from devenv.model import Result
     from devenv.plan import describe
+    from devenv.results import Result
 
     planned = environment_of(context).plan(services, drop)
     if format_ == "json":

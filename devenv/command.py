@@ -19,7 +19,7 @@ from devenv.errors import DevenvError
 if TYPE_CHECKING:
     from devenv.environment import Environment
     from devenv.merge import Change
-    from devenv.model import Result
+    from devenv.results import Result
 
 _INTERRUPTED = 130
 _FORMATS = click.Choice(["text", "json"])

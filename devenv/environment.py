@@ -16,19 +16,17 @@ from devenv.errors import ConfigError, DevenvError
 from devenv.images import BASE, images_for, stale_images
 from devenv.model import (
     Desired,
-    ImageStatus,
     Observed,
     ObservedContainer,
     Operation,
     Plan,
     Profile,
-    Result,
-    ServiceStatus,
 )
 from devenv.plan import plan_down, plan_empty, plan_images, plan_restart, plan_start, plan_stop
 from devenv.profile import load_profile
 from devenv.projectfiles import Job
 from devenv.resolve import select
+from devenv.results import ImageStatus, Result, ServiceStatus
 from devenv.status import status_of
 from devenv.timing import Run, Watch, understood
 

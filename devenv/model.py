@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 LABEL_ENVIRONMENT = "io.devenv.environment"
 LABEL_SERVICE = "io.devenv.service"
@@ -377,43 +376,3 @@ class Timing:
     operation: Operation
     began: float
     ended: float
-
-
-# ---- told ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Result:
-    """What an operation on an environment did: the plan as executed, the services acted on, the files that changed.
-
-    `written` are files of devenv's own and those of the project that something was merged into; `restored` are the
-    project's again as they were; `components` are those that have a part of some service by now.
-    """
-
-    plan: Plan
-    services: Mapping[str, DesiredService] = field(default_factory=dict, repr=False)
-    timings: Sequence[Timing] = ()
-    written: Sequence[Path] = ()
-    restored: Sequence[Path] = ()
-    components: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class ServiceStatus:
-    """One service as it is now. `state` is ready, starting, stopped, failed or absent."""
-
-    role: str
-    state: str
-    image: str
-    container: str
-    endpoints: Mapping[str, Mapping[str, Any]] = field(repr=False)
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class ImageStatus:
-    """The image of a service: its size in bytes, or None if the engine does not have it."""
-
-    service: str
-    reference: str
-    size: int | None

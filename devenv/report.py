@@ -19,7 +19,8 @@ import click
 
 from devenv.environment import Environment
 from devenv.execute import Report
-from devenv.model import Operation, Plan, Result, ServiceStatus, Timing
+from devenv.model import Operation, Plan, Timing
+from devenv.results import Result, ServiceStatus
 from devenv.timing import CRITICAL, OTHER, WAITING, Row, Run, in_words, rows
 
 if TYPE_CHECKING:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from devenv.engine import Engine
 from devenv.errors import NotReady
-from devenv.model import DesiredService, Observed, ServiceStatus
+from devenv.model import DesiredService, Observed
 from devenv.probe import load_probe
 from devenv.readiness import target_of
+from devenv.results import ServiceStatus
 from devenv.wiring import endpoints_of
 
 # What a container's end is called when somebody asked for it: by SIGTERM's and SIGKILL's numbers, or success.

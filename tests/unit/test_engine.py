@@ -1,61 +1,78 @@
-"""What is asked of the engine, and what its answers become; the docker library is stood in for."""
+"""What is asked of the engine, and what its answers become; what carries requests is stood in for."""
 
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 import threading
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import docker.errors
 import pytest
-import requests
 from builders import service
 
 from devenv.engine import Engine
-from devenv.errors import Cancelled, NotOurs, PortTaken, ServiceFailed
+from devenv.enginehttp import Body, Client, Query, Refused
+from devenv.errors import Cancelled, NoEngine, NotOurs, PortTaken, ServiceFailed
 from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, ContainerOptions
 
 ONE = service("one", options=ContainerOptions(nofile=4096))
+CREATE = "POST /containers/create"
 
 
-def refusal(status: int, words: str) -> docker.errors.APIError:
-    response = requests.Response()
-    response.status_code = status
-    return docker.errors.APIError("refused", response, explanation=words)
+class Requests(Client):
+    """Keeps what it was asked, answers what `answers` holds by "METHOD /path"; else with an id."""
 
-
-class Client:
-    """In place of docker.APIClient: keeps what it was asked, answers what `answers` holds by method."""
-
-    def __init__(self, **answers: Any) -> None:
+    def __init__(self, answers: dict[str, Any]) -> None:
         self.answers = answers
-        self.asked: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self.asked: list[tuple[str, Query, Any]] = []
         self._lock = threading.Lock()
 
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        def ask(*arguments: Any, **more: Any) -> Any:
-            with self._lock:
-                self.asked.append((method, arguments, more))
-            answer = self.answers.get(method, {})
-            answer = answer(*arguments, **more) if callable(answer) else answer
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
+    def stream(
+        self, method: str, path: str, query: Query | None = None, body: Body = None, timeout: float = 0
+    ) -> Iterator[bytes]:
+        what = f"{method} {path}"
+        with self._lock:
+            self.asked.append((what, query or {}, body if isinstance(body, dict | bytes) else b"".join(body or ())))
+        answer = self.answers.get(what, {"Id": "c1", "Labels": {LABEL_ENVIRONMENT: "e"}})
+        if isinstance(answer, Exception):
+            raise answer
+        yield answer if isinstance(answer, bytes) else json.dumps(answer).encode()
 
-        return ask
+    @property
+    def whats(self) -> list[str]:
+        return [what for what, _, _ in self.asked]
 
-    def last(self, method: str) -> dict[str, Any]:
-        return [more for name, _, more in self.asked if name == method][-1]
+    def last(self, what: str) -> Any:
+        """The body of the last such request."""
+        return [body for asked, _, body in self.asked if asked == what][-1]
+
+    def query(self, what: str) -> Query:
+        return [query for asked, query, _ in self.asked if asked == what][-1]
 
 
-def engine(**answers: Any) -> tuple[Engine, Client]:
-    client = Client(**{"create_container": {"Id": "c1"}, "create_endpoint_config": lambda **more: more, **answers})
-    return Engine(client, "unix:///x"), client  # type: ignore[arg-type]
+class Library:
+    """In place of what only the docker library does: says what it was given."""
+
+    def __init__(self, says: Iterable[dict[str, str]] = ()) -> None:
+        self.says = says
+        self.asked: list[tuple[Any, ...]] = []
+
+    def pull(self, *arguments: Any) -> Iterable[dict[str, str]]:
+        self.asked.append(arguments)
+        return self.says
+
+    build = pull
+
+
+def engine(answers: dict[str, Any] | None = None, says: Iterable[dict[str, str]] = ()) -> tuple[Engine, Requests]:
+    client = Requests(answers or {})
+    return Engine(SimpleNamespace(client=client, sdk=Library(says), url="unix:///x")), client  # type: ignore[arg-type]
 
 
 # ---- looking -----------------------------------------------------------------------------------------------------
@@ -73,7 +90,7 @@ IMAGES = [
 
 
 def test_images_go_by_their_familiar_names() -> None:
-    asked, _ = engine(images=IMAGES)
+    asked, _ = engine({"GET /images/json": IMAGES})
     assert asked.images() == {"mysql:8": "i7", "mysql@sha256:1": "i7", "devenv/base:1": "i8"}
     assert asked.has_image("mysql:8") and not asked.has_image("mysql:9")
     assert asked.image_sizes() == {"mysql:8": 7, "devenv/base:1": 8}
@@ -92,27 +109,31 @@ def listed(identity: str, networks: dict[str, str], status: str = "Up 2 minutes"
 
 
 def test_containers_are_observed_with_their_networks_and_volumes_with_their_services() -> None:
-    asked, _ = engine(
-        containers=[listed("2", {"gone": ""}, "Exited (3) 1 second ago"), listed("1", {"a": "id-a", "b": "id-b"})],
-        networks=[{"Id": "id-a"}],
-        volumes={
-            "Volumes": [
-                {"Name": "data", "Labels": {LABEL_ENVIRONMENT: "e", LABEL_SERVICE: "one"}},
-                {"Name": "anonymous", "Labels": {LABEL_ENVIRONMENT: "e"}},
-            ]
-        },
-        images=IMAGES,
+    of_one = {LABEL_ENVIRONMENT: "e", LABEL_SERVICE: "one"}
+    exited, running = listed("2", {"gone": ""}, "Exited (3) 1 second ago"), listed("1", {"a": "id-a", "b": "id-b"})
+    volumes = [{"Name": "data", "Labels": of_one}, {"Name": "anonymous", "Labels": {LABEL_ENVIRONMENT: "e"}}]
+    asked, client = engine(
+        {
+            "GET /containers/json": [exited, running],
+            "GET /networks": [{"Id": "id-a"}],
+            "GET /volumes": {"Volumes": volumes},
+            "GET /images/json": IMAGES,
+        }
     )
     found = asked.observe("e")
     assert (found.containers["one"].id, found.containers["one"].networks) == ("1", ("id-a", "id-b"))
     assert [(c.id, c.networks, c.exit_code) for c in found.extra] == [("2", (), 3)]
     assert found.networks == ("id-a",)
     assert found.volumes == {"data": "one"}
+    label = {"filters": {"label": f"{LABEL_ENVIRONMENT}=e"}}
+    assert client.query("GET /containers/json") == {"all": True, **label}
+    assert client.query("GET /networks") == client.query("GET /volumes") == label
 
 
 @pytest.mark.parametrize("answer", [{"Volumes": None}, {"Volumes": []}])
 def test_an_engine_without_anything_is_observed(answer: dict[str, Any]) -> None:
-    found = engine(containers=[], networks=[], volumes=answer, images=[])[0].observe("e")
+    nothing = {f"GET /{path}": [] for path in ("containers/json", "networks", "images/json")}
+    found = engine({**nothing, "GET /volumes": answer})[0].observe("e")
     assert (found.containers, found.networks, found.volumes, found.images) == ({}, (), {}, {})
 
 
@@ -120,15 +141,15 @@ def test_an_engine_without_anything_is_observed(answer: dict[str, Any]) -> None:
 
 
 def test_a_new_network_goes_by_its_id() -> None:
-    asked, client = engine(create_network={"Id": "n1"})
+    asked, client = engine({"POST /networks/create": {"Id": "n1"}})
     assert asked.create_network("devenv-e", "e") == "n1"
-    assert client.last("create_network")["labels"] == {LABEL_ENVIRONMENT: "e"}
+    assert client.last("POST /networks/create")["Labels"] == {LABEL_ENVIRONMENT: "e"}
 
 
 @pytest.mark.parametrize("what", ["network", "container"])
 def test_a_name_that_somebody_else_has_is_not_ours(what: str) -> None:
-    taken = refusal(409, "the name is in use")
-    asked, _ = engine(create_network=taken, create_container=taken)
+    taken = Refused(409, "the name is in use")
+    asked, _ = engine({"POST /networks/create": taken, CREATE: taken})
     act = (
         (lambda: asked.create_network("devenv-env-one", "e"))
         if what == "network"
@@ -139,41 +160,92 @@ def test_a_name_that_somebody_else_has_is_not_ours(what: str) -> None:
 
 
 def test_a_volume_that_somebody_else_has_is_not_ours() -> None:
-    asked, _ = engine(create_volume={"Labels": None})
+    asked, _ = engine({"POST /volumes/create": {"Labels": None}})
     with pytest.raises(NotOurs, match="cannot use volume v"):
         asked.ensure_volume("v", "e", "one")
 
 
 def test_a_container_is_created_on_the_network_by_id_with_its_files_and_folders() -> None:
-    packed: dict[str, bytes] = {}
-    asked, client = engine(
-        create_volume={"Labels": {LABEL_ENVIRONMENT: "e"}},
-        put_archive=lambda _, path, data: packed.update({path: data}),
-    )
+    asked, client = engine()
     one = replace(ONE, files={"/etc/devenv/my.cnf": b"[x]"}, volumes={"v": "/var/lib/x"}, ports={80: 8080})
     assert asked.create(one, "e", "n1") == "c1"
-    ((_, (networks,), _),) = [call for call in client.asked if call[0] == "create_networking_config"]
-    assert networks == {"n1": {"aliases": ["one"]}}
-    assert client.last("create_host_config")["network_mode"] == "n1"
-    assert client.last("create_host_config")["port_bindings"] == {80: ("127.0.0.1", 8080)}
+    assert client.query(CREATE) == {"name": one.container}
+    wanted = client.last(CREATE)
+    host = wanted["HostConfig"]
+    assert wanted["NetworkingConfig"]["EndpointsConfig"] == {"n1": {"Aliases": ["one"]}}
+    assert host["NetworkMode"] == "n1"
+    assert wanted["ExposedPorts"] == {"80/tcp": {}}
+    assert host["PortBindings"] == {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}]}
+    assert host["Mounts"] == [
+        {"Type": "volume", "Source": "v", "Target": "/var/lib/x"},
+        {"Type": "volume", "Target": "/etc/devenv", "VolumeOptions": {"Labels": {LABEL_ENVIRONMENT: "e"}}},
+    ]
+    packed = {query["path"]: body for what, query, body in client.asked if what == "PUT /containers/c1/archive"}
     with tarfile.open(fileobj=io.BytesIO(packed["/etc/devenv"])) as archive:
         assert [(e.name, e.mode) for e in archive] == [("my.cnf", 0o444)]
     with tarfile.open(fileobj=io.BytesIO(packed["/var/lib/x"])) as archive:
         assert [(e.name, e.mode, e.isdir()) for e in archive] == [("data", 0o1777, True)]
 
 
+def test_what_a_service_does_not_set_is_left_to_its_image() -> None:
+    asked, client = engine()
+    asked.create(service("one", options=ContainerOptions()), "e", "n1")
+    wanted = client.last(CREATE)
+    assert set(wanted) == {"Image", "Labels", "HostConfig", "NetworkingConfig", "Healthcheck"}
+    assert set(wanted["HostConfig"]) == {"NetworkMode", "LogConfig"}
+
+
+def test_every_setting_of_a_service_reaches_the_engine() -> None:
+    options = ContainerOptions(
+        user="u",
+        hostname="h",
+        working_dir="/w",
+        entrypoint=("e",),
+        command=("c", "d"),
+        environment=(("A", "1"), ("B", "x=y")),
+        tmpfs=("/tmp",),
+        read_only=True,
+        init=True,
+        cap_drop=("ALL",),
+        security_opt=("no-new-privileges",),
+        nofile=9,
+        pids_limit=8,
+        mem_limit=7,
+        shm_size=6,
+        stop_signal="SIGINT",
+    )
+    asked, client = engine()
+    asked.create(service("one", options=options), "e", "n1")
+    wanted = client.last(CREATE)
+    host = wanted["HostConfig"]
+    assert [wanted[key] for key in ("User", "Hostname", "WorkingDir", "StopSignal")] == ["u", "h", "/w", "SIGINT"]
+    assert (list(wanted["Entrypoint"]), list(wanted["Cmd"]), wanted["Env"]) == (["e"], ["c", "d"], ["A=1", "B=x=y"])
+    assert (host["Tmpfs"], host["ReadonlyRootfs"], host["Init"]) == ({"/tmp": "mode=1777"}, True, True)
+    assert (list(host["CapDrop"]), list(host["SecurityOpt"])) == (["ALL"], ["no-new-privileges"])
+    assert host["Ulimits"] == [{"Name": "nofile", "Soft": 9, "Hard": 9}]
+    assert [host[key] for key in ("PidsLimit", "Memory", "ShmSize")] == [8, 7, 6]
+
+
+def test_a_volume_is_filled_by_a_container_that_is_never_started() -> None:
+    asked, client = engine()
+    asked.fill_volume("v", "i:1", "/data", "e", "one")
+    assert client.whats == ["POST /volumes/create", CREATE, "DELETE /containers/c1"]
+    assert client.last(CREATE)["HostConfig"]["Mounts"] == [{"Type": "volume", "Source": "v", "Target": "/data"}]
+    assert client.query("DELETE /containers/c1") == {"v": True, "force": True}
+
+
 # ---- starting ----------------------------------------------------------------------------------------------------
 
 
-def limits(client: Client) -> list[tuple[str, int, int]]:
-    return [(limit.name, limit.soft, limit.hard) for limit in client.last("create_host_config")["ulimits"]]
+def limits(client: Requests) -> list[tuple[str, int, int]]:
+    return [(n["Name"], n["Soft"], n["Hard"]) for n in client.last(CREATE)["HostConfig"].get("Ulimits", [])]
 
 
-RLIMIT = refusal(500, "error setting rlimits for ready process: error setting rlimit type 7: operation not permitted")
+RLIMIT = Refused(500, "error setting rlimits for ready process: error setting rlimit type 7: operation not permitted")
 
 
 def test_an_engine_that_refuses_the_limit_on_files_is_not_asked_for_it_again() -> None:
-    asked, client = engine(start=RLIMIT)
+    asked, client = engine({f"POST /containers/c{n}/start": RLIMIT for n in range(4)})
     asked.create(ONE, "e", "n")
     assert limits(client) == [("nofile", 4096, 4096)]
     # However many services find out at the same time: each has to be made anew.
@@ -191,23 +263,25 @@ def test_a_container_that_starts_is_started() -> None:
 
 
 def test_a_paused_container_goes_on() -> None:
-    asked, client = engine(start=refusal(500, "cannot start a paused container, try unpause instead"))
+    asked, client = engine(
+        {"POST /containers/c1/start": Refused(500, "cannot start a paused container, try unpause instead")}
+    )
     assert asked.start("c1", "one") is True
-    assert client.asked[-1][:2] == ("unpause", ("c1",))
+    assert client.whats[-1] == "POST /containers/c1/unpause"
 
 
 @pytest.mark.parametrize(
     "words", ["Bind for 127.0.0.1:3306 failed: port is already allocated", "address already in use"]
 )
 def test_a_port_that_was_taken_meanwhile_is_not_ours(words: str) -> None:
-    asked, _ = engine(start=refusal(500, words))
+    asked, _ = engine({"POST /containers/c1/start": Refused(500, words)})
     with pytest.raises(PortTaken, match=f"cannot publish a port of one: .*{words}") as caught:
         asked.start("c1", "one")
     assert "devenv.yaml" in caught.value.hint
 
 
 def test_any_other_refusal_to_start_names_the_service() -> None:
-    asked, _ = engine(start=refusal(500, "no such program"))
+    asked, _ = engine({"POST /containers/c1/start": Refused(500, "no such program")})
     with pytest.raises(ServiceFailed, match="cannot start one: no such program") as caught:
         asked.start("c1", "one")
     assert "devenv logs one" in caught.value.hint
@@ -226,7 +300,7 @@ def test_a_failed_build_shows_the_end_of_the_failing_step() -> None:
     ]
     told: list[str] = []
     with pytest.raises(ServiceFailed, match="cannot build image i:1: STEP 2/2: RUN y failed: returned 100") as caught:
-        engine(build=stream)[0].build("i:1", io.BytesIO(), {}, {}, told.append)
+        engine(says=stream)[0].build("i:1", io.BytesIO(), {}, {}, told.append)
     assert caught.value.detail == ("STEP 2/2: RUN y", "no such package")
     assert told[:4] == ["Step 1/2 : FROM x", "fine", "STEP 2/2: RUN y", "no such package"]
 
@@ -238,7 +312,7 @@ def test_an_interrupt_ends_a_build_in_the_middle_of_a_step() -> None:
 
     stream = ({"stream": text} for text in ["Step 1/1 : RUN x", "1", "2", "3"])
     with pytest.raises(Cancelled):
-        engine(build=stream)[0].build("i:1", io.BytesIO(), {}, {}, interrupted)
+        engine(says=stream)[0].build("i:1", io.BytesIO(), {}, {}, interrupted)
     assert next(stream) == {"stream": "3"}
 
 
@@ -247,31 +321,83 @@ def test_an_interrupt_ends_a_build_in_the_middle_of_a_step() -> None:
     [("mysql:8", "mysql", "8"), ("r:5000/a/b:1", "r:5000/a/b", "1"), ("mysql@sha256:1", "mysql@sha256:1", None)],
 )
 def test_an_image_is_pulled_by_tag_or_digest(reference: str, name: str, tag: str | None) -> None:
-    asked, client = engine(pull=[{"status": "Pulling"}, {"id": "x"}])
+    asked, _ = engine(says=[{"status": "Pulling"}, {"id": "x"}])
     told: list[str] = []
     asked.pull(reference, told.append)
-    ((_, arguments, more),) = client.asked
-    assert (arguments, more["tag"], told) == ((name,), tag, ["Pulling", ""])
+    assert asked._connection.sdk.asked == [(name, tag)]  # type: ignore[attr-defined]
+    assert told == ["Pulling", ""]
 
 
 def test_a_pull_that_fails_half_way_is_a_clear_error() -> None:
     with pytest.raises(ServiceFailed, match="cannot pull image mysql:8: no space left"):
-        engine(pull=[{"error": "no space left"}])[0].pull("mysql:8", lambda _: None)
+        engine(says=[{"error": "no space left"}])[0].pull("mysql:8", lambda _: None)
 
 
 def test_an_image_that_is_in_use_is_not_removed() -> None:
     assert engine()[0].remove_image("i") is True
-    assert engine(remove_image=refusal(409, "in use"))[0].remove_image("i") is False
+    assert engine({"DELETE /images/i": Refused(409, "in use")})[0].remove_image("i") is False
     with pytest.raises(ServiceFailed):
-        engine(remove_image=refusal(500, "oops"))[0].remove_image("i")
+        engine({"DELETE /images/i": Refused(500, "oops")})[0].remove_image("i")
+
+
+MADE = b'{"status": "Importing"}\r\n{"status": "sha256:1"}\r\n'
 
 
 def test_an_image_is_imported_with_its_labels(tmp_path: Path) -> None:
-    (tmp_path / "base.tar").touch()
-    asked, client = engine()
+    (tmp_path / "base.tar").write_bytes(b"tar")
+    asked, client = engine({"POST /images/create": MADE})
     asked.import_image("devenv/base:1", tmp_path / "base.tar", {"a": "b"})
-    assert client.last("import_image_from_data") == {
-        "repository": "devenv/base",
-        "tag": "1",
-        "changes": ['LABEL a="b"'],
-    }
+    query = {"fromSrc": "-", "repo": "devenv/base", "tag": "1", "changes": ['LABEL a="b"']}
+    assert client.asked == [("POST /images/create", query, b"tar")]
+
+
+def test_data_that_cannot_be_kept_is_a_clear_error() -> None:
+    asked, _ = engine({"POST /images/create": MADE + b'{"error": "no space left on device"}'})
+    with pytest.raises(ServiceFailed, match="cannot keep data as devenv/g:1: no space left on device"):
+        asked.import_data("devenv/g:1", [b"tar"], {})
+
+
+def test_what_is_no_message_is_not_an_engines() -> None:
+    with pytest.raises(NoEngine, match="cannot keep data as devenv/g:1"):
+        engine({"POST /images/create": b"<html>"})[0].import_data("devenv/g:1", [], {})
+
+
+# ---- what containers hold and say --------------------------------------------------------------------------------
+
+
+def test_a_log_is_taken_out_of_its_frames() -> None:
+    def frame(output: int, text: str) -> bytes:
+        return bytes([output, 0, 0, 0]) + len(text.encode()).to_bytes(4, "big") + text.encode()
+
+    framed = frame(1, "first\nsec") + frame(2, "") + frame(2, "ond ü\n") + b"\1\0\0"
+    asked, client = engine({"GET /containers/c1/logs": framed})
+    assert asked.logs("c1", 20) == ["first", "second ü"]
+    assert client.query("GET /containers/c1/logs") == {"stdout": True, "stderr": True, "tail": 20}
+
+
+def test_a_folder_is_read_as_it_comes() -> None:
+    asked, client = engine({"GET /containers/c1/archive": b"tar"})
+    assert list(asked.read_folder("c1", "/var/lib/x")) == [b"tar"]
+    assert client.query("GET /containers/c1/archive") == {"path": "/var/lib/x"}
+
+
+def test_a_container_gets_its_time_to_stop() -> None:
+    asked, client = engine()
+    asked.stop("c1", 30)
+    assert client.asked == [("POST /containers/c1/stop", {"t": 30}, b"")]
+
+
+@pytest.mark.parametrize(
+    ("what", "act"),
+    [
+        ("POST /containers/x/stop", lambda asked: asked.stop("x", 1)),
+        ("POST /containers/x/unpause", lambda asked: asked.unpause("x")),
+        ("DELETE /containers/x", lambda asked: asked.remove("x")),
+        ("DELETE /networks/x", lambda asked: asked.remove_network("x")),
+        ("DELETE /volumes/x", lambda asked: asked.remove_volume("x")),
+    ],
+)
+def test_what_is_gone_is_gone(what: str, act: Any) -> None:
+    act(engine({what: Refused(404, "no such thing")})[0])
+    with pytest.raises(ServiceFailed, match=r"cannot .*: it is in use"):
+        act(engine({what: Refused(409, "it is in use")})[0])

@@ -36,6 +36,7 @@ ROOMS = (
     {"connection", "ports", "yamltext"},
     {"enginesdk"},
     {"archive", "template", "initext", "userfile", "plugins", "enginehttp"},
+    {"results"},
     {"model"},
     {"errors"},
 )

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from builders import service
 
-from devenv.model import Operation, Plan, Result, ServiceStatus, Timing
+from devenv.model import Operation, Plan, Timing
 from devenv.report import (
     Live,
     Plain,
@@ -30,6 +30,7 @@ from devenv.report import (
     summary,
     timing_chart,
 )
+from devenv.results import Result, ServiceStatus
 from devenv.timing import Run, Span, Step
 
 START = Operation("start", "mysql", "container exited 3")

@@ -1,0 +1,204 @@
+"""Probes: what they ask for, and the reasons that they give while a service is not ready."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import distribution
+from typing import Any
+
+import pytest
+
+from devenv import probe
+from devenv.errors import ConfigError, NotReady
+from devenv.probe import Target, check_amqp, check_etcd, check_keystone, check_mysql, load_probe
+
+LOGIN = {"user": "u", "password": "secret", "database": "d", "vhost": "v", "project": "p"}
+Answer = tuple[int, Any]
+
+
+@contextmanager
+def server(reply: Callable[[str, Any], Answer]) -> Iterator[Target]:
+    """A server whose answers `reply` makes of "METHOD /path" and what was sent."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, answer = reply(f"{self.command} {self.path}", json.loads(sent or "null"))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(answer.encode() if isinstance(answer, str) else json.dumps(answer).encode())
+
+        do_GET = do_POST = answer
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield Target("127.0.0.1", http.server_port, f"http://127.0.0.1:{http.server_port}/v3", LOGIN)
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+@contextmanager
+def port_proxy(reset: bool = False, mute: bool = False) -> Iterator[Target]:
+    """What the engine's port proxy does while nobody listens behind it: it takes a connection and drops it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        held: list[socket.socket] = []
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection = listener.accept()[0]
+                except OSError:
+                    return
+                if mute:
+                    held.append(connection)
+                    continue
+                if reset:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        port = listener.getsockname()[1]
+        yield Target("127.0.0.1", port, f"http://127.0.0.1:{port}", LOGIN)
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(20)
+        for connection in held:
+            connection.close()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+ALL = {"mysql": check_mysql, "amqp": check_amqp, "etcd": check_etcd, "keystone": check_keystone}
+NOT_YET = {
+    "mysql": "not accepting logins yet",
+    "amqp": "not accepting logins yet",
+    "etcd": "not answering yet",
+    "keystone": "not answering yet",
+}
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_nobody_at_the_port_is_a_refused_connection(kind: str) -> None:
+    port = free_port()
+    with pytest.raises(NotReady) as caught:
+        ALL[kind](Target("127.0.0.1", port, f"http://127.0.0.1:{port}", LOGIN))
+    assert str(caught.value) == "connection refused"
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("reset", [True, False])
+def test_a_port_proxy_with_nobody_behind_it_is_one_short_reason(kind: str, reset: bool) -> None:
+    with port_proxy(reset) as target:
+        for _ in range(10):
+            with pytest.raises(NotReady) as caught:
+                ALL[kind](target)
+            assert str(caught.value) == NOT_YET[kind]
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_what_never_answers_is_given_up(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_ANSWER_SECONDS", 0.05)
+    with port_proxy(mute=True) as target, pytest.raises(NotReady) as caught:
+        ALL[kind](target)
+    assert str(caught.value) == "no answer in time"
+
+
+# ---- etcd and keystone -------------------------------------------------------------------------------------------
+
+
+def test_etcd_is_asked_whether_it_is_ready() -> None:
+    asked = []
+    with server(lambda what, _: asked.append(what) or (200, "ok")) as target:  # type: ignore[func-returns-value]
+        check_etcd(target)
+    assert asked == ["GET /v3/readyz"]
+
+
+def test_an_etcd_without_that_page_has_to_read() -> None:
+    asked: list[Any] = []
+
+    def reply(what: str, body: Any) -> Answer:
+        asked.append((what, body))
+        return (404, "404 page not found") if "readyz" in what else (200, {})
+
+    with server(reply) as target:
+        check_etcd(target)
+    assert asked == [("GET /v3/readyz", None), ("POST /v3/v3/kv/range", {"key": "AA=="})]
+
+
+def test_etcd_says_what_is_missing() -> None:
+    expected = pytest.raises(NotReady, match=r"^HTTP 503: \[\+\]data ok$")
+    with server(lambda *_: (503, "[+]data ok\n[-]linearizable_read failed\n")) as target, expected:
+        check_etcd(target)
+
+
+def keystone(catalog: list[Any], identity: int = 200) -> Callable[[str, Any], Answer]:
+    def reply(what: str, body: Any) -> Answer:
+        if what != "POST /v3/auth/tokens":
+            return identity, {}
+        password = body["auth"]["identity"]["password"]["user"]["password"]
+        return (201, {"token": {"catalog": catalog}}) if password == "secret" else (401, {"error": "no"})
+
+    return reply
+
+
+def catalog_of(url: str) -> list[Any]:
+    return [{"type": "identity", "endpoints": [{"interface": "public", "url": url}]}]
+
+
+def test_keystone_gives_a_token_and_a_catalog_whose_url_answers() -> None:
+    catalog: list[Any] = []
+    with server(keystone(catalog)) as target:
+        catalog += catalog_of(target.url)
+        check_keystone(target)
+
+
+def test_keystones_catalog_has_to_lead_somewhere() -> None:
+    with server(keystone([])) as target, pytest.raises(NotReady, match="no public identity endpoint"):
+        check_keystone(target)
+    catalog: list[Any] = []
+    with server(keystone(catalog, identity=500)) as target:
+        catalog += catalog_of(target.url)
+        with pytest.raises(NotReady, match="answers HTTP 500"):
+            check_keystone(target)
+
+
+def test_keystone_without_its_user_gives_no_token() -> None:
+    expected = pytest.raises(NotReady, match=r"^no token: HTTP 401: The request you have made$")
+    with server(lambda *_: (401, "The request you have made\nrequires authentication.")) as target, expected:
+        check_keystone(target)
+
+
+# ---- by name -----------------------------------------------------------------------------------------------------
+
+
+def test_our_own_probes_are_those_of_the_entry_points() -> None:
+    entries = distribution("openstack-devenv").entry_points.select(group=probe.GROUP)
+    named = {entry.name: entry.load() for entry in entries}
+    assert named == probe._OWN == {kind: load_probe(kind) for kind in named}
+
+
+def test_a_probe_that_nobody_brings_is_a_clear_error() -> None:
+    with pytest.raises(ConfigError, match="cannot find a probe of kind 'banana'"):
+        load_probe("banana")
+
+
+def test_our_own_probes_are_found_without_a_look_at_packages() -> None:
+    code = "import sys; from devenv.probe import load_probe; load_probe('etcd'); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"importlib.metadata", "requests", "pymysql", "amqp", "http.client"} & set(done.stdout.split())
