@@ -61,7 +61,10 @@ def snapshot_save(context: click.Context, name: str, format_: str) -> None:
 @format_option
 @click.pass_context
 def snapshot_restore(context: click.Context, name: str, wait_timeout: float, format_: str) -> None:
-    """Have the data of snapshot NAME in all services; what they hold now is lost."""
+    """Have the data of snapshot NAME again in all services.
+
+    What they hold now is lost.
+    """
     began = time.monotonic()
     print_done(environment_of(context, wait_timeout).restore(name), format_, f"restored {name}", began)
 

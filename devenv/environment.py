@@ -118,7 +118,7 @@ class Environment(BringUp):
                 self._present(observed, names),
                 self._needs(),
                 () if names else observed.networks,
-                self._volumes(observed, names) if volumes else (),
+                self._volumes(observed, names) if volumes else {},
                 gently=not volumes,
             )
             timings = self._execute(plan, self._nothing(), observed)

@@ -339,7 +339,8 @@ class Observed:
 class Operation:
     """One step of a plan: `action` on `target` because of `cause`, once the operations in `after` are done.
 
-    An operation is named by its key, "action target"; the keys of a plan are unique.
+    An operation is named by its key, "action target"; the keys of a plan are unique. `service` says whose container or
+    volume the target is.
     """
 
     action: str
@@ -347,6 +348,7 @@ class Operation:
     cause: str = ""
     after: tuple[str, ...] = ()
     subject: str = ""
+    service: str = ""
 
     @property
     def key(self) -> str:

@@ -52,7 +52,9 @@ def make_plan(
     operations = _image_operations(desired, observed, stale) + network
     # Before anything else of its service: it may have the name or the port that the service is to get.
     operations += [
-        Operation("remove", container.name, f"second container of {container.service}", subject=container.id)
+        Operation(
+            "remove", container.name, f"second container of {container.service}", (), container.id, container.service
+        )
         for container in observed.extra
         if container.service in desired.services
     ]
@@ -134,21 +136,25 @@ def plan_down(
     containers: Sequence[ObservedContainer],
     needs: Mapping[str, Collection[str]],
     networks: Iterable[str],
-    volumes: Iterable[str],
+    volumes: Mapping[str, str],
     gently: bool = True,
 ) -> Plan:
-    """Remove containers, then networks and volumes. Unless `gently`, since the data goes too, nothing is stopped."""
+    """Remove containers, then networks and volumes (by name, with their service).
+
+    Unless `gently`, since the data goes too, nothing is stopped.
+    """
     cause = "down asked for"
     operations = list(plan_stop(containers, needs, cause).operations) if gently else []
-    removed: list[str] = []
+    removed: dict[str, str] = {}
     for container in containers:
         stop = tuple(op.key for op in operations if op.subject == container.id)
-        remove = Operation("remove", container.name, cause, stop, container.id)
+        remove = Operation("remove", container.name, cause, stop, container.id, container.service)
         operations.append(remove)
-        removed.append(remove.key)
-    after = tuple(removed)
-    operations += [Operation("remove network", n[:12], cause, after, subject=n) for n in networks]
-    operations += [Operation("remove volume", v, cause, after, subject=v) for v in volumes]
+        removed[remove.key] = container.service
+    operations += [Operation("remove network", n[:12], cause, tuple(removed), subject=n) for n in networks]
+    for volume, service in volumes.items():
+        after = tuple(key for key, whose in removed.items() if whose == service)
+        operations.append(Operation("remove volume", volume, cause, after, volume, service))
     return Plan(tuple(operations))
 
 
@@ -229,11 +235,17 @@ def _down_cause(container: ObservedContainer) -> str:
 
 
 def _operation(
-    action: str, target: str, cause: str, after: Iterable[str], known: Iterable[Operation], subject: str = ""
+    action: str,
+    target: str,
+    cause: str,
+    after: Iterable[str],
+    known: Iterable[Operation],
+    subject: str = "",
+    service: str = "",
 ) -> Operation:
     """An operation that waits for those of `after` that are part of the plan at all."""
     keys = {op.key for op in known}
-    return Operation(action, target, cause, tuple(key for key in after if key in keys), subject)
+    return Operation(action, target, cause, tuple(key for key in after if key in keys), subject, service)
 
 
 def _image_operations(desired: Desired, observed: Observed, wanted: Mapping[str, str]) -> list[Operation]:
@@ -269,7 +281,7 @@ def _service_operations(
     already = len(operations)
 
     def add(action: str, target: str, cause: str, after: Iterable[str], subject: str = "") -> None:
-        operations.append(_operation(action, target, cause, after, operations, subject))
+        operations.append(_operation(action, target, cause, after, operations, subject, service.name))
 
     cause = stale.get(service.name, "")
     gone = [container, *(extra for extra in observed.extra if extra.service == service.name)]

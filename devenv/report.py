@@ -205,7 +205,7 @@ def _subject(operation: Operation) -> str:
         return "network"
     if operation.action in _COMPONENT_ACTIONS:
         return operation.target.rpartition("/")[2]
-    return operation.target
+    return operation.service or operation.target
 
 
 def _words(operation: Operation) -> str:
@@ -322,7 +322,7 @@ def service_spans(timings: Sequence[Timing]) -> dict[str, tuple[float, float]]:
     spans: dict[str, tuple[float, float]] = {}
     for timing in timings:
         name = timing.operation.target
-        if timing.operation.action not in ("create network", "prepare", *_COMPONENT_ACTIONS):
+        if timing.operation.action not in ("create network", "prepare", "keep", *_COMPONENT_ACTIONS):
             began, ended = spans.get(name, (timing.began, timing.ended))
             spans[name] = (min(began, timing.began), max(ended, timing.ended))
     return spans

@@ -120,7 +120,7 @@ def plan_save(desired: Desired, observed: Observed) -> tuple[Plan, dict[str, Sav
         for volume in service.volumes:
             short = volume.removeprefix(f"devenv-{desired.environment}-{name}-")
             saved[short] = f"{REPOSITORY}:{desired.environment}-{token}-{name}-{short}"
-            operations.append(Operation("save", volume, subject=saved[short]))
+            operations.append(Operation("save", volume, subject=saved[short], service=name))
         reference = service.image.reference
         services[name] = SavedService(reference, observed.images.get(reference, ""), saved)
     return Plan(tuple(operations)), services

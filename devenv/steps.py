@@ -152,10 +152,11 @@ class Steps:
                 )
         return [observed.containers[name] for name in names or observed.containers]
 
-    def _volumes(self, observed: Observed, names: Collection[str]) -> list[str]:
+    def _volumes(self, observed: Observed, names: Collection[str]) -> dict[str, str]:
+        """The volumes of these services (without names, all that there are), each with its service."""
         if not names:
-            return [*observed.volumes, *self.engine.leftover_volumes(self.id)]
-        return [volume for volume, service in observed.volumes.items() if service in names]
+            return {**observed.volumes, **dict.fromkeys(self.engine.leftover_volumes(self.id), "")}
+        return {volume: service for volume, service in observed.volumes.items() if service in names}
 
     def _needs(self) -> dict[str, list[str]]:
         """Which services may hold on to which, by the roles that they require."""

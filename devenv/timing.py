@@ -193,6 +193,8 @@ class Watch(Report):
 
 def _service_of(operation: Operation, plan: Plan, prefix: str) -> str:
     """Whose operation it is: a service's, "network", or "base"."""
+    if operation.service:
+        return operation.service
     if operation.target == prefix:
         return "network"
     own = operation.target.removeprefix(f"{prefix}-").partition("/")[0]

@@ -445,7 +445,7 @@ def test_restart_starts_what_was_stopped() -> None:
 
 def test_down_stops_gently_and_keeps_the_data() -> None:
     cause = "down asked for"
-    plan = plan_down([container(MYSQL), container(ETCD, "exited")], NEEDS, ["n" * 64], [])
+    plan = plan_down([container(MYSQL), container(ETCD, "exited")], NEEDS, ["n" * 64], {})
     assert text(plan) == (
         f"stop mysql: {cause}\nremove devenv-env-mysql: {cause}\nremove devenv-env-etcd: {cause}\n"
         f"remove network nnnnnnnnnnnn: {cause}"
@@ -455,7 +455,7 @@ def test_down_stops_gently_and_keeps_the_data() -> None:
 
 def test_down_with_the_data_stops_nothing_and_removes_it_all() -> None:
     cause = "down asked for"
-    plan = plan_down([container(MYSQL)], NEEDS, ["n" * 64], ["devenv-env-mysql-data"], gently=False)
+    plan = plan_down([container(MYSQL)], NEEDS, ["n" * 64], {"devenv-env-mysql-data": "mysql"}, gently=False)
     assert text(plan) == (
         f"remove devenv-env-mysql: {cause}\nremove network nnnnnnnnnnnn: {cause}\n"
         f"remove volume devenv-env-mysql-data: {cause}"
@@ -465,7 +465,7 @@ def test_down_with_the_data_stops_nothing_and_removes_it_all() -> None:
 
 def test_two_containers_of_one_service_are_both_stopped_and_removed() -> None:
     both = [container(ETCD), container(ETCD, id="2", name="copy")]
-    for plan in (plan_stop(both, {}), plan_down(both, {}, [], [])):
+    for plan in (plan_stop(both, {}), plan_down(both, {}, [], {})):
         keys = [op.key for op in plan.operations]
         assert len(keys) == len(set(keys))
         assert {op.subject for op in plan.operations if op.action == "stop"} == {"id-etcd", "2"}
