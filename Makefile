@@ -5,6 +5,7 @@ VENV := .venv
 DEVENV := $(VENV)/bin/devenv
 INSTALLED := $(VENV)/.installed
 CONSUMERS := $(VENV)/.consumers
+BENCH := $(VENV)/.bench
 # Tests against real services that run side by side; each has an environment or two up.
 PROCESSES ?= 2
 
@@ -41,7 +42,7 @@ consumers: $(CONSUMERS) ## Run the tests with oslo's libraries and other real cl
 	@$(DEVENV) doctor --fix
 	@$(VENV)/bin/pytest tests/consumers
 
-bench: $(INSTALLED) ## Measure against docker compose; writes docs/benchmarks.md and .json
+bench: $(BENCH) ## Measure against docker compose and others; writes docs/benchmarks.*
 	@$(DEVENV) doctor --fix
 	@$(VENV)/bin/python -m tests.bench
 
@@ -65,6 +66,11 @@ $(CONSUMERS): $(INSTALLED)
 	@echo "installing the libraries of tests/consumers"
 	@$(VENV)/bin/pip install --quiet --editable '.[dev,consumers]'
 	@$(VENV)/bin/pip install --quiet --editable '.[etcd3]' || echo "cannot install etcd3 here; its tests say so" >&2
+	@touch $@
+
+$(BENCH): $(INSTALLED)
+	@echo "installing what draws the bench's picture"
+	@$(VENV)/bin/pip install --quiet --editable '.[dev,bench]'
 	@touch $@
 
 venv-package:

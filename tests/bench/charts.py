@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tests.bench.measure import FIRST_UP, STEPS
+from tests.bench.measure import DOWN, DOWN_VOLUMES, FIRST_UP, GOLDEN_UP, KEPT_UP, SECOND_UP, START, STOP
 from tests.bench.rows import Row
 
-_WIDE, _NARROW = 46, 34
+_STEPS = (GOLDEN_UP, FIRST_UP, SECOND_UP, KEPT_UP, START, STOP, DOWN, DOWN_VOLUMES)
+_WIDE, _NARROW, _NAME = 46, 34, 26
 
 
 def timings_chart(rows: Sequence[Row]) -> list[str]:
     """Two bars per step, devenv above its peer; one scale for all."""
-    timed = [row for row in rows if row.name in STEPS]
-    longest = max(max(row.ours, row.peer_value or 0) for row in timed)
+    timed = [row for row in rows if row.name in _STEPS]
+    longest = max((max(row.ours, row.peer_value or 0) for row in timed), default=1.0)
     lines = []
     for row in timed:
         lines.append(f"{row.name:<15} devenv  {_bar(row.ours, longest)} {row.ours:.2f} s")
@@ -27,23 +28,27 @@ def _bar(value: float, longest: float) -> str:
     return "█" * max(1, round(_WIDE * value / longest))
 
 
-def spans_chart(seconds: float, operations: Sequence[dict[str, Any]]) -> list[str]:
-    """One line per operation of a start: from when to when it ran."""
+def spans_chart(what: str, seconds: float, operations: Sequence[dict[str, Any]]) -> list[str]:
+    """One line per operation of a run: from when to when it ran."""
     ran = sorted((op for op in operations if "began" in op), key=lambda op: (op["began"], op["ended"]))
     end = max((op["ended"] for op in ran), default=0.0)
-    lines = [f"{'operation':<26} {'from':>6} {'to':>6}"]
+    lines = [f"{'operation':<{_NAME}} {'from':>6} {'to':>6}"]
     for op in ran:
-        name = f"{op['action']} {_short(op['target'])}"
-        lines.append(
-            f"{name:<26} {op['began']:6.2f} {op['ended']:6.2f} {_span(op['began'], op['ended'], end)}".rstrip()
-        )
-    lines.append(f"{'before and after the plan':<26} {seconds - end:13.2f} (of {seconds:.2f} s, {FIRST_UP!r})")
+        name = f"{op['action']} {_short(op['target'])}".rstrip()[:_NAME]
+        began, ended = op["began"], op["ended"]
+        lines.append(f"{name:<{_NAME}} {began:6.2f} {ended:6.2f} {_span(began, ended, end)}".rstrip())
+    lines.append(f"{'before and after the plan':<{_NAME}} {seconds - end:13.2f} (of {seconds:.2f} s, {what!r})")
     return lines
 
 
 def _short(target: str) -> str:
-    """A network's name holds the environment's id, which says nothing here."""
-    return "" if target.startswith("devenv-") else target
+    """A network's or volume's name begins with the environment's id, which says nothing here."""
+    parts = target.split("-")
+    if parts[0] != "devenv":
+        return target
+    # devenv-<slug>-<hash>[-<volume>]: the hash is the first part of eight hexadecimal digits.
+    at = next((i for i, part in enumerate(parts) if len(part) == 8 and set(part) <= set("0123456789abcdef")), None)
+    return "-".join(parts[at + 1 :]) if at is not None else target
 
 
 def _span(began: float, ended: float, end: float) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +106,13 @@ class Engine:
         """Remove whatever still carries the label; returns what that was."""
         left: list[str] = []
         for container in self._containers(label, stopped=True):
-            _remove(left, f"container {container.name}", lambda one=container: one.remove(v=True, force=True))
+            _remove(left, f"container {container.name}", partial(container.remove, v=True, force=True))
         for network in self._client.networks.list(filters={"label": label}):
             _remove(left, f"network {network.name}", network.remove)
         for volume in self._client.volumes.list(filters={"label": label}):
-            _remove(left, f"volume {volume.name}", lambda one=volume: one.remove(force=True))
+            _remove(left, f"volume {volume.name}", partial(volume.remove, force=True))
         for image in self._client.images.list(filters={"label": label}):
-            _remove(left, f"image {image.short_id}", lambda one=image: self._client.images.remove(one.id, force=True))
+            _remove(left, f"image {image.short_id}", partial(self._client.images.remove, str(image.id), force=True))
         return left
 
     def _containers(self, label: str, stopped: bool = False) -> list[Any]:

@@ -54,14 +54,18 @@ def _common_steps(side: Side, samples: Samples, engine: Engine, tell: Tell) -> N
 
 def _golden_steps(side: Devenv, samples: Samples, engine: Engine, tell: Tell) -> None:
     """What needs the golden state of the first `up`."""
-    samples.note(GOLDEN_UP, side.name, _golden(up_watched(side, engine, samples, tell)), tell)
+    done = _golden(up_watched(side, engine, samples, tell))
+    if not ran(operations(done), "fill"):
+        raise Failed("cannot measure a golden up: devenv did not start from golden states")
+    samples.note(GOLDEN_UP, side.name, done, tell)
     samples.note(RESET, side.name, side.reset(), tell)
     samples.note(DOWN_VOLUMES, side.name, side.down(volumes=True), tell)
 
 
 def _golden(done: Done) -> Done:
-    if not ran(operations(done), "fill"):
-        raise Failed("cannot measure a golden up: devenv did not start from golden states")
+    """A golden start keeps nothing: all that services keep is there. Some keep nothing at all."""
+    if ran(operations(done), "keep"):
+        raise Failed("cannot measure a golden up: devenv kept golden states, so they were not there before")
     return done
 
 

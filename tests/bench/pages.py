@@ -1,58 +1,30 @@
-"""What the bench leaves behind: docs/benchmarks.md, docs/benchmarks.json and a table in the terminal."""
+"""What the bench leaves behind: docs/benchmarks.md, .json and a picture, and a table in the terminal."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
+from tests.bench import plot
 from tests.bench.charts import spans_chart, timings_chart
-from tests.bench.rows import Row
+from tests.bench.measure import FIRST_UP, GOLDEN_UP, RESET, START, STOP
+from tests.bench.others import Missing
+from tests.bench.rows import KNOWN, SLOWEST, STOP_START, Row, Table
+from tests.bench.samples import Profile
+from tests.bench.scale import Point
+from tests.bench.sides import SERVICES
+from tests.bench.snapshots import DATA_MB
 
-_HEADINGS = ("what", "value", "target", "met", "devenv", "compose")
-_PAGE = """\
-# Benchmarks
-
-Written by `make bench` on {date}; [benchmarks.json](benchmarks.json) has the same numbers for programs.
-Lower is better everywhere.
-
-- Machine: {machine}
-- Busy: load average {load} before the bench began
-- Versions: {versions}
-
-{method}
-
-{summary}
-
-{table}
-
-`x` is devenv's time over Compose's. A row without a target is for information. Memory is resident memory
-(RSS) of all processes in the four containers, after the second `up`. Images are unique layers, their common base
-counted once. `down --volumes` of devenv ends containers without asking them to stop first, because their
-data goes, too; Compose always asks. A component is its database, vhost, key prefix and service user with their logins,
-made in services that run; readiness checks and the start of the command are not in it.
-
-## Timings
-
-```text
-{timings}
-```
-
-## Where the time goes
-
-One first `devenv up`, the one of median length; seconds since the plan began.
-
-```text
-{spans}
-```
-"""
-
+PICTURE = "benchmarks-scale.svg"
+_HEADINGS = ("what", "value", "target", "met", "devenv", "peer", "the peer is")
+_TEMPLATE = Path(__file__).with_name("page.md")
 _METHOD = """\
 devenv and Docker Compose bring up the same four images on the same engine, in turn; every number is the median
 of {rounds}. Compose gets a file that is written as each project's own documentation tells:
@@ -63,6 +35,11 @@ answer of etcd and a token. Beyond Compose's file, devenv runs RabbitMQ's manage
 _METHOD_ALONE = (
     "There was no Compose v2 on this machine, so nothing to compare with; every number is the median of {rounds}."
 )
+# These are always shown; of others only what missed its target.
+_PROFILES = (FIRST_UP, GOLDEN_UP, RESET)
+# Which runs show why a row is as it is, where they are not called like the row.
+_RUNS_OF: dict[str, tuple[str, ...]] = {STOP_START: (STOP, START), SLOWEST: (GOLDEN_UP,), KNOWN: (GOLDEN_UP,)}
+_NOT_MEASURED = "Not measured in this run."
 
 
 @dataclass(frozen=True)
@@ -73,59 +50,173 @@ class Report:
     machine: Mapping[str, str | int | float]
     versions: Mapping[str, str]
     rounds: int
-    rows: Sequence[Row]
-    start: tuple[float, list[dict[str, Any]]]
+    table: Table
+    # The run of median length of each thing that devenv did.
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    # Milliseconds from when each service was ready until devenv knew.
+    known: Mapping[str, float] = field(default_factory=dict)
+    scale: Sequence[Point] = ()
+    others: Sequence[Row] = ()
+    missing: Sequence[Missing] = ()
 
     @property
     def has_peer(self) -> bool:
-        return any(row.peer for row in self.rows)
+        return "docker compose" in self.versions
 
     @property
     def summary(self) -> str:
-        """The verdict in one sentence; a missed target must not hide in a table."""
-        missed = [row.name for row in self.rows if row.met is False]
-        checked = sum(row.met is not None for row in self.rows)
-        if missed:
-            return f"{len(missed)} of {checked} targets MISSED: {'; '.join(missed)}."
-        return f"All {checked} targets are met."
+        """The verdict; a missed target must not hide in a table."""
+        rows = self.table.rows
+        missed = [row.name for row in rows if row.met is False]
+        checked = sum(row.met is not None for row in rows)
+        words = f"{len(missed)} of {checked} targets MISSED: {'; '.join(missed)}."
+        if not missed:
+            words = f"All {checked} targets are met." if checked else "No target was measured."
+        if self.table.unmeasured:
+            words += f" Not measured: {'; '.join(self.table.unmeasured)}."
+        return words
 
 
 def write(report: Report, folder: Path) -> list[Path]:
-    """Write both files."""
+    """Write the page, the numbers, and the picture if there is something to draw."""
     folder.mkdir(parents=True, exist_ok=True)
     page, data = folder / "benchmarks.md", folder / "benchmarks.json"
     page.write_text(as_markdown(report), encoding="utf-8")
     data.write_text(as_json(report), encoding="utf-8")
-    return [page, data]
+    if not report.scale:
+        return [page, data]
+    plot.draw(report.scale, folder / PICTURE)
+    return [page, data, folder / PICTURE]
 
 
 def as_json(report: Report) -> str:
-    """For programs; the shape is an interface."""
+    """For programs; the shape is an interface. Rows beside other tools come after all others."""
     content = {
         "machine": dict(report.machine),
         "date": report.date,
         "versions": dict(report.versions),
-        "rows": [asdict(row) for row in report.rows],
+        "rows": [asdict(row) for row in (*report.table.rows, *report.others)],
+        "ready_to_known_ms": {service: round(value, 1) for service, value in report.known.items()},
+        "scale": [asdict(point) for point in report.scale],
+        "not_measured": [*map(asdict, report.missing), *({"what": w, "reason": ""} for w in report.table.unmeasured)],
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def as_markdown(report: Report) -> str:
     """For people."""
-    lines = ["| " + " | ".join(_HEADINGS) + " |", "|---|--:|--:|---|--:|--:|"]
-    lines += ["| " + " | ".join(_cells(row)) + " |" for row in report.rows]
     rounds = f"{report.rounds} round{'s' if report.rounds > 1 else ''}"
-    return _PAGE.format(
+    return _TEMPLATE.read_text(encoding="utf-8").format(
         date=report.date,
         machine=_machine(report.machine),
         load=report.machine["load_before"],
         versions=", ".join(f"{name} {version}" for name, version in report.versions.items()),
         method=(_METHOD if report.has_peer else _METHOD_ALONE).format(rounds=rounds),
         summary=f"**{report.summary}**",
-        table="\n".join(lines),
-        timings="\n".join(timings_chart(report.rows)),
-        spans="\n".join(spans_chart(*report.start)),
+        table=_rows_table(report.table.rows),
+        data_mb=DATA_MB,
+        readiness=_readiness(report.known),
+        timings="\n".join(timings_chart(report.table.rows)),
+        scale=_scale(report.scale),
+        others=_others(report),
+        profiles="\n\n".join(_profile(what, report.profiles[what]) for what in profiled(report)) or _NOT_MEASURED,
     )
+
+
+def _rows_table(rows: Sequence[Row]) -> str:
+    lines = ["| " + " | ".join(_HEADINGS) + " |", "|---|--:|--:|---|--:|--:|---|"]
+    return "\n".join([*lines, *("| " + " | ".join(_cells(row)) + " |" for row in rows)])
+
+
+def _readiness(known: Mapping[str, float]) -> str:
+    if not known:
+        return ""
+    times = ", ".join(f"{service} {value:.0f} ms" for service, value in known.items())
+    return _KNOWN_WORDS.format(name=KNOWN[0].upper() + KNOWN[1:], times=times)
+
+
+_KNOWN_WORDS = """\
+- **{name}** is how long after a service's own log line of readiness, by the engine's clock, devenv has
+  ended waiting for it in a golden `up`; the worst of the four counts. etcd logs no such line at devenv's level: the
+  bench asks its `/health` every 5 ms. The medians: {times}.
+"""
+
+
+def _scale(points: Sequence[Point]) -> str:
+    if not points:
+        return _NOT_MEASURED
+    lines = [
+        "| environments | until all are ready | each | RSS | PSS | PSS each |",
+        "|--:|--:|--:|--:|--:|--:|",
+        *(_scale_line(point) for point in points),
+    ]
+    return "\n".join([_picture(points), "", *lines, "", _SCALE_WORDS])
+
+
+_SCALE_WORDS = """\
+All were started at the same moment, golden, each on new volumes. PSS counts a page that several processes share once
+for all of them: programs and libraries are in memory once, however many environments there are."""
+
+
+def _scale_line(point: Point) -> str:
+    pss = ("", "") if point.pss_mb is None else (f"{point.pss_mb:.0f} MB", f"{point.memory_each:.0f} MB")
+    cells = (
+        str(point.environments),
+        f"{point.seconds:.1f} s",
+        f"{point.seconds_each:.1f} s",
+        f"{point.rss_mb:.0f} MB",
+        *pss,
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _picture(points: Sequence[Point]) -> str:
+    """The picture, with what it shows in words."""
+    first, last = points[0], points[-1]
+    words = (
+        f"Two charts of cost against the number of environments. Time until all are ready rises from "
+        f"{first.seconds:.1f} s for {first.environments} to {last.seconds:.1f} s for {last.environments}; "
+        f"resident memory from {first.rss_mb / 1000:.1f} GB to {last.rss_mb / 1000:.1f} GB."
+    )
+    return f"![{words}]({PICTURE})"
+
+
+def _others(report: Report) -> str:
+    """What other tools take for the same services, and which of them could not be measured."""
+    parts = []
+    if report.others:
+        parts += [_OTHERS_WORDS, _others_table(report.others)]
+    if report.missing:
+        parts.append("\n".join(["Not measured:", "", *(f"- {one.what}: {one.reason}" for one in report.missing)]))
+    return "\n\n".join(parts) or _NOT_MEASURED
+
+
+_OTHERS_WORDS = """\
+The same services alone, for information. testcontainers gets the images that devenv built, and starts one container
+after the other, as its users do. pifpaf runs Debian's servers on the host, without containers; its MySQL is MariaDB
+without network and accounts. Each is timed from the start of its process, devenv golden, until all is ready by its own
+check. `sh tests/bench/others/set_up.sh FOLDER` sets both up."""
+
+
+def _others_table(rows: Sequence[Row]) -> str:
+    lines = ["| what | value | devenv | the other | which |", "|---|--:|--:|--:|---|"]
+    for row in rows:
+        name, value, _target, _met, ours, theirs, _peer = _cells(row)
+        lines.append(f"| {name} | {value} | {ours} | {theirs} | {row.peer} |")
+    return "\n".join(lines)
+
+
+def profiled(report: Report) -> list[str]:
+    """The runs whose operations are shown: some always, and those that say why a target was missed."""
+    missed = [row.name for row in report.table.rows if row.met is False]
+    wanted = [*_PROFILES, *(run for name in missed for run in _RUNS_OF.get(name, (name,)))]
+    if SLOWEST in missed:
+        wanted += [f"up {service}, golden" for service in SERVICES]
+    return [what for what in dict.fromkeys(wanted) if what in report.profiles]
+
+
+def _profile(what: str, profile: Profile) -> str:
+    return "\n".join([f"### {what}", "", "```text", *spans_chart(what, *profile), "```"])
 
 
 def _machine(about: Mapping[str, str | int | float]) -> str:
@@ -133,18 +224,30 @@ def _machine(about: Mapping[str, str | int | float]) -> str:
 
 
 def show(report: Report, console: Console) -> None:
-    """The table and the bars, in 80 columns."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in _HEADINGS:
+    """The tables and the bars, in 80 columns."""
+    _show_rows(report.table.rows, console)
+    for line in timings_chart(report.table.rows):
+        console.print(Text(line))
+    if report.scale:
+        for point in report.scale:
+            console.print(Text(_scale_line(point).replace("|", " ")))
+    if report.others:
+        console.print()
+        _show_rows(report.others, console)
+    for one in report.missing:
+        console.print(Text(f"not measured: {one.what}: {one.reason}"))
+    console.print(Text(report.summary, "bold green" if report.summary.startswith("All") else "bold red"))
+
+
+def _show_rows(rows: Sequence[Row], console: Console) -> None:
+    table = RichTable(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for heading in _HEADINGS[:-1]:
         table.add_column(heading, justify="left" if heading in ("what", "met") else "right")
-    for row in report.rows:
+    for row in rows:
         style = {True: "green", False: "bold red", None: ""}[row.met]
-        table.add_row(*(Text(cell, style if at == 3 else "") for at, cell in enumerate(_cells(row))))
+        table.add_row(*(Text(cell, style if at == 3 else "") for at, cell in enumerate(_cells(row)[:-1])))
     console.print(table)
     console.print()
-    for line in [*timings_chart(report.rows), "", *spans_chart(*report.start), ""]:
-        console.print(Text(line))
-    console.print(Text(report.summary, "bold red" if "MISSED" in report.summary else "bold green"))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -158,6 +261,8 @@ def _cells(row: Row) -> tuple[str, ...]:
         {True: "yes", False: "NO", None: ""}[row.met],
         _amount(row.ours, unit),
         "" if row.peer_value is None else _amount(row.peer_value, unit),
+        # The version is above, once.
+        re.sub(r"^(docker compose) .*", r"\1", row.peer or ""),
     )
 
 

@@ -83,7 +83,15 @@ def _memory(axes: Any, points: Sequence[Point]) -> None:
 def _linear(axes: Any, points: Sequence[Point], one: float) -> None:
     ends = [points[0].environments, points[-1].environments]
     label = "linear growth of one environment"
-    axes.plot(ends, [one * end / ends[0] for end in ends], linestyle=(0, (5, 4)), color=_GREY, linewidth=1.2, label=label)
+    axes.plot(
+        ends,
+        [one * end / ends[0] for end in ends],
+        linestyle=(0, (5, 4)),
+        color=_GREY,
+        linewidth=1.2,
+        label=label,
+        zorder=3,
+    )
 
 
 def _line(axes: Any, points: Sequence[Point], values: Sequence[float], color: str, label: str, words: str) -> None:
@@ -100,7 +108,7 @@ def _finish(axes: Any, points: Sequence[Point]) -> None:
     counts = [point.environments for point in points]
     axes.set_xlabel("environments started at once")
     axes.set_xticks(counts, [str(count) for count in counts])
-    axes.set_xlim(0, counts[-1] * 1.16)
+    axes.set_xlim(0, counts[-1] * 1.18)
     axes.set_ylim(bottom=0)
     axes.tick_params(length=0)
     axes.legend(loc="upper left", fontsize=9)

@@ -90,7 +90,11 @@ def run_together(
 
 
 def _start(
-    command: Sequence[str], environment: Mapping[str, str], folder: Path | None, output: int | IO[str], errors: int | IO[str]
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path | None,
+    output: int | IO[str],
+    errors: int | IO[str],
 ) -> subprocess.Popen[str]:
     # In a session of its own it gets no Ctrl-C from the terminal, only the one interrupt from below:
     # a second one makes devenv and Compose drop everything.

@@ -42,7 +42,9 @@ def up_watched(side: Devenv, engine: Engine, samples: Samples, tell: Tell) -> Do
     for service, when in ready.items():
         if (told := known.get(f"ready {service}")) is not None:
             samples.add(f"{READY}{service}", side.name, (told - when) * 1000)
-    late = ", ".join(f"{s} {(known[f'ready {s}'] - when) * 1000:.0f}" for s, when in ready.items() if f"ready {s}" in known)
+    late = ", ".join(
+        f"{s} {(known[f'ready {s}'] - when) * 1000:.0f}" for s, when in ready.items() if f"ready {s}" in known
+    )
     tell(f"  {side.name:<8} {'ready to known':<24} {late} ms")
     return done
 

@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.bench.measure import (
+    DOWN,
     DOWN_VOLUMES,
     FIRST_UP,
+    GOLDEN_UP,
+    KEPT_UP,
     MANY_COMPONENTS,
     ONE_COMPONENT,
+    RESET,
     SECOND_UP,
-    STEPS,
-    Samples,
+    START,
+    STOP,
+    alone,
 )
+from tests.bench.others import Task
+from tests.bench.readiness import READY
+from tests.bench.samples import Samples
+from tests.bench.sides import SERVICES
+from tests.bench.snapshots import RESTORE, SAVE
 
-# Of the peer's time.
-_RATIOS = {FIRST_UP: 0.5, SECOND_UP: 0.5, DOWN_VOLUMES: 0.5}
-_HELP_MS, _MEMORY_MB, _IMAGES_MB = 150.0, 600.0, 1100.0
+US, THEM = "devenv", "compose"
+SLOWEST, STOP_START, KNOWN = "up, golden, to slowest alone", "stop, then start", "from ready to known"
+# What devenv does, what Compose does meanwhile, and at most how much of Compose's time that may take.
+_BESIDE_COMPOSE: tuple[tuple[str, str, float | None], ...] = (
+    (GOLDEN_UP, FIRST_UP, 0.28),
+    (FIRST_UP, FIRST_UP, 0.45),
+    (SECOND_UP, SECOND_UP, 0.35),
+    (DOWN_VOLUMES, DOWN_VOLUMES, 0.3),
+    (DOWN, STOP, 0.7),
+    (STOP, STOP, 0.7),
+    (START, START, None),
+    (KEPT_UP, KEPT_UP, None),
+)
+# Of devenv's own golden up.
+_SLOWEST, _STOP_START, _RESET = 1.3, 1.0, 1.0
+_SAVE_S, _RESTORE_S, _KNOWN_MS = 3.0, 5.0, 100.0
+_HELP_MS, _STATUS_MS, _MEMORY_MB, _IMAGES_MB = 120.0, 300.0, 450.0, 1100.0
 _COMPONENT_MS, _MANY_COMPONENTS_S = 250.0, 15.0
+_OWN = "devenv"
 
 
 @dataclass(frozen=True)
@@ -25,7 +51,7 @@ class Row:
     """One measured thing. `value` (lower is better) is held against `target`, if there is one.
 
     It is a ratio, with the unit "x", wherever a peer was measured: `ours` over `peer_value`, both in seconds
-    (or in MB, for memory). Else it is `ours`.
+    (or in MB, for memory). Else it is `ours`. Where devenv is measured against itself, `peer` says against what.
     """
 
     name: str
@@ -41,30 +67,99 @@ class Row:
         return None if self.target is None else self.value <= self.target
 
 
-def make_rows(samples: Samples, images_mb: float, peer: str) -> list[Row]:
-    """All rows in their order. `peer` names the peer and its version; empty if there is none."""
-    rows = [_against_peer(samples, what, peer, "s", _RATIOS.get(what)) for what in STEPS]
-    rows.append(_ours("devenv --help", samples.median("--help", "devenv"), "ms", _HELP_MS))
-    rows.append(_ours("devenv status", samples.median("status", "devenv"), "ms"))
-    rows.append(_ours(ONE_COMPONENT, samples.median(ONE_COMPONENT, "devenv"), "ms", _COMPONENT_MS))
-    rows.append(_ours(MANY_COMPONENTS, samples.median(MANY_COMPONENTS, "devenv"), "s", _MANY_COMPONENTS_S))
-    rows.append(_ours("memory, all services", samples.median("memory", "devenv"), "MB", _MEMORY_MB))
-    if peer:
-        rows.append(_against_peer(samples, "memory", peer, "MB", None))
-    rows.append(_ours("images, all services", images_mb, "MB", _IMAGES_MB))
-    return rows
+@dataclass(frozen=True)
+class Table:
+    """The rows that could be made, and the names of those that have a target and could not."""
+
+    rows: Sequence[Row]
+    unmeasured: Sequence[str] = ()
 
 
-def _against_peer(samples: Samples, what: str, peer: str, unit: str, target: float | None) -> Row:
-    ours, theirs = samples.median(what, "devenv"), samples.median(what, "compose")
-    if ours is None:
-        raise ValueError(f"{what} was not measured")
-    if not theirs:
-        return Row(what, round(ours, 3), unit, None, round(ours, 3))
-    return Row(what, round(ours / theirs, 3), "x", target, round(ours, 3), peer, round(theirs, 3))
+class _Maker:
+    """Collects rows. `peer` names Compose and its version; empty if there is none."""
+
+    def __init__(self, samples: Samples, peer: str) -> None:
+        self._samples, self._peer = samples, peer
+        self.rows: list[Row] = []
+        self.unmeasured: list[str] = []
+
+    def ours(self, what: str) -> float | None:
+        return self._samples.median(what, US)
+
+    def theirs(self, what: str) -> float | None:
+        return self._samples.median(what, THEM)
+
+    def against_compose(self, name: str, theirs: str, target: float | None, unit: str = "s") -> None:
+        if self._peer:
+            self.ratio(name, self.ours(name), self._peer, self.theirs(theirs), target)
+        else:
+            self.plain(name, self.ours(name), unit)
+            self.unmeasured += [name] if target is not None else []
+
+    def ratio(self, name: str, ours: float | None, peer: str, theirs: float | None, target: float | None) -> None:
+        if ours is not None and theirs:
+            row = Row(name, round(ours / theirs, 3), "x", target, round(ours, 3), peer, round(theirs, 3))
+            self.rows.append(row)
+        elif target is not None:
+            self.unmeasured.append(name)
+
+    def plain(self, name: str, value: float | None, unit: str, target: float | None = None) -> None:
+        if value is not None:
+            shown = round(value, 3 if unit == "s" else 1)
+            self.rows.append(Row(name, shown, unit, target, shown))
+        elif target is not None:
+            self.unmeasured.append(name)
 
 
-def _ours(name: str, value: float | None, unit: str, target: float | None = None) -> Row:
-    if value is None:
-        raise ValueError(f"{name} was not measured")
-    return Row(name, round(value, 1), unit, target, round(value, 1))
+def make_table(samples: Samples, images_mb: float, peer: str) -> Table:
+    """All rows with targets, and those beside them, in their order."""
+    make = _Maker(samples, peer)
+    golden = make.ours(GOLDEN_UP)
+    own = f"{_OWN} {GOLDEN_UP}"
+    for name, theirs, target in _BESIDE_COMPOSE:
+        make.against_compose(name, theirs, target)
+        if name == GOLDEN_UP:
+            slowest, seconds = slowest_alone(samples)
+            make.ratio(SLOWEST, golden, f"{_OWN} {alone(slowest)}", seconds, _SLOWEST)
+    stop, start = make.ours(STOP), make.ours(START)
+    both = None if stop is None or start is None else stop + start
+    make.ratio(STOP_START, both, own, golden, _STOP_START)
+    make.ratio(RESET, make.ours(RESET), own, golden, _RESET)
+    make.plain(SAVE, make.ours(SAVE), "s", _SAVE_S)
+    make.plain(RESTORE, make.ours(RESTORE), "s", _RESTORE_S)
+    make.plain(KNOWN, max(known(samples).values(), default=None), "ms", _KNOWN_MS)
+    make.plain("devenv --help", make.ours("--help"), "ms", _HELP_MS)
+    make.plain("devenv status", make.ours("status"), "ms", _STATUS_MS)
+    make.plain(ONE_COMPONENT, make.ours(ONE_COMPONENT), "ms", _COMPONENT_MS)
+    make.plain(MANY_COMPONENTS, make.ours(MANY_COMPONENTS), "s", _MANY_COMPONENTS_S)
+    make.plain("memory, all services", make.ours("memory"), "MB", _MEMORY_MB)
+    make.ratio("memory", make.ours("memory"), peer, make.theirs("memory") if peer else None, None)
+    make.plain("images, all services", images_mb, "MB", _IMAGES_MB)
+    return Table(make.rows, make.unmeasured)
+
+
+def slowest_alone(samples: Samples) -> tuple[str, float | None]:
+    """The service whose own golden start takes longest, and how many seconds; the time only if all were measured."""
+    times = {service: samples.median(alone(service), US) for service in SERVICES}
+    found = {service: seconds for service, seconds in times.items() if seconds is not None}
+    slowest = max(found, key=lambda service: found[service], default="")
+    return slowest, found[slowest] if len(found) == len(times) else None
+
+
+def known(samples: Samples) -> dict[str, float]:
+    """For each service the median of milliseconds from when it was ready until devenv knew; empty if one lacks."""
+    found = {service: samples.median(f"{READY}{service}", US) for service in SERVICES}
+    return (
+        {service: value for service, value in found.items() if value is not None} if None not in found.values() else {}
+    )
+
+
+def other_rows(samples: Samples, tasks: Sequence[Task]) -> list[Row]:
+    """Rows beside other tools, for information."""
+    make = _Maker(samples, "")
+    for verb in ("up", "down"):
+        for task in tasks:
+            what = f"{verb}: {task.what}"
+            ours, theirs = samples.median(what, US), samples.median(what, task.peer)
+            make.ratio(f"{verb}, {' and '.join(task.services)}", ours, task.title, theirs, None)
+    return make.rows
