@@ -173,8 +173,17 @@ class Engine(Images):
                 files = {target.removeprefix(f"{CONFIG_FOLDER}/"): data for target, data in service.files.items()}
                 self._copy(container, CONFIG_FOLDER, pack(files))
             for target in service.volumes.values():
-                self._copy(container, target, pack({}, folders=[DATA_FOLDER]))
+                # What is in the image or in the volume by now need not be copied, which takes as long as all the rest.
+                if not self._has(container, f"{target}/{DATA_FOLDER}"):
+                    self._copy(container, target, pack({}, folders=[DATA_FOLDER]))
         return container
+
+    def _has(self, container: str, path: str) -> bool:
+        try:
+            self._client.ask("HEAD", f"/containers/{container}/archive", {"path": path})
+        except Refused:
+            return False  # whatever the reason: copying then fails with it, or works
+        return True
 
     def _create(self, service: DesiredService, environment: str, network: str) -> str:
         wanted = _wanted(service, environment, network, limits=not self._no_ulimit.is_set())

@@ -92,9 +92,7 @@ class Images:
         hint = "if the engine's disk is full: 'devenv gc --keep 0' and 'devenv snapshot rm NAME' make room"
         self._import(f"keep data as {tag}", tag, stream, labels, hint)
 
-    def _import(
-        self, what: str, tag: str, stream: Iterable[bytes], labels: Mapping[str, str], hint: str = ""
-    ) -> None:
+    def _import(self, what: str, tag: str, stream: Iterable[bytes], labels: Mapping[str, str], hint: str = "") -> None:
         name, _, version = tag.rpartition(":")
         changes = [f'LABEL {key}="{value}"' for key, value in labels.items()]
         query = {"fromSrc": "-", "repo": name, "tag": version, "changes": changes}

@@ -158,7 +158,10 @@ class ComponentChoice:
 
 @dataclass(frozen=True)
 class Profile:
-    """A named choice of services. `source` is the file to blame in errors; `left_out` are services set to false."""
+    """A named choice of services. `source` is the file to blame in errors; `left_out` are services set to false.
+
+    With `durable`, each service that has a switch of that name has it on, unless it says otherwise itself.
+    """
 
     name: str
     services: Mapping[str, ServiceChoice]
@@ -166,6 +169,7 @@ class Profile:
     description: str = ""
     left_out: frozenset[str] = frozenset()
     components: Mapping[str, ComponentChoice] = field(default_factory=dict)
+    durable: bool = False
 
 
 def identifier(component: str) -> str:

@@ -138,7 +138,13 @@ def _services(value: Any) -> dict[str, Any]:
     return dict(Schema(schema)(value))
 
 
-_COMMON = {Optional("description"): str, Optional("services"): _services}
+def _durable(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise Invalid("expected true or false")
+    return value
+
+
+_COMMON = {Optional("description"): str, Optional("services"): _services, Optional("durable"): _durable}
 # A profile extends another one, a project picks one.
 _FILES = {
     "extends": Schema({**_COMMON, Optional("extends"): _NAME}),
@@ -155,6 +161,7 @@ class _Layer:
     services: Mapping[str, Any] = field(default_factory=dict)
     description: str = ""
     components: Mapping[str, Any] = field(default_factory=dict)
+    durable: bool | None = None
 
 
 def existing_folder(path: Path) -> Path:
@@ -206,13 +213,19 @@ def load_profile(project: Path, name: str = "", folder: Path | None = None) -> P
         source=layers[0].source,
         description=next((layer.description for layer in layers if layer.description), ""),
         components={name: _component(name, settings) for name, settings in layers[0].components.items()},
+        durable=next((layer.durable for layer in layers if layer.durable is not None), False),
     )
 
 
 def _layer(path: Path, key: str) -> _Layer:
     data = document.read(path, _FILES[key])
     return _Layer(
-        str(path), data.get(key, ""), data.get("services", {}), data.get("description", ""), data.get("components", {})
+        source=str(path),
+        extends=data.get(key, ""),
+        services=data.get("services", {}),
+        description=data.get("description", ""),
+        components=data.get("components", {}),
+        durable=data.get("durable"),
     )
 
 
@@ -277,6 +290,9 @@ profile: base
 #     image: mysql:8.4        # any image that works as MySQL; built by devenv if not given
 #     ports: {{sql: 3307}}      # a fixed port on 127.0.0.1; chosen by devenv if not given
 #   etcd: false
+
+# All that is unsafe but fast is off: the data survives a power cut.
+# durable: true
 
 # Each gets a database, a vhost, a key prefix and a service user of its own, and .devenv/NAME.conf with all of it.
 # components:

@@ -75,7 +75,9 @@ class Steps:
     def _load(self) -> None:
         self.profile = load_profile(self.project, self._profile_name)
         switches = {name: choice.switches for name, choice in self.profile.services.items()}
-        self.catalogue = load_catalogue(switches=switches, asked_by=self.profile.source)
+        self.catalogue = load_catalogue(
+            switches=switches, asked_by=self.profile.source, everywhere={"durable": self.profile.durable}
+        )
         check_components(self.profile, self.catalogue)
         self.images = images_for(self.profile, self.catalogue)
 

@@ -223,6 +223,11 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 PROJECT: Words = {
     "description": ("text", "what it is for", "description: database only"),
     "services": ("list or mapping", "which services, with which settings", "services: [mysql, etcd]"),
+    "durable": (
+        "true or false",
+        "whether data is to survive a power cut, too: the switch `durable` of every service that has one",
+        "durable: true",
+    ),
     "components": (
         "list or mapping",
         "only in devenv.yaml: what gets a part of each service, see below",
@@ -254,6 +259,8 @@ COMPONENT: Words = {
 }
 SWITCHES = {
     ("etcd", "auth"): "a login for each component, bound to its prefix; neither tooz nor etcd3gw can log in",
+    ("etcd", "durable"): "each write is on the disk before it is answered",
+    ("mysql", "durable"): "each commit is on the disk before it is answered, and half-written pages are mended",
 }
 FILE: Words = {
     "services": ("mapping", "exactly one service, named like its folder", "services: {etcd: {…}}"),

@@ -44,6 +44,8 @@ class Devenv:
         self._folder, self._project = folder, folder / "project"
         self._project.mkdir(exist_ok=True)
         self._environment = {"DEVENV_STATE_DIR": str(folder / "state"), "NO_COLOR": "1"}
+        # As installed packages are: compiled once, whatever this shell says.
+        self._environment["PYTHONDONTWRITEBYTECODE"] = ""
         script = Path(sys.executable).with_name("devenv")
         self._program = [str(script)] if script.exists() else [sys.executable, "-m", "devenv.cli"]
         self._prefix = [*self._program, "--project", str(self._project), "--env", environment]

@@ -124,6 +124,14 @@ def test_a_switch_for_all_turns_on_where_there_is_one_and_nothing_else_is_said(t
     assert settings(tmp_path, everywhere={"safe": False}, switches={"web": {"safe": True}})["sync"] == "yes"
 
 
+def test_what_is_unsafe_but_fast_is_off_with_the_switch_for_it() -> None:
+    durable = load_catalogue(everywhere={"durable": True})
+    assert {name: dict(service.settings) for name, service in durable.items() if service.settings} == {
+        "mysql": {"flush_log": "1", "flush_method": "O_DIRECT", "doublewrite": "ON"},
+        "etcd": {"no_fsync": "false"},
+    }
+
+
 # ---- what is wrong ---------------------------------------------------------------------------------------------
 
 WRONG: list[tuple[str, Any, str]] = [

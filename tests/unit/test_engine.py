@@ -166,7 +166,7 @@ def test_a_volume_that_somebody_else_has_is_not_ours() -> None:
 
 
 def test_a_container_is_created_on_the_network_by_id_with_its_files_and_folders() -> None:
-    asked, client = engine()
+    asked, client = engine({"HEAD /containers/c1/archive": Refused(404, "no such file")})
     one = replace(ONE, files={"/etc/devenv/my.cnf": b"[x]"}, volumes={"v": "/var/lib/x"}, ports={80: 8080})
     assert asked.create(one, "e", "n1") == "c1"
     assert client.query(CREATE) == {"name": one.container}
@@ -185,6 +185,13 @@ def test_a_container_is_created_on_the_network_by_id_with_its_files_and_folders(
         assert [(e.name, e.mode) for e in archive] == [("my.cnf", 0o444)]
     with tarfile.open(fileobj=io.BytesIO(packed["/var/lib/x"])) as archive:
         assert [(e.name, e.mode, e.isdir()) for e in archive] == [("data", 0o1777, True)]
+
+
+def test_a_folder_that_the_image_or_the_volume_has_is_not_copied() -> None:
+    asked, client = engine()
+    asked.create(replace(ONE, volumes={"v": "/var/lib/x"}), "e", "n1")
+    assert client.query("HEAD /containers/c1/archive") == {"path": "/var/lib/x/data"}
+    assert "PUT /containers/c1/archive" not in client.whats
 
 
 def test_what_a_service_does_not_set_is_left_to_its_image() -> None:

@@ -212,7 +212,7 @@ def test_a_login_for_etcd_is_written_only_where_it_asks_for_one() -> None:
 def test_a_switch_that_a_service_does_not_have_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"cannot switch 'tls' of etcd \(in devenv.yaml\)") as caught:
         load_catalogue(switches={"etcd": {"tls": True}}, asked_by="devenv.yaml")
-    assert caught.value.hint == "it has: auth"
+    assert caught.value.hint == "it has: auth, durable"
     assert load_catalogue(switches={"etcd": {"auth": False}})["etcd"] == CATALOGUE["etcd"]
 
 

@@ -116,6 +116,32 @@ def test_leaving_out_what_is_not_there_is_no_error(project: Path, profiles: Path
     assert list(load_profile(own(project, "services: {z: false}"), folder=profiles).services) == ["a", "b"]
 
 
+# ---- durable -----------------------------------------------------------------------------------------------------
+
+
+def test_data_is_throw_away_unless_a_file_says_otherwise_and_the_nearest_one_counts(
+    project: Path, profiles: Path
+) -> None:
+    (profiles / "safe.yaml").write_text("extends: more\ndurable: true")
+    (profiles / "safer.yaml").write_text("extends: safe")
+    assert not load_profile(project, "more", profiles).durable
+    assert load_profile(project, "safe", profiles).durable
+    assert load_profile(project, "safer", profiles).durable
+    assert not load_profile(own(project, "profile: safer\ndurable: false"), folder=profiles).durable
+    assert load_profile(own(project, "profile: more\ndurable: true"), folder=profiles).durable
+
+
+def test_one_service_may_be_durable_alone(project: Path, profiles: Path) -> None:
+    services = load_profile(own(project, "services: {c: {durable: true}}"), "more", profiles).services
+    assert services["c"].switches == {"durable": True}
+
+
+@pytest.mark.parametrize("value", ["yes please", "1", "[mysql]", "null"])
+def test_anything_but_true_or_false_is_told_with_file_and_line(project: Path, profiles: Path, value: str) -> None:
+    error = refused(own(project, f"profile: base\ndurable: {value}"), folder=profiles)
+    assert error.detail == (f"{project / 'devenv.yaml'}:2: durable: expected true or false",)
+
+
 # ---- where devenv.yaml is ----------------------------------------------------------------------------------------
 
 

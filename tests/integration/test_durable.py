@@ -1,0 +1,71 @@
+"""`durable: true`: what is unsafe but fast is off, in the servers themselves and not only in their files."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from collections.abc import Mapping
+
+import pytest
+from project import Project, one_clear_line, plan_of
+
+_VARIABLES = ("innodb_flush_log_at_trx_commit", "innodb_flush_method", "innodb_doublewrite")
+_UNSAFE = {"innodb_flush_log_at_trx_commit": "2", "innodb_flush_method": "nosync", "innodb_doublewrite": "OFF"}
+_SAFE = {"innodb_flush_log_at_trx_commit": "1", "innodb_flush_method": "O_DIRECT", "innodb_doublewrite": "ON"}
+
+
+def mysql(project: Project) -> Mapping[str, str]:
+    """What the running server says."""
+    names = ", ".join(f"@@{name}" for name in _VARIABLES)
+    done = project.devenv("exec", "mysql", "--", "mysql", "--batch", "--skip-column-names", "-e", f"SELECT {names}")
+    return dict(zip(_VARIABLES, done.stdout.split(), strict=True))
+
+
+def fsyncs(project: Project) -> int:
+    """How often etcd waited for the disk while five keys were put."""
+
+    def counted() -> int:
+        with urllib.request.urlopen(f"{project.env()['DEVENV_ETCD_URL']}/metrics") as page:
+            found = re.search(r"^etcd_disk_wal_fsync_duration_seconds_count (\d+)", page.read().decode(), re.MULTILINE)
+        assert found
+        return int(found[1])
+
+    before = counted()
+    for number in range(5):
+        project.devenv("exec", "etcd", "--", "etcdctl", "put", f"key{number}", "value")
+    return counted() - before
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", _UNSAFE),
+        ("durable: true\n", _SAFE),
+        ("services: {mysql: {durable: true}}\n", _SAFE),
+        ("durable: true\nservices: {mysql: {durable: false}}\n", _UNSAFE),
+    ],
+)
+def test_mysql_waits_for_the_disk_if_it_is_to_be_durable(
+    project: Project, text: str, expected: Mapping[str, str]
+) -> None:
+    project.configure(text + "profile: base\n")
+    project.devenv("up", "mysql")
+    assert mysql(project) == expected
+
+
+def test_etcd_waits_for_the_disk_if_it_is_to_be_durable_and_keeps_its_data_when_that_changes(project: Project) -> None:
+    project.devenv("up", "etcd")
+    assert fsyncs(project) == 0
+    project.configure("durable: true\n")
+    assert ("create", "etcd", "file etcd.yaml changed") in plan_of(project, "etcd")
+    project.devenv("up", "etcd")
+    assert fsyncs(project) >= 5
+    kept = project.devenv("exec", "etcd", "--", "etcdctl", "get", "--print-value-only", "key4").stdout
+    assert kept.strip() == "value"
+
+
+def test_a_mistake_in_it_is_told_with_file_and_line(project: Project) -> None:
+    project.configure("profile: base\ndurable: very\n")
+    one_clear_line(project.devenv("plan", check=False), 3, "devenv.yaml:2: durable: expected true or false")
+    project.configure("services: {rabbitmq: {durable: true}}\n")
+    one_clear_line(project.devenv("plan", check=False), 3, "cannot switch 'durable' of rabbitmq", "it has none")
