@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from devenv import golden, snapshot, wiring
@@ -23,17 +23,28 @@ class _BadGolden(Exception):
     """Services did not start from their golden states, which are thrown away."""
 
 
+@dataclass(frozen=True)
+class Renewal:
+    """Services that are to lose their data, each with the snapshot that it gets instead, or nothing.
+
+    `provisioned` is what components have in that snapshot.
+    """
+
+    services: Mapping[str, str]
+    provisioned: Mapping[str, str] = field(default_factory=dict)
+
+
 class BringUp(Steps):
     """An environment that can be brought up. The caller holds its lock, and has loaded it."""
 
     _golden, _use_golden = True, True
 
-    def _bring_up(self, names: Sequence[str], drop: bool = False) -> Result:
+    def _bring_up(self, names: Sequence[str], drop: bool = False, renewal: Renewal | None = None) -> Result:
         attempts = _PORT_ATTEMPTS
         while True:
             before = self.state.load().ports
             try:
-                return self._up(names, drop)
+                return self._up(names, drop, renewal)
             except _BadGolden:
                 self._use_golden = False
             except PortTaken as error:
@@ -43,10 +54,14 @@ class BringUp(Steps):
                     raise
                 self._report.note(f"{error}: taking another one")
 
-    def _up(self, names: Sequence[str], drop: bool) -> Result:
+    def _up(self, names: Sequence[str], drop: bool, renewal: Renewal | None) -> Result:
         desired, selected, observed = self._desired(names)
-        selected = self._with_sources(selected, observed)
         merges = self._preflight(desired)[0]
+        if renewal:
+            self._renew(renewal)
+        elif self._use_golden and (left := self.state.load().renewing.keys() & selected.services):
+            self._report.note(f"finishing what was interrupted: {', '.join(sorted(left))} get their data anew")
+        selected = self._with_sources(selected, observed)
         if not self.engine.local:
             self._report.note(f"the ports are on 127.0.0.1 of the engine's host ({self.engine.url}): forward them")
         if others := sorted(set(observed.containers) - set(self.profile.services) - set(selected.services)):
@@ -95,14 +110,11 @@ class BringUp(Steps):
         }
         return make_plan(selected, observed, record.provisioned, drop, record.unfinished, renew)
 
-    def _renew(self, services: Mapping[str, str], provisioned: Mapping[str, str] | None = None) -> None:
-        """Remember, before anything is done, that these services are to lose their data, and for which snapshot.
-
-        `provisioned` is what components have in the snapshots.
-        """
-        record = self.state.load()
+    def _renew(self, renewal: Renewal) -> None:
+        """Remember it before anything is done: one that is interrupted is finished by the next `up`."""
+        record, services = self.state.load(), renewal.services
         others = {p: digest for p, digest in record.provisioned.items() if p.partition("/")[0] not in services}
-        saved = {p: digest for p, digest in (provisioned or {}).items() if p.partition("/")[0] in services}
+        saved = {p: digest for p, digest in renewal.provisioned.items() if p.partition("/")[0] in services}
         renewing = {**record.renewing, **services}
         self.state.save(replace(record, renewing=renewing, provisioned={**others, **saved}))
 
@@ -112,7 +124,7 @@ class BringUp(Steps):
         self._report.note(f"no start from the golden state of {names} ({error.message}): starting without it")
         for image in bad.values():
             self.engine.remove_image(image)
-        self._renew(dict.fromkeys(bad, ""))
+        self._renew(Renewal(dict.fromkeys(bad, "")))
 
     # ---- told to programs ------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devenv import golden, snapshot, wiring
-from devenv.bringup import BringUp
+from devenv.bringup import BringUp, Renewal
 from devenv.engine import Tail
 from devenv.errors import ConfigError, DevenvError
 from devenv.images import BASE, images_for, stale_images
@@ -133,7 +133,8 @@ class Environment(BringUp):
             elif volumes:
                 kept = {p: digest for p, digest in record.provisioned.items() if p.partition("/")[0] not in names}
                 unfinished = [name for name in record.unfinished if name not in names]
-                self.state.save(replace(record, provisioned=kept, unfinished=unfinished))
+                renewing = {name: source for name, source in record.renewing.items() if name not in names}
+                self.state.save(replace(record, provisioned=kept, unfinished=unfinished, renewing=renewing))
         return Result(plan, {}, timings)
 
     # ---- data ------------------------------------------------------------------------------------------------
@@ -148,8 +149,7 @@ class Environment(BringUp):
         self._prepare(names)
         services = select(self.profile, self.catalogue, names) if names else self.profile.services
         with self._changing():
-            self._renew(dict.fromkeys(services, ""))
-            return self._bring_up(names)
+            return self._bring_up(names, renewal=Renewal(dict.fromkeys(services, "")))
 
     def _empty(self, component: str) -> Result:
         with self._changing():
@@ -188,8 +188,7 @@ class Environment(BringUp):
             saved = snapshot.load(self.state, name)
             snapshot.check(saved, self.images, self.engine.images(), self.profile.services)
             self.state.restore_secrets(saved.secrets)
-            self._renew(dict.fromkeys(saved.services, name), saved.provisioned)
-            return self._bring_up(())
+            return self._bring_up((), renewal=Renewal(dict.fromkeys(saved.services, name), saved.provisioned))
 
     def snapshots(self) -> list[Snapshot]:
         """The environment's snapshots, the newest first."""

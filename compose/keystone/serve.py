@@ -77,7 +77,7 @@ def load_application():
     # Keystone as the identity provider of others: a third of a second for a SAML library.
     postpone("keystone.federation.idp")
     # Not used here, but to be there when the database is.
-    import keystone.cmd.bootstrap
+    import keystone.cmd.bootstrap  # noqa: F401
     import pymysql  # noqa: F401
     from keystone.server import configure
     from keystone.server.flask import application, core
