@@ -2,7 +2,7 @@
 # "Initializing the Data Directory" of the MySQL manual, then the server. `--init-file` makes the accounts
 # before the first connection; the official image's entrypoint starts a temporary server for that.
 set -eu
-data=/var/lib/mysql/data
+data=/var/lib/mysql/db
 if [ ! -d "$data" ]; then
     mysqld --no-defaults --initialize-insecure --user=mysql --datadir="$data"
 fi
