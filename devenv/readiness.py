@@ -13,7 +13,7 @@ from devenv.model import DesiredService
 from devenv.probe import Target, load_probe
 
 # The pauses between two looks at a service that is not ready. Such a look takes less than 0.5 ms of a processor.
-_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.025, 0.1, 1.3
+_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.025, 0.05, 1.3
 # How often the engine is asked whether a container that does not answer still runs.
 _LOOK_SECONDS = 0.25
 _LOG_LINES = 20
