@@ -94,9 +94,10 @@ class BringUp(Steps):
 
     def _with_sources(self, desired: Desired, observed: Observed) -> Desired:
         """The same, with the data that new volumes begin with: of the snapshot that is being restored, else golden."""
-        for name in sorted({name for name in self.state.load().renewing.values() if name}):
+        renewing = self.state.load().renewing
+        for name in sorted({name for name in renewing.values() if name}):
             saved = snapshot.load(self.state, name)
-            services = [service for service, source in self.state.load().renewing.items() if source == name]
+            services = [service for service, source in renewing.items() if source == name]
             snapshot.check(saved, self.images, observed.images, self.profile.services)
             desired = replace(desired, sources={**desired.sources, **snapshot.sources(saved, services)})
         return golden.with_golden(desired, self.catalogue, observed, self._use_golden) if self._golden else desired

@@ -227,8 +227,7 @@ def _create_network(operation: Operation, context: Context, _: Tell) -> None:
 
 
 def _fill(operation: Operation, context: Context, _: Tell) -> None:
-    volume = operation.target
-    service = next(service for service in context.desired.services.values() if volume in service.volumes)
+    volume, service = operation.target, context.desired.services[operation.service]
     folder = golden.folder_in(service.volumes[volume])
     if operation.cause == golden.CAUSE:
         context.golden_starts.add(service.name)
@@ -245,9 +244,8 @@ def _keep(operation: Operation, context: Context, tell: Tell) -> None:
 
 
 def _save(operation: Operation, context: Context, tell: Tell) -> None:
-    volume = operation.target
-    service = next(service for service in context.desired.services.values() if volume in service.volumes)
-    stream = context.engine.read_folder(context.containers[service.name], service.volumes[volume])
+    service = context.desired.services[operation.service]
+    stream = context.engine.read_folder(context.containers[service.name], service.volumes[operation.target])
     labels = {LABEL_ENVIRONMENT: context.desired.environment, LABEL_SERVICE: service.name}
     context.engine.import_data(operation.subject, golden.watched(stream, tell), labels)
 

@@ -92,7 +92,7 @@ def keep(
     """
     with held(cache_folder() / f"golden-{service.name}.lock", progress):
         # Another environment with this content may have been first.
-        if all(engine.has_image(image) for image in images.values()):
+        if engine.images().keys() >= {*images.values()}:
             return
         engine.pause(container)
         try:
