@@ -26,9 +26,12 @@ export ERL_EPMD_ADDRESS=127.0.0.1
 # - few threads that do not spin for work, and small tables, however many cores there are: the load here is small
 #   (one scheduler would save another 0.15 s and 6 MB, and let one busy process stop all others);
 # - the compiled code mapped once: it would be writable and executable in two places otherwise, and count twice;
-# - a node from the beginning, or RabbitMQ starts a second Erlang just to have its port mapper started.
+# - a node from the beginning, or RabbitMQ starts a second Erlang just to have its port mapper started;
+# - the end as soon as all applications have stopped: Erlang's own waits another second for what is still to be printed
+#   (user_sup:terminate/2), after the supervisor that is watched here is gone.
 export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="+S 2:2 +SDcpu 1:1 +SDio 2 +sbwt none +P 65536 +Q 16384 +JMsingle true \
     -sname $RABBITMQ_NODENAME -kernel inet_dist_use_interface {127,0,0,1} \
-    -kernel inet_dist_listen_min 25672 -kernel inet_dist_listen_max 25672"
+    -kernel inet_dist_listen_min 25672 -kernel inet_dist_listen_max 25672 \
+    -eval spawn(fun()->monitor(process,kernel_safe_sup),(receive{_,_,_,_,_}->halt(0)end)end)."
 
 exec rabbitmq-server
