@@ -9,6 +9,15 @@ fresh=/var/lib/mysql/data/db.new
 mark=/var/lib/mysql/data/owner
 owner='${secret.owner}'
 
+# The server itself would make three RSA keys for TLS, a quarter of a second of its start; where there is no openssl, it does.
+make_certificate() {
+    command -v openssl > /dev/null || return 0
+    # The certificate is its own authority. Where that fails, the server makes its own.
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=devenv-mysql \
+        -keyout "$data/server-key.pem" -out "$data/server-cert.pem" 2> /dev/null &&
+        cp "$data/server-cert.pem" "$data/ca.pem" || rm -f "$data"/*.pem
+}
+
 # Under its final name the folder is complete, because only a rename brings it there; what an interrupted
 # first start left is under the other name, and is made anew.
 if [ ! -d "$data" ]; then
@@ -29,6 +38,7 @@ fi
 # are accounts.sql's business.
 if ! echo "$owner" | cmp -s "$mark"; then
     rm -f "$data"/*.pem "$data/auto.cnf"
+    make_certificate
     echo "$owner" > "$mark.new"
     mv "$mark.new" "$mark"
 fi
