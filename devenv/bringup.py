@@ -19,8 +19,8 @@ from devenv.steps import Steps
 _PORT_ATTEMPTS = 3
 
 
-class _BadGolden(Exception):
-    """Services did not start from their golden states, which are thrown away."""
+class _Otherwise(Exception):
+    """A quick way did not work: what it left is gone, and it is not to be taken again."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Renewal:
 class BringUp(Steps):
     """An environment that can be brought up. The caller holds its lock, and has loaded it."""
 
-    _golden, _use_golden = True, True
+    # Whether golden states are used and kept at all; whether this run may still begin with one, and empty in place.
+    _golden, _use_golden, _in_place = True, True, True
 
     def _bring_up(self, names: Sequence[str], drop: bool = False, renewal: Renewal | None = None) -> Result:
         attempts = _PORT_ATTEMPTS
@@ -45,8 +46,8 @@ class BringUp(Steps):
             before = self.state.load().ports
             try:
                 return self._up(names, drop, renewal)
-            except _BadGolden:
-                self._use_golden = False
+            except _Otherwise:
+                continue
             except PortTaken as error:
                 attempts -= 1
                 # Ports that were this environment's before stay its own; those chosen a moment ago can be others.
@@ -59,7 +60,7 @@ class BringUp(Steps):
         merges = self._preflight(desired)[0]
         if renewal:
             self._renew(renewal)
-        elif self._use_golden and (left := self.state.load().renewing.keys() & selected.services):
+        elif self._use_golden and self._in_place and (left := self.state.load().renewing.keys() & selected.services):
             self._report.note(f"finishing what was interrupted: {', '.join(sorted(left))} get their data anew")
         selected = self._with_sources(selected, observed)
         if not self.engine.local:
@@ -73,7 +74,12 @@ class BringUp(Steps):
         except DevenvError as error:
             if bad := golden.blamed(plan, selected, error):
                 self._throw_away(bad, error)
-                raise _BadGolden from error
+                self._use_golden = False
+                raise _Otherwise from error
+            if failed := [key.removeprefix("empty ") for key in error.operations if key.startswith("empty ")]:
+                self._report.note(f"{error.message}: making {', '.join(failed)} anew")
+                self._in_place = False
+                raise _Otherwise from error
             # The others work: one component that cannot be made is no reason to leave them without their files.
             if error.operations and all(self._of_a_component(operation) for operation in error.operations):
                 self._tell_programs(desired, merges)
@@ -109,7 +115,7 @@ class BringUp(Steps):
             for name, source in record.renewing.items()
             if name in selected.services
         }
-        return make_plan(selected, observed, record.provisioned, drop, record.unfinished, renew)
+        return make_plan(selected, observed, record.provisioned, drop, record.unfinished, renew, self._in_place)
 
     def _renew(self, renewal: Renewal) -> None:
         """Remember it before anything is done: one that is interrupted is finished by the next `up`."""

@@ -22,7 +22,8 @@ from devenv.model import (
     Plan,
     Profile,
 )
-from devenv.plan import plan_down, plan_empty, plan_images, plan_restart, plan_start, plan_stop
+from devenv.plan import plan_empty, plan_images, plan_restart, plan_start
+from devenv.plandown import plan_down, plan_stop
 from devenv.profile import load_profile
 from devenv.projectfiles import Job
 from devenv.resolve import select
@@ -170,6 +171,7 @@ class Environment(BringUp):
                 raise ConfigError(f"cannot save snapshot {name!r}: it is there", f"'devenv snapshot rm {name}' first")
             present, observed = self._there(()), self.engine.observe(self.id)
             plan, services = snapshot.plan_save(present, observed)
+            self._execute(snapshot.plan_settle(present, observed), present, observed)
             try:
                 with snapshot.standing_still(self.engine, list(observed.containers.values())):
                     self._execute(plan, present, observed)

@@ -293,6 +293,15 @@ def _prepare(operation: Operation, context: Context, _: Tell) -> None:
     context.provisioned(service.name, service.prepared)
 
 
+def _empty(operation: Operation, context: Context, _: Tell) -> None:
+    service = context.desired.services[operation.target]
+    _provisioner(service, context).empty(service.files[service.provisioner["initial"]])
+
+
+def _settle(operation: Operation, context: Context, _: Tell) -> None:
+    _provisioner(context.desired.services[operation.target], context).settle()
+
+
 def _provision(operation: Operation, context: Context, _: Tell) -> None:
     name, _slash, component = operation.target.partition("/")
     service = context.desired.services[name]
@@ -340,6 +349,8 @@ _ACTIONS: Mapping[str, Callable[[Operation, Context, Tell], None]] = {
     "remove": _remove,
     "remove network": _remove_network,
     "remove volume": _remove_volume,
+    "empty": _empty,
+    "settle": _settle,
     "prepare": _prepare,
     "provision": _provision,
     "drop": _drop,

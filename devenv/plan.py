@@ -1,15 +1,14 @@
 """Desired and observed in, ordered operations out. Pure: no engine, no clock, no files.
 
 base image -> build/pull image -> create -> start -> ready -> keep (the golden state)
-         network, fill volume ---^
+         network, fill volume ---^         empty ----^
 ready <provider> -> provision <provider>/<component> -> ready <service>
                     drop <provider>/<component>
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from graphlib import TopologicalSorter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from devenv.model import (
     HEALTHY,
@@ -33,15 +32,19 @@ def make_plan(
     drop: bool = False,
     unfinished: Collection[str] = (),
     renew: Mapping[str, str] | None = None,
+    in_place: bool = True,
 ) -> Plan:
     """The operations that turn `observed` into `desired`, each with its cause.
 
     `provisioned` holds the "provider/component" pairs that are known to be in place, with the digest of each; the
     name of a provider alone stands for what it had to be prepared with. With `drop`, the parts of former components
     go. What the first start of an `unfinished` service left is removed before it is started anew: half of what a
-    server writes then can keep it from ever working. The services of `renew` lose their data, each for a cause.
+    server writes then can keep it from ever working. The services of `renew` lose their data, each for a cause; those
+    that can be emptied while they run are, if `in_place`.
     """
     provisioned, renew = provisioned or {}, renew or {}
+    emptied_running = {n: cause for n, cause in renew.items() if in_place and _can_be_emptied(n, desired, observed)}
+    renew = {name: cause for name, cause in renew.items() if name not in emptied_running}
     network = [] if observed.networks else [Operation("create network", desired.network, "no network")]
     stale = {name: cause for name in desired.services if (cause := _stale(name, desired, observed))}
     stale.update(renew)
@@ -58,6 +61,7 @@ def make_plan(
         for container in observed.extra
         if container.service in desired.services
     ]
+    operations += [Operation("empty", name, cause) for name, cause in emptied_running.items()]
     for service in desired.services.values():
         operations += _service_operations(service, desired, observed, stale, operations, emptied)
         operations += _prepare_operations(service, stale, provisioned)
@@ -112,52 +116,6 @@ def plan_empty(desired: Desired, component: str) -> Plan:
     return Plan(tuple(operations))
 
 
-def plan_stop(
-    containers: Sequence[ObservedContainer], needs: Mapping[str, Collection[str]], cause: str = "stop asked for"
-) -> Plan:
-    """Stop what runs, a service after those that need it (`needs`): a server waits for clients that hold on to it."""
-    stops: dict[str, ObservedContainer] = {}
-    for container in (c for c in containers if c.alive):
-        # The second container of a service goes by its own name.
-        stops[container.name if container.service in stops else container.service] = container
-    waits = {
-        target: sorted(t for t, other in stops.items() if container.service in needs.get(other.service, ()))
-        for target, container in stops.items()
-    }
-    return Plan(
-        tuple(
-            Operation("stop", target, cause, tuple(f"stop {first}" for first in waits[target]), stops[target].id)
-            for target in TopologicalSorter(waits).static_order()
-        )
-    )
-
-
-def plan_down(
-    containers: Sequence[ObservedContainer],
-    needs: Mapping[str, Collection[str]],
-    networks: Iterable[str],
-    volumes: Mapping[str, str],
-    gently: bool = True,
-) -> Plan:
-    """Remove containers, then networks and volumes (by name, with their service).
-
-    Unless `gently`, since the data goes too, nothing is stopped.
-    """
-    cause = "down asked for"
-    operations = list(plan_stop(containers, needs, cause).operations) if gently else []
-    removed: dict[str, str] = {}
-    for container in containers:
-        stop = tuple(op.key for op in operations if op.subject == container.id)
-        remove = Operation("remove", container.name, cause, stop, container.id, container.service)
-        operations.append(remove)
-        removed[remove.key] = container.service
-    operations += [Operation("remove network", n[:12], cause, tuple(removed), subject=n) for n in networks]
-    for volume, service in volumes.items():
-        after = tuple(key for key, whose in removed.items() if whose == service)
-        operations.append(Operation("remove volume", volume, cause, after, volume, service))
-    return Plan(tuple(operations))
-
-
 def describe(plan: Plan) -> list[str]:
     """One line per operation, for people and for tests."""
     return [f"{op.key}: {op.cause}" if op.cause else op.key for op in plan.operations]
@@ -178,6 +136,14 @@ def _stale(name: str, desired: Desired, observed: Observed) -> str:
     if not container.running and container.state not in _STARTABLE:
         return f"container is {container.state}"
     return ""
+
+
+def _can_be_emptied(name: str, desired: Desired, observed: Observed) -> bool:
+    """Whether the service can get rid of its data by itself: it runs as it should, needs nobody, gets no other data."""
+    service, container = desired.services[name], observed.containers.get(name)
+    works = container is not None and container.state == "running" and not _stale(name, desired, observed)
+    alone = not service.depends and not any(volume in desired.sources for volume in service.volumes)
+    return works and alone and "initial" in service.provisioner
 
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
@@ -388,4 +354,5 @@ def _ready(service: DesiredService, known: Iterable[Operation]) -> Operation:
     # What runs already is looked at all at once; only what is being started is worth waiting for.
     starting = {op.target for op in known if op.action == "start"}
     needs = [f"ready {name}" for name in service.depends if name in starting]
-    return _operation("ready", service.name, "", [f"start {service.name}", *needs, *provisions], known)
+    begun = [f"start {service.name}", f"empty {service.name}"]
+    return _operation("ready", service.name, "", [*begun, *needs, *provisions], known)

@@ -2,7 +2,8 @@
 
 A provisioner is a subclass of Provisioner, found by name among the entry points of the group
 "devenv.provisioners", so that another package can bring one. It says in `_make` and `_remove` what to do for one
-component, and raises Refused with the reason where the service does not let it.
+component, maybe in `_empty` what a reset does and in `_settle` what a snapshot needs, and raises Refused with the
+reason where the service does not let it.
 
 One instance serves one service during one run, and up to 32 threads at once, each with another component.
 """
@@ -59,6 +60,22 @@ class Provisioner:
         with self._explained(f"cannot drop {self.what} of component {component.name}", component):
             self._remove(component)
 
+    def empty(self, initial: bytes) -> None:
+        """Make a service that runs what it was right after its first start; for those with a setting `initial`.
+
+        `initial` is what the file holds that this setting names. Raises ServiceFailed.
+        """
+        with self._explained(f"cannot empty {self.service}"):
+            self._empty(initial)
+
+    def settle(self) -> None:
+        """Have on disk all that was answered; for those with a setting `settle`, which are late with it.
+
+        Raises ServiceFailed.
+        """
+        with self._explained(f"cannot settle {self.service}"):
+            self._settle()
+
     def close(self) -> None:
         """Close the connections that it keeps."""
 
@@ -66,6 +83,12 @@ class Provisioner:
         raise NotImplementedError
 
     def _remove(self, component: Component) -> None:
+        raise NotImplementedError
+
+    def _empty(self, initial: bytes) -> None:
+        raise NotImplementedError
+
+    def _settle(self) -> None:
         raise NotImplementedError
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -149,6 +150,24 @@ class RabbitMQ(_Http):
     def _remove(self, component: Component) -> None:
         self._rabbit("DELETE", f"/api/vhosts/{quote(component.settings['vhost'], safe='')}")
         self._rabbit("DELETE", f"/api/users/{quote(component.settings['user'], safe='')}")
+
+    def _empty(self, initial: bytes) -> None:
+        # With a vhost go its queues, policies and connections.
+        for vhost in self._rabbit("GET", "/api/vhosts").json():
+            self._rabbit("DELETE", f"/api/vhosts/{quote(vhost['name'], safe='')}")
+        for user in self._rabbit("GET", "/api/users").json():
+            if user["name"] != self.target.settings["user"]:
+                self._rabbit("DELETE", f"/api/users/{quote(user['name'], safe='')}")
+        for parameter in self._rabbit("GET", "/api/global-parameters").json():
+            if not parameter["name"].startswith(("cluster_", "internal_")):
+                self._rabbit("DELETE", f"/api/global-parameters/{quote(parameter['name'], safe='')}")
+        self._rabbit("POST", "/api/definitions", json.loads(initial))
+
+    def _settle(self) -> None:
+        # A change that changes nothing: RabbitMQ syncs its log, with all that is in it, before it answers.
+        user = quote(self.target.settings["user"], safe="")
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        self._rabbit("PUT", f"/api/permissions/%2F/{user}", everything)
 
     def _rabbit(self, method: str, path: str, body: object = None) -> Any:
         login = (self.target.settings["user"], self.target.settings["password"])

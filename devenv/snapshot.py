@@ -126,6 +126,12 @@ def plan_save(desired: Desired, observed: Observed) -> tuple[Plan, dict[str, Sav
     return Plan(tuple(operations)), services
 
 
+def plan_settle(desired: Desired, observed: Observed) -> Plan:
+    """What has services bring to disk what they are late with, before they stand still."""
+    late = [name for name, service in desired.services.items() if "settle" in service.provisioner]
+    return Plan(tuple(Operation("settle", name) for name in late if observed.containers[name].running))
+
+
 @contextmanager
 def standing_still(engine: Engine, containers: Sequence[ObservedContainer]) -> Iterator[None]:
     """Have all these containers pause at the same time; those that did run go on afterwards, whatever happens."""

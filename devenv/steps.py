@@ -193,13 +193,14 @@ class Steps:
         # Known before they are made: what a killed devenv leaves can then be found, made again or dropped.
         unknown = {"provision": "", "prepare": _BEGUN}
         self._remember({op.target: unknown[op.action] for op in plan.operations if op.action in unknown})
+        emptied = [op.target for op in plan.operations if op.action == "empty"]
         created = [desired.services[op.target] for op in plan.operations if op.action == "create"]
         self._note_starts([s.name for s in created if not set(s.volumes) <= set(observed.volumes)], ())
         try:
             return execute(plan, context, self._report)
         finally:
             self._note_starts((), ready)
-            self._note_renewed([service.name for service in created if service.name in ready])
+            self._note_renewed({*emptied, *(service.name for service in created)} & {*ready})
             self._remember(parts)
             self._forget([op.target for op in plan.operations if op.action == "drop" and parts.get(op.target) == ""])
 

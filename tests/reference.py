@@ -366,7 +366,10 @@ PROVISIONERS = {
         "`user`, `password`, `project`, `roles`, `region`, `catalog_type`, `catalog_name`, `catalog_url`",
     ),
     "mysql": ("`user`, `password`", "`database`, `user`, `password`"),
-    "rabbitmq": ("`user`, `password`", "`vhost`, `user`, `password`"),
+    "rabbitmq": (
+        "`user`, `password`; `initial`, the definitions that a reset leaves; `settle` before a snapshot",
+        "`vhost`, `user`, `password`",
+    ),
 }
 VALUES = [
     ("`${secret.NAME}`", "a secret of this service"),

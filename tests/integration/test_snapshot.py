@@ -158,6 +158,39 @@ def test_one_service_is_reset_and_its_data_is_gone(project: Project) -> None:
     one_clear_line(project.devenv("reset", "mysql", check=False), 3, "cannot use service 'mysql'")
 
 
+def test_a_queue_that_runs_is_emptied_and_one_that_cannot_be_is_made_anew(project: Project) -> None:
+    project.configure("profile: messaging\ncomponents: {nova: {}}\n")
+    project.devenv("up")
+    container = project.json("status")["services"]["rabbitmq"]["container"]
+    # Also what is in no vhost of ours.
+    ctl = ("exec", "rabbitmq", "rabbitmqctl", "--quiet")
+    project.devenv(*ctl, "add_vhost", "mine")
+    project.devenv(*ctl, "add_user", "me", "secret")
+    project.devenv(*ctl, "set_policy", "-p", "devenv", "short", ".*", '{"message-ttl": 1}')
+    project.devenv("reset")
+    found = project.devenv(*ctl, "export_definitions", "-").stdout
+    assert {vhost["name"] for vhost in json.loads(found)["vhosts"]} == {"/", "devenv", "nova"}
+    assert {user["name"] for user in json.loads(found)["users"]} == {"devenv", "nova"}
+    assert json.loads(found)["policies"] == []
+    assert project.json("status")["services"]["rabbitmq"]["container"] == container
+
+    project.devenv(*ctl, "eval", "application:stop(rabbitmq_management).")
+    done = project.devenv("reset")
+    assert "cannot empty rabbitmq" in done.stderr and "making rabbitmq anew" in done.stderr
+    assert project.json("status")["services"]["rabbitmq"]["container"] == container
+    assert "nova" in project.devenv(*ctl, "list_vhosts").stdout
+
+
+def test_a_reset_that_was_killed_after_emptying_is_finished_by_the_next_up(project: Project) -> None:
+    project.configure("profile: messaging\n")
+    project.devenv("up")
+    project.devenv("exec", "rabbitmq", "rabbitmqctl", "--quiet", "add_vhost", "mine")
+    project.killed_after("  empty", "reset")
+    assert "finishing what was interrupted" in project.devenv("up").stderr
+    assert "mine" not in project.devenv("exec", "rabbitmq", "rabbitmqctl", "--quiet", "list_vhosts").stdout
+    assert "finishing" not in project.devenv("up").stderr
+
+
 # ---- what is refused ---------------------------------------------------------------------------------------------
 
 

@@ -31,7 +31,7 @@ ROOMS = (
     {"golden"},
     {"profile", "probe", "host", "components"},
     {"catalogue"},
-    {"state", "plan", "engine", "document"},
+    {"state", "plan", "plandown", "engine", "document"},
     {"engineimages"},
     {"connection", "ports", "yamltext"},
     {"enginesdk"},

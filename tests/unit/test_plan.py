@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,17 +11,8 @@ from builders import DIGEST, NETWORK, consumer, container, converged, desired, p
 from hypothesis import given, settings, strategies as st
 
 from devenv.model import Desired, DesiredService, Observed, ObservedContainer, Plan, Source
-from devenv.plan import (
-    changes,
-    describe,
-    make_plan,
-    plan_down,
-    plan_empty,
-    plan_images,
-    plan_restart,
-    plan_start,
-    plan_stop,
-)
+from devenv.plan import changes, describe, make_plan, plan_empty, plan_images, plan_restart, plan_start
+from devenv.plandown import plan_down, plan_stop
 
 MYSQL, ETCD, KEYSTONE = service("mysql", build=True), service("etcd"), consumer("keystone")
 STACK = desired(MYSQL, KEYSTONE, ETCD)
@@ -337,6 +328,46 @@ def test_services_that_are_renewed_lose_containers_and_data_at_once_and_get_them
 def test_what_depends_on_a_service_that_is_renewed_is_made_anew_with_it() -> None:
     plan = make_plan(FRESH, converged(FRESH), renew={"mysql": "reset"})
     assert "create keystone: mysql lost its data" in text(plan)
+
+
+QUEUE = service(
+    "queue",
+    volumes={"q": "/var/lib/queue"},
+    provisioner={"kind": "fake", "endpoint": "main", "initial": "/etc/devenv/initial.json"},
+    components={"nova": part("queue/nova")},
+)
+
+
+def test_a_service_that_can_empty_itself_goes_on_running_and_gives_components_new_parts() -> None:
+    target = desired(QUEUE)
+    plan = make_plan(target, converged(target), {}, renew={"queue": "reset"})
+    assert describe(plan) == ["empty queue: reset", "ready queue", "provision queue/nova: new"]
+    assert after(plan, "ready queue") == {"empty queue"}
+    assert after(plan, "provision queue/nova") == {"ready queue"}
+
+
+def not_running(queue: DesiredService) -> tuple[Desired, Observed]:
+    return desired(queue), with_containers(converged(desired(queue)), container(queue, "exited", exit_code=1))
+
+
+def changed(queue: DesiredService) -> tuple[Desired, Observed]:
+    return desired(queue), with_containers(converged(desired(queue)), container(queue, config_hash="other"))
+
+
+def restored(queue: DesiredService) -> tuple[Desired, Observed]:
+    return replace(desired(queue), sources={"q": Source("image", "snapshot one")}), converged(desired(queue))
+
+
+@pytest.mark.parametrize("case", [not_running, changed, restored])
+def test_it_is_made_anew_where_emptying_would_not_do(case: Callable[..., tuple[Desired, Observed]]) -> None:
+    actions = [op.action for op in make_plan(*case(QUEUE), {}, renew={"queue": "reset"}).operations]
+    assert "empty" not in actions and {"remove", "remove volume", "create"} <= {*actions}
+
+
+def test_it_is_made_anew_where_emptying_did_not_do() -> None:
+    target = desired(QUEUE)
+    plan = make_plan(target, converged(target), {}, renew={"queue": "reset"}, in_place=False)
+    assert [op.action for op in plan.operations][:3] == ["remove", "remove volume", "create"]
 
 
 def test_a_component_is_emptied_where_it_has_a_part() -> None:

@@ -140,6 +140,38 @@ def test_rabbitmq_names_are_quoted_and_what_is_gone_counts_as_dropped(server: Se
     assert server.asked == ["DELETE /api/vhosts/%2F", "DELETE /api/users/a%2Fb"]
 
 
+def test_an_emptied_rabbitmq_has_what_its_file_of_definitions_says_and_nothing_else(server: Server) -> None:
+    there = {
+        "GET /api/vhosts": [{"name": "/"}, {"name": "mine"}],
+        "GET /api/users": [{"name": "admin"}, {"name": "nova"}],
+        "GET /api/global-parameters": [{"name": "internal_cluster_id"}, {"name": "cluster_tags"}, {"name": "own"}],
+    }
+    server.reply = lambda asked, _: (200, there.get(asked, {}))
+    RabbitMQ(server.target()).empty(b'{"vhosts": [{"name": "first"}]}')
+    assert [asked for asked in server.asked if not asked.startswith("GET")] == [
+        "DELETE /api/vhosts/%2F",
+        "DELETE /api/vhosts/mine",
+        "DELETE /api/users/nova",
+        "DELETE /api/global-parameters/own",
+        "POST /api/definitions",
+    ]
+    assert server.bodies[-1] == {"vhosts": [{"name": "first"}]}
+
+
+def test_what_cannot_be_emptied_says_so_in_one_line(server: Server) -> None:
+    server.reply = lambda asked, _: (500, {"reason": f"no {ROOT}"})
+    with pytest.raises(ServiceFailed, match=r"cannot empty rabbitmq at 127.0.0.1:\d+: HTTP 500: no \*\*\*"):
+        RabbitMQ(server.target()).empty(b"{}")
+
+
+def test_a_rabbitmq_settles_by_a_change_that_changes_nothing(server: Server) -> None:
+    RabbitMQ(server.target()).settle()
+    assert server.asked == ["PUT /api/permissions/%2F/admin"]
+    server.reply = lambda asked, _: (500, {"reason": "not now"})
+    with pytest.raises(ServiceFailed, match=r"cannot settle rabbitmq at .*: HTTP 500: not now"):
+        RabbitMQ(server.target()).settle()
+
+
 def test_a_rabbitmq_user_loses_its_former_vhost(server: Server) -> None:
     server.reply = lambda asked, _: (200, [{"vhost": "old"}, {"vhost": "nova"}]) if "GET" in asked else (204, None)
     RabbitMQ(server.target()).ensure(component())

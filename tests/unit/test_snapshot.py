@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import container, converged, desired, service
+from builders import container, converged, desired, service, with_containers
 from fake_engine import FakeEngine
 
 from devenv import snapshot
@@ -103,6 +103,13 @@ def test_a_service_that_was_never_started_cannot_be_saved(state_of_one: str | No
     there |= {"one": container(ONE, state_of_one)} if state_of_one else {}
     with pytest.raises(ConfigError, match="cannot save one: it was not started"):
         snapshot.plan_save(TARGET, replace(observed, containers=there))
+
+
+def test_only_what_runs_and_is_late_settles_before_a_save() -> None:
+    late = {"kind": "fake", "endpoint": "main", "settle": "true"}
+    target = desired(service("one", provisioner=late), service("two", provisioner=late), service("three"))
+    observed = with_containers(converged(target), container(target.services["two"], "exited"))
+    assert [op.key for op in snapshot.plan_settle(target, observed).operations] == ["settle one"]
 
 
 def test_services_that_run_stand_still_together_and_go_on_whatever_happens() -> None:
