@@ -1,9 +1,15 @@
-"""Tar archives, which is how the engine takes files: into containers and into builds."""
+"""Tar archives, which is how the engine takes and gives files: of containers, of volumes, into builds."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from queue import Full, Queue
+
+# How often a reader that waits for room looks whether anybody still wants what it read.
+_LOOK_SECONDS = 0.1
 
 
 def pack(files: Mapping[str, bytes], mode: int = 0o444, folders: Iterable[str] = ()) -> io.BytesIO:
@@ -23,3 +29,36 @@ def pack(files: Mapping[str, bytes], mode: int = 0o444, folders: Iterable[str] =
             archive.addfile(entry)
     buffer.seek(0)
     return buffer
+
+
+def read_ahead(stream: Iterator[bytes], most: int = 8) -> Iterator[bytes]:
+    """The same chunks: up to `most` of the next ones are read while one is worked on. Raises what the stream raises.
+
+    What is read from the engine goes back to the engine, and both sides take their time.
+    """
+    chunks: Queue[bytes | BaseException | None] = Queue(most)
+    unwanted = threading.Event()
+
+    def put(chunk: bytes | BaseException | None) -> None:
+        while not unwanted.is_set():
+            with suppress(Full):
+                return chunks.put(chunk, timeout=_LOOK_SECONDS)
+
+    def read() -> None:
+        try:
+            for chunk in stream:
+                put(chunk)
+                if unwanted.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        while (chunk := chunks.get()) is not None:
+            if isinstance(chunk, BaseException):
+                raise chunk
+            yield chunk
+    finally:
+        unwanted.set()

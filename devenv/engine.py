@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, Literal
 
-from devenv.archive import pack
+from devenv.archive import pack, read_ahead
 from devenv.connection import Connection, asking, open_connection, unless_gone, unless_taken
 from devenv.enginehttp import TIMEOUT, Refused
 from devenv.engineimages import Images
@@ -228,7 +228,7 @@ class Engine(Images):
     def read_folder(self, container: str, folder: str) -> Iterator[bytes]:
         """A tar stream of a folder of a container, running or not; its entries begin with the folder's last name."""
         with asking(f"read {folder} of container {container}"):
-            yield from self._client.stream("GET", f"/containers/{container}/archive", {"path": folder})
+            yield from read_ahead(self._client.stream("GET", f"/containers/{container}/archive", {"path": folder}))
 
     def stop(self, container: str, seconds: int) -> None:
         """Ask a container to end by itself; after `seconds` the engine ends it."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tarfile
+import threading
+from collections.abc import Iterator
 
 import pytest
 
-from devenv.archive import pack
+from devenv.archive import pack, read_ahead
 
 
 def test_files_come_out_as_they_went_in() -> None:
@@ -42,3 +44,36 @@ def test_the_same_files_make_the_same_bytes() -> None:
 def test_an_archive_of_nothing_is_one() -> None:
     with tarfile.open(fileobj=pack({})) as archive:
         assert archive.getnames() == []
+
+
+def test_what_is_read_ahead_comes_out_in_order() -> None:
+    chunks = [bytes([number]) for number in range(200)]
+    assert list(read_ahead(iter(chunks), most=2)) == chunks
+
+
+def test_what_ends_the_reading_ends_the_use() -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"1"
+        raise OSError("it stopped")
+
+    ahead = read_ahead(broken())
+    assert next(ahead) == b"1"
+    with pytest.raises(OSError, match="it stopped"):
+        next(ahead)
+
+
+def test_reading_ends_when_nobody_wants_more() -> None:
+    ended = threading.Event()
+
+    def endless() -> Iterator[bytes]:
+        try:
+            while True:
+                yield b"1"
+        finally:
+            ended.set()
+
+    ahead = read_ahead(endless(), most=2)
+    assert next(ahead) == b"1"
+    ahead.close()  # type: ignore[attr-defined]
+    del ahead
+    assert ended.wait(30)
