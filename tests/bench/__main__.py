@@ -19,7 +19,7 @@ from tests.bench.engine import Engine
 from tests.bench.measure import measure_alone, measure_components, measure_help, measure_rounds
 from tests.bench.others import PYTHONS, Driver, Missing, Task, find, measure_peers
 from tests.bench.process import Failed
-from tests.bench.rows import known, make_table, other_rows
+from tests.bench.rows import known, limits, make_table, other_rows
 from tests.bench.samples import Samples
 from tests.bench.scale import Point, measure_scale, siblings
 from tests.bench.sides import COMPOSE_VARIABLE, Compose, Devenv, Side, find_compose
@@ -109,7 +109,7 @@ class _Bench:
         devenv, samples, rounds = self._devenv, self._samples, self._rounds
         parts = {
             "rounds": lambda: measure_rounds(sides, rounds, self._engine, samples, _tell),
-            "alone": lambda: measure_alone(devenv, rounds, samples, _tell),
+            "alone": lambda: measure_alone(devenv, rounds, self._engine, samples, _tell),
             "components": lambda: measure_components(devenv, samples, _tell),
             "snapshots": lambda: measure_snapshots(devenv, rounds, samples, _tell),
             "scale": lambda: self._measure_scale(environments),
@@ -143,6 +143,7 @@ class _Bench:
             table=make_table(samples, images_mb, f"docker compose {self._compose_version}" if self._program else ""),
             profiles={what: run for what in list(samples.profiles) if (run := samples.typical(what))},
             known=known(samples),
+            limits=limits(samples, int(self._about["cores"])),
             scale=self._points,
             others=other_rows(samples, self._tasks),
             missing=self._missing,

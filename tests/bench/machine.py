@@ -19,6 +19,16 @@ def machine() -> dict[str, str | int | float]:
     }
 
 
+def busy_seconds() -> float:
+    """Seconds that all processors of this machine were at work since it started; 0 where that cannot be read."""
+    try:
+        total = Path("/proc/stat").read_text().splitlines()[0]
+        _name, user, nice, system, _idle, _waiting, irq, softirq, *_ = total.split()
+    except (OSError, ValueError):
+        return 0.0
+    return sum(map(int, (user, nice, system, irq, softirq))) / os.sysconf("SC_CLK_TCK")
+
+
 def _cpu() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -14,6 +14,7 @@ HELP_RUNS, STATUS_RUNS = 20, 5
 COMPONENT_RUNS, MANY = 5, 100
 ONE_COMPONENT, MANY_COMPONENTS = "component, all four roles", f"{MANY} components"
 FIRST_UP, SECOND_UP, GOLDEN_UP, KEPT_UP = "first up", "up again", "up, golden", "up, data kept"
+ENGINE_DOWN = "removed by the engine"
 STOP, START, DOWN, DOWN_VOLUMES, RESET = "stop", "start", "down", "down --volumes", "reset"
 
 
@@ -82,8 +83,11 @@ def _look(side: Side, samples: Samples, engine: Engine, tell: Tell) -> None:
 # ---- devenv alone --------------------------------------------------------------------------------------------------
 
 
-def measure_alone(side: Devenv, rounds: int, samples: Samples, tell: Tell) -> None:
-    """The golden start of each service with what it needs, and that of all four between them."""
+def measure_alone(side: Devenv, rounds: int, engine: Engine, samples: Samples, tell: Tell) -> None:
+    """The golden start of each service with what it needs, and that of all four between them.
+
+    How long the engine takes to remove the four by itself is measured then, too.
+    """
     choices: list[tuple[str, ...]] = [(), *((service,) for service in SERVICES)]
     for services in choices:
         have_golden(side, *services)
@@ -91,6 +95,9 @@ def measure_alone(side: Devenv, rounds: int, samples: Samples, tell: Tell) -> No
         for services in choices:
             done = _golden(side.up(*services))
             samples.note(alone(services[0]) if services else GOLDEN_UP, side.name, done, tell)
+            if not services:
+                samples.add(ENGINE_DOWN, side.name, seconds := engine.remove_at_once(side.label))
+                tell(f"  {side.name:<8} {ENGINE_DOWN:<24} {seconds:6.2f} s")
             side.down(volumes=True)
 
 

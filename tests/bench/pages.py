@@ -16,7 +16,7 @@ from tests.bench import plot
 from tests.bench.charts import spans_chart, timings_chart
 from tests.bench.measure import FIRST_UP, GOLDEN_UP, RESET, START, STOP
 from tests.bench.others import Missing
-from tests.bench.rows import KNOWN, SLOWEST, STOP_START, Row, Table
+from tests.bench.rows import KNOWN, SLOWEST, STOP_START, Limits, Row, Table
 from tests.bench.samples import Profile
 from tests.bench.scale import Point
 from tests.bench.sides import SERVICES
@@ -55,6 +55,7 @@ class Report:
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     # Milliseconds from when each service was ready until devenv knew.
     known: Mapping[str, float] = field(default_factory=dict)
+    limits: Limits | None = None
     scale: Sequence[Point] = ()
     others: Sequence[Row] = ()
     missing: Sequence[Missing] = ()
@@ -117,6 +118,7 @@ def as_markdown(report: Report) -> str:
         data_mb=DATA_MB,
         readiness=_readiness(report.known),
         timings="\n".join(timings_chart(report.table.rows)),
+        limits=_limits(report.limits),
         scale=_scale(report.scale),
         others=_others(report),
         profiles="\n\n".join(_profile(what, report.profiles[what]) for what in profiled(report)) or _NOT_MEASURED,
@@ -140,6 +142,33 @@ _KNOWN_WORDS = """\
   ended waiting for it in a golden `up`; the worst of the four counts. etcd logs no such line at devenv's level: the
   bench asks its `/health` every 5 ms. The medians: {times}.
 """
+
+
+def _limits(found: Limits | None) -> str:
+    if not found:
+        return _NOT_MEASURED
+    return _LIMITS_WORDS.format(
+        **asdict(found),
+        least=found.golden_least,
+        least_ratio=found.golden_least / found.slowest_seconds,
+        start_ratio=found.start / found.golden,
+    )
+
+
+_LIMITS_WORDS = """\
+What bounds these numbers on this machine, whatever devenv does:
+
+- **Processors.** A golden `up` of all four takes {golden_cpu:.1f} s of processor time, all processes of the machine
+  together: shared out evenly, {least:.2f} s on {cores} cores; it took {golden:.2f} s. Alone, {slowest} takes
+  {slowest_seconds:.2f} s, with {slowest_cpu:.1f} s of processor time. `up, golden, to slowest alone` can
+  thus not be below {least_ratio:.2f} here: the quicker the slowest service gets by itself, the higher.
+- **The engine.** Told at once to remove the same containers, volumes and network, with nothing else to do, it takes
+  {engine_down:.2f} s: it ends processes, unmounts, and takes rules out of the firewall one after the other.
+  `down --volumes` adds the start of a command and a look at what there is.
+- **Stop.** `start` alone takes {start_ratio:.2f} of a golden `up`: RabbitMQ boots and Keystone is imported in either.
+  What `stop` takes ({stop:.2f} s) comes on top, and is mostly MySQL's, which waits for a thread of InnoDB that sleeps
+  for a second at a time (`srv_master_thread`), however little there is to write. And MySQL is stopped after Keystone,
+  since it waits two seconds for clients that hold on to it."""
 
 
 def _scale(points: Sequence[Point]) -> str:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from tests.bench.machine import busy_seconds
+
 # The slowest step by far is a first start, of a minute or so on a machine that has much else to do.
 _LONGEST = 600
 # What an interrupted program gets to leave things in order, in seconds.
@@ -32,24 +34,26 @@ class Failed(Exception):
 class Done:
     """A program that succeeded: how many seconds it took, and what it printed on stdout.
 
-    `began` is when it was started, in seconds since 1970.
+    `began` is when it was started, in seconds since 1970. `cpu` is how many seconds all processors of the machine
+    were at work meanwhile, for whomever.
     """
 
     seconds: float
     output: str
     began: float = 0.0
+    cpu: float = 0.0
 
 
 def run(
     command: Sequence[str], environment: Mapping[str, str], folder: Path | None = None, hear: Hear | None = None
 ) -> Done:
     """Run a program to its end. Raises Failed with the end of what it printed."""
-    began, day = time.perf_counter(), time.time()
+    began, day, busy = time.perf_counter(), time.time(), busy_seconds()
     process = _start(command, environment, folder, subprocess.PIPE, subprocess.PIPE)
     output, errors = _Reader(process.stdout), _Reader(process.stderr, hear)
     try:
         process.wait(_LONGEST)
-        seconds = time.perf_counter() - began
+        seconds, cpu = time.perf_counter() - began, busy_seconds() - busy
     except BaseException as error:
         _end(process)
         if isinstance(error, subprocess.TimeoutExpired):
@@ -58,7 +62,7 @@ def run(
     finally:
         texts = output.text(), errors.text()
     _check(process, command, texts[1] or texts[0])
-    return Done(seconds, texts[0], day)
+    return Done(seconds, texts[0], day, cpu)
 
 
 def run_together(

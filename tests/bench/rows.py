@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tests.bench.measure import (
     DOWN,
     DOWN_VOLUMES,
+    ENGINE_DOWN,
     FIRST_UP,
     GOLDEN_UP,
     KEPT_UP,
@@ -21,7 +22,7 @@ from tests.bench.measure import (
 )
 from tests.bench.others import Task
 from tests.bench.readiness import READY
-from tests.bench.samples import Samples
+from tests.bench.samples import Samples, cpu
 from tests.bench.sides import SERVICES
 from tests.bench.snapshots import RESTORE, SAVE
 
@@ -152,6 +153,42 @@ def known(samples: Samples) -> dict[str, float]:
     return (
         {service: value for service, value in found.items() if value is not None} if None not in found.values() else {}
     )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds devenv from below on a machine, in seconds.
+
+    `golden_cpu` is the processor time of a golden `up`, the machine's whole; `golden_least` that shared out evenly.
+    `slowest` is the service whose own golden `up` takes longest, and `slowest_seconds` how long. `engine_down` is what
+    the engine takes to remove an environment, asked by nobody else.
+    """
+
+    cores: int
+    golden: float
+    golden_cpu: float
+    slowest: str
+    slowest_seconds: float
+    slowest_cpu: float
+    engine_down: float
+    stop: float
+    start: float
+
+    @property
+    def golden_least(self) -> float:
+        return self.golden_cpu / self.cores
+
+
+def limits(samples: Samples, cores: int) -> Limits | None:
+    """The limits, if all that they are made of was measured."""
+    slowest, seconds = slowest_alone(samples)
+    found = [
+        samples.median(what, US) for what in (GOLDEN_UP, cpu(GOLDEN_UP), cpu(alone(slowest)), ENGINE_DOWN, STOP, START)
+    ]
+    golden, golden_cpu, slowest_cpu, engine_down, stop, start = found
+    if seconds and golden and golden_cpu and slowest_cpu and engine_down and stop and start:
+        return Limits(cores, golden, golden_cpu, slowest, seconds, slowest_cpu, engine_down, stop, start)
+    return None
 
 
 def other_rows(samples: Samples, tasks: Sequence[Task]) -> list[Row]:

@@ -39,9 +39,15 @@ class Samples:
     def note(self, what: str, side: str, done: Done, tell: Tell) -> None:
         """Add how many seconds a command took, and its operations where it told them."""
         self.add(what, side, done.seconds)
+        self.add(cpu(what), side, done.cpu)
         tell(f"  {side:<8} {what:<24} {done.seconds:6.2f} s")
         if done.output.startswith("{"):
             self.profiles[what].append((done.seconds, operations(done)))
+
+
+def cpu(what: str) -> str:
+    """What the processor time of a measured thing is called: of the whole machine, in seconds."""
+    return f"{what}: cpu"
 
 
 def operations(done: Done) -> list[dict[str, Any]]:

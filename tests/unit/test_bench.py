@@ -14,11 +14,34 @@ import pytest
 from rich.console import Console
 
 from tests.bench import __main__ as bench, charts, machine, pages, readiness
-from tests.bench.measure import DOWN, DOWN_VOLUMES, FIRST_UP, GOLDEN_UP, KEPT_UP, RESET, SECOND_UP, START, STOP, alone
+from tests.bench.measure import (
+    DOWN,
+    DOWN_VOLUMES,
+    ENGINE_DOWN,
+    FIRST_UP,
+    GOLDEN_UP,
+    KEPT_UP,
+    RESET,
+    SECOND_UP,
+    START,
+    STOP,
+    alone,
+)
 from tests.bench.others import Missing, Task
 from tests.bench.process import Done, Failed, run, run_together
-from tests.bench.rows import KNOWN, SLOWEST, STOP_START, Row, Table, known, make_table, other_rows, slowest_alone
-from tests.bench.samples import Samples, operations
+from tests.bench.rows import (
+    KNOWN,
+    SLOWEST,
+    STOP_START,
+    Row,
+    Table,
+    known,
+    limits,
+    make_table,
+    other_rows,
+    slowest_alone,
+)
+from tests.bench.samples import Samples, cpu, operations
 from tests.bench.scale import Point
 from tests.bench.sides import SERVICES
 from tests.bench.snapshots import RESTORE, SAVE
@@ -159,6 +182,17 @@ def test_without_compose_its_rows_are_seconds_without_a_target() -> None:
     assert set(table.unmeasured) == {GOLDEN_UP, FIRST_UP, SECOND_UP, DOWN_VOLUMES, DOWN, STOP}
 
 
+def test_limits_are_told_when_all_that_they_are_made_of_was_measured() -> None:
+    assert limits(samples(), 2) is None
+    more = {ENGINE_DOWN: [0.4], cpu(GOLDEN_UP): [6.0, 7.0, 8.0], cpu(alone("keystone")): [3.0]}
+    found = limits(samples(OURS | more), 2)
+    assert found and (found.slowest, found.golden_least, found.engine_down) == ("keystone", 3.5, 0.4)
+    page = pages.as_markdown(report(samples(OURS | more), limits=found))
+    assert (
+        "7.0 s of processor time" in page and "not be below\n  0.78 here" in page and "takes 0.60 of a golden" in page
+    )
+
+
 def test_rows_beside_other_tools_are_for_information() -> None:
     task = Task("pifpaf", ("rabbitmq",), "3.4.0", "RabbitMQ 3.10.8")
     made = samples({f"up: {task.what}": [3.0]}, {})
@@ -207,7 +241,7 @@ def test_the_page_has_every_row_and_no_leftover_of_its_template() -> None:
 
 def test_a_page_of_a_part_says_what_was_not_measured() -> None:
     page = pages.as_markdown(report(samples({"--help": [80.0]}, {})))
-    assert page.count("Not measured in this run.") == 3
+    assert page.count("Not measured in this run.") == 4
     assert "| devenv --help | 80 ms | <= 120 ms | yes | 80 ms |  |  |" in page
 
 
