@@ -260,6 +260,10 @@ COMPONENT: Words = {
 SWITCHES = {
     ("etcd", "auth"): "a login for each component, bound to its prefix; neither tooz nor etcd3gw can log in",
     ("etcd", "durable"): "each write is on the disk before it is answered",
+    (
+        "keystone",
+        "processes",
+    ): "four processes serve, as deployments have it, not one with four threads and a cache",
     ("mysql", "durable"): "each commit is on the disk before it is answered, and half-written pages are mended",
 }
 FILE: Words = {

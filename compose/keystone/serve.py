@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import sys
 import time
 import uuid
@@ -294,18 +295,29 @@ def issue_token(app, settings):
         raise RuntimeError(f"HTTP {answer.status_code}: {answer.get_data(as_text=True)}")
 
 
-def open_port(app, host, port, threads):
-    """Return what serves for ever; one process only, or Keystone's in-memory cache goes stale."""
+def open_port(app, host, port, threads, processes):
+    """Return what serves for ever; with more than one process, keystone.conf has the in-memory cache off."""
+    listener = socket.create_server((host, port), backlog=1024)
+    fork(int(processes) - 1)
     try:
         import waitress
     except ImportError:  # Not this folder's image: Flask always brings a server, if a slower one.
         from werkzeug.serving import make_server
 
-        return make_server(host, port, app, threaded=True).serve_forever
+        return make_server(host, port, app, threaded=True, fd=listener.fileno()).serve_forever
     # poll(), as select() ends at 1024 files; the default of 100 connections is few when every service
     # keeps some alive.
     options = {"connection_limit": 1000, "asyncore_use_poll": True, "ident": "keystone"}
-    return waitress.create_server(app, host=host, port=port, threads=threads, **options).run
+    return waitress.create_server(app, sockets=[listener], threads=threads, **options).run
+
+
+def fork(number):
+    """Become one of several processes that are alike; all end with the first one, and with any other."""
+    for _ in range(number):
+        signal.signal(signal.SIGCHLD, lambda *_: os._exit(1))
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            return
 
 
 if __name__ == "__main__":
