@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing, suppress
 from queue import Full, Queue
 
 # How often a reader that waits for room looks whether anybody still wants what it read.
 _LOOK_SECONDS = 0.1
+# How long a reader may take to notice that nobody does. It may be stuck in a read that never ends.
+_PATIENCE_SECONDS = 5.0
 
 
 def pack(files: Mapping[str, bytes], mode: int = 0o444, folders: Iterable[str] = ()) -> io.BytesIO:
@@ -31,7 +33,7 @@ def pack(files: Mapping[str, bytes], mode: int = 0o444, folders: Iterable[str] =
     return buffer
 
 
-def read_ahead(stream: Iterator[bytes], most: int = 8) -> Iterator[bytes]:
+def read_ahead(stream: Generator[bytes, None, None], most: int = 8) -> Iterator[bytes]:
     """The same chunks: up to `most` of the next ones are read while one is worked on. Raises what the stream raises.
 
     What is read from the engine goes back to the engine, and both sides take their time.
@@ -46,19 +48,23 @@ def read_ahead(stream: Iterator[bytes], most: int = 8) -> Iterator[bytes]:
 
     def read() -> None:
         try:
-            for chunk in stream:
-                put(chunk)
-                if unwanted.is_set():
-                    return
+            with closing(stream):
+                for chunk in stream:
+                    put(chunk)
+                    if unwanted.is_set():
+                        return
             put(None)
         except BaseException as error:
             put(error)
 
-    threading.Thread(target=read, daemon=True).start()
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     try:
         while (chunk := chunks.get()) is not None:
             if isinstance(chunk, BaseException):
                 raise chunk
             yield chunk
     finally:
+        # Who gives it may hold something for as long as it is read: the engine a container.
         unwanted.set()
+        reader.join(_PATIENCE_SECONDS)

@@ -12,6 +12,7 @@ from devenv.errors import DevenvError, PortTaken
 from devenv.model import Desired, Observed, Plan
 from devenv.plan import make_plan
 from devenv.projectfiles import Merges
+from devenv.resolve import select
 from devenv.results import Result
 from devenv.steps import Steps
 
@@ -47,7 +48,8 @@ class BringUp(Steps):
             try:
                 return self._up(names, drop, renewal)
             except _Otherwise:
-                continue
+                # What is still to lose its data is on record.
+                renewal = None
             except PortTaken as error:
                 attempts -= 1
                 # Ports that were this environment's before stay its own; those chosen a moment ago can be others.
@@ -76,8 +78,9 @@ class BringUp(Steps):
                 self._throw_away(bad, error)
                 self._use_golden = False
                 raise _Otherwise from error
-            if failed := [key.removeprefix("empty ") for key in error.operations if key.startswith("empty ")]:
-                self._report.note(f"{error.message}: making {', '.join(failed)} anew")
+            emptied = [op.target for op in plan.operations if op.action == "empty"]
+            if failed := [name for name in emptied if {f"empty {name}", f"ready {name}"} & {*error.operations}]:
+                self._report.note(f"emptying did not do ({error.message}): making {', '.join(failed)} anew")
                 self._in_place = False
                 raise _Otherwise from error
             # The others work: one component that cannot be made is no reason to leave them without their files.
@@ -86,6 +89,7 @@ class BringUp(Steps):
             raise
         golden.touch(op.subject for op in plan.operations if op.cause == golden.CAUSE)
         written, restored = self._tell_programs(desired, merges)
+        self._forget_lent(self._left_behind())
         self._note_former()
         components = [
             name for name in desired.components if any(name in s.components for s in desired.services.values())
@@ -95,6 +99,12 @@ class BringUp(Steps):
     def _of_a_component(self, operation: str) -> bool:
         action, _, target = operation.partition(" ")
         return action in ("provision", "drop") and target.partition("/")[2] not in needed_components(self.catalogue)
+
+    def _prepare(self, names: Sequence[str]) -> None:
+        """Load it and refuse, before anything is asked of the engine, what cannot be brought up."""
+        self._load()
+        select(self.profile, self.catalogue, names)
+        wiring.check(self.project, self.folder)
 
     # ---- planned -----------------------------------------------------------------------------------------------
 
@@ -115,7 +125,8 @@ class BringUp(Steps):
             for name, source in record.renewing.items()
             if name in selected.services
         }
-        return make_plan(selected, observed, record.provisioned, drop, record.unfinished, renew, self._in_place)
+        dropped = self._former() if drop else self._left_behind()
+        return make_plan(selected, observed, record.provisioned, dropped, record.unfinished, renew, self._in_place)
 
     def _renew(self, renewal: Renewal) -> None:
         """Remember it before anything is done: one that is interrupted is finished by the next `up`."""

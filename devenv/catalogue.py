@@ -256,6 +256,9 @@ def _contradictions(name: str, folder: Path, data: Mapping[str, Any]) -> Iterato
     for who in ("probe", "provisioner"):
         if who in devenv and devenv[who]["endpoint"] not in devenv["endpoints"]:
             yield ("x-devenv", who, "endpoint"), f"no endpoint named {devenv[who]['endpoint']!r}"
+    initial = devenv.get("provisioner", {}).get("initial")
+    if initial and initial not in [config["target"].string for config in container.get("configs", ())]:
+        yield ("x-devenv", "provisioner", "initial"), f"no config with the target {initial!r}"
     for endpoint_name in devenv.get("component", {}).get("urls", ()):
         if endpoint_name not in devenv["endpoints"]:
             yield ("x-devenv", "component", "urls", endpoint_name), f"no endpoint named {endpoint_name!r}"

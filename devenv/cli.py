@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from devenv import __version__, cli_data
+from devenv import __version__, cli_data, cli_run
 from devenv.command import (
     Group,
     component_option,
@@ -271,6 +271,10 @@ def unwire(context: click.Context, component: str, files: tuple[Path, ...], clou
 def export(context: click.Context, tool: str) -> None:
     """Print the environment for another tool: devstack."""
     click.echo(environment_of(context).export(tool), nl=False)
+
+
+main.add_command(cli_run.run)
+main.add_command(cli_run.shell)
 
 
 # ---- images, the engine, a project ---------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def snapshot_rm(context: click.Context, names: tuple[str, ...]) -> None:
 @format_option
 @click.pass_context
 def gc(context: click.Context, keep: int, format_: str) -> None:
-    """Remove golden states that were not used for long.
+    """Remove what killed runs left, and golden states not used for long.
 
     They are the data of first starts, which `up` keeps and begins with; without them it takes longer once.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import IO, Any, Literal
 
 from devenv.archive import pack, read_ahead
@@ -225,8 +225,11 @@ class Engine(Images):
         with asking(f"let container {container} go on"), unless_gone():
             self._client.ask("POST", f"/containers/{container}/unpause")
 
-    def read_folder(self, container: str, folder: str) -> Iterator[bytes]:
-        """A tar stream of a folder of a container, running or not; its entries begin with the folder's last name."""
+    def read_folder(self, container: str, folder: str) -> Generator[bytes, None, None]:
+        """A tar stream of a folder of a container, running or not; its entries begin with the folder's last name.
+
+        Close it: until then the engine lets nobody do anything to the container.
+        """
         with asking(f"read {folder} of container {container}"):
             yield from read_ahead(self._client.stream("GET", f"/containers/{container}/archive", {"path": folder}))
 

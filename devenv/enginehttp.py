@@ -12,7 +12,7 @@ import select
 import socket
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -47,7 +47,7 @@ class Client(ABC):
     @abstractmethod
     def stream(
         self, method: str, path: str, query: Query | None = None, body: Body = None, timeout: float = TIMEOUT
-    ) -> Iterator[bytes]:
+    ) -> Generator[bytes, None, None]:
         """Send a request, a mapping as JSON and anything else as a tar file; yield its answer in chunks.
 
         An answer is no answer if `body` raises: the engine then gets to know that the rest is missing. Raises Refused,
@@ -82,7 +82,7 @@ class HttpClient(Client):
 
     def stream(
         self, method: str, path: str, query: Query | None = None, body: Body = None, timeout: float = TIMEOUT
-    ) -> Iterator[bytes]:
+    ) -> Generator[bytes, None, None]:
         data, headers = encoded(body)
         connection, answer = self._sent(method, f"/v{self.version}{target(path, query)}", data, headers, timeout)
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, Literal
 
@@ -42,7 +42,7 @@ class Sdk(Client):
 
     def stream(
         self, method: str, path: str, query: Query | None = None, body: Body = None, timeout: float = TIMEOUT
-    ) -> Iterator[bytes]:
+    ) -> Generator[bytes, None, None]:
         data, headers = encoded(body)
         url = f"{self._client.base_url}/v{self._client.api_version}{target(path, query)}"
         with (

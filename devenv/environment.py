@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devenv import golden, snapshot, wiring
-from devenv.bringup import BringUp, Renewal
+from devenv.bringup import Renewal
 from devenv.engine import Tail
 from devenv.errors import ConfigError, DevenvError
 from devenv.images import BASE, images_for, stale_images
+from devenv.lending import Lending
 from devenv.model import (
     Desired,
     Observed,
@@ -23,7 +24,7 @@ from devenv.model import (
     Profile,
 )
 from devenv.plan import plan_empty, plan_images, plan_restart, plan_start
-from devenv.plandown import plan_down, plan_stop
+from devenv.plandown import plan_stop
 from devenv.profile import load_profile
 from devenv.projectfiles import Job
 from devenv.resolve import select
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from devenv.snapshot import Snapshot
 
 
-class Environment(BringUp):
+class Environment(Lending):
     """A set of base services for one project folder and one name.
 
         with_defaults = Environment()
@@ -67,6 +68,7 @@ class Environment(BringUp):
         self._prepare(names)
         watch.phase("wait for another devenv")
         with self._changing(), self._noting(watch):
+            self._keep(names)
             return self._bring_up(names, drop)
 
     def plan(self, names: Sequence[str] = (), drop: bool = False) -> Plan:
@@ -114,29 +116,7 @@ class Environment(BringUp):
         For a whole environment also its network; and with `volumes` its secrets and written files.
         """
         with self._changing():
-            observed = self.engine.observe(self.id)
-            plan = plan_down(
-                self._present(observed, names),
-                self._needs(),
-                () if names else observed.networks,
-                self._volumes(observed, names) if volumes else {},
-                gently=not volumes,
-            )
-            timings = self._execute(plan, self._nothing(), observed)
-            record = self.state.load()
-            if volumes and not names:
-                wiring.remove(self.project, self.folder, {*wiring.known_files(self.catalogue), *record.files})
-                self.state.forget()
-                # Last: what cannot be restored stays on record for `unwire`, and keeps nothing from going down.
-                for change in self._files.restore_all(wired.path for wired in self._files.wired()):
-                    if change.changed:
-                        self._report.note(f"restored {change.path}")
-            elif volumes:
-                kept = {p: digest for p, digest in record.provisioned.items() if p.partition("/")[0] not in names}
-                unfinished = [name for name in record.unfinished if name not in names]
-                renewing = {name: source for name, source in record.renewing.items() if name not in names}
-                self.state.save(replace(record, provisioned=kept, unfinished=unfinished, renewing=renewing))
-        return Result(plan, {}, timings)
+            return self._take_down(names, volumes)
 
     # ---- data ------------------------------------------------------------------------------------------------
 
@@ -171,14 +151,20 @@ class Environment(BringUp):
                 raise ConfigError(f"cannot save snapshot {name!r}: it is there", f"'devenv snapshot rm {name}' first")
             present, observed = self._there(()), self.engine.observe(self.id)
             plan, services = snapshot.plan_save(present, observed)
-            self._execute(snapshot.plan_settle(present, observed), present, observed)
             try:
+                self._settle(present, observed)  # the last thing before they stand still
                 with snapshot.standing_still(self.engine, list(observed.containers.values())):
                     self._execute(plan, present, observed)
                 return snapshot.write(self.state, name, services, self.engine)
             finally:
                 for image in snapshot.leftovers(self.state, self.engine.images()):
                     self.engine.remove_image(image)
+
+    def _settle(self, present: Desired, observed: Observed) -> None:
+        try:
+            self._execute(snapshot.plan_settle(present, observed), present, observed)
+        except DevenvError as error:
+            self._report.note(f"{error.message}: what it was told in the last two seconds may be missing")
 
     def restore(self, name: str) -> Result:
         """Give all services the data of a snapshot, and return when they work. What they hold now is lost.
@@ -208,7 +194,11 @@ class Environment(BringUp):
             snapshot.remove(self.state, self.engine, saved)
 
     def collect(self, limit: int = golden.LIMIT) -> list[Golden]:
-        """Remove the golden states that were not used for longest, until the rest takes no more than `limit` bytes."""
+        """Remove what killed runs left here, and the golden states that were not used for longest.
+
+        The golden states that stay take no more than `limit` bytes.
+        """
+        self.clear()
         return golden.collect(self.engine, limit)
 
     # ---- looking ---------------------------------------------------------------------------------------------
@@ -238,6 +228,14 @@ class Environment(BringUp):
             return wiring.flat_map(present.services)
         overlay = wiring.wired_files(present, self.catalogue)[wiring.overlay_name(component)]
         return wiring.component_map(present.services, component, overlay)
+
+    def run_variables(self, component: str) -> dict[str, str]:
+        """What a program finds in its environment that runs as the component: all of `env`, and names of convention."""
+        present = self._there([component])
+        texts = wiring.wired_files(present, self.catalogue)
+        overlay = self.folder / wiring.overlay_name(component)
+        own = {"DEVENV_COMPONENT": component, "DEVENV_OSLO_CONF": str(overlay)}
+        return own | self.env(component) | wiring.conventional(present.services, component, texts, self.catalogue)
 
     def export(self, kind: str) -> str:
         """The environment in another tool's words. Raises ConfigError for a tool that devenv does not know."""
@@ -346,12 +344,6 @@ class Environment(BringUp):
         return {port: who for port, who in wanted if port not in ours}
 
     # ---- the steps -------------------------------------------------------------------------------------------
-
-    def _prepare(self, names: Sequence[str]) -> None:
-        """Load it and refuse, before anything is locked or asked, what cannot be brought up."""
-        self._load()
-        select(self.profile, self.catalogue, names)
-        wiring.check(self.project, self.folder)
 
     @contextmanager
     def _noting(self, watch: Watch) -> Iterator[None]:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from devenv import golden
@@ -245,9 +246,11 @@ def _keep(operation: Operation, context: Context, tell: Tell) -> None:
 
 def _save(operation: Operation, context: Context, tell: Tell) -> None:
     service = context.desired.services[operation.service]
-    stream = context.engine.read_folder(context.containers[service.name], service.volumes[operation.target])
     labels = {LABEL_ENVIRONMENT: context.desired.environment, LABEL_SERVICE: service.name}
-    context.engine.import_data(operation.subject, golden.watched(stream, tell), labels)
+    with closing(
+        context.engine.read_folder(context.containers[service.name], service.volumes[operation.target])
+    ) as stream:
+        context.engine.import_data(operation.subject, golden.watched(stream, tell), labels)
 
 
 def _create(operation: Operation, context: Context, _: Tell) -> None:

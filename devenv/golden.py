@@ -7,6 +7,7 @@ differs between environments is set anew by the service itself before it answers
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,9 @@ def keep(
         engine.pause(container)
         try:
             for volume, image in images.items():
-                stream = watched(engine.read_folder(container, service.volumes[volume]), progress)
-                engine.import_data(image, stream, {LABEL_ENVIRONMENT: SHARED, LABEL_SERVICE: service.name})
+                labels = {LABEL_ENVIRONMENT: SHARED, LABEL_SERVICE: service.name}
+                with closing(engine.read_folder(container, service.volumes[volume])) as stream:
+                    engine.import_data(image, watched(stream, progress), labels)
         finally:
             engine.unpause(container)
     touch(images.values())

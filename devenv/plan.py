@@ -29,7 +29,7 @@ def make_plan(
     desired: Desired,
     observed: Observed,
     provisioned: Mapping[str, str] | None = None,
-    drop: bool = False,
+    drop: Collection[str] = (),
     unfinished: Collection[str] = (),
     renew: Mapping[str, str] | None = None,
     in_place: bool = True,
@@ -37,10 +37,10 @@ def make_plan(
     """The operations that turn `observed` into `desired`, each with its cause.
 
     `provisioned` holds the "provider/component" pairs that are known to be in place, with the digest of each; the
-    name of a provider alone stands for what it had to be prepared with. With `drop`, the parts of former components
-    go. What the first start of an `unfinished` service left is removed before it is started anew: half of what a
-    server writes then can keep it from ever working. The services of `renew` lose their data, each for a cause; those
-    that can be emptied while they run are, if `in_place`.
+    name of a provider alone stands for what it had to be prepared with. The parts of those former components
+    that are to `drop` go. What the first start of an `unfinished` service left is removed before it is started anew:
+    half of what a server writes then can keep it from ever working. The services of `renew` lose their data, each for
+    a cause; those that can be emptied while they run are, if `in_place`.
     """
     provisioned, renew = provisioned or {}, renew or {}
     emptied_running = {n: cause for n, cause in renew.items() if in_place and _can_be_emptied(n, desired, observed)}
@@ -70,7 +70,7 @@ def make_plan(
     operations += _keep_operations(desired, stale, kept)
     for service in desired.services.values():
         operations += _provision_operations(service, stale, provisioned, operations, lambda pair: pair not in needed)
-        operations += _drop_operations(service, provisioned, operations) if drop else ()
+        operations += _drop_operations(service, provisioned, operations, drop)
     return Plan(tuple(operations))
 
 
@@ -310,11 +310,11 @@ def _provision_operations(
 
 
 def _drop_operations(
-    service: DesiredService, provisioned: Mapping[str, str], known: Iterable[Operation]
+    service: DesiredService, provisioned: Mapping[str, str], known: Iterable[Operation], drop: Collection[str]
 ) -> list[Operation]:
     """What takes the parts of former components away."""
     known, cause = tuple(known), "not in devenv.yaml any more"
-    gone = [part.pair for part in service.former.values() if part.pair in provisioned]
+    gone = [part.pair for name, part in service.former.items() if name in drop and part.pair in provisioned]
     return [_operation("drop", pair, cause, _usable(service), known) for pair in gone]
 
 

@@ -86,22 +86,23 @@ class Provisioner:
         raise NotImplementedError
 
     def _empty(self, initial: bytes) -> None:
-        raise NotImplementedError
+        raise Refused("its provisioner does not know how")
 
     def _settle(self) -> None:
-        raise NotImplementedError
+        raise Refused("its provisioner does not know how")
 
     @contextmanager
     def _explained(self, cannot: str, component: Component | None = None) -> Iterator[None]:
         try:
             yield
-        except Refused as error:
+        except (Refused, ValueError) as error:
             line = (str(error).strip().splitlines() or ["no reason given"])[0]
             # Servers quote what they were sent.
             for settings in (self.target.settings, component.settings if component else {}):
                 line = line.replace(settings.get("password") or "\0", "***")
-            where, hint = f"{self.target.host}:{self.target.port}", f"'devenv logs {self.service}' shows its side"
-            raise ServiceFailed(f"{cannot} at {where}: {line[:200]}", error.hint or hint) from None
+            where, hint = f"{self.target.host}:{self.target.port}", getattr(error, "hint", "")
+            hint = hint or f"'devenv logs {self.service}' shows its side"
+            raise ServiceFailed(f"{cannot} at {where}: {line[:200]}", hint) from None
 
 
 def load_provisioner(kind: str) -> type[Provisioner]:

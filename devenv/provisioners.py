@@ -158,6 +158,9 @@ class RabbitMQ(_Http):
         for user in self._rabbit("GET", "/api/users").json():
             if user["name"] != self.target.settings["user"]:
                 self._rabbit("DELETE", f"/api/users/{quote(user['name'], safe='')}")
+        for limits in self._rabbit("GET", "/api/user-limits").json():
+            for limit in limits["value"]:
+                self._rabbit("DELETE", f"/api/user-limits/{quote(limits['user'], safe='')}/{limit}")
         for parameter in self._rabbit("GET", "/api/global-parameters").json():
             if not parameter["name"].startswith(("cluster_", "internal_")):
                 self._rabbit("DELETE", f"/api/global-parameters/{quote(parameter['name'], safe='')}")
@@ -165,9 +168,8 @@ class RabbitMQ(_Http):
 
     def _settle(self) -> None:
         # A change that changes nothing: RabbitMQ syncs its log, with all that is in it, before it answers.
-        user = quote(self.target.settings["user"], safe="")
-        everything = {"configure": ".*", "write": ".*", "read": ".*"}
-        self._rabbit("PUT", f"/api/permissions/%2F/{user}", everything)
+        user, password = self.target.settings["user"], self.target.settings["password"]
+        self._rabbit("PUT", f"/api/users/{quote(user, safe='')}", {"password": password, "tags": "administrator"})
 
     def _rabbit(self, method: str, path: str, body: object = None) -> Any:
         login = (self.target.settings["user"], self.target.settings["password"])

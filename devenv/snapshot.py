@@ -128,7 +128,7 @@ def plan_save(desired: Desired, observed: Observed) -> tuple[Plan, dict[str, Sav
 
 def plan_settle(desired: Desired, observed: Observed) -> Plan:
     """What has services bring to disk what they are late with, before they stand still."""
-    late = [name for name, service in desired.services.items() if "settle" in service.provisioner]
+    late = [name for name, service in desired.services.items() if service.provisioner.get("settle") == "true"]
     return Plan(tuple(Operation("settle", name) for name in late if observed.containers[name].running))
 
 

@@ -5,6 +5,8 @@
     <state folder>/environments/<id>/secrets.json   0600
     <state folder>/environments/<id>/timing.json    what the last `up` did, and when
     <state folder>/environments/<id>/snapshots/     one file per snapshot
+    <state folder>/environments/<id>/users          held, together with others, by each run that uses the services
+    <state folder>/environments/<id>/lent/<name>    held by the run that a component is lent to
 
 The engine's labels are the truth about what runs; the record is a cache, except for ports and secrets.
 """
@@ -32,6 +34,8 @@ from devenv.errors import ConfigError, DevenvError
 # Nothing to escape in URLs, INI, YAML, SQL or a shell, and no dash, which a program could take for an option.
 _SECRET_ALPHABET, _SECRET_LENGTH = string.ascii_letters + string.digits, 32
 _LOCK_POLL = 0.05
+# Who only looks whether a lock is held holds it for a moment.
+_GLANCES = 10
 
 
 def state_folder() -> Path:
@@ -101,7 +105,8 @@ class Record:
 
     `ports` are host ports by "service/endpoint"; `provisioned` digests by "provider/component"; `files` the names of
     the wired files; `unfinished` the services whose first start was begun and not seen to end; `renewing` those that
-    are to lose their data, each with the snapshot that it gets instead, or nothing.
+    are to lose their data, each with the snapshot that it gets instead, or nothing; `borrowed` the services that runs
+    brought up, each with what was there of it before (see lending.py).
     """
 
     id: str
@@ -113,6 +118,7 @@ class Record:
     files: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     renewing: dict[str, str] = field(default_factory=dict)
+    borrowed: dict[str, str] = field(default_factory=dict)
 
 
 class State:
@@ -150,6 +156,9 @@ class State:
         """Drop record, timing and secrets. The lock file stays: removing it would give two holders the lock."""
         for name in ("record.json", "timing.json", "secrets.json"):
             (self.folder / name).unlink(missing_ok=True)
+        for component, held in self.lendings().items():
+            if not held:
+                (self._lent / component).unlink(missing_ok=True)
 
     def save_timing(self, timing: Mapping[str, Any]) -> None:
         _make_folder(self.folder)
@@ -158,6 +167,57 @@ class State:
     def load_timing(self) -> dict[str, Any]:
         """What was saved of the last `up`, or nothing where that is not there or no JSON."""
         return _read_json(self.folder / "timing.json")
+
+    # ---- who uses it ---------------------------------------------------------------------------------------
+
+    # The kernel drops these locks with their holder: whoever is killed uses nothing any more. Under the environment's
+    # own lock they are taken and looked at, so nobody comes or goes meanwhile.
+
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """Be one of those who use the services."""
+        _make_folder(self.folder)
+        with (self.folder / "users").open("a") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH)
+            yield
+
+    def used(self) -> bool:
+        """Whether anybody uses the services right now."""
+        return is_held(self.folder / "users")
+
+    @contextmanager
+    def lent(self, component: str) -> Iterator[None]:
+        """Have a component lent. Raises ConfigError if somebody else has it."""
+        _make_folder(self._lent)
+        with (self._lent / component).open("a") as stream:
+            for _ in range(_GLANCES):
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(_LOCK_POLL)
+            else:
+                raise ConfigError(
+                    f"cannot use component {component!r}: another run has it", "wait for that, or name another one"
+                )
+            yield
+
+    def lendings(self) -> dict[str, bool]:
+        """The components that are lent, or were to somebody who was killed: whether somebody has them."""
+        return {path.name: is_held(path) for path in sorted(self._lent.glob("*"))}
+
+    def returned(self, component: str) -> None:
+        """Forget that a component was lent, and its passwords."""
+        (self._lent / component).unlink(missing_ok=True)
+        path = self.folder / "secrets.json"
+        known = _read_json(path)
+        kept = {name: secret for name, secret in known.items() if name.partition("/")[2] != component}
+        if kept != known:
+            write_files({path: _to_json(kept)})
+
+    @property
+    def _lent(self) -> Path:
+        return self.folder / "lent"
 
     # ---- secrets -------------------------------------------------------------------------------------------
 
@@ -242,11 +302,23 @@ def held(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
+def is_held(path: Path) -> bool:
+    """Whether anybody holds a lock on the file."""
+    try:
+        with path.open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # there is no such file
+    return False
+
+
 def _understood(data: Mapping[str, Any], empty: Record) -> Record:
     """The record with every field that has the right type; what has not is left as it is in `empty`."""
     known = asdict(empty)
     fields = {key: value for key, value in data.items() if key in known and isinstance(value, type(known[key]))}
-    for key, kind in (("ports", int), ("provisioned", str), ("renewing", str)):
+    for key, kind in (("ports", int), ("provisioned", str), ("renewing", str), ("borrowed", str)):
         if not all(isinstance(value, kind) for value in fields.get(key, {}).values()):
             del fields[key]
     for key in ("files", "unfinished"):

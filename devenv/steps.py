@@ -17,6 +17,7 @@ from devenv.execute import Context, Report, execute
 from devenv.golden import references
 from devenv.images import BASE, images_for
 from devenv.model import (
+    ComponentChoice,
     Desired,
     DesiredService,
     Image,
@@ -28,10 +29,12 @@ from devenv.model import (
     ServiceDefinition,
     Timing,
 )
+from devenv.plandown import plan_down
 from devenv.ports import holder
 from devenv.profile import existing_folder, find_project, load_profile
 from devenv.projectfiles import ProjectFiles
 from devenv.resolve import check_name, choose_ports, resolve, secret_names, select
+from devenv.results import Result
 from devenv.state import Record, State, all_records, ports_locked
 
 # In place of a digest: whether a service was prepared, and with what, is not known.
@@ -60,6 +63,8 @@ class Steps:
         self._timeout = wait_timeout
         self._engine: Engine | None = None
         self._lost_ports: list[int] = []
+        # The components of devenv.yaml; the profile has those that are lent, too.
+        self._listed: frozenset[str] = frozenset()
         self.catalogue: dict[str, ServiceDefinition] = {}
         self.images: dict[str, Image] = {}
 
@@ -73,13 +78,20 @@ class Steps:
     # ---- what should be, and what is -------------------------------------------------------------------------
 
     def _load(self) -> None:
-        self.profile = load_profile(self.project, self._profile_name)
+        profile = load_profile(self.project, self._profile_name)
+        self._listed = frozenset(profile.components)
+        self.profile = self._with_lent(profile)
         switches = {name: choice.switches for name, choice in self.profile.services.items()}
         self.catalogue = load_catalogue(
             switches=switches, asked_by=self.profile.source, everywhere={"durable": self.profile.durable}
         )
         check_components(self.profile, self.catalogue)
         self.images = images_for(self.profile, self.catalogue)
+
+    def _with_lent(self, profile: Profile) -> Profile:
+        """The profile with the components that somebody has for a while."""
+        lent = [name for name, held in self.state.lendings().items() if held and name not in profile.components]
+        return replace(profile, components={**profile.components, **{name: ComponentChoice(name) for name in lent}})
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -245,6 +257,32 @@ class Steps:
             self.state.save(replace(record, files=sorted(files)))
         return written
 
+    def _take_down(self, names: Sequence[str], volumes: bool) -> Result:
+        """Remove containers, with `volumes` their data, and for a whole environment all else that it has."""
+        observed = self.engine.observe(self.id)
+        plan = plan_down(
+            self._present(observed, names),
+            self._needs(),
+            () if names else observed.networks,
+            self._volumes(observed, names) if volumes else {},
+            gently=not volumes,
+        )
+        timings = self._execute(plan, self._nothing(), observed)
+        record = self.state.load()
+        if volumes and not names:
+            wiring.remove(self.project, self.folder, {*wiring.known_files(self.catalogue), *record.files})
+            self.state.forget()
+            # Last: what cannot be restored stays on record for `unwire`, and keeps nothing from going down.
+            for change in self._files.restore_all(wired.path for wired in self._files.wired()):
+                if change.changed:
+                    self._report.note(f"restored {change.path}")
+        elif volumes:
+            kept = {p: digest for p, digest in record.provisioned.items() if p.partition("/")[0] not in names}
+            unfinished = [name for name in record.unfinished if name not in names]
+            renewing = {name: source for name, source in record.renewing.items() if name not in names}
+            self.state.save(replace(record, provisioned=kept, unfinished=unfinished, renewing=renewing))
+        return Result(plan, {}, timings)
+
     # ---- components ----------------------------------------------------------------------------------------------
 
     def _there(self, components: Collection[str]) -> Desired:
@@ -280,7 +318,21 @@ class Steps:
         }
         return replace(desired, services=services)
 
+    def _former(self) -> set[str]:
+        """Who has a part of some service that nobody asks for any more."""
+        return set(former_components(self.state.load().provisioned, self.profile, self.catalogue))
+
+    def _left_behind(self) -> set[str]:
+        """The components that were lent to somebody who was killed."""
+        return {name for name, held in self.state.lendings().items() if not held} - self._listed
+
+    def _forget_lent(self, components: Collection[str]) -> None:
+        """Forget that these components were lent, those that have no part of any service any more."""
+        still_there = {pair.partition("/")[2] for pair in self.state.load().provisioned}
+        for component in {*components} - still_there:
+            self.state.returned(component)
+
     def _note_former(self) -> None:
-        if kept := former_components(self.state.load().provisioned, self.profile, self.catalogue):
+        if kept := sorted(self._former() - self._left_behind()):
             names = " ".join(kept)
             self._report.note(f"not in devenv.yaml any more, their data is kept: {names} ('devenv up --drop' drops it)")

@@ -307,9 +307,14 @@ def _group(span: Span) -> str:
 
 
 def as_data(run: Run) -> dict[str, Any]:
-    """The run for JSON, with what was critical and how long each operation waited; seconds since the run began."""
-    chain, waited = [link.span.key for link in critical(run)], waits(run)
-    data = asdict(run)
+    """The run for JSON, with what was critical and how long each part of it waited; seconds since the run began.
+
+    What the critical phases and operations took and waited adds up to the whole.
+    """
+    links = {link.span.key: link.waited for link in critical(run)}
+    waited, data = {**links, **waits(run)}, asdict(run)
+    for span in (*data["phases"], *data["operations"]):
+        span["waited"] = round(waited.get(span["key"], 0.0), 6)
     for step in data["operations"]:
-        step |= {"waited": round(waited[step["key"]], 6), "critical": step["key"] in chain}
-    return {**data, "critical": chain}
+        step["critical"] = step["key"] in links
+    return {**data, "critical": [*links]}

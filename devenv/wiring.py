@@ -80,6 +80,31 @@ def _marked(overlay: str) -> set[str]:
     return found
 
 
+def conventional(
+    services: Mapping[str, DesiredService],
+    component: str,
+    texts: Mapping[str, str],
+    catalogue: Mapping[str, ServiceDefinition],
+) -> dict[str, str]:
+    """The variables that programs know by other names: DATABASE_URL and the like, and those of pifpaf.
+
+    Of pifpaf's URLs, `PIFPAF_URL` is the first one's, and `PIFPAF_URLS` has all of them.
+    """
+    found = from_dotenv(texts.get(f"{component}.env", ""))
+    for name, service in services.items():
+        if component in service.components:
+            for path in _templates(catalogue[name].wire / "run"):
+                found |= from_dotenv(render_file(path, service.components[component].values))
+    urls = [found[key] for name in services if (key := f"PIFPAF_{name.upper()}_URL") in found]
+    return found | ({"PIFPAF_URL": urls[0], "PIFPAF_URLS": ";".join(urls)} if urls else {})
+
+
+def from_dotenv(text: str) -> dict[str, str]:
+    """What `as_dotenv` wrote, or a template in its form."""
+    pairs = (line.partition("=") for line in text.splitlines() if "=" in line and not line.startswith("#"))
+    return {name: value.strip("'") for name, _, value in pairs}
+
+
 def as_json(values: Mapping[str, str]) -> str:
     return json.dumps(values, indent=2) + "\n"
 

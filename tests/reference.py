@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
+from inspect import cleandoc
 from pathlib import Path
 
 import click
@@ -43,13 +44,13 @@ def _commands() -> Iterator[str]:
 
 def _tree(group: click.Group, path: str) -> Iterator[str]:
     for name, command in group.commands.items():
-        arguments = [p.make_metavar(click.Context(command)) for p in command.params if isinstance(p, click.Argument)]
+        arguments = command.collect_usage_pieces(click.Context(command, max_content_width=80))[1:]
         if isinstance(command, click.Group):
             yield from _tree(command, f"{path} {name}")
             continue
         yield f"### `{' '.join([path, name, *arguments])}`"
         yield ""
-        yield str(command.help)
+        yield cleandoc(str(command.help))
         yield ""
         yield from _options(command)
 
@@ -404,6 +405,7 @@ VARIABLES = [
     ("`DOCKER_CONTEXT`, `DOCKER_CONFIG`", "which of docker's contexts, and where they are"),
     ("`XDG_RUNTIME_DIR`", "where a rootless engine's socket is looked for; `/run/user/UID` if not set"),
     ("`XDG_STATE_HOME`, `XDG_CACHE_HOME`", "on Linux in place of `~/.local/state` and `~/.cache`"),
+    ("`SHELL`", "what `devenv shell` opens; `/bin/sh` if not set"),
     ("`NO_COLOR`", "no colours"),
     ("`CI`, `TERM=dumb`", "no live display but one line per step"),
     ("`COLUMNS`", "how wide tables are where the output is no terminal; 80 if not set"),

@@ -156,19 +156,18 @@ def _limits(found: Limits | None) -> str:
 
 
 _LIMITS_WORDS = """\
-What bounds these numbers on this machine, whatever devenv does:
+What these numbers are made of on this machine, with the services as they are set up today:
 
-- **Processors.** A golden `up` of all four takes {golden_cpu:.1f} s of processor time, all processes of the machine
-  together: shared out evenly, {least:.2f} s on {cores} cores; it took {golden:.2f} s. Alone, {slowest} takes
-  {slowest_seconds:.2f} s, with {slowest_cpu:.1f} s of processor time. `up, golden, to slowest alone` can
-  thus not be below {least_ratio:.2f} here: the quicker the slowest service gets by itself, the higher.
+- **Processors.** During a golden `up` of all four the machine's processors are at work for {golden_cpu:.1f} s,
+  for whatever runs: shared out evenly, {least:.2f} s on {cores} cores; it took {golden:.2f} s. Alone, {slowest} takes
+  {slowest_seconds:.2f} s, with {slowest_cpu:.1f} s of processor time. With that much to do, `up, golden, to slowest
+  alone` cannot be below {least_ratio:.2f}: the quicker the slowest service gets by itself, the higher.
 - **The engine.** Told at once to remove the same containers, volumes and network, with nothing else to do, it takes
-  {engine_down:.2f} s: it ends processes, unmounts, and takes rules out of the firewall one after the other.
-  `down --volumes` adds the start of a command and a look at what there is.
+  {engine_down:.2f} s. `down --volumes` adds the start of a command and a look at what there is.
 - **Stop.** `start` alone takes {start_ratio:.2f} of a golden `up`: RabbitMQ boots and Keystone is imported in either.
-  What `stop` takes ({stop:.2f} s) comes on top, and is mostly MySQL's, which waits for a thread of InnoDB that sleeps
-  for a second at a time (`srv_master_thread`), however little there is to write. And MySQL is stopped after Keystone,
-  since it waits two seconds for clients that hold on to it."""
+  What `stop` takes ({stop:.2f} s) comes on top. Found once, with a debugger: MySQL waits for a thread of InnoDB that
+  sleeps for a second at a time (`srv_master_thread`), however little there is to write; and it is stopped after
+  Keystone, because it waits two seconds for clients that hold on to it."""
 
 
 def _scale(points: Sequence[Point]) -> str:

@@ -158,27 +158,40 @@ def test_one_service_is_reset_and_its_data_is_gone(project: Project) -> None:
     one_clear_line(project.devenv("reset", "mysql", check=False), 3, "cannot use service 'mysql'")
 
 
-def test_a_queue_that_runs_is_emptied_and_one_that_cannot_be_is_made_anew(project: Project) -> None:
+def test_a_queue_that_runs_is_emptied_and_one_that_cannot_be_is_made_anew(
+    project: Project, client: docker.DockerClient
+) -> None:
     project.configure("profile: messaging\ncomponents: {nova: {}}\n")
     project.devenv("up")
-    container = project.json("status")["services"]["rabbitmq"]["container"]
-    # Also what is in no vhost of ours.
     ctl = ("exec", "rabbitmq", "rabbitmqctl", "--quiet")
+
+    def container() -> str:
+        return str(client.containers.get(f"devenv-{project.id}-rabbitmq").id)
+
+    first = container()
+    # Also what is in no vhost of ours.
     project.devenv(*ctl, "add_vhost", "mine")
     project.devenv(*ctl, "add_user", "me", "secret")
     project.devenv(*ctl, "set_policy", "-p", "devenv", "short", ".*", '{"message-ttl": 1}')
+    project.devenv(*ctl, "set_user_limits", "devenv", '{"max-connections": 0}')
     project.devenv("reset")
     found = project.devenv(*ctl, "export_definitions", "-").stdout
     assert {vhost["name"] for vhost in json.loads(found)["vhosts"]} == {"/", "devenv", "nova"}
     assert {user["name"] for user in json.loads(found)["users"]} == {"devenv", "nova"}
     assert json.loads(found)["policies"] == []
-    assert project.json("status")["services"]["rabbitmq"]["container"] == container
+    assert container() == first
 
     project.devenv(*ctl, "eval", "application:stop(rabbitmq_management).")
     done = project.devenv("reset")
     assert "cannot empty rabbitmq" in done.stderr and "making rabbitmq anew" in done.stderr
-    assert project.json("status")["services"]["rabbitmq"]["container"] == container
+    assert container() != first
     assert "nova" in project.devenv(*ctl, "list_vhosts").stdout
+
+    # It can be emptied, but does not work then.
+    second = container()
+    project.devenv(*ctl, "eval", "rabbit_networking:stop_tcp_listener(5672).")
+    done = project.devenv("reset", "--wait-timeout", "3")
+    assert "emptying did not do" in done.stderr and container() != second
 
 
 def test_a_reset_that_was_killed_after_emptying_is_finished_by_the_next_up(project: Project) -> None:

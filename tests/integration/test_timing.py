@@ -31,7 +31,7 @@ def test_an_up_tells_what_took_how_long(project: Project) -> None:
     spans = {span["key"]: span for span in timing["phases"]} | steps
     assert {"start devenv", "plan", "write files"} < spans.keys()
     chain = [spans[key] for key in timing["critical"]]
-    lengths = sum(span["ended"] - span["began"] + span.get("waited", 0.0) for span in chain)
+    lengths = sum(span["ended"] - span["began"] + span["waited"] for span in chain)
     assert lengths == pytest.approx(timing["seconds"], abs=0.001)
     assert [span["began"] for span in chain] == sorted(span["began"] for span in chain)
 

@@ -48,7 +48,7 @@ def test_an_archive_of_nothing_is_one() -> None:
 
 def test_what_is_read_ahead_comes_out_in_order() -> None:
     chunks = [bytes([number]) for number in range(200)]
-    assert list(read_ahead(iter(chunks), most=2)) == chunks
+    assert list(read_ahead((chunk for chunk in chunks), most=2)) == chunks
 
 
 def test_what_ends_the_reading_ends_the_use() -> None:

@@ -188,7 +188,7 @@ def test_limits_are_told_when_all_that_they_are_made_of_was_measured() -> None:
     found = limits(samples(OURS | more), 2)
     assert found and (found.slowest, found.golden_least, found.engine_down) == ("keystone", 3.5, 0.4)
     page = pages.as_markdown(report(samples(OURS | more), limits=found))
-    for words in ("7.0 s of processor time", "thus not be below 0.78 here", "takes 0.60 of a golden"):
+    for words in ("at work for 7.0 s", "cannot be below 0.78", "takes 0.60 of a golden"):
         assert words in page
 
 

@@ -16,12 +16,13 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 # From the top: a module imports only from rooms further down.
 ROOMS = (
     {"cli", "pytest_plugin", "__main__"},
-    {"cli_data"},
+    {"cli_data", "cli_run"},
     {"command"},
     {"terminal"},
     {"report", "trace"},
     {"__init__"},
     {"environment"},
+    {"lending"},
     {"bringup"},
     {"steps", "status"},
     {"projectfiles", "timing"},
@@ -35,7 +36,7 @@ ROOMS = (
     {"engineimages"},
     {"connection", "ports", "yamltext"},
     {"enginesdk"},
-    {"archive", "template", "initext", "userfile", "plugins", "enginehttp"},
+    {"archive", "program", "template", "initext", "userfile", "plugins", "enginehttp"},
     {"results"},
     {"model"},
     {"errors"},

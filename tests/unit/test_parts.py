@@ -15,7 +15,7 @@ from devenv.errors import ConfigError
 from devenv.images import images_for
 from devenv.model import ComponentChoice, Desired, Profile, ServiceChoice
 from devenv.resolve import resolve, secret_names
-from devenv.wiring import component_map, exports, flat_map, known_files, overlay_name, wired_files
+from devenv.wiring import component_map, conventional, exports, flat_map, known_files, overlay_name, wired_files
 
 NAMES = ("mysql", "keystone", "rabbitmq", "etcd")
 NOVA = ComponentChoice("nova", roles=("admin",), catalog={"type": "compute", "name": "nova", "url": "http://n:1/v2"})
@@ -218,3 +218,13 @@ def test_a_switch_that_a_service_does_not_have_is_an_error() -> None:
 
 def test_every_export_begins_with_a_file_of_its_own() -> None:
     assert exports() == ["devstack"]
+
+
+def test_a_run_gets_the_names_that_other_programs_know_and_pifpafs_urls_together() -> None:
+    found = conventional(desired(MINE).services, "my-service", files(MINE), CATALOGUE)
+    own = f"my_service:{SECRET}-mysql/my-service"
+    assert found["DATABASE_URL"] == found["PIFPAF_MYSQL_URL"] == f"mysql://{own}@127.0.0.1:3306/my_service"
+    urls = [found[f"PIFPAF_{name.upper()}_URL"] for name in NAMES]
+    assert found["PIFPAF_URL"] == urls[0] and found["PIFPAF_URLS"].split(";") == urls
+    assert found["PIFPAF_ETCD_URL"] == "etcd://127.0.0.1:2379" and found["PIFPAF_RABBITMQ_PORT"] == "5672"
+    assert "PIFPAF_URL" not in conventional({}, "my-service", {}, CATALOGUE)

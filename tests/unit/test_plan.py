@@ -409,7 +409,7 @@ def test_a_former_component_is_dropped_only_when_asked_for_and_where_it_has_some
     formerly = {"nova": part("mysql/nova"), "glance": part("mysql/glance")}
     target, known = desired(replace(MYSQL, former=formerly)), {"mysql/nova": DIGEST}
     assert planned(target, UP, known) == ["ready mysql"]
-    assert describe(make_plan(target, UP, known, drop=True)) == [
+    assert describe(make_plan(target, UP, known, drop=["nova"])) == [
         "ready mysql",
         "drop mysql/nova: not in devenv.yaml any more",
     ]

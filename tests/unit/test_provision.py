@@ -144,6 +144,7 @@ def test_an_emptied_rabbitmq_has_what_its_file_of_definitions_says_and_nothing_e
     there = {
         "GET /api/vhosts": [{"name": "/"}, {"name": "mine"}],
         "GET /api/users": [{"name": "admin"}, {"name": "nova"}],
+        "GET /api/user-limits": [{"user": "admin", "value": {"max-connections": 0}}],
         "GET /api/global-parameters": [{"name": "internal_cluster_id"}, {"name": "cluster_tags"}, {"name": "own"}],
     }
     server.reply = lambda asked, _: (200, there.get(asked, {}))
@@ -152,6 +153,7 @@ def test_an_emptied_rabbitmq_has_what_its_file_of_definitions_says_and_nothing_e
         "DELETE /api/vhosts/%2F",
         "DELETE /api/vhosts/mine",
         "DELETE /api/users/nova",
+        "DELETE /api/user-limits/admin/max-connections",
         "DELETE /api/global-parameters/own",
         "POST /api/definitions",
     ]
@@ -166,7 +168,8 @@ def test_what_cannot_be_emptied_says_so_in_one_line(server: Server) -> None:
 
 def test_a_rabbitmq_settles_by_a_change_that_changes_nothing(server: Server) -> None:
     RabbitMQ(server.target()).settle()
-    assert server.asked == ["PUT /api/permissions/%2F/admin"]
+    assert server.asked == ["PUT /api/users/admin"]
+    assert server.bodies == [{"password": ROOT, "tags": "administrator"}]
     server.reply = lambda asked, _: (500, {"reason": "not now"})
     with pytest.raises(ServiceFailed, match=r"cannot settle rabbitmq at .*: HTTP 500: not now"):
         RabbitMQ(server.target()).settle()

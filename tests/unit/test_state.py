@@ -231,6 +231,37 @@ def test_the_lock_of_another_environment_is_another_lock(tmp_path: Path, holder:
         assert holder.poll() is None
 
 
+# ---- who uses it -------------------------------------------------------------------------------------------------
+
+
+def test_it_is_used_until_the_last_one_has_gone(state: State) -> None:
+    assert not state.used()
+    with state.using():
+        with state.using():
+            assert state.used()
+        assert state.used()
+    assert not state.used()
+
+
+def test_a_component_is_lent_to_one_at_a_time(state: State) -> None:
+    with state.lent("mine"):
+        assert state.lendings() == {"mine": True}
+        with pytest.raises(ConfigError, match="cannot use component 'mine': another run has it"), state.lent("mine"):
+            pytest.fail("two have it")
+    assert state.lendings() == {"mine": False}
+    state.secrets(["mysql/mine", "mysql/other", "mysql.password"])
+    state.returned("mine")
+    assert state.lendings() == {} and state.secrets(()).keys() == {"mysql/other", "mysql.password"}
+
+
+def test_what_nobody_has_any_more_is_forgotten_with_the_environment(state: State) -> None:
+    with state.lent("held"):
+        with state.lent("left"):
+            pass
+        state.forget()
+        assert state.lendings() == {"held": True}
+
+
 def test_the_lock_is_given_back_after_an_error(state: State) -> None:
     with pytest.raises(KeyError), state.locked(pytest.fail):
         raise KeyError

@@ -193,7 +193,7 @@ def test_a_phase_that_took_no_time_has_no_row() -> None:
 def test_the_data_say_what_was_critical_and_what_waited() -> None:
     data = json.loads(json.dumps(as_data(TYPICAL)))
     assert data["seconds"] == 7.5 and data["environment"] == ID and data["version"] == "1.2"
-    assert data["phases"][0] == {"key": "start devenv", "began": 0.0, "ended": 0.5}
+    assert data["phases"][0] == {"key": "start devenv", "began": 0.0, "ended": 0.5, "waited": 0.0}
     assert data["operations"][-1] == {
         "key": "ready keystone",
         "cause": "new",
@@ -207,6 +207,10 @@ def test_the_data_say_what_was_critical_and_what_waited() -> None:
     }
     assert [one["key"] for one in data["operations"] if not one["critical"]] == ["start keystone"]
     assert data["critical"] == [link.span.key for link in critical(TYPICAL)]
+    late = replace(TYPICAL, phases=(*TYPICAL.phases[:-1], replace(TYPICAL.phases[-1], began=7.3)))
+    spans = {span["key"]: span for span in (*as_data(late)["phases"], *as_data(late)["operations"])}
+    took = sum(spans[key]["ended"] - spans[key]["began"] + spans[key]["waited"] for key in as_data(late)["critical"])
+    assert took == pytest.approx(late.seconds)
 
 
 @given(runs())

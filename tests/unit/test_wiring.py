@@ -389,3 +389,11 @@ def test_a_full_disk_leaves_the_file_before_whole(tmp_path: Path, monkeypatch: p
         write(tmp_path, {**FILES, "env": "new"}, ())
     assert (tmp_path / ".devenv/env").read_text() == FILES["env"]
     assert {path.name for path in (tmp_path / ".devenv").iterdir()} == {*FILES, ".gitignore"}
+
+
+# ---- what a run gets ---------------------------------------------------------------------------------------------
+
+
+def test_a_dotenv_comes_back() -> None:
+    values = {"A": "1", "URL": "mysql://u:p@h/d?a=b&c='".replace("'", ""), "EMPTY": ""}
+    assert wiring.from_dotenv("# a comment\n" + as_dotenv(values)) == values

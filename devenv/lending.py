@@ -1,0 +1,144 @@
+"""Services, and a component, lent to a run for as long as it lasts.
+
+What a run brings up goes with the last run that uses the environment; what was there before stays as it was.
+A killed run holds no lock any more: what it left goes with the next `up` or run, or with `gc`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from devenv import wiring
+from devenv.bringup import BringUp
+from devenv.errors import ConfigError, DevenvError
+from devenv.model import Observed, Operation, Plan
+from devenv.plandown import plan_stop
+from devenv.profile import COMPONENT
+from devenv.resolve import select
+
+# What there was of a service before a run brought it up. So much is there again when the last run has ended.
+_NOTHING, _DATA, _CONTAINER = "nothing", "data", "container"
+
+
+class Lending(BringUp):
+    """An environment whose services can be used for a while."""
+
+    @contextmanager
+    def lent(self, names: Sequence[str] = (), component: str = "") -> Iterator[str]:
+        """Services that work while the body runs (all of the profile, if none is named), and a component's name.
+
+        A component of devenv.yaml keeps what it has. Any other is made for the run, under the name that is given or
+        one of its own, and dropped afterwards. Raises ConfigError if another run has it.
+        """
+        with ExitStack() as stack:
+            with self._changing():
+                self._load()
+                name = component or f"run-{secrets.token_hex(4)}"
+                # It ends the other way round: the component goes, then the services if nobody else uses them.
+                stack.callback(self._return_services)
+                stack.enter_context(self.state.using())
+                if name not in self._listed:
+                    stack.enter_context(self.state.lent(_checked(name)))
+                    stack.callback(self._take_back, name)
+                self._prepare(names)
+                self._borrow(names)
+                self._bring_up(names)
+            yield name
+
+    def clear(self) -> None:
+        """Take away what killed runs left: their components, and the services that nobody else uses."""
+        if self.state.lendings():
+            self._load()
+            with self._changing():
+                self._drop(self._left_behind())
+        self._return_services()
+
+    # ---- services ----------------------------------------------------------------------------------------------
+
+    def _borrow(self, names: Sequence[str]) -> None:
+        """Remember what was there before, so that what a killed run brought up is known to be a run's."""
+        observed, record = self.engine.observe(self.id), self.state.load()
+        before = {
+            name: _before(name, observed)
+            for name in select(self.profile, self.catalogue, names)
+            if name not in record.borrowed and not _runs(name, observed)
+        }
+        if before:
+            self.state.save(replace(record, borrowed={**record.borrowed, **before}))
+
+    def _keep(self, names: Sequence[str]) -> None:
+        """Have services be the user's own from now on."""
+        record = self.state.load()
+        kept = select(self.profile, self.catalogue, names)
+        left = {name: was for name, was in record.borrowed.items() if name not in kept}
+        if left != record.borrowed:
+            self.state.save(replace(record, borrowed=left))
+
+    def _return_services(self) -> None:
+        """Have services be what they were before runs brought them up, if this was the last run."""
+        if not self.state.load().borrowed:
+            return
+        with self._changing():
+            borrowed = self.state.load().borrowed
+            if self.state.used():
+                return
+            observed = self.engine.observe(self.id)
+            was: dict[str, list[str]] = {_NOTHING: [], _DATA: [], _CONTAINER: []}
+            for name, what in borrowed.items():
+                was[what].append(name)
+            if {*observed.containers, *observed.volumes.values()} <= {*was[_NOTHING]}:
+                self._take_down((), volumes=True)
+                return
+            stops = [container for container in observed.containers.values() if container.service in was[_CONTAINER]]
+            self._execute(plan_stop(stops, self._needs()), self._nothing(), observed)
+            for names, volumes in ((was[_NOTHING], True), (was[_DATA], False)):
+                if names:
+                    self._take_down(names, volumes)
+            if observed.containers.keys() <= {*was[_NOTHING], *was[_DATA]}:
+                self._take_down((), volumes=False)  # the network
+            self.state.save(replace(self.state.load(), borrowed={}))
+
+    # ---- components --------------------------------------------------------------------------------------------
+
+    def _take_back(self, component: str) -> None:
+        with self._changing():
+            self._drop({component})
+
+    def _drop(self, components: set[str]) -> None:
+        """Drop components that were made for runs. What cannot be dropped now goes with the next `up`."""
+        pairs = [pair for pair in self.state.load().provisioned if pair.partition("/")[2] in components]
+        try:
+            if pairs:
+                present, observed = self._there(()), self.engine.observe(self.id)
+                drops = [
+                    Operation("drop", p, "its run has ended") for p in pairs if _runs(p.partition("/")[0], observed)
+                ]
+                self._execute(Plan(tuple(drops)), present, observed)
+            self._forget_lent(components)
+            if pairs:
+                self._write(wiring.wired_files(self._there(()), self.catalogue))
+        except DevenvError as error:
+            names = ", ".join(sorted(components))
+            self._report.note(f"not all of {names} is dropped ({error.message}): 'devenv gc' does it")
+
+
+def _checked(name: str) -> str:
+    if not COMPONENT.match(name):
+        raise ConfigError(
+            f"cannot name a component {name!r}", "lower-case letters, digits, - and _, a letter first, at most 31"
+        )
+    return name
+
+
+def _runs(service: str, observed: Observed) -> bool:
+    container = observed.containers.get(service)
+    return container is not None and container.running
+
+
+def _before(service: str, observed: Observed) -> str:
+    if service in observed.containers:
+        return _CONTAINER
+    return _DATA if service in observed.volumes.values() else _NOTHING

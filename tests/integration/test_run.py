@@ -1,0 +1,259 @@
+"""`devenv run`: a command with services and a component of its own, and nothing of them afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from project import Project, one_clear_line, ours
+
+NOTHING: dict[str, list[str]] = {"containers": [], "networks": [], "volumes": []}
+# Says that it has begun, and ends when it may.
+WAITS = "import json, os, sys; print(json.dumps(dict(os.environ)), flush=True); sys.stdin.readline()"
+
+
+@pytest.fixture
+def etcd(project: Project) -> Project:
+    project.configure("profile: coordination\n")
+    return project
+
+
+def command_of(project: Project, *arguments: str) -> dict[str, Any]:
+    """What starts the command line, for Popen."""
+    command = [sys.executable, "-m", "devenv.cli", *arguments]
+    return {"args": command, "cwd": project.folder, "env": project.environ, "text": True}
+
+
+@contextmanager
+def running(
+    project: Project, *arguments: str, code: str = WAITS
+) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """A run whose command waits, and the variables that it has."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(**command_of(project, "run", *arguments, "--", sys.executable, "-c", code), **pipes) as run:
+        assert run.stdout and run.stderr
+        line = run.stdout.readline()
+        assert line, run.stderr.read()
+        yield run, json.loads(line)
+
+
+def end(run: subprocess.Popen[str]) -> int:
+    run.communicate("\n")
+    return run.returncode
+
+
+def state_of(project: Project, service: str = "etcd") -> str:
+    return str(project.json("status")["services"][service]["state"])
+
+
+def put(project: Project, key: str) -> None:
+    project.devenv("exec", "etcd", "etcdctl", "put", key, "1")
+
+
+def keys(project: Project) -> list[str]:
+    return project.devenv("exec", "etcd", "etcdctl", "get", "--prefix", "", "--keys-only").stdout.split()
+
+
+def users(project: Project) -> list[str]:
+    login = project.env()["ETCDCTL_USER"]
+    return project.devenv("exec", "etcd", "etcdctl", "--user", login, "user", "list").stdout.split()
+
+
+# ---- what the command gets ---------------------------------------------------------------------------------------
+
+
+def test_a_command_has_a_component_of_its_own_and_all_is_gone_afterwards(
+    project: Project, client: docker.DockerClient
+) -> None:
+    script = """
+import os, pymysql
+from urllib.parse import urlsplit
+url = urlsplit(os.environ["PIFPAF_URL"])
+assert url.scheme == "mysql" and os.environ["PIFPAF_URLS"].startswith(os.environ["PIFPAF_MYSQL_URL"])
+login = {"user": url.username, "password": url.password, "database": url.path[1:]}
+with pymysql.connect(host=url.hostname, port=url.port, **login) as c:
+    cursor = c.cursor()
+    cursor.execute("CREATE TABLE t (a INT)")
+    cursor.execute("SHOW DATABASES")
+    print([row[0] for row in cursor.fetchall() if row[0] not in ("information_schema", "performance_schema")])
+assert os.environ["OS_DATABASE__CONNECTION"] == os.environ["SQLALCHEMY_DATABASE_URI"]
+assert os.path.exists(os.environ["DEVENV_OSLO_CONF"])
+print(os.environ["DEVENV_COMPONENT"])
+"""
+    done = project.devenv("run", "mysql", "etcd", "--", sys.executable, "-c", script)
+    databases, component = done.stdout.splitlines()
+    assert component.startswith("run-") and databases == str([component.replace("-", "_")])
+    assert ours(client, project.id) == NOTHING
+    assert not (project.folder / ".devenv").exists()
+
+
+@pytest.mark.parametrize(("code", "expected"), [("exit 7", 7), ("kill -TERM $$", 128 + signal.SIGTERM)])
+def test_the_exit_code_is_the_commands(etcd: Project, code: str, expected: int) -> None:
+    etcd.devenv("up")
+    assert etcd.devenv("run", "--", "sh", "-c", code, check=False).returncode == expected
+
+
+def test_what_runs_already_is_used_and_stays(project: Project, client: docker.DockerClient) -> None:
+    project.configure("profile: base\ncomponents: {nova: {}}\n")
+    project.devenv("up", "etcd")
+    put(project, "mine")
+    container = project.json("status")["services"]["etcd"]["container"]
+    with running(project, "etcd", "rabbitmq") as (run, variables):
+        assert variables["AMQP_URL"].startswith("amqp://run-")
+        assert state_of(project, "rabbitmq") == "ready"
+        assert end(run) == 0
+    assert state_of(project) == "ready" and state_of(project, "rabbitmq") == "absent"
+    assert project.json("status")["services"]["etcd"]["container"] == container
+    assert keys(project) == ["mine"]
+    assert sorted(path.name for path in (project.folder / ".devenv").glob("run-*")) == []
+    volumes = ours(client, project.id)["volumes"]
+    assert [name for name in volumes if name.endswith("-data")] == [f"devenv-{project.id}-etcd-data"]
+
+
+def test_a_component_of_the_projects_keeps_its_data(project: Project) -> None:
+    project.configure("profile: database\ncomponents: {nova: {}}\n")
+    project.devenv("up")
+    make = "mysql -e 'CREATE TABLE nova.kept (a INT)'"
+    project.devenv("run", "--component", "nova", "--", "sh", "-c", 'test "$DEVENV_MYSQL_DATABASE" = nova')
+    project.devenv("exec", "mysql", "sh", "-c", make)
+    project.devenv("run", "--component", "nova", "--", "true")
+    assert project.devenv("exec", "mysql", "mysql", "-N", "-e", "SHOW TABLES IN nova").stdout.strip() == "kept"
+
+
+@pytest.mark.parametrize(("before", "after"), [("stop", "stopped"), ("down", "absent")])
+def test_services_are_afterwards_what_they_were_before(etcd: Project, before: str, after: str) -> None:
+    etcd.devenv("up")
+    put(etcd, "kept")
+    etcd.devenv(before)
+    etcd.devenv("run", "--", "true")
+    assert state_of(etcd) == after
+    etcd.devenv("up")
+    assert keys(etcd) == ["kept"]
+
+
+# ---- several at once ---------------------------------------------------------------------------------------------
+
+
+def test_runs_at_the_same_time_share_services_and_the_last_one_ends_them(
+    etcd: Project, client: docker.DockerClient
+) -> None:
+    with running(etcd) as (first, one), running(etcd) as (second, two):
+        assert one["DEVENV_COMPONENT"] != two["DEVENV_COMPONENT"]
+        assert end(first) == 0
+        assert state_of(etcd) == "ready"
+        assert end(second) == 0
+    assert ours(client, etcd.id) == NOTHING
+
+
+def test_a_component_is_lent_to_one_run_at_a_time(etcd: Project) -> None:
+    with running(etcd, "--component", "mine") as (run, _):
+        refused = etcd.devenv("run", "--component", "mine", "--", "true", check=False)
+        one_clear_line(refused, 3, "cannot use component 'mine': another run has it")
+        assert end(run) == 0
+    etcd.devenv("run", "--component", "mine", "--", "true")
+
+
+def test_what_the_user_brings_up_meanwhile_stays(etcd: Project) -> None:
+    with running(etcd) as (run, _):
+        etcd.devenv("up")
+        assert end(run) == 0
+    assert state_of(etcd) == "ready"
+
+
+# ---- when it is ended --------------------------------------------------------------------------------------------
+
+
+def test_a_signal_goes_to_the_command_and_all_is_cleaned_up(etcd: Project, client: docker.DockerClient) -> None:
+    code = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); " + WAITS
+    with running(etcd, code=code) as (run, _):
+        run.send_signal(signal.SIGTERM)
+        # Not `communicate`, which would end its input, too.
+        assert run.wait() == 3
+    assert ours(client, etcd.id) == NOTHING
+
+
+def test_ctrl_c_ends_the_command_once_and_all_is_cleaned_up(etcd: Project, client: docker.DockerClient) -> None:
+    code = """
+import signal, sys
+signal.signal(signal.SIGINT, lambda *_: sys.exit(5))
+print("begun", flush=True)
+signal.pause()
+"""
+    arguments = command_of(etcd, "run", "--", sys.executable, "-c", code)
+    number, terminal = pty.fork()
+    if number == 0:
+        os.chdir(arguments["cwd"])
+        os.execve(arguments["args"][0], arguments["args"], arguments["env"])
+    with os.fdopen(terminal, "rb", buffering=0) as screen:
+        seen = b""
+        while b"begun" not in seen:
+            seen += screen.read(1024)
+        os.write(terminal, b"\x03")
+        with pytest.raises(OSError, match="Input/output"):  # how Linux tells that nobody has the terminal any more
+            while screen.read(1024):
+                pass
+    assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == 5
+    assert ours(client, etcd.id) == NOTHING
+
+
+def test_what_a_killed_run_left_is_dropped_by_the_next_and_ended_by_gc(
+    etcd: Project, client: docker.DockerClient
+) -> None:
+    etcd.configure("profile: coordination\nservices: {etcd: {auth: true}}\n")
+    with running(etcd) as (run, variables):
+        run.kill()
+        run.wait()
+    component = variables["DEVENV_COMPONENT"]
+    assert component in users(etcd)
+    etcd.devenv("run", "--", "true")
+    # That one was the last to use it, and took the killed one's services with it.
+    assert ours(client, etcd.id) == NOTHING
+
+    with running(etcd) as (run, _):
+        run.kill()
+        run.wait()
+    etcd.devenv("gc")
+    assert ours(client, etcd.id) == NOTHING
+
+    etcd.devenv("up")
+    with running(etcd) as (run, variables):
+        run.kill()
+        run.wait()
+    etcd.devenv("up")
+    assert users(etcd) == ["root"]
+    assert variables["DEVENV_COMPONENT"] not in (etcd.state / "environments" / etcd.id / "secrets.json").read_text()
+    assert list((etcd.state / "environments" / etcd.id / "lent").iterdir()) == []
+
+
+# ---- what is refused ---------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_run_is_one_clear_line_and_leaves_nothing(etcd: Project, client: docker.DockerClient) -> None:
+    one_clear_line(etcd.devenv("run", "--", "no-such-program", check=False), 127, "cannot run no-such-program")
+    (etcd.folder / "plain").write_text("")
+    one_clear_line(etcd.devenv("run", "--", "./plain", check=False), 126, "cannot run ./plain: Permission denied")
+    one_clear_line(etcd.devenv("run", "redis", "--", "true", check=False), 3, "cannot find service 'redis'")
+    one_clear_line(
+        etcd.devenv("run", "--component", "No", "--", "true", check=False), 3, "cannot name a component 'No'"
+    )
+    refused = etcd.devenv("run", "etcd", check=False)
+    assert refused.returncode == 2 and "cannot run nothing" in refused.stderr
+    assert ours(client, etcd.id) == NOTHING
+    assert not (etcd.folder / ".devenv").exists()
+
+
+def test_a_shell_has_the_same(etcd: Project, client: docker.DockerClient, tmp_path: Path) -> None:
+    etcd.extra = {"SHELL": "/bin/sh"}
+    done = etcd.devenv("shell", stdin='echo "$DEVENV_ETCD_PREFIX"; exit 4\n', check=False)
+    assert done.returncode == 4 and done.stdout.startswith("/run-")
+    assert ours(client, etcd.id) == NOTHING
