@@ -6,8 +6,8 @@ DEVENV := $(VENV)/bin/devenv
 INSTALLED := $(VENV)/.installed
 CONSUMERS := $(VENV)/.consumers
 BENCH := $(VENV)/.bench
-# Tests against real services that run side by side; each has an environment or two up.
-PROCESSES ?= 2
+# Tests against real services that run side by side; each has an environment or two up. They wait as much as they work.
+PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help up down test check unit integration consumers bench clean venv-package
