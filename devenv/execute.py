@@ -32,6 +32,8 @@ from devenv.readiness import Patience, target_of, wait_until_ready
 
 # How long a service may take that starts from its golden state, before it is started without: ten times the usual.
 _GOLDEN_SECONDS = 60
+# How long one may take that was emptied while it runs, before it is made anew: it answers at once, if it is well.
+_EMPTIED_SECONDS = 10
 # A plan is as wide as its services, plus builds. Threads that wait cost next to nothing.
 _THREADS = 32
 # Components that one service is given at a time: more only wait inside it, and keep others' threads.
@@ -59,7 +61,8 @@ class Context:
     `timeout` is how long one service may take to become ready, in seconds. `provisioned` is told each
     "provider/component" that is in place with its digest, and each that is gone with an empty one. `stop_seconds` is
     how long each service gets to end by itself. `became_ready` is told each service that works. `golden` names the
-    images for the golden state of each service, by volume; `note` is told what the user should know.
+    images for the golden state of each service, by volume; `note` is told what the user should know. `hopeful` is
+    how many seconds a service gets at most that took a short way to its data: there is a longer one if it fails.
     """
 
     engine: Engine
@@ -74,7 +77,7 @@ class Context:
     became_ready: Callable[[str], None] = lambda service: None
     golden: Callable[[DesiredService], Mapping[str, str]] = lambda service: {}
     note: Callable[[str], None] = lambda text: None
-    golden_starts: set[str] = field(default_factory=set)
+    hopeful: dict[str, float] = field(default_factory=dict)
     cancelled: threading.Event = field(default_factory=threading.Event)
     provisioners: dict[str, Provisioner] = field(default_factory=dict)
     opening: threading.Lock = field(default_factory=threading.Lock)
@@ -231,7 +234,7 @@ def _fill(operation: Operation, context: Context, _: Tell) -> None:
     volume, service = operation.target, context.desired.services[operation.service]
     folder = golden.folder_in(service.volumes[volume])
     if operation.cause == golden.CAUSE:
-        context.golden_starts.add(service.name)
+        context.hopeful[service.name] = _GOLDEN_SECONDS
     context.engine.fill_volume(volume, operation.subject, folder, context.desired.environment, service.name)
 
 
@@ -299,6 +302,7 @@ def _prepare(operation: Operation, context: Context, _: Tell) -> None:
 def _empty(operation: Operation, context: Context, _: Tell) -> None:
     service = context.desired.services[operation.target]
     _provisioner(service, context).empty(service.files[service.provisioner["initial"]])
+    context.hopeful[service.name] = _EMPTIED_SECONDS
 
 
 def _settle(operation: Operation, context: Context, _: Tell) -> None:
@@ -332,7 +336,7 @@ def _provisioner(service: DesiredService, context: Context) -> Provisioner:
 
 def _ready(operation: Operation, context: Context, tell: Tell) -> None:
     service = context.desired.services[operation.target]
-    seconds = min(context.timeout, _GOLDEN_SECONDS) if service.name in context.golden_starts else context.timeout
+    seconds = min(context.timeout, context.hopeful.get(service.name, context.timeout))
     patience = Patience(seconds, context.cancelled)
     wait_until_ready(service, context.containers[service.name], context.engine, patience, tell)
     context.became_ready(service.name)

@@ -190,7 +190,7 @@ def test_a_queue_that_runs_is_emptied_and_one_that_cannot_be_is_made_anew(
     # It can be emptied, but does not work then.
     second = container()
     project.devenv(*ctl, "eval", "rabbit_networking:stop_tcp_listener(5672).")
-    done = project.devenv("reset", "--wait-timeout", "3")
+    done = project.devenv("reset")
     assert "emptying did not do" in done.stderr and container() != second
 
 
