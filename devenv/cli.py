@@ -267,10 +267,23 @@ def unwire(context: click.Context, component: str, files: tuple[Path, ...], clou
 
 @main.command()
 @click.argument("tool")
+@click.option("--component", default="", metavar="NAME", help="Whose login a CI's job has; else the first component's.")
+@click.option("--output", type=click.Path(path_type=Path), metavar="PATH", help="Write a file, or a folder's, instead.")
 @click.pass_context
-def export(context: click.Context, tool: str) -> None:
-    """Print the environment for another tool: devstack."""
-    click.echo(environment_of(context).export(tool), nl=False)
+def export(context: click.Context, tool: str, component: str, output: Path | None) -> None:
+    """Print the environment for another tool: compose, devstack, github, gitlab or zuul.
+
+    Only devstack is told of what runs. A Compose file holds passwords and is for this machine, as is devstack's
+    local.conf; the files for a CI hold none.
+    """
+    from devenv.export import as_text, write
+
+    files = environment_of(context).export(tool, component)
+    if not output:
+        click.echo(as_text(files), nl=False)
+        return
+    for path in write(tool, files, output):
+        click.echo(f"wrote {path}")
 
 
 main.add_command(cli_run.run)

@@ -22,6 +22,7 @@ def provision(
     ports: Mapping[str, int],
     choice: ComponentChoice,
     password: str,
+    host: str = HOST,
 ) -> Provision:
     """The component's part of a service.
 
@@ -36,7 +37,7 @@ def provision(
 
     outputs = filled(definition.component.outputs)
     own |= {f"output.{key}": value for key, value in outputs.items()}
-    endpoints = endpoint_views(definition, ports, own, definition.component.urls)
+    endpoints = endpoint_views(definition, ports, own, definition.component.urls, host)
     settings = {key.lower(): value for key, value in outputs.items()} | filled(definition.component.settings)
     return Provision(
         provider=definition.name,
@@ -51,7 +52,11 @@ def provision(
 
 
 def endpoint_views(
-    definition: ServiceDefinition, ports: Mapping[str, int], values: dict[str, str], urls: Mapping[str, str]
+    definition: ServiceDefinition,
+    ports: Mapping[str, int],
+    values: dict[str, str],
+    urls: Mapping[str, str],
+    host: str = HOST,
 ) -> dict[str, Endpoint]:
     """The host view of each endpoint; both views go into `values`, as endpoint.NAME.* and network.NAME.*.
 
@@ -60,12 +65,12 @@ def endpoint_views(
     source = str(definition.folder / "compose.yaml")
     endpoints = {}
     for key, endpoint in definition.endpoints.items():
-        for view, host, port in (("endpoint", HOST, ports[key]), ("network", definition.name, endpoint.port)):
-            url = render(urls.get(key, endpoint.url), {**values, "host": host, "port": str(port)}, source)
-            found = {"host": host, "port": str(port), "url": url}
+        for view, where, port in (("endpoint", host, ports[key]), ("network", definition.name, endpoint.port)):
+            url = render(urls.get(key, endpoint.url), {**values, "host": where, "port": str(port)}, source)
+            found = {"host": where, "port": str(port), "url": url}
             values |= {f"{view}.{key}.{word}": value for word, value in found.items()}
             if view == "endpoint":
-                endpoints[key] = Endpoint(host, port, url)
+                endpoints[key] = Endpoint(where, port, url)
     return endpoints
 
 

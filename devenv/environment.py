@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devenv import golden, snapshot, wiring
+from devenv import export, golden, snapshot, wiring
 from devenv.bringup import Renewal
 from devenv.engine import Tail
 from devenv.errors import ConfigError, DevenvError
@@ -237,11 +237,22 @@ class Environment(Lending):
         own = {"DEVENV_COMPONENT": component, "DEVENV_OSLO_CONF": str(overlay)}
         return own | self.env(component) | wiring.conventional(present.services, component, texts, self.catalogue)
 
-    def export(self, kind: str) -> str:
-        """The environment in another tool's words. Raises ConfigError for a tool that devenv does not know."""
-        if kind not in wiring.exports():
-            raise ConfigError(f"cannot export for {kind!r}", hint="there are: " + ", ".join(wiring.exports()))
-        return wiring.exported(kind, self._there(()).services, self.catalogue)
+    def export(self, tool: str, component: str = "") -> dict[str, str]:
+        """The environment in another tool's words, by the file's name, which is empty if there is only one.
+
+        A CI has a login for `component`, else the first one's of devenv.yaml. Only devstack needs an engine. Raises
+        ConfigError for a tool that devenv does not know.
+        """
+        export.check_tool(tool)
+        if tool == export.PRESENT:
+            return export.exported(self._there(()), self.catalogue)
+        self._load()
+        components = {name: choice for name, choice in self.profile.components.items() if name in self._listed}
+        self.profile = replace(self.profile, components=components)
+        if tool == export.COMPOSE:
+            return export.composed(self._on_paper(), self.catalogue)
+        project = self.id.rpartition("-")[0]
+        return export.for_jobs(tool, project, component, self.profile, self.catalogue, self.images)
 
     def container(self, name: str) -> ObservedContainer:
         """The running container of a service. Raises ConfigError if there is none."""

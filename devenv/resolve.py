@@ -22,7 +22,7 @@ from devenv.model import (
     ServiceChoice,
     ServiceDefinition,
 )
-from devenv.ports import free_port, is_free
+from devenv.ports import HOST, free_port, is_free
 from devenv.state import Record
 from devenv.template import render, render_file
 
@@ -188,13 +188,16 @@ def resolve(
     ports: Mapping[str, int],
     secrets: Mapping[str, str],
     former: Collection[str] = (),
+    inside: bool = False,
 ) -> Desired:
     """The desired state of these services, every template filled in. Raises ConfigError for unknown values.
 
-    `former` are components that had a part of some service and are not in the profile any more.
+    `former` are components that had a part of some service and are not in the profile any more. With `inside`, who
+    uses the services runs among their containers and calls them by their names.
     """
     services: dict[str, DesiredService] = {}
-    known = _Known(environment, profile, catalogue, images, ports, secrets, former, _needed(names, profile, catalogue))
+    needed = _needed(names, profile, catalogue)
+    known = _Known(environment, profile, catalogue, images, ports, secrets, former, needed, inside)
     for name in names:
         services[name] = _service(catalogue[name], known, services)
     return Desired(
@@ -218,6 +221,7 @@ class _Known:
     secrets: Mapping[str, str]
     former: Collection[str]
     needed: Mapping[str, Collection[str]]
+    inside: bool = False
 
 
 def _needed(names: Iterable[str], profile: Profile, catalogue: Catalogue) -> dict[str, list[str]]:
@@ -234,7 +238,8 @@ def _service(definition: ServiceDefinition, known: _Known, before: Mapping[str, 
     values["environment"] = environment
     source = str(definition.folder / "compose.yaml")
     ports = {key: known.ports[f"{name}/{key}"] for key in definition.endpoints}
-    endpoints = endpoint_views(definition, ports, values, {})
+    host = name if known.inside else HOST
+    endpoints = endpoint_views(definition, ports, values, {}, host)
     depends: dict[str, str] = {}
     needs = []
     for need in definition.requires:
@@ -254,7 +259,7 @@ def _service(definition: ServiceDefinition, known: _Known, before: Mapping[str, 
 
     def parts_for(choices: Iterable[ComponentChoice]) -> dict[str, Provision]:
         return {
-            choice.name: provision(definition, values, ports, choice, known.secrets[f"{name}/{choice.name}"])
+            choice.name: provision(definition, values, ports, choice, known.secrets[f"{name}/{choice.name}"], host)
             for choice in (choices if definition.provisioner else ())
         }
 
@@ -291,7 +296,7 @@ def _service(definition: ServiceDefinition, known: _Known, before: Mapping[str, 
         former={
             name: part for name, part in former.items() if not any(same_place(part, one) for one in given.values())
         },
-        own=provision(definition, values, ports, ComponentChoice(OWN), values.get("secret.password", "")),
+        own=provision(definition, values, ports, ComponentChoice(OWN), values.get("secret.password", ""), host),
         needs=tuple(needs),
         golden=tuple(f"devenv-{environment}-{name}-{volume}" for volume in definition.golden),
     )

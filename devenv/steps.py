@@ -119,6 +119,14 @@ class Steps:
         images = (self.images[BASE], *(service.image for service in services.values()))
         return desired, replace(desired, services=services, images=images), observed
 
+    def _on_paper(self) -> Desired:
+        """What `up` would make of the whole profile, told without an engine; ports and secrets are kept like there."""
+        selected = select(self.profile, self.catalogue)
+        with self._changing():
+            ports = self._ports(selected, Observed(), keep=True, check=False)
+            secrets = self.state.secrets(secret_names(selected, self.profile, self.catalogue))
+        return resolve(self.id, selected, self.profile, self.catalogue, self.images, ports, secrets)
+
     def _widened(self, present: Sequence[str]) -> Profile:
         """The profile, with services that are there although it does not (or no longer) have them."""
         more = {name: ServiceChoice() for name in present if name not in self.profile.services}

@@ -16,7 +16,6 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from devenv.catalogue import data_folder
 from devenv.errors import ConfigError
 from devenv.model import ComponentChoice, Desired, DesiredService, Endpoint, Provision, ServiceDefinition
 from devenv.profile import WIRED_FOLDER as FOLDER
@@ -163,21 +162,6 @@ def wired_files(desired: Desired, catalogue: Mapping[str, ServiceDefinition]) ->
         # For --config-dir, which reads every file of a folder: no other component's may lie there.
         **{f"{c}.conf.d/{c}.conf": text for c in desired.components if (text := files.get(overlay_name(c)))},
     }
-
-
-def exports() -> list[str]:
-    """Into which other tools' words an environment can be put; each a file that begins the text."""
-    return [path.name for path in _templates(data_folder("compose") / "export")]
-
-
-def exported(kind: str, services: Mapping[str, DesiredService], catalogue: Mapping[str, ServiceDefinition]) -> str:
-    """What the other tool has to be told about these services, as the templates under `export/` say."""
-    texts = [(data_folder("compose") / "export" / kind).read_text(encoding="utf-8")]
-    for name, service in services.items():
-        path = catalogue[name].wire / "export" / kind
-        if path.is_file():
-            texts.append(render_file(path, service.values))
-    return "".join(texts)
 
 
 def overlay_name(component: str) -> str:

@@ -48,6 +48,7 @@ def main():
         bootstrap(settings)
     with phase("accounts"):
         ensure_accounts(settings)
+        ensure_catalog(settings)
         backdate_revocations(revoked)
     with phase("first token"):
         issue_token(app, settings)
@@ -215,11 +216,11 @@ def ensure_accounts(settings):
     for user in settings["users"]:
         user_id = ensure_user(api, user["name"], user["password"], domain)
         for project, names in user.get("projects", {}).items():
-            for name in names:
+            for name in names.split(","):
                 assign.create_grant(roles[name], user_id=user_id, project_id=projects[project])
-        for name in user.get("domain", []):
+        if name := user.get("domain"):
             assign.create_grant(roles[name], user_id=user_id, domain_id=domain)
-        for name in user.get("system", []):
+        if name := user.get("system"):
             assign.create_system_grant_for_user(user_id, roles[name])
 
 
@@ -251,6 +252,27 @@ def ensure_user(api, name, password, domain):
     except AssertionError:
         api.identity_api.update_user(user_id, {"password": password})
     return user_id
+
+
+def ensure_catalog(settings):
+    """Make the entries of components anew; accounts.json has some in an exported environment only."""
+    from keystone.common.provider_api import ProviderAPIs as api
+
+    catalog = api.catalog_api
+    there = catalog.list_services()
+    for entry in settings.get("catalog", []):
+        for known in there:
+            if known.get("description") == entry["description"]:
+                catalog.delete_service(known["id"])
+        if not entry["type"]:
+            continue
+        words = {key: entry[key] for key in ("type", "name", "description")}
+        service = {"id": uuid.uuid4().hex, "enabled": True, **words}
+        catalog.create_service(service["id"], service)
+        for interface in ("public", "internal", "admin"):
+            endpoint = {"id": uuid.uuid4().hex, "interface": interface, "url": entry["url"], "enabled": True}
+            place = {"service_id": service["id"], "region_id": settings["region"]}
+            catalog.create_endpoint(endpoint["id"], {**endpoint, **place})
 
 
 def last_revocation():

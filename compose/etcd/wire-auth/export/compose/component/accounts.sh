@@ -1,0 +1,1 @@
+account '${output.USER}' '${output.PASSWORD}' '${output.PREFIX}'
