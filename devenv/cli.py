@@ -271,9 +271,9 @@ def unwire(context: click.Context, component: str, files: tuple[Path, ...], clou
 @click.option("--output", type=click.Path(path_type=Path), metavar="PATH", help="Write a file, or a folder's, instead.")
 @click.pass_context
 def export(context: click.Context, tool: str, component: str, output: Path | None) -> None:
-    """Print the environment for another tool: compose, devstack, github, gitlab or zuul.
+    """Say the environment in another tool's words.
 
-    Only devstack is told of what runs. A Compose file holds passwords and is for this machine, as is devstack's
+    The tools are compose, devstack, github, gitlab and zuul. Only devstack is told of what runs. A Compose file holds passwords and is for this machine, as is devstack's
     local.conf; the files for a CI hold none.
     """
     from devenv.export import as_text, write

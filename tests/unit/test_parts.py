@@ -15,7 +15,7 @@ from devenv.errors import ConfigError
 from devenv.images import images_for
 from devenv.model import ComponentChoice, Desired, Profile, ServiceChoice
 from devenv.resolve import resolve, secret_names
-from devenv.wiring import component_map, conventional, exports, flat_map, known_files, overlay_name, wired_files
+from devenv.wiring import component_map, conventional, flat_map, known_files, overlay_name, wired_files
 
 NAMES = ("mysql", "keystone", "rabbitmq", "etcd")
 NOVA = ComponentChoice("nova", roles=("admin",), catalog={"type": "compute", "name": "nova", "url": "http://n:1/v2"})
@@ -214,10 +214,6 @@ def test_a_switch_that_a_service_does_not_have_is_an_error() -> None:
         load_catalogue(switches={"etcd": {"tls": True}}, asked_by="devenv.yaml")
     assert caught.value.hint == "it has: auth, durable"
     assert load_catalogue(switches={"etcd": {"auth": False}})["etcd"] == CATALOGUE["etcd"]
-
-
-def test_every_export_begins_with_a_file_of_its_own() -> None:
-    assert exports() == ["devstack"]
 
 
 def test_a_run_gets_the_names_that_other_programs_know_and_pifpafs_urls_together() -> None:

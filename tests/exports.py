@@ -1,0 +1,37 @@
+"""Writes tests/unit/exports/, what CIs are told: `python -m tests.exports`. A test holds that it is current."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from devenv.catalogue import load_catalogue
+from devenv.export import for_jobs
+from devenv.images import images_for
+from devenv.model import ComponentChoice, Profile, ServiceChoice
+
+FOLDER = Path(__file__).parent / "unit" / "exports"
+# What the one file of a tool is called here.
+FILES = {"github": "github.yaml", "gitlab": "gitlab.yaml", "zuul": ""}
+CATALOGUE = load_catalogue()
+NOVA = ComponentChoice("nova", roles=("admin",), catalog={"type": "compute", "name": "nova", "url": "http://n:1/v2"})
+SERVICES = {name: ServiceChoice() for name in ("mysql", "keystone", "rabbitmq", "etcd")}
+PROFILE = Profile(
+    "base", SERVICES, "devenv.yaml", components={"nova": NOVA, "my-service": ComponentChoice("my-service")}
+)
+
+
+def files(tool: str, component: str = "", profile: Profile = PROFILE) -> dict[str, str]:
+    return for_jobs(tool, "my-project", component, profile, CATALOGUE, images_for(profile, CATALOGUE))
+
+
+def pages() -> dict[Path, str]:
+    """Each file with its content."""
+    found = {(tool, name): text for tool in FILES for name, text in files(tool).items()}
+    return {FOLDER / (FILES[tool] or f"{tool}/{name}"): text for (tool, name), text in found.items()}
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        print(path)

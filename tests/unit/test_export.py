@@ -1,0 +1,337 @@
+"""The environment in other tools' words: what each file says, and that the tool's own schema accepts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from builders import SECRET, compose_data, shipped, write_service
+from click.testing import CliRunner
+
+from devenv import export
+from devenv.catalogue import load_catalogue
+from devenv.cli import main
+from devenv.composefile import compose_file
+from devenv.environment import Environment
+from devenv.errors import ConfigError
+from devenv.images import images_for
+from devenv.model import ComponentChoice, Desired, Profile, ServiceChoice, ServiceDefinition
+from devenv.resolve import resolve, secret_names
+from tests import exports
+
+SCHEMAS = {"github": "vendor.github-workflows", "gitlab": "vendor.gitlab-ci", "compose": "vendor.compose-spec"}
+DATA: dict[str, Any] = {tool: yaml.safe_load(exports.files(tool)[""]) for tool in ("github", "gitlab")}
+ZUUL = exports.files("zuul")
+
+
+def desired(catalogue: dict[str, ServiceDefinition], profile: Profile) -> Desired:
+    names = list(profile.services)
+    ports = {f"{name}/{key}": e.port for name in names for key, e in catalogue[name].endpoints.items()}
+    secrets = dict.fromkeys(secret_names(names, profile, catalogue), SECRET)
+    return resolve("env-1", names, profile, catalogue, images_for(profile, catalogue), ports, secrets)
+
+
+def schema_accepts(path: Path, tool: str) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", SCHEMAS[tool], str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# ---- Compose -----------------------------------------------------------------------------------------------------
+
+GOLDEN = """\
+name: env-1
+services:
+  web:
+    image: example/web:latest
+    entrypoint:
+    - run
+    configs:
+    - source: web-main.conf
+      target: /etc/devenv/main.conf
+    - source: web-healthy.sh
+      target: /etc/devenv/healthy.sh
+    volumes:
+    - web-data:/data
+    ports:
+    - 127.0.0.1:80:80
+    mem_limit: 536870912
+    stop_grace_period: 90s
+    logging:
+      driver: json-file
+      options:
+        max-size: 10m
+        max-file: '2'
+    healthcheck:
+      test:
+      - CMD
+      - sh
+      - /etc/devenv/healthy.sh
+      interval: 2s
+      timeout: 5s
+      retries: 3
+      start_period: 5m
+configs:
+  web-main.conf:
+    content: |
+      listen = 80
+      nova S3cret-S3cret_S3cret costs $$5
+  web-healthy.sh:
+    content: |
+      ask $${#login} S3cret-S3cret_S3cret
+volumes:
+  web-data: {}
+"""
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Path:
+    """The folder of a service's templates for Compose."""
+    folder = write_service(tmp_path, compose_data()).parent / "wire" / "export" / "compose"
+    (folder / "component").mkdir(parents=True)
+    (folder / "service.yaml").write_text("healthcheck: {test: [CMD, sh, /etc/devenv/healthy.sh]}\n")
+    (folder / "healthy.sh").write_text("ask $${#login} ${secret.password}\n")
+    (folder / "component" / "main.conf").write_text("${component.name} ${output.PASSWORD} costs $5\n")
+    return folder
+
+
+def composed(tmp_path: Path) -> str:
+    catalogue = load_catalogue(tmp_path)
+    profile = Profile("p", {"web": ServiceChoice()}, components={"nova": ComponentChoice("nova")})
+    return compose_file(desired(catalogue, profile), catalogue)
+
+
+def test_a_compose_file_has_all_that_the_service_and_its_components_need(web: Path, tmp_path: Path) -> None:
+    assert composed(tmp_path) == GOLDEN
+
+
+@pytest.mark.parametrize("text", ["healthcheck: [", "- a list", "{}"])
+def test_a_template_of_a_health_check_that_makes_no_sense_is_an_error(web: Path, tmp_path: Path, text: str) -> None:
+    (web / "service.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"cannot understand .*service\.yaml"):
+        composed(tmp_path)
+
+
+def test_accounts_that_are_no_json_are_an_error(web: Path, tmp_path: Path) -> None:
+    (web / "component" / "main.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"cannot merge .*main\.json"):
+        composed(tmp_path)
+
+
+def shipped_compose() -> tuple[Desired, dict[str, Any]]:
+    target = desired(exports.CATALOGUE, exports.PROFILE)
+    return target, yaml.safe_load(compose_file(target, exports.CATALOGUE))
+
+
+def test_the_schema_of_compose_accepts_the_shipped_services(tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text(yaml.safe_dump(shipped_compose()[1]))
+    schema_accepts(tmp_path / "compose.yaml", "compose")
+
+
+def test_every_shipped_service_has_a_health_check_and_devenvs_precautions_but_one() -> None:
+    target, data = shipped_compose()
+    for name, service in target.services.items():
+        found = data["services"][name]
+        assert found["healthcheck"]["test"][0] == "CMD"
+        assert found["image"] == service.image.reference and found["pull_policy"] == "never"
+        assert found["user"] == service.options.user and found["cap_drop"] == ["ALL"]
+        assert found["security_opt"] == ["no-new-privileges:true"] and found["mem_limit"]
+        assert all(port.startswith("127.0.0.1:") for port in found["ports"])
+        # Compose refuses it beside files that are in the Compose file.
+        assert "read_only" not in found
+    assert data["services"]["keystone"]["depends_on"] == {"mysql": {"condition": "service_started"}}
+
+
+def test_nothing_in_it_is_called_as_devenv_calls_its_own() -> None:
+    text = yaml.safe_dump(shipped_compose()[1])
+    assert "io.devenv" not in text and "container_name" not in text and "devenv-env-1" not in text
+
+
+def test_files_come_out_of_compose_as_they_went_in() -> None:
+    target = shipped()
+    data = yaml.safe_load(compose_file(target, exports.CATALOGUE))
+    for name, service in target.services.items():
+        sources = {config["target"]: config["source"] for config in data["services"][name]["configs"]}
+        assert len(set(sources.values())) == len(sources)
+        for path, content in service.files.items():
+            if not path.endswith(("accounts.sql", ".json")):
+                assert data["configs"][sources[path]]["content"].replace("$$", "$") == content.decode()
+
+
+def test_components_are_in_the_files_that_make_accounts() -> None:
+    data = shipped_compose()[1]
+    accounts = json.loads(data["configs"]["keystone-accounts.json"]["content"])
+    users = {user["name"]: user for user in accounts["users"]}
+    assert users["nova"]["projects"] == {"service": "service,admin"} and users["nova"]["system"] == "reader"
+    assert [entry["type"] for entry in accounts["catalog"]] == ["compute", ""]
+    assert set(users) == {"admin", "devenv", "demo", "nova", "my-service"}
+    definitions = json.loads(data["configs"]["rabbitmq-definitions.json"]["content"])
+    assert [vhost["name"] for vhost in definitions["vhosts"]] == ["devenv", "/", "nova", "my-service"]
+    sql = data["configs"]["mysql-accounts.sql"]["content"]
+    assert [name for name in ("keystone", "nova", "my_service", "my-service") if f"'{name}'@'%'" in sql] == [
+        "keystone",
+        "nova",
+        "my_service",
+    ]
+
+
+def test_an_etcd_with_logins_starts_with_them() -> None:
+    catalogue = load_catalogue(switches={"etcd": {"auth": True}}, asked_by="devenv.yaml")
+    profile = replace(exports.PROFILE, services={"etcd": ServiceChoice()})
+    data = yaml.safe_load(compose_file(desired(catalogue, profile), catalogue))
+    assert data["services"]["etcd"]["entrypoint"] == ["sh", "/etc/devenv/start.sh"]
+    made = [line.split()[:2] for line in data["configs"]["etcd-accounts.sh"]["content"].splitlines()[-3:]]
+    assert made == [["account", "root"], ["account", "'nova'"], ["account", "'my-service'"]]
+
+
+# ---- CIs ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_cis_are_told_is_as_it_was_read_by_a_person() -> None:
+    there = {path: path.read_text() for path in exports.FOLDER.rglob("*") if path.is_file()}
+    assert there == exports.pages(), "look at what changed, then run: python -m tests.exports"
+
+
+@pytest.mark.parametrize("tool", ["github", "gitlab"])
+@pytest.mark.parametrize("component", ["", "my-service", "devenv"])
+def test_the_published_schema_accepts_it(tool: str, component: str, tmp_path: Path) -> None:
+    (tmp_path / "ci.yaml").write_text(exports.files(tool, component)[""])
+    schema_accepts(tmp_path / "ci.yaml", tool)
+
+
+@pytest.mark.parametrize(
+    ("tool", "job", "variables", "host"),
+    [
+        ("github", lambda data: data["jobs"]["with-services"], "env", "127.0.0.1"),
+        ("gitlab", lambda data: data["with-services"], "variables", "mysql"),
+    ],
+)
+def test_a_job_has_the_names_of_a_run(tool: str, job: Callable[[Any], Any], variables: str, host: str) -> None:
+    found = job(DATA[tool])[variables]
+    assert found["DATABASE_URL"] == found["PIFPAF_URL"] == f"mysql://nova:devenv@{host}:3306/nova"
+    assert found["OS_DATABASE__CONNECTION"] == found["DEVENV_MYSQL_URL"]
+    assert found["DEVENV_COMPONENT"] == found["DEVENV_RABBITMQ_VHOST"] == "nova"
+    # There is no image of Keystone to start, so nothing is told about it.
+    assert "OS_AUTH_URL" not in found and not [name for name in found if "KEYSTONE" in name.upper()]
+
+
+def test_github_waits_until_services_can_be_used() -> None:
+    services = DATA["github"]["jobs"]["with-services"]["services"]
+    assert "mysql -h 127.0.0.1 -u nova -pdevenv" in services["mysql"]["options"]
+    assert "/dev/tcp/127.0.0.1/5672" in services["rabbitmq"]["options"]
+    assert services["mysql"]["ports"] == ["3306:3306"]
+    assert services["mysql"]["env"]["MYSQL_USER"] == services["rabbitmq"]["env"]["RABBITMQ_DEFAULT_USER"] == "nova"
+
+
+def test_gitlab_waits_for_the_port_that_is_used() -> None:
+    services = {service["alias"]: service for service in DATA["gitlab"]["with-services"]["services"]}
+    ports = {alias: service["variables"]["HEALTHCHECK_TCP_PORT"] for alias, service in services.items()}
+    assert ports == {"mysql": "3306", "rabbitmq": "5672", "etcd": "2379"}
+
+
+def test_the_other_job_is_three_lines() -> None:
+    steps = DATA["github"]["jobs"]["with-devenv"]["steps"]
+    assert steps[0]["uses"].startswith("actions/checkout")
+    lines = [step["run"] for step in steps[1:]]
+    assert lines == ["pip install openstack-devenv", "devenv ci -- python3 -m pytest"]
+    assert lines == DATA["gitlab"]["with-devenv"]["script"][1:]
+
+
+def test_without_a_component_a_job_has_the_login_of_devenv_itself() -> None:
+    profile = replace(exports.PROFILE, components={}, services={"mysql": ServiceChoice(), "etcd": ServiceChoice()})
+    job = yaml.safe_load(exports.files("github", profile=profile)[""])["jobs"]["with-services"]
+    assert set(job["services"]) == {"mysql", "etcd"}
+    assert job["env"]["DATABASE_URL"] == "mysql://devenv:devenv@127.0.0.1:3306/devenv"
+    assert "OS_DEFAULT__TRANSPORT_URL" not in job["env"]
+
+
+def test_a_component_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"cannot find component 'nowa'; in devenv.yaml there are: nova, my-service"):
+        exports.files("github", "nowa")
+
+
+def test_the_zuul_job_names_playbooks_that_are_there() -> None:
+    job, project = yaml.safe_load(ZUUL[".zuul.d/devenv.yaml"])
+    assert {job["job"][kind] for kind in ("pre-run", "run", "post-run")} == ZUUL.keys() - {".zuul.d/devenv.yaml"}
+    assert project["project"]["check"]["jobs"] == [job["job"]["name"]] == ["my-project-devenv"]
+
+
+@pytest.mark.parametrize("name", sorted(name for name in ZUUL if name.startswith("playbooks/")))
+def test_ansible_understands_the_playbook(name: str, tmp_path: Path) -> None:
+    for role in ("ensure-pip", "ensure-docker"):  # Of zuul-jobs.
+        (tmp_path / "roles" / role / "tasks").mkdir(parents=True)
+        (tmp_path / "roles" / role / "tasks" / "main.yaml").write_text("[]\n")
+    (tmp_path / "book.yaml").write_text(ZUUL[name])
+    command = [sys.executable, "-m", "ansible", "playbook", "--syntax-check", "-i", "localhost,", "book.yaml"]
+    environ = {**os.environ, "ANSIBLE_HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# ---- the command -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "devenv.yaml").write_text("profile: database\ncomponents: [nova]\n")
+    return tmp_path
+
+
+def devenv(project: Path, *arguments: str) -> str:
+    done = CliRunner().invoke(main, ["--project", str(project), "export", *arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_no_engine_is_asked_and_what_was_made_once_is_kept(project: Path) -> None:
+    text = devenv(project, "compose")
+    record = Environment(project).state.load()
+    assert f"127.0.0.1:{record.ports['mysql/sql']}:3306" in text
+    assert Environment(project).state.secrets(())["mysql/nova"] in text
+    assert devenv(project, "compose") == text
+
+
+def test_a_file_with_passwords_is_for_its_owner_alone(project: Path) -> None:
+    text = devenv(project, "compose")
+    devenv(project, "compose", "--output", str(project / "compose.yaml"))
+    devenv(project, "gitlab", "--output", str(project / "ci.yaml"))
+    assert (project / "compose.yaml").read_text() == text
+    assert (project / "compose.yaml").stat().st_mode & 0o777 == 0o600
+    assert (project / "ci.yaml").stat().st_mode & 0o777 == 0o644
+
+
+def test_several_files_go_below_a_folder_or_into_one_stream(project: Path) -> None:
+    printed = devenv(project, "zuul", "--output", str(project))
+    names = [".zuul.d/devenv.yaml", *(f"playbooks/devenv/{name}.yaml" for name in ("post", "pre", "run"))]
+    assert printed.splitlines() == [f"wrote {project / name}" for name in names]
+    stream = devenv(project, "zuul")
+    assert len(list(yaml.safe_load_all(stream))) == 4
+    assert [line.removeprefix("# ") for line in stream.splitlines() if line.removeprefix("# ") in names] == names
+
+
+def test_a_place_that_cannot_be_written_is_said(project: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot write .*: it is a folder"):
+        export.write("compose", {"": "text"}, project)
+    with pytest.raises(ConfigError, match=r"cannot make .*devenv\.yaml"):
+        export.write("zuul", {"a/b.yaml": "text"}, project / "devenv.yaml")
+    with pytest.raises(ConfigError, match=r"cannot write .*nowhere"):
+        export.write("compose", {"": "text"}, project / "nowhere" / "compose.yaml")
+
+
+def test_a_tool_that_devenv_does_not_know_is_an_error(project: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot export for 'jenkins'") as caught:
+        Environment(project).export("jenkins")
+    assert caught.value.hint == "there are: compose, devstack, github, gitlab, zuul"
+
+
+def test_devstack_is_told_what_it_was_told_by_every_service() -> None:
+    lines = export.exported(shipped(), exports.CATALOGUE)[""].splitlines()
+    assert lines[1] == "[[local|localrc]]" and "DATABASE_TYPE=mysql" in lines and "ETCD_PORT=2379" in lines
