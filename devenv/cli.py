@@ -273,8 +273,8 @@ def unwire(context: click.Context, component: str, files: tuple[Path, ...], clou
 def export(context: click.Context, tool: str, component: str, output: Path | None) -> None:
     """Say the environment in another tool's words.
 
-    The tools are compose, devstack, github, gitlab and zuul. Only devstack is told of what runs. A Compose file holds passwords and is for this machine, as is devstack's
-    local.conf; the files for a CI hold none.
+    The tools are compose, devstack, github, gitlab and zuul. Only devstack is told of what runs. A Compose file and
+    devstack's local.conf are for this machine and hold passwords; the files for a CI hold none.
     """
     from devenv.export import as_text, write
 
