@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from devenv import golden, snapshot, wiring
@@ -15,6 +16,7 @@ from devenv.projectfiles import Merges
 from devenv.resolve import select
 from devenv.results import Result
 from devenv.steps import Steps
+from devenv.timing import Run, Watch
 
 # How often another port is tried when somebody was quicker.
 _PORT_ATTEMPTS = 3
@@ -40,6 +42,23 @@ class BringUp(Steps):
 
     # Whether golden states are used and kept at all; whether this run may still begin with one, and empty in place.
     _golden, _use_golden, _in_place = True, True, True
+    # What this object brought up last and when, once its plan was begun.
+    latest: Run | None = None
+
+    @contextmanager
+    def _noting(self, watch: Watch) -> Iterator[None]:
+        """Note what is done and when, and keep that on record whatever comes of it."""
+        report, self._report = self._report, watch
+        watch.phase("plan")
+        try:
+            yield
+        finally:
+            self._report = report
+            if run := watch.run():
+                self.latest = run
+                # Nobody's `up` fails for want of it.
+                with suppress(DevenvError):
+                    self.state.save_timing(asdict(run))
 
     def _bring_up(self, names: Sequence[str], drop: bool = False, renewal: Renewal | None = None) -> Result:
         attempts = _PORT_ATTEMPTS

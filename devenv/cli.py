@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from devenv import __version__, cli_data, cli_run
+from devenv import __version__, cli_data, cli_images, cli_run
 from devenv.command import (
     Group,
     component_option,
@@ -147,8 +147,9 @@ def status(context: click.Context, services: tuple[str, ...], timing: bool, trac
         write_trace(trace, environment.timing())
     found = environment.status(services)
     if format_ == "json":
-        identity = {"id": environment.id, "name": environment.name, "project": str(environment.project)}
-        print_json({"environment": identity, "services": {name: asdict(one) for name, one in found.items()}, **more})
+        from devenv.artifacts import status_data
+
+        print_json({**status_data(environment, found), **more})
         return
     from devenv.report import status_table, timing_chart
 
@@ -288,53 +289,13 @@ def export(context: click.Context, tool: str, component: str, output: Path | Non
 
 main.add_command(cli_run.run)
 main.add_command(cli_run.shell)
+main.add_command(cli_run.ci)
 
 
 # ---- images, the engine, a project ---------------------------------------------------------------------------------
 
 
-@main.group(cls=Group)
-def images() -> None:
-    """The images of services: list, build, prune."""
-
-
-@images.command(name="list")
-@format_option
-@click.pass_context
-def images_list(context: click.Context, format_: str) -> None:
-    """Show the image of each service, and whether the engine has it."""
-    found = environment_of(context).list_images()
-    if format_ == "json":
-        print_json([asdict(image) for image in found])
-        return
-    from devenv.report import rows_table
-
-    rows = [(i.service, i.reference, f"{i.size / 1e6:.0f} MB" if i.size is not None else "not here") for i in found]
-    click.echo(rows_table(("SERVICE", "IMAGE", "SIZE"), rows))
-
-
-@images.command(name="build")
-@services_argument
-@format_option
-@click.pass_context
-def images_build(context: click.Context, services: tuple[str, ...], format_: str) -> None:
-    """Build or pull the images that are missing."""
-    began = time.monotonic()
-    print_done(environment_of(context).build_images(services), format_, "images ready", began)
-
-
-@images.command(name="prune")
-@format_option
-@click.pass_context
-def images_prune(context: click.Context, format_: str) -> None:
-    """Remove images that devenv built and that nothing asks for any more."""
-    removed = environment_of(context).prune_images()
-    if format_ == "json":
-        print_json(removed)
-    else:
-        click.echo("\n".join(f"removed {reference}" for reference in removed) or "nothing to remove")
-
-
+main.add_command(cli_images.images)
 main.add_command(cli_data.gc)
 
 

@@ -1,14 +1,16 @@
-"""The commands that run programs of the user's: run, shell."""
+"""The commands that run programs of the user's: run, shell, ci."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import click
 
-from devenv.command import environment_of, services_argument, timeout_option
+from devenv.command import environment_of, services_argument, show, timeout_option
 
 
 def _component_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -40,9 +42,7 @@ def run(context: click.Context, component: str, wait_timeout: float, services: t
     before. The command finds endpoints and credentials in its environment, as `devenv env --component` prints them;
     its exit code is that of `run`.
     """
-    if not (command := context.meta["command"]):
-        raise click.UsageError("cannot run nothing: write -- and a command after the services")
-    _run(context, component, wait_timeout, services, command)
+    _run(context, component, wait_timeout, services, _command(context))
 
 
 @click.command()
@@ -56,6 +56,68 @@ def shell(context: click.Context, component: str, wait_timeout: float, services:
     As `run`: what was brought up or made for it is gone when the shell ends.
     """
     _run(context, component, wait_timeout, services, [os.environ.get("SHELL") or "/bin/sh"])
+
+
+@click.command(cls=_BeforeCommand)
+@_component_option
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="How long the command may take; then it and all that it started is ended, and the exit code is 124.",
+)
+@click.option(
+    "--artifacts",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Collect logs, status, timing and what the engine knows of the containers in a folder, without secrets.",
+)
+@click.option(
+    "--summary",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a report in Markdown to a file; where GITHUB_STEP_SUMMARY names one, it is added there anyway.",
+)
+@timeout_option
+@services_argument
+@click.pass_context
+def ci(
+    context: click.Context,
+    component: str,
+    timeout: float | None,
+    artifacts: Path | None,
+    summary: Path | None,
+    wait_timeout: float,
+    services: tuple[str, ...],
+) -> None:
+    """Run a command as a CI job: with services, artifacts and a report.
+
+    As `run`, with log groups for GitHub and GitLab, the services' last lines if the command fails, and a report. The
+    exit code is the command's; devenv's own if the services do not come up.
+    """
+    from devenv.ci import Job, run_job
+    from devenv.joblog import job_log
+
+    # A CI system that cancels a job sends this: what was brought up goes then, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    step_summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    job = Job(
+        command=_command(context),
+        services=services,
+        component=component,
+        limit=timeout,
+        artifacts=artifacts,
+        summary=summary,
+        step_summary=Path(step_summary) if step_summary else None,
+    )
+    sys.exit(run_job(environment_of(context, wait_timeout), job, job_log(sys.stderr, os.environ), show))
+
+
+def _command(context: click.Context) -> list[str]:
+    command: list[str] = context.meta["command"]
+    if not command:
+        raise click.UsageError("cannot run nothing: write -- and a command after the services")
+    return command
 
 
 def _run(

@@ -16,6 +16,7 @@ from devenv.archive import pack, read_ahead
 from devenv.connection import Connection, asking, open_connection, unless_gone, unless_taken
 from devenv.enginehttp import TIMEOUT, Refused
 from devenv.engineimages import Images
+from devenv.enginelook import Looks
 from devenv.errors import NotOurs, PortTaken
 from devenv.model import (
     LABEL_CONFIG_HASH,
@@ -42,7 +43,7 @@ def connect() -> Engine:
     return Engine(open_connection())
 
 
-class Engine(Images):
+class Engine(Images, Looks):
     """One container engine. Thread-safe."""
 
     def __init__(self, connection: Connection) -> None:
@@ -56,14 +57,6 @@ class Engine(Images):
     def local(self) -> bool:
         """Whether the engine publishes its ports on this very host."""
         return self.url.startswith(("unix:", "http+docker:", "npipe:", "tcp://127.", "tcp://localhost"))
-
-    def info(self) -> dict[str, Any]:
-        with asking("ask the engine about itself"):
-            return dict(self._client.ask("GET", "/info"))
-
-    def version(self) -> dict[str, Any]:
-        with asking("ask for the engine's version"):
-            return dict(self._client.ask("GET", "/version"))
 
     def observe(self, environment: str) -> Observed:
         """Everything that carries the environment's label, and every image there is: four calls."""
@@ -107,8 +100,7 @@ class Engine(Images):
 
     def state(self, container: str) -> dict[str, Any]:
         """The engine's own State of a container: Status, ExitCode, OOMKilled, …"""
-        with asking(f"inspect container {container}"):
-            return dict(self._client.ask("GET", f"/containers/{container}/json")["State"])
+        return dict(self.inspect(container)["State"])
 
     # ---- networks and volumes ----------------------------------------------------------------------------
 
@@ -243,9 +235,9 @@ class Engine(Images):
         with asking(f"remove container {container}"), unless_gone():
             self._client.ask("DELETE", f"/containers/{container}", {"v": True, "force": True})
 
-    def logs(self, container: str, tail: Tail = "all") -> list[str]:
+    def logs(self, container: str, tail: Tail = "all", timestamps: bool = False) -> list[str]:
         with asking(f"read the logs of container {container}"):
-            query = {"stdout": True, "stderr": True, "tail": tail}
+            query = {"stdout": True, "stderr": True, "tail": tail, "timestamps": timestamps}
             framed = b"".join(self._client.stream("GET", f"/containers/{container}/logs", query))
         return _unframed(framed).decode(errors="replace").splitlines()
 

@@ -1,16 +1,19 @@
-"""What the engine is asked about images: which there are, and to pull, build, import and remove them."""
+"""What the engine is asked about images: which there are, to pull, build, import and remove them, to save and load."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from devenv.connection import Connection, asking
-from devenv.enginehttp import CHUNK, Refused, decoded
+from devenv.enginehttp import CHUNK, TIMEOUT, Query, Refused, decoded
 from devenv.errors import ServiceFailed
 from devenv.model import LABEL_ENVIRONMENT, SHARED, familiar
+
+# Seconds without a byte: older engines write all that they save, or are to load, to their disk before they go on.
+_ARCHIVE_TIMEOUT = 1800.0
 
 
 class Images:
@@ -96,11 +99,35 @@ class Images:
         name, _, version = tag.rpartition(":")
         changes = [f'LABEL {key}="{value}"' for key, value in labels.items()]
         query = {"fromSrc": "-", "repo": name, "tag": version, "changes": changes}
+        self._send(what, "/images/create", query, stream, hint)
+
+    def _send(
+        self,
+        what: str,
+        path: str,
+        query: Query | None,
+        stream: Iterable[bytes],
+        hint: str,
+        timeout: float = TIMEOUT,
+    ) -> None:
         with asking(what, hint):
-            said = b"".join(self._client.stream("POST", "/images/create", query, stream))
+            said = b"".join(self._client.stream("POST", path, query, stream, timeout))
             for message in map(decoded, said.splitlines()):
                 if "error" in message:
                     raise ServiceFailed(f"cannot {what}: {message['error']}", hint)
+
+    # ---- in one archive ---------------------------------------------------------------------------------------
+
+    def save_images(self, references: Sequence[str]) -> Generator[bytes, None, None]:
+        """A tar stream of these images; a layer that several have is in it once."""
+        with asking("save images"):
+            query = {"names": list(references)}
+            yield from self._client.stream("GET", "/images/get", query, timeout=_ARCHIVE_TIMEOUT)
+
+    def load_images(self, stream: Iterable[bytes]) -> None:
+        """Have the images of such a stream, by their names. What the engine has of their layers stays as it is."""
+        hint = "if the engine's disk is full: 'devenv gc --keep 0' and 'devenv images prune' make room"
+        self._send("load images", "/images/load", None, stream, hint, _ARCHIVE_TIMEOUT)
 
     def remove_image(self, reference: str) -> bool:
         """Remove an image by tag or id; False if a container or another image still needs it."""

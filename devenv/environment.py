@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import asdict, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from devenv import export, golden, snapshot, wiring
 from devenv.bringup import Renewal
 from devenv.engine import Tail
 from devenv.errors import ConfigError, DevenvError
+from devenv.imagecache import Caching
 from devenv.images import BASE, images_for, stale_images
 from devenv.lending import Lending
 from devenv.model import (
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from devenv.snapshot import Snapshot
 
 
-class Environment(Lending):
+class Environment(Lending, Caching):
     """A set of base services for one project folder and one name.
 
         with_defaults = Environment()
@@ -50,9 +51,6 @@ class Environment(Lending):
     """
 
     # ---- up and down -----------------------------------------------------------------------------------------
-
-    # What the last `up` of this object did and when, once its plan was begun.
-    latest: Run | None = None
 
     def up(
         self, names: Sequence[str] = (), drop: bool = False, use_golden: bool = True, began: float | None = None
@@ -214,9 +212,13 @@ class Environment(Lending):
 
     def timing(self) -> Run:
         """What the last `up` did and when, also if it failed. Raises ConfigError if none is on record."""
-        if run := self.latest or understood(self.state.load_timing()):
+        if run := self.last_run():
             return run
         raise ConfigError(f"cannot show timings: no 'up' of {self.id} is on record", hint="run 'devenv up' first")
+
+    def last_run(self) -> Run | None:
+        """The same, or nothing."""
+        return self.latest or understood(self.state.load_timing())
 
     def env(self, component: str = "") -> dict[str, str]:
         """The flat map of the services that are there: DEVENV_<SERVICE>_HOST, …, and OS_* for identity.
@@ -355,21 +357,6 @@ class Environment(Lending):
         return {port: who for port, who in wanted if port not in ours}
 
     # ---- the steps -------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _noting(self, watch: Watch) -> Iterator[None]:
-        """Note what is done and when, and keep that on record whatever comes of it."""
-        report, self._report = self._report, watch
-        watch.phase("plan")
-        try:
-            yield
-        finally:
-            self._report = report
-            if run := watch.run():
-                self.latest = run
-                # Nobody's `up` fails for want of it.
-                with suppress(DevenvError):
-                    self.state.save_timing(asdict(run))
 
     def _existing(
         self,

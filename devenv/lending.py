@@ -7,7 +7,7 @@ A killed run holds no lock any more: what it left goes with the next `up` or run
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
@@ -18,6 +18,7 @@ from devenv.model import Observed, Operation, Plan
 from devenv.plandown import plan_stop
 from devenv.profile import COMPONENT
 from devenv.resolve import select
+from devenv.timing import Watch
 
 # What there was of a service before a run brought it up. So much is there again when the last run has ended.
 _NOTHING, _DATA, _CONTAINER = "nothing", "data", "container"
@@ -27,12 +28,16 @@ class Lending(BringUp):
     """An environment whose services can be used for a while."""
 
     @contextmanager
-    def lent(self, names: Sequence[str] = (), component: str = "") -> Iterator[str]:
+    def lent(
+        self, names: Sequence[str] = (), component: str = "", ending: Callable[[], None] | None = None
+    ) -> Iterator[str]:
         """Services that work while the body runs (all of the profile, if none is named), and a component's name.
 
         A component of devenv.yaml keeps what it has. Any other is made for the run, under the name that is given or
-        one of its own, and dropped afterwards. Raises ConfigError if another run has it.
+        one of its own, and dropped afterwards. Raises ConfigError if another run has it. `ending` is called before
+        anything goes, also if not all came up.
         """
+        watch = Watch(self.id, self._report)
         with ExitStack() as stack:
             with self._changing():
                 self._load()
@@ -45,7 +50,10 @@ class Lending(BringUp):
                     stack.callback(self._take_back, name)
                 self._prepare(names)
                 self._borrow(names)
-                self._bring_up(names)
+                if ending:
+                    stack.callback(ending)
+                with self._noting(watch):
+                    self._bring_up(names)
             yield name
 
     def clear(self) -> None:
@@ -112,7 +120,8 @@ class Lending(BringUp):
         pairs = [pair for pair in self.state.load().provisioned if pair.partition("/")[2] in components]
         try:
             if pairs:
-                present, observed = self._there(()), self.engine.observe(self.id)
+                # Not only what is known to be in place: an interrupted `up` may have made more.
+                present, _selected, observed = self._desired((), keep=False, check_ports=False)
                 drops = [
                     Operation("drop", p, "its run has ended") for p in pairs if _runs(p.partition("/")[0], observed)
                 ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -16,6 +18,11 @@ from devenv.errors import DevenvError
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 # As a shell has it.
 _NOT_FOUND, _NOT_RUNNABLE, _SIGNALLED = 127, 126, 128
+# As timeout(1) has it.
+_OUT_OF_TIME = 124
+# How long a program may take to end when its time is over, and how often it is looked at meanwhile.
+_GRACE_SECONDS = 10.0
+_LOOK_SECONDS = 0.05
 
 
 class CannotRun(DevenvError):
@@ -24,23 +31,70 @@ class CannotRun(DevenvError):
     exit_code = _NOT_RUNNABLE
 
 
+class OutOfTime(DevenvError):
+    """The program took longer than it may."""
+
+    exit_code = _OUT_OF_TIME
+
+
 def run_program(command: Sequence[str], variables: Mapping[str, str]) -> int:
     """Run a program to its end; its exit code, or 128 and the number of the signal that ended it.
 
     Raises CannotRun if there is no such program.
     """
-    with _signals_held() as received:
+    with _signals_held(_in_foreground()) as received, _started(command, variables) as process:
+        received.to(process.send_signal)
+        return _code_of(process.wait())
+
+
+def run_group(command: Sequence[str], variables: Mapping[str, str], limit: float | None = None) -> int:
+    """Run a program as `run_program` does, in a session of its own: signals go to all that it starts.
+
+    Raises OutOfTime when it ran for `limit` seconds; then it and all of its group are gone.
+    """
+    with _signals_held(False) as received, _started(command, variables, alone=True) as process:
+        received.to(partial(_signal_group, process))
         try:
-            # Whatever the user asks for.
-            process = subprocess.Popen(command, env={**os.environ, **variables})  # noqa: S603
-        except OSError as error:
-            failure = CannotRun(f"cannot run {command[0]}: {error.strerror}", "name a program and its arguments")
-            failure.exit_code = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_RUNNABLE
-            raise failure from error
-        with process:
-            received.to(process)
-            code = process.wait()
-    return _SIGNALLED - code if code < 0 else code
+            return _code_of(process.wait(limit))
+        except subprocess.TimeoutExpired as expired:
+            _end_group(process)
+            hint = "--timeout SECONDS gives it more time"
+            raise OutOfTime(f"cannot finish {command[0]} within {limit:g} s: it was ended", hint) from expired
+
+
+def _started(command: Sequence[str], variables: Mapping[str, str], alone: bool = False) -> subprocess.Popen[bytes]:
+    try:
+        # Whatever the user asks for.
+        return subprocess.Popen(command, env={**os.environ, **variables}, start_new_session=alone)  # noqa: S603
+    except OSError as error:
+        failure = CannotRun(f"cannot run {command[0]}: {error.strerror}", "name a program and its arguments")
+        failure.exit_code = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_RUNNABLE
+        raise failure from error
+
+
+def _code_of(status: int) -> int:
+    return _SIGNALLED - status if status < 0 else status
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a program and all that it started: asked at first, then not. What is left would keep its output open."""
+    deadline = time.monotonic() + _GRACE_SECONDS
+    _signal_group(process, signal.SIGTERM)
+    # The group is there for as long as anybody is in it, the program itself or not.
+    while _signal_group(process, 0) and time.monotonic() < deadline:
+        process.poll()
+        time.sleep(_LOOK_SECONDS)
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Send a signal to all of the program's group; False if nobody is in it any more who could get it."""
+    try:
+        os.killpg(process.pid, number)
+    except OSError:
+        return False
+    return True
 
 
 class _Received:
@@ -48,28 +102,25 @@ class _Received:
 
     def __init__(self) -> None:
         self._early: list[int] = []
-        self._process: subprocess.Popen[bytes] | None = None
+        self._send: Callable[[int], object] = self._early.append
 
     def __call__(self, number: int, _: FrameType | None) -> None:
-        if self._process:
-            self._process.send_signal(number)
-        else:
-            self._early.append(number)
+        self._send(number)
 
-    def to(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
+    def to(self, send: Callable[[int], object]) -> None:
+        self._send = send
         for number in self._early:
-            process.send_signal(number)
+            send(number)
 
 
 @contextmanager
-def _signals_held() -> Iterator[_Received]:
+def _signals_held(in_foreground: bool) -> Iterator[_Received]:
     """Have signals passed on, and none end this process before it has cleaned up.
 
-    Ctrl-C reaches the program by itself: the terminal sends it to all processes in its foreground.
+    Ctrl-C reaches a program in the foreground by itself: the terminal sends it to all processes there.
     """
     received = _Received()
-    handlers = dict.fromkeys(_PASSED_ON, received) | {signal.SIGINT: _ignored if _in_foreground() else received}
+    handlers = dict.fromkeys(_PASSED_ON, received) | {signal.SIGINT: _ignored if in_foreground else received}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield received

@@ -6,9 +6,10 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from devenv.errors import ConfigError
 
@@ -127,6 +128,29 @@ def replace_file(path: Path, expected: bytes, new: bytes, refuse: Refusal | None
         with suppress(OSError):
             fresh.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A stream whose content becomes the file once all of it was written; until then the old file stays.
+
+    It is for its owner's eyes only. Raises ConfigError where it cannot be written.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        if path.exists() and not path.is_file():
+            raise FileExistsError(0, "it is not a regular file")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+        fresh.replace(path)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}: {reason_of(error)}", "make room or allow writing there, then run the same again"
+        ) from error
+    finally:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
 
 
 def _dress(descriptor: int, like: os.stat_result) -> None:

@@ -408,6 +408,8 @@ VARIABLES = [
     ("`SHELL`", "what `devenv shell` opens; `/bin/sh` if not set"),
     ("`NO_COLOR`", "no colours"),
     ("`CI`, `TERM=dumb`", "no live display but one line per step"),
+    ("`GITHUB_ACTIONS`, `GITLAB_CI`", "how `devenv ci` folds its log"),
+    ("`GITHUB_STEP_SUMMARY`", "a file that `devenv ci` adds its report to"),
     ("`COLUMNS`", "how wide tables are where the output is no terminal; 80 if not set"),
     (
         "`HTTP_PROXY`, `HTTPS_PROXY`, `FTP_PROXY`, `NO_PROXY`",

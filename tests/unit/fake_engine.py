@@ -75,7 +75,7 @@ class FakeEngine:
         self._call("state", container)
         return self.states.get(container, {"Status": "running", "ExitCode": 0})
 
-    def logs(self, container: str, tail: Any = "all") -> list[str]:
+    def logs(self, container: str, tail: Any = "all", timestamps: bool = False) -> list[str]:
         self._call("logs", container)
         return self.log if tail == "all" else self.log[-tail:]
 

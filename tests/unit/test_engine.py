@@ -379,7 +379,7 @@ def test_a_log_is_taken_out_of_its_frames() -> None:
     framed = frame(1, "first\nsec") + frame(2, "") + frame(2, "ond ü\n") + b"\1\0\0"
     asked, client = engine({"GET /containers/c1/logs": framed})
     assert asked.logs("c1", 20) == ["first", "second ü"]
-    assert client.query("GET /containers/c1/logs") == {"stdout": True, "stderr": True, "tail": 20}
+    assert client.query("GET /containers/c1/logs") == {"stdout": True, "stderr": True, "tail": 20, "timestamps": False}
 
 
 def test_a_folder_is_read_as_it_comes() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from devenv.program import CannotRun, run_program
+from devenv import program
+from devenv.program import CannotRun, OutOfTime, run_group, run_program
 
 
 @pytest.mark.parametrize(("code", "expected"), [("exit 0", 0), ("exit 9", 9), ("kill -KILL $$", 128 + signal.SIGKILL)])
@@ -29,6 +30,66 @@ def test_what_is_no_program_is_told_as_a_shell_would(tmp_path: Path) -> None:
     with pytest.raises(CannotRun, match="Permission denied") as plain:
         run_program([str(tmp_path / "plain")], {})
     assert (missing.value.exit_code, plain.value.exit_code) == (127, 126)
+
+
+# ---- in a group of its own -------------------------------------------------------------------------------------------
+
+
+def test_a_program_that_ends_in_time_is_left_alone() -> None:
+    assert run_group(["sh", "-c", "exit 9"], {}, limit=60) == 9
+    with pytest.raises(CannotRun):
+        run_group(["no-such-program"], {}, limit=60)
+
+
+# A program and its child, who both say who they are, in a way that a shell would not hear SIGTERM.
+FAMILY = """
+import os, signal, subprocess, sys
+signal.signal(signal.SIGTERM, {handler})
+child = subprocess.Popen([sys.executable, "-c", {child!r}], stdout=subprocess.PIPE)
+child.stdout.readline()
+open({file!r}, "w").write(str(child.pid))
+signal.pause()
+"""
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('begun', flush=True); signal.pause()"
+MEEK = "import signal; print('begun', flush=True); signal.pause()"
+
+
+@pytest.mark.parametrize(("handler", "child"), [("signal.SIG_DFL", MEEK), ("signal.SIG_IGN", STUBBORN)])
+def test_a_program_whose_time_is_over_is_ended_with_all_that_it_started(
+    handler: str, child: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "_GRACE_SECONDS", 0.5)
+    file = tmp_path / "child"
+    code = FAMILY.format(handler=handler, child=child, file=str(file))
+    with pytest.raises(OutOfTime, match=r"cannot finish .* within 3 s: it was ended") as error:
+        run_group([sys.executable, "-c", code], {}, limit=3)
+    assert error.value.exit_code == 124
+    stat = Path(f"/proc/{file.read_text()}/stat")
+    # Who has no init to collect it stays on the list as a zombie.
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_go_to_all_of_the_group(number: signal.Signals) -> None:
+    inner = f"""
+import signal
+signal.signal({number.value}, lambda *_: exit(4))
+print("begun", flush=True)
+signal.pause()
+"""
+    outer = f"""
+import sys
+from devenv.program import run_group
+shell = ["sh", "-c", 'trap "exit 5" {number.value}; "$@" & wait', "sh"]
+sys.exit(run_group([*shell, sys.executable, "-c", {inner!r}], {{}}))
+"""
+    command = [sys.executable, "-c", outer]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
+        assert run.stdout and run.stdout.readline() == "begun\n"
+        run.send_signal(number)
+        assert run.wait() == 5
+        # Its end is seen when nobody has it open: the inner program is gone, too.
+        assert run.stdout.read() == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT])

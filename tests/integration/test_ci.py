@@ -1,0 +1,220 @@
+"""`devenv ci`: what a job of a CI system gets, prints and leaves, whatever becomes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+import yaml
+from project import REPOSITORY, Project, one_clear_line, ours
+
+from devenv.artifacts import write_artifacts
+from devenv.environment import Environment
+
+NOTHING: dict[str, list[str]] = {"containers": [], "networks": [], "volumes": []}
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z ")
+
+
+@pytest.fixture
+def etcd(project: Project) -> Project:
+    project.configure("profile: coordination\nservices: {etcd: {auth: true}}\n")
+    return project
+
+
+def secrets_of(project: Project) -> set[str]:
+    return set(json.loads((project.state / "environments" / project.id / "secrets.json").read_text()).values())
+
+
+# ---- what a job gets and leaves ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_the_command_has_services_its_exit_code_counts_and_nothing_is_left(
+    etcd: Project, client: docker.DockerClient, code: int
+) -> None:
+    script = f'devenv="$DEVENV_ETCD_PREFIX"; echo "prefix $devenv"; echo "<testsuite/>" > junit.xml; exit {code}'
+    done = etcd.devenv("ci", "--artifacts", "artifacts", "--", "sh", "-c", script, check=False)
+    assert (done.returncode, done.stdout[:12]) == (code, "prefix /run-")
+    assert ours(client, etcd.id) == NOTHING
+    assert (etcd.folder / "junit.xml").read_text() == "<testsuite/>\n"
+    status = json.loads((etcd.folder / "artifacts" / "status.json").read_text())
+    assert status["services"]["etcd"]["state"] == "ready"
+
+
+def test_what_is_collected_is_whole_and_without_secrets(
+    running: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEVENV_STATE_DIR", str(running.state))
+    files = {path.name: path.read_text() for path in write_artifacts(Environment(running.folder), tmp_path)}
+    services = ["mysql", "keystone", "rabbitmq", "etcd"]
+    assert files.keys() >= {*(f"{name}.log" for name in services), "inspect.json", "events.json", "trace.json"}
+    assert all(TIMESTAMP.match(files[f"{name}.log"]) for name in services)
+    assert json.loads(files["status.json"])["services"].keys() == {*services}
+    assert {container["Config"]["Hostname"] for container in json.loads(files["inspect.json"])} >= {"rabbitmq"}
+    assert "start" in {event["Action"] for event in json.loads(files["events.json"])}
+    assert json.loads(files["engine.json"])["networks"][0]["Name"] == f"devenv-{running.id}"
+    assert json.loads(files["timing.json"])["operations"]
+    secrets = secrets_of(running)
+    assert len(secrets) > 4
+    assert not [name for name, text in files.items() for secret in secrets if secret in text]
+
+
+def test_a_failed_job_on_github_has_groups_masks_an_annotation_and_a_report(etcd: Project) -> None:
+    etcd.devenv("up")
+    etcd.extra = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(etcd.folder / "step.md")}
+    done = etcd.devenv("ci", "--", "sh", "-c", "echo my tests; exit 3", check=False)
+    assert (done.returncode, done.stdout) == (3, "my tests\n")
+    lines = done.stderr.splitlines()
+    titles = ["bringing up services", "the end of the log of etcd", "taking down services"]
+    groups = [line.removeprefix("::group::devenv: ") for line in lines if line.startswith("::group::")]
+    assert groups == titles
+    assert lines.count("::endgroup::") == len(titles)
+    assert {f"::add-mask::{secret}" for secret in secrets_of(etcd)} <= {*lines}
+    unmasked = [line for line in lines if not line.startswith("::add-mask::")]
+    assert not [secret for secret in secrets_of(etcd) if secret in "\n".join(unmasked)]
+    assert lines[-1].startswith("::error title=devenv ci::sh -c 'echo my tests; exit 3': exit code 3 after ")
+    report = (etcd.folder / "step.md").read_text()
+    assert report.startswith("### devenv ci: failed\n") and "| etcd | `devenv/etcd:" in report and "| ready |" in report
+
+
+def test_gitlab_folds_what_is_not_the_commands(etcd: Project) -> None:
+    etcd.extra = {"GITLAB_CI": "true"}
+    done = etcd.devenv("ci", "--", "true")
+    assert re.findall(r"section_(start|end):\d+:devenv_(\d)", done.stderr) == [
+        ("start", "1"),
+        ("end", "1"),
+        ("start", "2"),
+        ("end", "2"),
+    ]
+
+
+# ---- when it does not end well -----------------------------------------------------------------------------------
+
+
+def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(
+    etcd: Project, client: docker.DockerClient
+) -> None:
+    # Nobody reads to the end of its output while a process of it is there.
+    done = etcd.devenv(
+        "ci",
+        "--timeout",
+        "1",
+        "--summary",
+        "report.md",
+        "--",
+        "sh",
+        "-c",
+        "cat /dev/zero >/dev/null & wait",
+        check=False,
+    )
+    one_clear_line(done, 124, "cannot finish sh within 1 s", "--timeout")
+    assert ours(client, etcd.id) == NOTHING
+    assert "cannot finish sh within 1 s" in (etcd.folder / "report.md").read_text()
+
+
+def test_services_that_do_not_come_up_leave_the_reason_and_nothing_else(
+    project: Project, checkout: Path, client: docker.DockerClient
+) -> None:
+    project.configure("profile: coordination\n")
+    with (checkout / "compose" / "etcd" / "etcd.yaml").open("a") as stream:
+        stream.write("heartbeat-interval: nonsense\n")
+    project.extra = {"GITHUB_ACTIONS": "true"}
+    arguments = ["ci", "--artifacts", "artifacts", "--summary", "report.md", "--", "touch", "begun"]
+    done = project.devenv(*arguments, check=False)
+    one_clear_line(done, 5, "etcd", "::error title=devenv ci::")
+    assert ours(client, project.id) == NOTHING and not (project.folder / "begun").exists()
+    assert "heartbeat-interval" in (project.folder / "artifacts" / "etcd.log").read_text()
+    status = json.loads((project.folder / "artifacts" / "status.json").read_text())
+    assert status["services"]["etcd"]["state"] == "failed"
+    assert "failed: exited 1" in (project.folder / "report.md").read_text()
+
+
+def test_where_no_engine_answers_the_artifacts_say_so(etcd: Project) -> None:
+    etcd.extra = {"DOCKER_HOST": "unix:///nonexistent.sock"}
+    one_clear_line(etcd.devenv("ci", "--artifacts", "artifacts", "--", "true", check=False), 4, "cannot reach")
+    assert "cannot reach" in (etcd.folder / "artifacts" / "etcd.log").read_text()
+
+
+def test_a_job_that_is_cancelled_while_services_come_up_leaves_nothing(
+    etcd: Project, client: docker.DockerClient
+) -> None:
+    code, _ = etcd._until("create etcd", signal.SIGTERM, "ci", "--", "touch", "begun")
+    assert code == 130
+    assert ours(client, etcd.id) == NOTHING and not (etcd.folder / "begun").exists()
+
+
+def test_what_cannot_be_done_is_one_clear_line_before_anything_is(etcd: Project, client: docker.DockerClient) -> None:
+    (etcd.folder / "file").write_text("")
+    for option in ("--artifacts", "--summary"):
+        refused = etcd.devenv("ci", option, "file/below", "--", "true", check=False)
+        one_clear_line(refused, 3, "cannot write", "file/below")
+    one_clear_line(etcd.devenv("ci", "redis", "--", "true", check=False), 3, "cannot find service 'redis'")
+    one_clear_line(etcd.devenv("ci", "--", "no-such-program", check=False), 127, "cannot run no-such-program")
+    refused = etcd.devenv("ci", "etcd", check=False)
+    assert refused.returncode == 2 and "cannot run nothing" in refused.stderr
+    assert ours(client, etcd.id) == NOTHING
+
+
+# ---- the examples of docs/ci.md ----------------------------------------------------------------------------------
+
+
+def example(file: str) -> Any:
+    """A file that the page shows."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs" / "ci.md").read_text(), re.DOTALL)
+    (found,) = (block for block in blocks if block.startswith(f"# {file}\n"))
+    return yaml.safe_load(found)
+
+
+def run_lines(project: Project, lines: list[str], **variables: str) -> str:
+    """What a job prints that runs these lines, but for those that install something."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    (project.folder / "tests").mkdir()
+    (project.folder / "tests" / "test_it.py").write_text(
+        "import os\n\ndef test_it():\n    assert os.environ['ETCD_ENDPOINTS']\n"
+    )
+    script = "\n".join(line for line in lines if not line.startswith("pip install"))
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=project.folder,
+        env={**project.environ, "PATH": path, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_workflow_for_github_works_on_a_machine_with_and_without_a_cache(project: Project) -> None:
+    project.configure("profile: coordination\n")
+    steps = example(".github/workflows/test.yml")["jobs"]["test"]["steps"]
+    (cache,) = (step for step in steps if step.get("id") == "cache")
+    output = project.folder / "output"
+    lines = [step["run"] for step in steps if "run" in step]
+    said = run_lines(project, lines * 2, GITHUB_ACTIONS="true", GITHUB_OUTPUT=str(output))
+    keys = dict(line.split("=") for line in output.read_text().splitlines())
+    for text in (cache["with"]["key"], cache["with"]["restore-keys"]):
+        assert keys[re.fullmatch(r"\$\{\{ steps\.devenv\.outputs\.(\w+) \}\}", text)[1]].startswith("devenv-")  # type: ignore[index]
+    assert (project.folder / cache["with"]["path"]).exists()
+    assert "loaded 2 images" in said and "1 passed" in said
+    (upload,) = (step for step in steps if "upload-artifact" in step.get("uses", ""))
+    for path in upload["with"]["path"].split():
+        assert (project.folder / path).exists()
+
+
+def test_the_job_for_gitlab_works_on_a_machine_with_and_without_a_cache(project: Project) -> None:
+    project.configure("profile: coordination\n")
+    job = example(".gitlab-ci.yml")["test"]
+    said = run_lines(project, [*job["script"], *job["script"]], GITLAB_CI="true")
+    assert "loaded 2 images" in said and "1 passed" in said and "section_start" in said
+    assert len(list((project.folder / job["cache"]["paths"][0]).glob("devenv-*.tar"))) == 1
+    for path in [*job["artifacts"]["paths"], job["artifacts"]["reports"]["junit"]]:
+        assert (project.folder / path).exists()
