@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -42,6 +42,8 @@ class BringUp(Steps):
 
     # Whether golden states are used and kept at all; whether this run may still begin with one, and empty in place.
     _golden, _use_golden, _in_place = True, True, True
+    # Services whose containers stay as they are, whatever differs.
+    _as_it_is: Collection[str] = ()
     # What this object brought up last and when, once its plan was begun.
     latest: Run | None = None
 
@@ -77,6 +79,7 @@ class BringUp(Steps):
                 self._report.note(f"{error}: taking another one")
 
     def _up(self, names: Sequence[str], drop: bool, renewal: Renewal | None) -> Result:
+        self._adopt()
         desired, selected, observed = self._desired(names)
         merges = self._preflight(desired)[0]
         if renewal:
@@ -145,7 +148,16 @@ class BringUp(Steps):
             if name in selected.services
         }
         dropped = self._former() if drop else self._left_behind()
-        return make_plan(selected, observed, record.provisioned, dropped, record.unfinished, renew, self._in_place)
+        return make_plan(
+            selected,
+            observed,
+            record.provisioned,
+            dropped,
+            record.unfinished,
+            renew,
+            self._in_place,
+            self._as_it_is,
+        )
 
     def _renew(self, renewal: Renewal) -> None:
         """Remember it before anything is done: one that is interrupted is finished by the next `up`."""

@@ -235,9 +235,11 @@ class Engine(Images, Looks):
         with asking(f"remove container {container}"), unless_gone():
             self._client.ask("DELETE", f"/containers/{container}", {"v": True, "force": True})
 
-    def logs(self, container: str, tail: Tail = "all", timestamps: bool = False) -> list[str]:
+    def logs(self, container: str, tail: Tail = "all", since: float = 0, timestamps: bool = False) -> list[str]:
+        """The lines that a container logged, from a time on (in seconds since 1970) if one is given."""
         with asking(f"read the logs of container {container}"):
-            query = {"stdout": True, "stderr": True, "tail": tail, "timestamps": timestamps}
+            query: dict[str, str | int] = {"stdout": True, "stderr": True, "tail": tail, "timestamps": timestamps}
+            query |= {"since": f"{since:.6f}"} if since else {}
             framed = b"".join(self._client.stream("GET", f"/containers/{container}/logs", query))
         return _unframed(framed).decode(errors="replace").splitlines()
 

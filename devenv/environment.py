@@ -233,11 +233,8 @@ class Environment(Lending, Caching):
 
     def run_variables(self, component: str) -> dict[str, str]:
         """What a program finds in its environment that runs as the component: all of `env`, and names of convention."""
-        present = self._there([component])
-        texts = wiring.wired_files(present, self.catalogue)
         overlay = self.folder / wiring.overlay_name(component)
-        own = {"DEVENV_COMPONENT": component, "DEVENV_OSLO_CONF": str(overlay)}
-        return own | self.env(component) | wiring.conventional(present.services, component, texts, self.catalogue)
+        return wiring.run_variables(self._there([component]), component, overlay, self.catalogue)[0]
 
     def export(self, tool: str, component: str = "") -> dict[str, str]:
         """The environment in another tool's words, by the file's name, which is empty if there is only one.
@@ -270,9 +267,9 @@ class Environment(Lending, Caching):
             raise ConfigError(f"cannot find a container of {self.id}", hint="'devenv up' makes them")
         return {container.service: container.id for container in found}
 
-    def logs(self, name: str, tail: Tail = "all") -> list[str]:
-        """The lines that a service logged, the last `tail` of them if a number is given."""
-        return self.engine.logs(self.containers([name])[name], tail)
+    def logs(self, name: str, tail: Tail = "all", since: float = 0) -> list[str]:
+        """The lines that a service logged since then; the last `tail` of them if a number is given."""
+        return self.engine.logs(self.containers([name])[name], tail, since)
 
     # ---- the project's own files -----------------------------------------------------------------------------
 

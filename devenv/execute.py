@@ -188,6 +188,8 @@ class _Run:
         failed = {op.key: self._failures[op.key] for op in self._plan.operations if op.key in self._failures}
         errors = {key: error for key, error in failed.items() if not isinstance(error, Cancelled)}
         if not errors:
+            if failed:  # Somebody else's thread cancelled it.
+                raise Cancelled
             return
         first, *others = errors.values()
         if isinstance(first, DevenvError):

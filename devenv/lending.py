@@ -10,11 +10,12 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from devenv import wiring
 from devenv.bringup import BringUp
 from devenv.errors import ConfigError, DevenvError
-from devenv.model import Observed, Operation, Plan
+from devenv.model import Desired, Observed, Operation, Plan
 from devenv.plandown import plan_stop
 from devenv.profile import COMPONENT
 from devenv.resolve import select
@@ -48,34 +49,94 @@ class Lending(BringUp):
                 if name not in self._listed:
                     stack.enter_context(self.state.lent(_checked(name)))
                     stack.callback(self._take_back, name)
-                self._prepare(names)
-                self._borrow(names)
                 if ending:
                     stack.callback(ending)
                 with self._noting(watch):
-                    self._bring_up(names)
+                    self._bring_up_for_run(names)
             yield name
 
-    def clear(self) -> None:
-        """Take away what killed runs left: their components, and the services that nobody else uses."""
-        if self.state.lendings():
+    @contextmanager
+    def shared(self) -> Iterator[Path]:
+        """Be one of those who use the services that `borrow` brings up; a folder to note components in.
+
+        They go on running afterwards: `clear` ends those that nobody uses any more.
+        """
+        with ExitStack() as stack:
+            with self._changing():
+                self._load()
+                stack.enter_context(self.state.using())
+                folder = stack.enter_context(self.state.pool())
+            yield folder
+
+    def borrow(self, names: Sequence[str] = ()) -> Desired:
+        """Services that work (all of the profile, if none is named) with what they need; for who has them `shared`."""
+        with self._changing():
+            self._bring_up_for_run(names)
+            desired, selected, observed = self._desired(names, keep=False, check_ports=False)
+        services = {name: desired.services[name] for name in selected.services if _runs(name, observed)}
+        return replace(desired, services=services)
+
+    def selected(self, names: Sequence[str] = ()) -> list[str]:
+        """The named services (all of the profile, if none is named) and those that they need."""
+        self._load()
+        return list(select(self.profile, self.catalogue, names))
+
+    def make_room(self) -> None:
+        """Remove what killed runs left of the whole environment, if nobody uses it.
+
+        Raises ConfigError if it is somebody's own: it was brought up, and not by a run.
+        """
+        with self._changing():
+            if self.state.used():
+                return
+            observed, borrowed = self.engine.observe(self.id), self.state.load().borrowed
+            there = {*observed.containers, *observed.volumes.values()}
+            if own := sorted(name for name in there if borrowed.get(name) != _NOTHING):
+                raise ConfigError(
+                    f"cannot begin afresh in environment {self.name!r}: it has {', '.join(own)}, and no run made it",
+                    f"'devenv --env {self.name} down --volumes' removes that; or name another environment",
+                )
+            if there:
+                self._take_down((), volumes=True)
+
+    def going(self) -> set[str]:
+        """The services that go, with their data, when the last run has ended."""
+        return {name for name, was in self.state.load().borrowed.items() if was == _NOTHING}
+
+    def clear(self, others: bool = True) -> None:
+        """Take away what killed runs left: the services that nobody uses, and their components in the others.
+
+        Without `others` components stay while somebody uses the services.
+        """
+        self._return_services()
+        if (self.state.lendings() or self.state.abandoned()) and (others or not self.state.used()):
             self._load()
             with self._changing():
+                self._adopt()
                 self._drop(self._left_behind())
-        self._return_services()
 
     # ---- services ----------------------------------------------------------------------------------------------
 
-    def _borrow(self, names: Sequence[str]) -> None:
-        """Remember what was there before, so that what a killed run brought up is known to be a run's."""
+    def _bring_up_for_run(self, names: Sequence[str]) -> None:
+        """Bring up what does not run, and have what runs as it is.
+
+        It is remembered what was there before, so that what a killed run brought up is known to be a run's.
+        """
+        self._prepare(names)
         observed, record = self.engine.observe(self.id), self.state.load()
+        wanted = select(self.profile, self.catalogue, names)
+        self._as_it_is = [name for name in wanted if _runs(name, observed)]
         before = {
             name: _before(name, observed)
-            for name in select(self.profile, self.catalogue, names)
-            if name not in record.borrowed and not _runs(name, observed)
+            for name in wanted
+            if name not in record.borrowed and name not in self._as_it_is
         }
         if before:
             self.state.save(replace(record, borrowed={**record.borrowed, **before}))
+        try:
+            self._bring_up(names)
+        finally:
+            self._as_it_is = ()
 
     def _keep(self, names: Sequence[str]) -> None:
         """Have services be the user's own from now on."""

@@ -33,6 +33,7 @@ def make_plan(
     unfinished: Collection[str] = (),
     renew: Mapping[str, str] | None = None,
     in_place: bool = True,
+    as_it_is: Collection[str] = (),
 ) -> Plan:
     """The operations that turn `observed` into `desired`, each with its cause.
 
@@ -40,13 +41,15 @@ def make_plan(
     name of a provider alone stands for what it had to be prepared with. The parts of those former components
     that are to `drop` go. What the first start of an `unfinished` service left is removed before it is started anew:
     half of what a server writes then can keep it from ever working. The services of `renew` lose their data, each for
-    a cause; those that can be emptied while they run are, if `in_place`.
+    a cause; those that can be emptied while they run are, if `in_place`. Containers of services that are taken
+    `as_it_is` stay, whatever differs.
     """
     provisioned, renew = provisioned or {}, renew or {}
     emptied_running = {n: cause for n, cause in renew.items() if in_place and _can_be_emptied(n, desired, observed)}
     renew = {name: cause for name, cause in renew.items() if name not in emptied_running}
     network = [] if observed.networks else [Operation("create network", desired.network, "no network")]
-    stale = {name: cause for name in desired.services if (cause := _stale(name, desired, observed))}
+    made = [name for name in desired.services if name not in as_it_is]
+    stale = {name: cause for name in made if (cause := _stale(name, desired, observed))}
     stale.update(renew)
     _spread(stale, desired, observed, renew)
     emptied = _emptied(desired, observed, stale, renew, unfinished)

@@ -187,8 +187,12 @@ def shipped_profiles() -> dict[str, Path]:
     return {path.stem: path for path in sorted(data_folder("profiles").glob("*.yaml"))}
 
 
-def load_profile(project: Path, name: str = "", folder: Path | None = None) -> Profile:
+def load_profile(
+    project: Path, name: str = "", folder: Path | None = None, settings: Mapping[str, Any] | None = None
+) -> Profile:
     """The profile that `name` or the project's devenv.yaml picks, with the project's own settings on top.
+
+    Above all are `settings` of services, in the form that `services:` has in a devenv.yaml.
 
     Raises ConfigError for an unknown or circular profile and for every error in the files read.
     """
@@ -206,6 +210,8 @@ def load_profile(project: Path, name: str = "", folder: Path | None = None) -> P
     left_out: set[str] = set()
     for layer in reversed(layers):
         _apply(layer, services, left_out)
+    if settings:
+        _apply(_Layer("settings", "", _checked_settings(settings)), services, left_out)
     return Profile(
         name=picked,
         services=services,
@@ -215,6 +221,15 @@ def load_profile(project: Path, name: str = "", folder: Path | None = None) -> P
         components={name: _component(name, settings) for name, settings in layers[0].components.items()},
         durable=next((layer.durable for layer in layers if layer.durable is not None), False),
     )
+
+
+def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return _services(dict(settings))
+    except Invalid as error:
+        raise ConfigError(
+            f"cannot use these settings of services: {error}", "as 'services:' in a devenv.yaml"
+        ) from None
 
 
 def _layer(path: Path, key: str) -> _Layer:

@@ -42,6 +42,8 @@ class Provisioner:
 
     service = ""  # As in `devenv logs SERVICE`.
     what = ""
+    # Dropping costs the service so much that nothing is dropped one by one from a service that goes anyway.
+    slow_to_drop = False
 
     def __init__(self, target: Target) -> None:
         """`target.settings` holds the administrator's credentials."""

@@ -7,6 +7,8 @@
     <state folder>/environments/<id>/snapshots/     one file per snapshot
     <state folder>/environments/<id>/users          held, together with others, by each run that uses the services
     <state folder>/environments/<id>/lent/<name>    held by the run that a component is lent to
+    <state folder>/environments/<id>/pools/<token>/ one process's components for tests, an empty file for each, and a
+                                                    lock that it holds
 
 The engine's labels are the truth about what runs; the record is a cache, except for ports and secrets.
 """
@@ -19,6 +21,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import string
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,6 +37,7 @@ from devenv.errors import ConfigError, DevenvError
 # Nothing to escape in URLs, INI, YAML, SQL or a shell, and no dash, which a program could take for an option.
 _SECRET_ALPHABET, _SECRET_LENGTH = string.ascii_letters + string.digits, 32
 _LOCK_POLL = 0.05
+_POOL_LOCK = "lock"
 # Who only looks whether a lock is held holds it for a moment.
 _GLANCES = 10
 
@@ -156,6 +160,7 @@ class State:
         """Drop record, timing and secrets. The lock file stays: removing it would give two holders the lock."""
         for name in ("record.json", "timing.json", "secrets.json"):
             (self.folder / name).unlink(missing_ok=True)
+        self.adopt()
         for component, held in self.lendings().items():
             if not held:
                 (self._lent / component).unlink(missing_ok=True)
@@ -206,6 +211,35 @@ class State:
         """The components that are lent, or were to somebody who was killed: whether somebody has them."""
         return {path.name: is_held(path) for path in sorted(self._lent.glob("*"))}
 
+    @contextmanager
+    def pool(self) -> Iterator[Path]:
+        """A folder to note components in before they are made, one file NAME.conf each, until they are dropped again.
+
+        What is noted there when this process ends is `abandoned`.
+        """
+        folder = self._pools / secrets.token_hex(3)
+        _make_folder(folder)
+        with (folder / _POOL_LOCK).open("a") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield folder
+            if not _noted(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def abandoned(self) -> list[str]:
+        """The components that are noted in pools of processes that are gone."""
+        return [path.stem for folder in self._abandoned_pools() for path in _noted(folder)]
+
+    def adopt(self) -> None:
+        """Have those be lent to nobody, as the components of killed runs are."""
+        for folder in self._abandoned_pools():
+            _make_folder(self._lent)
+            for path in _noted(folder):
+                (self._lent / path.stem).touch()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _abandoned_pools(self) -> list[Path]:
+        return [folder for folder in sorted(self._pools.glob("*")) if not is_held(folder / _POOL_LOCK)]
+
     def returned(self, component: str) -> None:
         """Forget that a component was lent, and its passwords."""
         (self._lent / component).unlink(missing_ok=True)
@@ -219,6 +253,10 @@ class State:
     def _lent(self) -> Path:
         return self.folder / "lent"
 
+    @property
+    def _pools(self) -> Path:
+        return self.folder / "pools"
+
     # ---- secrets -------------------------------------------------------------------------------------------
 
     def secrets(self, names: Iterable[str], keep: bool = True) -> dict[str, str]:
@@ -226,7 +264,7 @@ class State:
         path = self.folder / "secrets.json"
         known = {key: value for key, value in _read_json(path).items() if isinstance(value, str)}
         missing = [name for name in names if name not in known]
-        known.update({name: _new_secret() for name in missing})
+        known.update({name: new_secret() for name in missing})
         if missing and keep:
             _make_folder(self.folder)
             write_files({path: _to_json(known)})
@@ -260,7 +298,8 @@ def ports_locked(waiting: Callable[[str], None]) -> Iterator[None]:
 # ---- helpers ---------------------------------------------------------------------------------------------------
 
 
-def _new_secret() -> str:
+def new_secret() -> str:
+    """A password that nobody can guess."""
     return "".join(secrets.choice(_SECRET_ALPHABET) for _ in range(_SECRET_LENGTH))
 
 
@@ -312,6 +351,10 @@ def is_held(path: Path) -> bool:
     except OSError:
         return False  # there is no such file
     return False
+
+
+def _noted(pool: Path) -> list[Path]:
+    return [path for path in sorted(pool.glob("*")) if path.name != _POOL_LOCK]
 
 
 def _understood(data: Mapping[str, Any], empty: Record) -> Record:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from devenv import wiring
 from devenv.catalogue import load_catalogue
@@ -51,18 +52,20 @@ class Steps:
         profile: str = "",
         report: Report | None = None,
         wait_timeout: float = 180.0,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = check_name(name, "the name of an environment")
         self.project = find_project(existing_folder(Path(project or ".")))
         self.folder = wiring.folder_of(self.project, name)
         self.state = State(self.project, name)
         self.id = self.state.id
-        self._profile_name = profile
+        self._profile_name, self._settings = profile, settings
         self._report = report or Report()
         self._files = ProjectFiles(self.project, self.id, name == "default", self._report.note)
         self._timeout = wait_timeout
         self._engine: Engine | None = None
         self._lost_ports: list[int] = []
+        self._cancelled = threading.Event()
         # The components of devenv.yaml; the profile has those that are lent, too.
         self._listed: frozenset[str] = frozenset()
         self.catalogue: dict[str, ServiceDefinition] = {}
@@ -75,10 +78,14 @@ class Steps:
             self._engine = connect()
         return self._engine
 
+    def cancel(self) -> None:
+        """From another thread: end what is being done, as an interrupt would. It raises Cancelled there."""
+        self._cancelled.set()
+
     # ---- what should be, and what is -------------------------------------------------------------------------
 
     def _load(self) -> None:
-        profile = load_profile(self.project, self._profile_name)
+        profile = load_profile(self.project, self._profile_name, settings=self._settings)
         self._listed = frozenset(profile.components)
         self.profile = self._with_lent(profile)
         switches = {name: choice.switches for name, choice in self.profile.services.items()}
@@ -195,6 +202,7 @@ class Steps:
     def _execute(self, plan: Plan, desired: Desired, observed: Observed) -> list[Timing]:
         parts: dict[str, str] = {}
         ready: list[str] = []
+        self._cancelled = threading.Event()
         context = Context(
             engine=self.engine,
             desired=desired,
@@ -208,7 +216,7 @@ class Steps:
             became_ready=ready.append,
             golden=lambda service: self._golden_of(service, desired),
             note=self._report.note,
-            cancelled=threading.Event(),
+            cancelled=self._cancelled,
         )
         # Known before they are made: what a killed devenv leaves can then be found, made again or dropped.
         unknown = {"provision": "", "prepare": _BEGUN}
@@ -329,6 +337,17 @@ class Steps:
     def _former(self) -> set[str]:
         """Who has a part of some service that nobody asks for any more."""
         return set(former_components(self.state.load().provisioned, self.profile, self.catalogue))
+
+    def _adopt(self) -> None:
+        """Put components on record that were made for tests by processes that are gone: they are left behind, too."""
+        if not (names := self.state.abandoned()):
+            return
+        observed, record = self.engine.observe(self.id), self.state.load()
+        there = {*observed.containers, *observed.volumes.values()}
+        services = [name for name, s in self.catalogue.items() if name in there and s.provisioner]
+        pairs = {f"{service}/{name}": "" for service in services for name in names}
+        self.state.save(replace(record, provisioned={**pairs, **record.provisioned}))
+        self.state.adopt()
 
     def _left_behind(self) -> set[str]:
         """The components that were lent to somebody who was killed."""

@@ -79,6 +79,20 @@ def _marked(overlay: str) -> set[str]:
     return found
 
 
+def run_variables(
+    desired: Desired, component: str, overlay: Path, catalogue: Mapping[str, ServiceDefinition]
+) -> tuple[dict[str, str], str]:
+    """What a program finds in its environment that runs as the component; and the overlay's text.
+
+    `overlay` is where that text is to be found.
+    """
+    texts = wired_files(desired, catalogue)
+    text = texts[overlay_name(component)]
+    own = {"DEVENV_COMPONENT": component, "DEVENV_OSLO_CONF": str(overlay)}
+    known = component_map(desired.services, component, text)
+    return own | known | conventional(desired.services, component, texts, catalogue), text
+
+
 def conventional(
     services: Mapping[str, DesiredService],
     component: str,

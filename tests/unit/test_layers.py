@@ -15,12 +15,13 @@ PACKAGE = Path(__file__).parents[2] / "devenv"
 MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 # From the top: a module imports only from rooms further down.
 ROOMS = (
-    {"cli", "pytest_plugin", "__main__"},
+    {"cli", "pytest_plugin", "fixture", "__main__"},
     {"cli_data", "cli_images", "cli_run"},
     {"command"},
     {"ci"},
     {"terminal", "artifacts"},
     {"report", "trace"},
+    {"lease"},
     {"__init__"},
     {"environment"},
     {"lending"},
@@ -28,7 +29,7 @@ ROOMS = (
     {"steps", "status"},
     {"projectfiles", "timing", "export"},
     {"doctor", "execute", "wiring", "merge", "snapshot", "composefile"},
-    {"provisioners", "imagebuild"},
+    {"provisioners", "imagebuild", "pool"},
     {"resolve", "images", "provision", "readiness"},
     {"golden"},
     {"profile", "probe", "host", "components"},
