@@ -126,6 +126,9 @@ def _told(find: Callable[[], Any]) -> str:
         found = find()
     except DevenvError as error:
         found = {"error": error.message}
+    except (LookupError, TypeError, ValueError) as error:
+        # Engines differ, and one file less is no reason to have none.
+        found = {"error": f"cannot understand what the engine tells: {error!r}"}
     return "" if found is None else json.dumps(found, indent=2) + "\n"
 
 

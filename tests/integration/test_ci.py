@@ -20,6 +20,7 @@ from devenv.artifacts import write_artifacts
 from devenv.environment import Environment
 
 NOTHING: dict[str, list[str]] = {"containers": [], "networks": [], "volumes": []}
+JUNIT = 'echo "<testsuite/>" >junit.xml'
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z ")
 
 
@@ -40,13 +41,17 @@ def secrets_of(project: Project) -> set[str]:
 def test_the_command_has_services_its_exit_code_counts_and_nothing_is_left(
     etcd: Project, client: docker.DockerClient, code: int
 ) -> None:
-    script = f'devenv="$DEVENV_ETCD_PREFIX"; echo "prefix $devenv"; echo "<testsuite/>" > junit.xml; exit {code}'
+    script = f'echo "prefix $DEVENV_ETCD_PREFIX"; echo "$DEVENV_ETCD_PASSWORD" >password; {JUNIT}; exit {code}'
     done = etcd.devenv("ci", "--artifacts", "artifacts", "--", "sh", "-c", script, check=False)
     assert (done.returncode, done.stdout[:12]) == (code, "prefix /run-")
     assert ours(client, etcd.id) == NOTHING
     assert (etcd.folder / "junit.xml").read_text() == "<testsuite/>\n"
     status = json.loads((etcd.folder / "artifacts" / "status.json").read_text())
     assert status["services"]["etcd"]["state"] == "ready"
+    # Not the component's own secret either, which nobody knows any more.
+    password = (etcd.folder / "password").read_text().strip()
+    assert len(password) == 32
+    assert not [path for path in (etcd.folder / "artifacts").iterdir() if password in path.read_text()]
 
 
 def test_what_is_collected_is_whole_and_without_secrets(

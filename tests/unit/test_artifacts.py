@@ -97,6 +97,13 @@ def test_what_cannot_be_asked_of_one_service_costs_nothing_else(environment: Env
     assert json.loads((tmp_path / "events.json").read_text()) == [{"Action": "start"}]
 
 
+def test_what_is_not_understood_costs_one_file_only(environment: Environment, tmp_path: Path) -> None:
+    with_engine(environment).inspected = {"no": "Config"}
+    write_artifacts(environment, tmp_path)
+    assert "cannot understand" in json.loads((tmp_path / "inspect.json").read_text())["error"]
+    assert (tmp_path / "etcd.log").read_text() == "first line\nlast line\n"
+
+
 def test_a_missing_service_has_a_line_in_place_of_its_log(environment: Environment, tmp_path: Path) -> None:
     with_engine(environment).observed = Observed()
     write_artifacts(environment, tmp_path)
