@@ -9,7 +9,8 @@ from pathlib import Path
 
 from devenv import golden, snapshot, wiring
 from devenv.components import needed_components
-from devenv.errors import DevenvError, PortTaken
+from devenv.connection import own_container
+from devenv.errors import ConfigError, DevenvError, PortTaken
 from devenv.model import Desired, Observed, Plan
 from devenv.plan import make_plan
 from devenv.projectfiles import Merges
@@ -79,6 +80,7 @@ class BringUp(Steps):
                 self._report.note(f"{error}: taking another one")
 
     def _up(self, names: Sequence[str], drop: bool, renewal: Renewal | None) -> Result:
+        self._check_reach()
         self._adopt()
         desired, selected, observed = self._desired(names)
         merges = self._preflight(desired)[0]
@@ -117,6 +119,16 @@ class BringUp(Steps):
             name for name in desired.components if any(name in s.components for s in desired.services.values())
         ]
         return Result(plan, selected.services, timings, written, restored, components)
+
+    def _check_reach(self) -> None:
+        """Raise ConfigError in a container that is not on the network of the engine's host."""
+        own = own_container()
+        network = self.engine.network_of(own) if own else "host"
+        if network not in ("", "host") and not network.startswith("container:"):
+            raise ConfigError(
+                f"cannot reach services from container {own}: they answer on 127.0.0.1 of its host",
+                f"start it with '--network host' in place of network {network!r}",
+            )
 
     def _of_a_component(self, operation: str) -> bool:
         action, _, target = operation.partition(" ")

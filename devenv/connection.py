@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -168,3 +169,9 @@ def unless_taken(name: str) -> Iterator[None]:
             f"cannot create {name}: something that does not carry the labels of this environment has the name",
             hint=f"look at 'docker inspect {name}'; rename or remove it yourself",
         ) from error
+
+
+def own_container() -> str:
+    """The container that this process runs in, as the engine may know it, or nothing."""
+    inside = any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
+    return socket.gethostname() if inside else ""

@@ -8,6 +8,7 @@ from typing import Any
 
 from devenv.connection import asking
 from devenv.enginehttp import Client, decoded
+from devenv.errors import DevenvError
 from devenv.model import LABEL_ENVIRONMENT
 
 
@@ -28,6 +29,13 @@ class Looks:
         """All that the engine knows of a container."""
         with asking(f"inspect container {container}"):
             return dict(self._client.ask("GET", f"/containers/{container}/json"))
+
+    def network_of(self, container: str) -> str:
+        """How a container is on the network: "host", "bridge", a network's name; nothing if there is none such."""
+        try:
+            return str(self.inspect(container)["HostConfig"]["NetworkMode"])
+        except DevenvError:
+            return ""
 
     def belongings(self, environment: str) -> dict[str, list[dict[str, Any]]]:
         """The environment's networks and volumes, as the engine lists them."""

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import docker
 import pytest
-from project import Project, new_project
+from project import REPOSITORY, Project, new_project
 from suites import NOTHING, all_of, outcome, pytest_begun, pytest_run, remains, write
+
+from devenv.connection import endpoint_in_use
 
 # Puts a key below the component's prefix, and finds no other there.
 ETCD = """
@@ -560,3 +562,38 @@ def test_unittest_has_a_fixture_and_a_base_class(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3" in done.stdout + done.stderr
     assert all_of(etcd, client) == NOTHING and remains(etcd) == []
+
+
+# ---- inside a container --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", ["bridge", "host"])
+def test_a_run_inside_a_container_needs_the_hosts_network(
+    etcd: Project, client: docker.DockerClient, network: str
+) -> None:
+    write(etcd, "test_inside.py", "def test(devenv_component):\n    assert devenv_component.services == ['etcd']\n")
+    (etcd.folder / "pytest.ini").touch()
+    etcd.state.mkdir(exist_ok=True)
+    socket = endpoint_in_use()[0].removeprefix("unix://")
+    # Any image will do: what runs is this Python.
+    paths = {sys.base_prefix, sys.prefix, str(REPOSITORY), str(etcd.folder), str(etcd.state), socket}
+    inside = client.containers.create(
+        etcd.json("images", "list")[0]["reference"],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
+        entrypoint=[],
+        working_dir=str(etcd.folder),
+        environment={"DEVENV_STATE_DIR": str(etcd.state), "PYTHONPATH": str(REPOSITORY)},
+        volumes={path: {"bind": path, "mode": "rw"} for path in paths},
+        network_mode=network,
+    )
+    try:
+        inside.start()
+        code = inside.wait()["StatusCode"]
+        told = inside.logs().decode()
+    finally:
+        inside.remove(force=True)
+    if network == "host":
+        assert code == 0, told
+    else:
+        assert code == 1 and "cannot reach services from container" in told and "--network host" in told, told
+    assert all_of(etcd, client) == NOTHING
