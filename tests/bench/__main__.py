@@ -24,9 +24,10 @@ from tests.bench.samples import Samples
 from tests.bench.scale import Point, measure_scale, siblings
 from tests.bench.sides import COMPOSE_VARIABLE, Compose, Devenv, Side, find_compose
 from tests.bench.snapshots import measure_snapshots
+from tests.bench.suite import measure_suite
 
 # In the order in which they are measured.
-PARTS = ("rounds", "alone", "components", "snapshots", "scale", "others", "help")
+PARTS = ("rounds", "alone", "components", "suite", "snapshots", "scale", "others", "help")
 _DOCS = Path(__file__).resolve().parents[2] / "docs"
 _INTERRUPTED = 130
 # Eight environments at once take half a minute: more rounds of it than these are not worth their time.
@@ -111,6 +112,7 @@ class _Bench:
             "rounds": lambda: measure_rounds(sides, rounds, self._engine, samples, _tell),
             "alone": lambda: measure_alone(devenv, rounds, self._engine, samples, _tell),
             "components": lambda: measure_components(devenv, samples, _tell),
+            "suite": lambda: measure_suite(devenv, samples, _tell),
             "snapshots": lambda: measure_snapshots(devenv, rounds, samples, _tell),
             "scale": lambda: self._measure_scale(environments),
             "others": lambda: self._measure_others(images),

@@ -41,11 +41,11 @@ class Devenv:
     name = "devenv"
 
     def __init__(self, folder: Path, environment: str = "bench") -> None:
-        self._folder, self._project = folder, folder / "project"
+        self.folder, self._project = folder, folder / "project"
         self._project.mkdir(exist_ok=True)
-        self._environment = {"DEVENV_STATE_DIR": str(folder / "state"), "NO_COLOR": "1"}
+        self.environment = {"DEVENV_STATE_DIR": str(folder / "state"), "NO_COLOR": "1"}
         # As installed packages are: compiled once, whatever this shell says.
-        self._environment["PYTHONDONTWRITEBYTECODE"] = ""
+        self.environment["PYTHONDONTWRITEBYTECODE"] = ""
         script = Path(sys.executable).with_name("devenv")
         self._program = [str(script)] if script.exists() else [sys.executable, "-m", "devenv.cli"]
         self._prefix = [*self._program, "--project", str(self._project), "--env", environment]
@@ -53,12 +53,12 @@ class Devenv:
 
     def sibling(self, environment: str) -> Devenv:
         """Another environment of the same project."""
-        other = Devenv(self._folder, environment)
+        other = Devenv(self.folder, environment)
         other.identify()
         return other
 
     def run(self, *arguments: str, hear: Hear | None = None) -> Done:
-        return run([*self._prefix, *arguments], self._environment, hear=hear)
+        return run([*self._prefix, *arguments], self.environment, hear=hear)
 
     def identify(self) -> None:
         """Learn the label of all that the environment makes."""
@@ -71,7 +71,7 @@ class Devenv:
         return {image["service"]: image["reference"] for image in self._json("images", "list")}
 
     def help(self) -> Done:
-        return run([*self._program, "--help"], self._environment)
+        return run([*self._program, "--help"], self.environment)
 
     def status(self) -> Done:
         return self.run("status")
@@ -138,7 +138,7 @@ def down_together(environments: Sequence[Devenv]) -> float:
 
 
 def _together(environments: Sequence[Devenv], *arguments: str) -> float:
-    return run_together([[*one._prefix, *arguments] for one in environments], environments[0]._environment)
+    return run_together([[*one._prefix, *arguments] for one in environments], environments[0].environment)
 
 
 class Compose:
@@ -149,8 +149,8 @@ class Compose:
     def __init__(self, program: list[str], images: dict[str, str]) -> None:
         project = f"devenv-bench-{os.getpid()}"
         self._command = [*program, "--project-name", project, "--file", str(COMPOSE_FILE)]
-        self._environment = {f"{service.upper()}_IMAGE": reference for service, reference in images.items()}
-        self._environment["BENCH_PASSWORD"] = secrets.token_urlsafe(16)
+        self.environment = {f"{service.upper()}_IMAGE": reference for service, reference in images.items()}
+        self.environment["BENCH_PASSWORD"] = secrets.token_urlsafe(16)
         self.label = f"com.docker.compose.project={project}"
 
     def up(self) -> Done:
@@ -167,7 +167,7 @@ class Compose:
         return self._run("down", *(["--volumes"] if volumes else []))
 
     def _run(self, *arguments: str) -> Done:
-        return run([*self._command, *arguments], self._environment)
+        return run([*self._command, *arguments], self.environment)
 
 
 def find_compose() -> tuple[list[str], str]:

@@ -1,8 +1,8 @@
 """The same, in unittest's form: run by stestr, or any other runner."""
 
 import testtools
-from devenv.fixture import DevenvFixture, DevenvTestCase
 
+from devenv.fixture import DevenvFixture, DevenvTestCase
 from inventory import options
 from inventory.context import Context
 from inventory.coordination import Coordination
