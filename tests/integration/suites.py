@@ -25,7 +25,8 @@ def write(project: Project, name: str, text: str) -> None:
 
 def _started(project: Project, *arguments: str) -> dict[str, Any]:
     """What starts pytest, for Popen and run."""
-    (project.folder / "pytest.ini").touch()
+    if not (project.folder / "pyproject.toml").exists():
+        (project.folder / "pytest.ini").touch()
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     # A background job of a shell ignores Ctrl-C, and so do its children unless told otherwise.
