@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,8 +70,12 @@ class Lending(BringUp):
 
     def borrow(self, names: Sequence[str] = ()) -> Desired:
         """Services that work (all of the profile, if none is named) with what they need; for who has them `shared`."""
+        watch = Watch(self.id, self._report)
+        watch.phase("wait for another devenv")
         with self._changing():
-            self._bring_up_for_run(names)
+            # Where all of it runs already, that nothing was done is not worth a record.
+            with self._noting(watch) if self._missing(names) else nullcontext():
+                self._bring_up_for_run(names)
             desired, selected, observed = self._desired(names, keep=False, check_ports=False)
         services = {name: desired.services[name] for name in selected.services if _runs(name, observed)}
         return replace(desired, services=services)
@@ -116,6 +120,11 @@ class Lending(BringUp):
                 self._drop(self._left_behind())
 
     # ---- services ----------------------------------------------------------------------------------------------
+
+    def _missing(self, names: Sequence[str]) -> bool:
+        self._prepare(names)
+        observed = self.engine.observe(self.id)
+        return not all(_runs(name, observed) for name in select(self.profile, self.catalogue, names))
 
     def _bring_up_for_run(self, names: Sequence[str]) -> None:
         """Bring up what does not run, and have what runs as it is.
