@@ -87,7 +87,7 @@ def run_variables(
     `overlay` is where that text is to be found.
     """
     texts = wired_files(desired, catalogue)
-    text = texts[overlay_name(component)]
+    text = texts.get(overlay_name(component), "")
     own = {"DEVENV_COMPONENT": component, "DEVENV_OSLO_CONF": str(overlay)}
     known = component_map(desired.services, component, text)
     return own | known | conventional(desired.services, component, texts, catalogue), text

@@ -25,4 +25,6 @@ def own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("DEVENV_CACHE_DIR", str(folder / "cache"))
     monkeypatch.setenv("DOCKER_CONFIG", str(folder / "docker"))
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/engine.sock")
+    # Wherever the tests run.
+    monkeypatch.setattr("devenv.bringup.own_container", lambda: "")
     return folder

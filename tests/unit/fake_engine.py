@@ -42,6 +42,9 @@ class FakeEngine:
 
     # ---- what an engine is asked ---------------------------------------------------------------------------------
 
+    def network_of(self, _: str) -> str:
+        return "host"
+
     def observe(self, _: str) -> Observed:
         self._call("observe")
         return self.observed

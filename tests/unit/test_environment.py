@@ -1,4 +1,4 @@
-"""What `up` does beside its plan: ports that others were quicker to take."""
+"""What `up` does beside its plan: ports that others were quicker to take, and where it can reach none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from fake_engine import FakeEngine
 
 from devenv.environment import Environment
-from devenv.errors import PortTaken
+from devenv.errors import ConfigError, PortTaken
 from devenv.model import Desired
 
 
@@ -58,3 +58,18 @@ def test_a_port_of_before_is_not_given_up(tried: list[int], monkeypatch: pytest.
         Environment().up()
     assert tried == [tried[0]] * 2
     assert environment.state.load().ports == {"etcd/client": tried[0]}
+
+
+@pytest.mark.parametrize(("network", "reached"), [("bridge", False), ("host", True), ("container:x", True), ("", True)])
+def test_in_a_container_it_has_to_be_on_the_hosts_network(
+    tried: list[int], monkeypatch: pytest.MonkeyPatch, network: str, reached: bool
+) -> None:
+    refusing(tried, 0, monkeypatch)
+    monkeypatch.setattr("devenv.bringup.own_container", lambda: "0123abcd")
+    monkeypatch.setattr(FakeEngine, "network_of", lambda *_: network)
+    if reached:
+        Environment().up()
+    else:
+        with pytest.raises(ConfigError, match="cannot reach services from container 0123abcd"):
+            Environment().up()
+    assert bool(tried) == reached
