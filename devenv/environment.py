@@ -66,7 +66,7 @@ class Environment(Lending, Caching):
         self._prepare(names)
         watch.phase("wait for another devenv")
         with self._changing(), self._noting(watch):
-            self._keep(names)
+            self._keep(select(self.profile, self.catalogue, names))
             return self._bring_up(names, drop)
 
     def plan(self, names: Sequence[str] = (), drop: bool = False) -> Plan:
@@ -128,6 +128,7 @@ class Environment(Lending, Caching):
         self._prepare(names)
         services = select(self.profile, self.catalogue, names) if names else self.profile.services
         with self._changing():
+            self._keep(services)
             return self._bring_up(names, renewal=Renewal(dict.fromkeys(services, "")))
 
     def _empty(self, component: str) -> Result:
@@ -174,6 +175,7 @@ class Environment(Lending, Caching):
             saved = snapshot.load(self.state, name)
             snapshot.check(saved, self.images, self.engine.images(), self.profile.services)
             self.state.restore_secrets(saved.secrets)
+            self._keep(saved.services)
             return self._bring_up((), renewal=Renewal(dict.fromkeys(saved.services, name), saved.provisioned))
 
     def snapshots(self) -> list[Snapshot]:
@@ -367,5 +369,7 @@ class Environment(Lending, Caching):
             desired, _selected, observed = self._desired((), keep=False, check_ports=False)
             there = {name: desired.services[name] for name in desired.services if name in wanted}
             selected = replace(desired, services=there)
+            if not lock:
+                self._keep(there)
             plan = make(selected, observed)
             return Result(plan, selected.services, self._execute(plan, selected, observed))

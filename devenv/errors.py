@@ -22,6 +22,8 @@ class DevenvError(Exception):
     exit_code = 1
     # The operations of a plan that failed, where it was one that did.
     operations: Sequence[str] = ()
+    # The services that these are about; what is no service's, such as a network, has a name of its own here.
+    services: Sequence[str] = ()
 
     def __init__(self, message: str, hint: str = "", detail: Sequence[str] = ()) -> None:
         super().__init__(message)

@@ -194,6 +194,9 @@ class _Run:
         first, *others = errors.values()
         if isinstance(first, DevenvError):
             first.operations = tuple(errors)
+            first.services = tuple(
+                op.service or op.target.partition("/")[0] for op in self._plan.operations if op.key in errors
+            )
             first.detail = (*first.detail, *(f"also: {error}" for error in others))
         raise first
 

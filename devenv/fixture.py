@@ -7,6 +7,7 @@ workers, too. The last one that ends takes down what they brought up.
 from __future__ import annotations
 
 import atexit
+import os
 import subprocess
 import sys
 import unittest
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from oslo_config.cfg import ConfigOpts
 
 _LEASES = Leases()
+_PID = os.getpid()
 _PROJECTS: set[Path] = set()
 
 
@@ -50,14 +52,21 @@ class DevenvFixture(fixtures.Fixture):
         self._services, self._optional = services, optional
         self._environment = (find_project(Path(project)), environment, profile, settings)
 
+    def setUp(self) -> None:
+        """Raises what the services cannot be brought up for, and not what `fixtures` makes of it."""
+        try:
+            super().setUp()
+        except fixtures.MultipleExceptions as error:
+            failure = error.args[0][1]
+        else:
+            return
+        if isinstance(failure, NoEngine) and self._optional:
+            raise unittest.SkipTest(failure.message)
+        raise failure
+
     def _setUp(self) -> None:
         _PROJECTS.add(self._environment[0])
-        try:
-            self.component: LentComponent = _LEASES.get(*self._environment).component(self._services)
-        except NoEngine as error:
-            if self._optional:
-                raise unittest.SkipTest(error.message) from None
-            raise
+        self.component: LentComponent = _LEASES.get(*self._environment).component(self._services)
         self.addCleanup(self.component.give_back)
 
     @property
@@ -90,18 +99,18 @@ class DevenvTestCase(fixtures.TestWithFixtures):
 
     devenv_services: ClassVar[Sequence[str]] = ()
     devenv_profile: ClassVar[str] = ""
+    # Skipped, and no error, where there is no engine.
+    devenv_optional: ClassVar[bool] = False
 
     def setUp(self) -> None:
         super().setUp()
-        self.devenv = self.useFixture(DevenvFixture(self.devenv_services, self.devenv_profile))
+        fixture = DevenvFixture(self.devenv_services, self.devenv_profile, optional=self.devenv_optional)
+        self.devenv = self.useFixture(fixture)
 
     @property
     def conf(self) -> ConfigOpts:
         """The component's options for oslo.config."""
         return self.devenv.conf
-
-
-_CLEAR = "import sys; from pathlib import Path; from devenv.lease import clear; clear(Path(sys.argv[1]))"
 
 
 @atexit.register
@@ -110,7 +119,9 @@ def _end() -> None:
 
     In a process of its own, as this one can start no threads any more.
     """
+    if os.getpid() != _PID:
+        return  # a forked child, which has none of it
     _LEASES.leave()
     for project in _PROJECTS:
         # Python itself, with words of ours.
-        subprocess.run([sys.executable, "-c", _CLEAR, str(project)], check=False)  # noqa: S603
+        subprocess.run([sys.executable, "-m", "devenv.lease", str(project)], check=False)  # noqa: S603

@@ -5,6 +5,7 @@ All processes of a run share an environment. Each has its own components of it; 
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -162,6 +163,8 @@ class Lease:
         """Drop the components, and use the environment no longer. It goes on running: see `clear`."""
         self._closed = True
         self.environment.cancel()
+        if self._background:
+            self._background.join()
         with self._lock:
             for pool in self._pools.values():
                 pool.close()
@@ -213,12 +216,11 @@ class Lease:
         return self._notes
 
     def _blame(self, error: DevenvError) -> None:
-        """Remember which services cannot be had."""
-        targets = {key.partition(" ")[2].partition("/")[0] for key in error.operations}
-        found = targets & self.environment.catalogue.keys()
+        """Remember which services cannot be had; with the empty name, none can."""
+        names = {name if name in self.environment.catalogue else "" for name in error.services}
         if isinstance(error, NoEngine):
-            found = {""}
-        self._failed |= dict.fromkeys(found, error)
+            names = {""}
+        self._failed |= dict.fromkeys(names, error)
 
 
 def _noted(folder: Path) -> Callable[[], Path]:
@@ -282,3 +284,10 @@ def clear(project: Path) -> None:
 def environments(project: Path) -> list[Environment]:
     """Those of a project that anything is on record of."""
     return [Environment(project, record.name) for record in all_records() if record.project == str(project)]
+
+
+if __name__ == "__main__":  # for a process that can start no threads any more
+    try:
+        clear(Path(sys.argv[1]))
+    except DevenvError as error:
+        sys.exit(f"devenv: {error.message}; {error.hint}")

@@ -7,7 +7,7 @@ A killed run holds no lock any more: what it left goes with the next `up` or run
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -105,7 +105,12 @@ class Lending(BringUp):
 
     def going(self) -> set[str]:
         """The services that go, with their data, when the last run has ended."""
-        return {name for name, was in self.state.load().borrowed.items() if was == _NOTHING}
+        going = {name for name, was in self.state.load().borrowed.items() if was == _NOTHING}
+        needs = self._needs()
+        # What it keeps in a service that stays, stays.
+        while staying := {name for name in going if not going.issuperset(needs.get(name, ()))}:
+            going -= staying
+        return going
 
     def clear(self, others: bool = True) -> None:
         """Take away what killed runs left: the services that nobody uses, and their components in the others.
@@ -113,9 +118,9 @@ class Lending(BringUp):
         Without `others` components stay while somebody uses the services.
         """
         self._return_services()
-        if (self.state.lendings() or self.state.abandoned()) and (others or not self.state.used()):
-            self._load()
-            with self._changing():
+        with self._changing():
+            if (self.state.lendings() or self.state.abandoned()) and (others or not self.state.used()):
+                self._load()
                 self._adopt()
                 self._drop(self._left_behind())
 
@@ -147,11 +152,10 @@ class Lending(BringUp):
         finally:
             self._as_it_is = ()
 
-    def _keep(self, names: Sequence[str]) -> None:
+    def _keep(self, services: Collection[str]) -> None:
         """Have services be the user's own from now on."""
         record = self.state.load()
-        kept = select(self.profile, self.catalogue, names)
-        left = {name: was for name, was in record.borrowed.items() if name not in kept}
+        left = {name: was for name, was in record.borrowed.items() if name not in services}
         if left != record.borrowed:
             self.state.save(replace(record, borrowed=left))
 

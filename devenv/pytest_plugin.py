@@ -125,6 +125,8 @@ class Session:
             return
         for item in session.items:
             if marker := item.get_closest_marker("devenv"):
+                if self._is_worker and _wrong(marker):
+                    continue  # An error of the test's: from here it would end the worker.
                 services, profile = _marked(marker)
                 self._wanted.setdefault(profile, set()).add(services)
                 if set(_COMPONENTS) & {*getattr(item, "fixturenames", ())}:
@@ -156,9 +158,16 @@ class Session:
 
     # ---- ending ----------------------------------------------------------------------------------------------
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self) -> None:
-        """After all fixtures, and with xdist after all workers: the one that began them ends what they used."""
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self) -> Any:
+        """After all fixtures, whatever they raise, and with xdist after all workers."""
+        try:
+            return (yield)
+        finally:
+            self._finish()
+
+    def _finish(self) -> None:
+        """The process that began the workers, if there are any, ends what they used."""
         if self._is_worker:
             self._close()
             return
@@ -218,13 +227,21 @@ def _marked(marker: pytest.Mark | None) -> tuple[tuple[str, ...], str]:
     """The services and the profile that a marker asks for."""
     if marker is None:
         return (), ""
+    if wrong := _wrong(marker):
+        raise pytest.UsageError(wrong)
+    return tuple(marker.kwargs.get("services", ())), marker.kwargs.get("profile", "")
+
+
+def _wrong(marker: pytest.Mark) -> str:
+    """Why a marker cannot be understood."""
     wrong = [str(one) for one in marker.args] + sorted(marker.kwargs.keys() - {"services", "profile"})
     services, profile = marker.kwargs.get("services", ()), marker.kwargs.get("profile", "")
-    if isinstance(services, str) or not isinstance(profile, str):
-        wrong.append(f"services={services!r}" if isinstance(services, str) else f"profile={profile!r}")
-    if wrong:
-        raise pytest.UsageError(f"cannot use marker devenv with {', '.join(wrong)}; it is {_MARKER.partition(':')[0]}")
-    return tuple(services), profile
+    if not isinstance(services, list | tuple) or not all(isinstance(name, str) for name in services):
+        wrong.append(f"services={services!r}")
+    if not isinstance(profile, str):
+        wrong.append(f"profile={profile!r}")
+    usage = _MARKER.partition(":")[0]
+    return f"cannot use marker devenv with {', '.join(wrong)}; it is {usage}" if wrong else ""
 
 
 # ---- fixtures ----------------------------------------------------------------------------------------------------
@@ -345,6 +362,8 @@ def _devenv_begin(request: pytest.FixtureRequest, _devenv_session: Session) -> N
 def _devenv_marked(request: pytest.FixtureRequest, _devenv_session: Session) -> None:
     """A marked test begins when its services work."""
     if marker := request.node.get_closest_marker("devenv"):
+        if wrong := _wrong(marker):
+            pytest.fail(wrong, pytrace=False)
         profile, settings = (request.getfixturevalue(name) for name in ("devenv_profile", "devenv_settings"))
         services, marked = _marked(marker)
         lease = _devenv_session.lease(profile, settings, marked)

@@ -28,11 +28,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import platformdirs
 
-from devenv.errors import ConfigError, DevenvError
+from devenv.errors import Cancelled, ConfigError, DevenvError
+from devenv.locks import is_held, own
 
 # Nothing to escape in URLs, INI, YAML, SQL or a shell, and no dash, which a program could take for an option.
 _SECRET_ALPHABET, _SECRET_LENGTH = string.ascii_letters + string.digits, 32
@@ -137,12 +139,12 @@ class State:
     # ---- the lock ------------------------------------------------------------------------------------------
 
     @contextmanager
-    def locked(self, waiting: Callable[[str], None]) -> Iterator[None]:
-        """Hold the environment's lock; `waiting` is told once when somebody else has it.
+    def locked(self, waiting: Callable[[str], None], over: Event | None = None) -> Iterator[None]:
+        """Hold the environment's lock; `waiting` is told once when somebody else has it, until it is `over`.
 
         The kernel drops the lock with its holder, so a killed devenv blocks nobody.
         """
-        with held(self.folder / "lock", waiting):
+        with held(self.folder / "lock", waiting, over):
             yield
 
     # ---- the record ----------------------------------------------------------------------------------------
@@ -182,7 +184,7 @@ class State:
     def using(self) -> Iterator[None]:
         """Be one of those who use the services."""
         _make_folder(self.folder)
-        with (self.folder / "users").open("a") as stream:
+        with (self.folder / "users").open("a") as stream, own(stream):
             fcntl.flock(stream, fcntl.LOCK_SH)
             yield
 
@@ -194,7 +196,7 @@ class State:
     def lent(self, component: str) -> Iterator[None]:
         """Have a component lent. Raises ConfigError if somebody else has it."""
         _make_folder(self._lent)
-        with (self._lent / component).open("a") as stream:
+        with (self._lent / component).open("a") as stream, own(stream):
             for _ in range(_GLANCES):
                 try:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -219,7 +221,7 @@ class State:
         """
         folder = self._pools / secrets.token_hex(3)
         _make_folder(folder)
-        with (folder / _POOL_LOCK).open("a") as stream:
+        with (folder / _POOL_LOCK).open("a") as stream, own(stream):
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield folder
             if not _noted(folder):
@@ -314,8 +316,11 @@ def _make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def held(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
-    """Hold a lock on a file; `waiting` is told while somebody else has it, and may raise to give up."""
+def held(path: Path, waiting: Callable[[str], None], over: Event | None = None) -> Iterator[None]:
+    """Hold a lock on a file; `waiting` is told while somebody else has it, and may raise to give up.
+
+    Raises Cancelled if it is `over` before that.
+    """
     _make_folder(path.parent)
     try:
         stream = path.open("a+")
@@ -332,6 +337,8 @@ def held(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
                     stream.seek(0)
                     waiting(f"waiting for another devenv (process {stream.read().strip() or 'unknown'})")
                     told = True
+                if over and over.is_set():
+                    raise Cancelled from None
                 time.sleep(_LOCK_POLL)
         # Only to tell others whom they wait for: on a full disk the lock holds all the same.
         with suppress(OSError):
@@ -339,18 +346,6 @@ def held(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
             stream.write(str(os.getpid()))
             stream.flush()
         yield
-
-
-def is_held(path: Path) -> bool:
-    """Whether anybody holds a lock on the file."""
-    try:
-        with path.open() as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False  # there is no such file
-    return False
 
 
 def _noted(pool: Path) -> list[Path]:

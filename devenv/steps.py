@@ -13,7 +13,7 @@ from devenv import wiring
 from devenv.catalogue import load_catalogue
 from devenv.components import check_components, former_components
 from devenv.engine import Engine, connect
-from devenv.errors import ConfigError
+from devenv.errors import Cancelled, ConfigError
 from devenv.execute import Context, Report, execute
 from devenv.golden import references
 from devenv.images import BASE, images_for
@@ -65,7 +65,7 @@ class Steps:
         self._timeout = wait_timeout
         self._engine: Engine | None = None
         self._lost_ports: list[int] = []
-        self._cancelled = threading.Event()
+        self._cancelled, self._over = threading.Event(), threading.Event()
         # The components of devenv.yaml; the profile has those that are lent, too.
         self._listed: frozenset[str] = frozenset()
         self.catalogue: dict[str, ServiceDefinition] = {}
@@ -79,7 +79,11 @@ class Steps:
         return self._engine
 
     def cancel(self) -> None:
-        """From another thread: end what is being done, as an interrupt would. It raises Cancelled there."""
+        """From another thread: end what is being done, as an interrupt would, and do nothing after it.
+
+        It raises Cancelled there.
+        """
+        self._over.set()
         self._cancelled.set()
 
     # ---- what should be, and what is -------------------------------------------------------------------------
@@ -104,7 +108,7 @@ class Steps:
     def _changing(self) -> Iterator[None]:
         # Neither a broken devenv.yaml nor a profile that is gone keeps anybody from stopping what runs.
         self.catalogue = self.catalogue or load_catalogue()
-        with self.state.locked(self._report.note):
+        with self.state.locked(self._report.note, self._over):
             yield
 
     def _desired(
@@ -203,6 +207,8 @@ class Steps:
         parts: dict[str, str] = {}
         ready: list[str] = []
         self._cancelled = threading.Event()
+        if self._over.is_set():
+            raise Cancelled
         context = Context(
             engine=self.engine,
             desired=desired,

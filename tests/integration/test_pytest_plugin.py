@@ -200,6 +200,16 @@ def test_what_is_kept_serves_the_next_run_and_goes_with_it(etcd: Project, client
     assert all_of(etcd, client) == NOTHING
 
 
+@pytest.mark.parametrize("command", ["reset", "start", "up"])
+def test_what_the_user_took_over_stays(etcd: Project, client: docker.DockerClient, command: str) -> None:
+    write(etcd, "test_keep.py", "def test(devenv_component):\n    assert devenv_component.services == ['etcd']\n")
+    outcome(pytest_run(etcd, "--devenv-keep"), passed=1)
+    etcd.devenv(command)
+    outcome(pytest_run(etcd), passed=1)
+    etcd.devenv("gc")
+    assert etcd.json("status")["services"]["etcd"]["state"] == "ready"
+
+
 def test_profile_services_and_settings_can_be_overridden(project: Project) -> None:
     write(
         project,
@@ -562,6 +572,33 @@ def test_unittest_has_a_fixture_and_a_base_class(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3" in done.stdout + done.stderr
     assert all_of(etcd, client) == NOTHING and remains(etcd) == []
+
+
+def test_without_an_engine_optional_cases_are_skipped_and_others_say_why(etcd: Project) -> None:
+    write(
+        etcd,
+        "test_optional.py",
+        """
+        from devenv.fixture import DevenvTestCase
+
+        class Optional(DevenvTestCase):
+            devenv_optional = True
+
+            def test(self):
+                pass
+
+        class Needed(DevenvTestCase):
+            def test(self):
+                pass
+        """,
+    )
+    etcd.extra["DOCKER_HOST"] = f"unix://{etcd.folder}/no.sock"
+    command = [sys.executable, "-m", "unittest", "test_optional"]
+    done = subprocess.run(command, cwd=etcd.folder, env=etcd.environ, capture_output=True, text=True, check=False)
+    del etcd.extra["DOCKER_HOST"]
+    assert "FAILED (errors=1, skipped=1)" in done.stderr
+    assert "devenv.errors.NoEngine: cannot reach a container engine" in done.stderr
+    assert "MultipleExceptions" not in done.stderr
 
 
 # ---- inside a container --------------------------------------------------------------------------------------------

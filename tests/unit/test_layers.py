@@ -38,7 +38,7 @@ ROOMS = (
     {"engineimages", "enginelook"},
     {"connection", "ports", "yamltext"},
     {"enginesdk"},
-    {"archive", "program", "template", "initext", "userfile", "plugins", "enginehttp", "imagetar", "joblog"},
+    {"archive", "program", "template", "initext", "userfile", "plugins", "enginehttp", "imagetar", "joblog", "locks"},
     {"results"},
     {"model"},
     {"errors"},

@@ -1,0 +1,44 @@
+"""Locks of the kernel's on files: they go with their holder, however that ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+# A forked child would go on holding a lock when its parent has ended.
+_LOCKS: set[IO[str]] = set()
+
+
+def _let_go() -> None:
+    for stream in _LOCKS:
+        stream.close()
+    _LOCKS.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+@contextmanager
+def own(stream: IO[str]) -> Iterator[None]:
+    """Have a lock on the file be this process's alone."""
+    _LOCKS.add(stream)
+    try:
+        yield
+    finally:
+        _LOCKS.discard(stream)
+
+
+def is_held(path: Path) -> bool:
+    """Whether anybody holds a lock on the file."""
+    try:
+        with path.open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # there is no such file
+    return False

@@ -1,0 +1,79 @@
+"""What a process of a test run remembers of services that it could not have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from devenv.environment import Environment
+from devenv.errors import DevenvError, NoEngine, ServiceFailed
+from devenv.lease import Lease
+from devenv.model import Desired
+
+NEEDS = {"mysql": ["mysql"], "keystone": ["mysql", "keystone"], "etcd": ["etcd"]}
+
+
+class Broken:
+    """An environment that cannot bring up mysql; it knows how often it was asked."""
+
+    catalogue = dict.fromkeys(NEEDS, None)
+
+    def __init__(self, error: DevenvError, folder: Path) -> None:
+        self.asked: list[tuple[str, ...]] = []
+        self._error, self._folder = error, folder
+
+    @contextmanager
+    def shared(self) -> Iterator[Path]:
+        yield self._folder
+
+    def selected(self, names: Sequence[str]) -> list[str]:
+        return [need for name in names for need in NEEDS[name]]
+
+    def borrow(self, names: Sequence[str]) -> Desired:
+        self.asked.append(tuple(names))
+        if not names or "mysql" in self.selected(names):
+            raise self._error
+        return Desired("x", "x", cast(Any, dict.fromkeys(names)))
+
+
+def failed(services: Sequence[str]) -> ServiceFailed:
+    error = ServiceFailed("cannot pull image mysql:0")
+    error.services = services
+    return error
+
+
+def asked(error: DevenvError, folder: Path, *requests: Sequence[str]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """What became of each request, and what the environment was asked for."""
+    environment = Broken(error, folder)
+    lease = Lease(cast(Environment, environment))
+    told = []
+    for request in requests:
+        try:
+            lease._desired(request)
+            told.append("")
+        except DevenvError as found:
+            told.append(found.message)
+    return told, environment.asked
+
+
+def test_a_service_that_failed_once_is_not_tried_again_and_the_others_are(tmp_path: Path) -> None:
+    error = failed(["mysql"])
+    told, tried = asked(error, tmp_path, ["mysql"], ["mysql"], ["keystone"], [], ["etcd"])
+    assert told == [error.message] * 4 + [""]
+    assert tried == [("mysql",), ("etcd",)]
+
+
+@pytest.mark.parametrize("error", [failed(["base"]), NoEngine("cannot reach a container engine")])
+def test_without_what_all_need_nothing_is_tried_again(error: DevenvError, tmp_path: Path) -> None:
+    told, tried = asked(error, tmp_path, ["mysql"], ["etcd"], [])
+    assert told == [error.message] * 3
+    assert tried == [("mysql",)]
+
+
+def test_a_request_that_is_wrong_blames_no_service(tmp_path: Path) -> None:
+    told, tried = asked(DevenvError("cannot find it"), tmp_path, ["mysql"], ["etcd"])
+    assert told == ["cannot find it", ""] and tried == [("mysql",), ("etcd",)]
