@@ -129,11 +129,7 @@ def _alone(desired: Desired, component: str) -> Desired:
 
 def _variables(desired: Desired, component: str, catalogue: Catalogue) -> str:
     """The names that `devenv run` tells a program, as lines of YAML."""
-    texts = wiring.wired_files(desired, catalogue)
-    overlay = texts.get(wiring.overlay_name(component), "")
-    found = {"DEVENV_COMPONENT": component}
-    found |= wiring.component_map(desired.services, component, overlay)
-    found |= wiring.conventional(desired.services, component, texts, catalogue)
+    found = wiring.job_variables(desired, component, catalogue)[0]
     return "\n".join(f"{name}: {json.dumps(value)}" for name, value in found.items())
 
 

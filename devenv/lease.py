@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from devenv import wiring
 from devenv.environment import Environment
 from devenv.errors import Cancelled, ConfigError, DevenvError, NoEngine
-from devenv.execute import Report
 from devenv.model import Desired, DesiredService, Endpoint, Provision
 from devenv.pool import Made, Pool
 from devenv.state import all_records, write_files
@@ -118,7 +117,6 @@ class Lease:
         self._failed: dict[str, DevenvError] = {}
         self._pools: dict[tuple[str, ...], Pool] = {}
         self._background: threading.Thread | None = None
-        self._closed = False
 
     def begin(self, names: Sequence[str], components: Iterable[Sequence[str]] = ()) -> None:
         """Bring services up in the background, and make components ahead that have parts of these services each.
@@ -161,7 +159,6 @@ class Lease:
 
     def close(self) -> None:
         """Drop the components, and use the environment no longer. It goes on running: see `clear`."""
-        self._closed = True
         self.environment.cancel()
         if self._background:
             self._background.join()
@@ -194,11 +191,10 @@ class Lease:
 
     def _borrowed(self, names: tuple[str, ...]) -> Desired:
         """Raises the same again for services that could not be brought up once: no test has to wait for that twice."""
-        if self._closed:
-            raise Cancelled
-        for failed in ("", *self._failed):
-            if failed in self._failed and (not names or failed in ("", *self.environment.selected(names))):
-                raise self._failed[failed]
+        if self._failed:
+            needed = {"", *self.environment.selected(names)} if names else self._failed.keys()
+            if errors := [error for name, error in self._failed.items() if name in needed]:
+                raise errors[0]
         try:
             self._opened()
             desired = self.environment.borrow(names)
@@ -252,17 +248,13 @@ class Leases:
         profile: str = "",
         settings: Mapping[str, Any] | None = None,
         fresh: bool = False,
-        report: Report | None = None,
     ) -> Lease:
         """The lease of an environment; the settings and the profile are those that it is asked for with first."""
         key = repr((project, name, profile, settings or {}, fresh))
         if key not in self._leases:
-            environment = Environment(project, name, profile, report=report, settings=settings)
+            environment = Environment(project, name, profile, settings=settings)
             self._leases[key] = Lease(environment, fresh)
         return self._leases[key]
-
-    def all(self) -> list[Lease]:
-        return list(self._leases.values())
 
     def close(self) -> None:
         """Drop all components, and use no environment any longer."""

@@ -51,8 +51,8 @@ class Lending(BringUp):
                     stack.callback(self._take_back, name)
                 if ending:
                     stack.callback(ending)
-                with self._noting(watch):
-                    self._bring_up_for_run(names)
+                with self._as_found(names), self._noting(watch):
+                    self._bring_up(names)
             yield name
 
     @contextmanager
@@ -74,8 +74,8 @@ class Lending(BringUp):
         watch.phase("wait for another devenv")
         with self._changing():
             # Where all of it runs already, that nothing was done is not worth a record.
-            with self._noting(watch) if self._missing(names) else nullcontext():
-                self._bring_up_for_run(names)
+            with self._as_found(names) as missing, self._noting(watch) if missing else nullcontext():
+                self._bring_up(names)
             desired, selected, observed = self._desired(names, keep=False, check_ports=False)
         services = {name: desired.services[name] for name in selected.services if _runs(name, observed)}
         return replace(desired, services=services)
@@ -94,13 +94,12 @@ class Lending(BringUp):
             if self.state.used():
                 return
             observed, borrowed = self.engine.observe(self.id), self.state.load().borrowed
-            there = {*observed.containers, *observed.volumes.values()}
-            if own := sorted(name for name in there if borrowed.get(name) != _NOTHING):
+            if own := sorted(name for name in observed.services if borrowed.get(name) != _NOTHING):
                 raise ConfigError(
                     f"cannot begin afresh in environment {self.name!r}: it has {', '.join(own)}, and no run made it",
                     f"'devenv --env {self.name} down --volumes' removes that; or name another environment",
                 )
-            if there:
+            if observed.services:
                 self._take_down((), volumes=True)
 
     def going(self) -> set[str]:
@@ -126,29 +125,22 @@ class Lending(BringUp):
 
     # ---- services ----------------------------------------------------------------------------------------------
 
-    def _missing(self, names: Sequence[str]) -> bool:
-        self._prepare(names)
-        observed = self.engine.observe(self.id)
-        return not all(_runs(name, observed) for name in select(self.profile, self.catalogue, names))
+    @contextmanager
+    def _as_found(self, names: Sequence[str]) -> Iterator[list[str]]:
+        """Have those of the services that run be taken as they are inside; the names of the others.
 
-    def _bring_up_for_run(self, names: Sequence[str]) -> None:
-        """Bring up what does not run, and have what runs as it is.
-
-        It is remembered what was there before, so that what a killed run brought up is known to be a run's.
+        It is remembered what was there of these, so that what a killed run brought up is known to be a run's.
         """
         self._prepare(names)
         observed, record = self.engine.observe(self.id), self.state.load()
         wanted = select(self.profile, self.catalogue, names)
-        self._as_it_is = [name for name in wanted if _runs(name, observed)]
-        before = {
-            name: _before(name, observed)
-            for name in wanted
-            if name not in record.borrowed and name not in self._as_it_is
-        }
+        missing = [name for name in wanted if not _runs(name, observed)]
+        before = {name: _before(name, observed) for name in missing if name not in record.borrowed}
         if before:
             self.state.save(replace(record, borrowed={**record.borrowed, **before}))
+        self._as_it_is = [name for name in wanted if name not in missing]
         try:
-            self._bring_up(names)
+            yield missing
         finally:
             self._as_it_is = ()
 
@@ -171,7 +163,7 @@ class Lending(BringUp):
             was: dict[str, list[str]] = {_NOTHING: [], _DATA: [], _CONTAINER: []}
             for name, what in borrowed.items():
                 was[what].append(name)
-            if {*observed.containers, *observed.volumes.values()} <= {*was[_NOTHING]}:
+            if observed.services <= {*was[_NOTHING]}:
                 self._take_down((), volumes=True)
                 return
             stops = [container for container in observed.containers.values() if container.service in was[_CONTAINER]]

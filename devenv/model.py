@@ -335,6 +335,11 @@ class Observed:
     images: Mapping[str, str] = field(default_factory=dict)
     extra: tuple[ObservedContainer, ...] = ()
 
+    @property
+    def services(self) -> set[str]:
+        """Those of which anything is there: a container, or data."""
+        return {*self.containers, *self.volumes.values()}
+
 
 # ---- planned ------------------------------------------------------------------------------------------------
 

@@ -329,6 +329,8 @@ def held(path: Path, waiting: Callable[[str], None], over: Event | None = None) 
     with stream:
         told = False
         while True:
+            if over and over.is_set():
+                raise Cancelled
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
@@ -337,8 +339,6 @@ def held(path: Path, waiting: Callable[[str], None], over: Event | None = None) 
                     stream.seek(0)
                     waiting(f"waiting for another devenv (process {stream.read().strip() or 'unknown'})")
                     told = True
-                if over and over.is_set():
-                    raise Cancelled from None
                 time.sleep(_LOCK_POLL)
         # Only to tell others whom they wait for: on a full disk the lock holds all the same.
         with suppress(OSError):

@@ -349,8 +349,7 @@ class Steps:
         if not (names := self.state.abandoned()):
             return
         observed, record = self.engine.observe(self.id), self.state.load()
-        there = {*observed.containers, *observed.volumes.values()}
-        services = [name for name, s in self.catalogue.items() if name in there and s.provisioner]
+        services = [name for name, s in self.catalogue.items() if name in observed.services and s.provisioner]
         pairs = {f"{service}/{name}": "" for service in services for name in names}
         self.state.save(replace(record, provisioned={**pairs, **record.provisioned}))
         self.state.adopt()

@@ -86,11 +86,19 @@ def run_variables(
 
     `overlay` is where that text is to be found.
     """
+    variables, text = job_variables(desired, component, catalogue)
+    return variables | {"DEVENV_OSLO_CONF": str(overlay)}, text
+
+
+def job_variables(
+    desired: Desired, component: str, catalogue: Mapping[str, ServiceDefinition]
+) -> tuple[dict[str, str], str]:
+    """The same for a program that finds none of devenv's files."""
     texts = wired_files(desired, catalogue)
     text = texts.get(overlay_name(component), "")
-    own = {"DEVENV_COMPONENT": component, "DEVENV_OSLO_CONF": str(overlay)}
     known = component_map(desired.services, component, text)
-    return own | known | conventional(desired.services, component, texts, catalogue), text
+    named = conventional(desired.services, component, texts, catalogue)
+    return {"DEVENV_COMPONENT": component} | known | named, text
 
 
 def conventional(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 import docker
+from project import Completed, Project
 
 # Seconds in which an engine answers after it was started, or is given up.
 _START_SECONDS = 60
@@ -36,6 +38,17 @@ class PrivateEngine:
     @cached_property
     def client(self) -> docker.DockerClient:
         return docker.DockerClient(base_url=f"unix://{self.socket}")
+
+    def devenv(self, project: Project, *arguments: str) -> Completed:
+        """The command line, from where the ports of this engine can be reached."""
+        return subprocess.run(
+            [*self.inside, sys.executable, "-m", "devenv.cli", *arguments],
+            cwd=project.folder,
+            env={**project.environ, "DOCKER_HOST": f"unix://{self.socket}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def fill(self, leave: int) -> Path:
         """Write a file that leaves only so many bytes of the disk."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,18 +32,6 @@ def small(project: Project, client: docker.DockerClient, tmp_path: Path) -> Iter
         yield engine
 
 
-def devenv(engine: PrivateEngine, project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line, from where the ports of the small engine can be reached."""
-    return subprocess.run(
-        [*engine.inside, sys.executable, "-m", "devenv.cli", *arguments],
-        cwd=project.folder,
-        env={**project.environ, "DOCKER_HOST": f"unix://{engine.socket}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_a_full_disk_costs_neither_the_environment_nor_what_was_saved_before(
     small: PrivateEngine, project: Project, checkout: Path
 ) -> None:
@@ -55,7 +42,7 @@ def test_a_full_disk_costs_neither_the_environment_nor_what_was_saved_before(
     images = {image.id for image in small.client.images.list(all=True)}
 
     def run(*arguments: str) -> str:
-        done = devenv(small, project, *arguments)
+        done = small.devenv(project, *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
@@ -76,7 +63,7 @@ def test_a_full_disk_costs_neither_the_environment_nor_what_was_saved_before(
     # A save fails with one line; services go on, and nothing of it stays.
     images = {image.id for image in small.client.images.list(all=True)}
     small.fill(leave=TOO_LITTLE)
-    failed = devenv(small, project, "snapshot", "save", "full")
+    failed = small.devenv(project, "snapshot", "save", "full")
     one_clear_line(failed, 5, "cannot keep data", "no space left", "devenv gc")
     assert {image.id for image in small.client.images.list(all=True)} == images
     assert json.loads(run("status", "--format", "json"))["services"]["etcd"]["state"] == "ready"

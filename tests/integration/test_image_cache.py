@@ -36,14 +36,7 @@ def test_an_engine_without_images_starts_from_golden_state_and_builds_nothing(
     project.devenv("images", "save", "images.tar")
 
     def there(*arguments: str) -> str:
-        done = subprocess.run(
-            [*fresh.inside, sys.executable, "-m", "devenv.cli", *arguments],
-            cwd=project.folder,
-            env={**project.environ, "DOCKER_HOST": f"unix://{fresh.socket}"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = fresh.devenv(project, *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
