@@ -121,15 +121,19 @@ class Lease:
     def begin(self, names: Sequence[str], components: Iterable[Sequence[str]] = ()) -> None:
         """Bring services up in the background, and make components ahead that have parts of these services each.
 
-        Whoever asks for them learns what came of it.
+        Whoever asks for them learns what came of it. `services` waits for all of this.
         """
 
         def bring_up() -> None:
             # Whoever asks for them gets the error; an interrupted run asks for nothing any more.
             with suppress(DevenvError, Cancelled):
                 self._desired(names)
-                for services in components:
-                    self._pool(services).fill()
+                pools = [self._pool(services) for services in components]
+                for pool in pools:
+                    pool.fill()
+                # The first ones of a process are the slow ones: clients are imported, and connect.
+                for pool in pools:
+                    pool.wait()
 
         self._background = threading.Thread(target=bring_up, name="devenv-up", daemon=True)
         self._background.start()
@@ -140,7 +144,9 @@ class Lease:
         return _service(service, service)
 
     def services(self, names: Sequence[str] = ()) -> dict[str, Service]:
-        """Services that work (all of the profile, if none is named)."""
+        """Services that work (all of the profile, if none is named); first of all, those that `begin` brings up."""
+        if self._background:
+            self._background.join()
         return {name: _service(s, s) for name, s in self._desired(names).services.items()}
 
     def component(self, names: Sequence[str] = ()) -> LentComponent:

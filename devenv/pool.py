@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -64,6 +65,12 @@ class Pool:
         with self._lock:
             while len(self._ahead) < AHEAD:
                 self._ahead.append(self._begin())
+
+    def wait(self) -> None:
+        """Return when those that are being made ahead are there, or failed: whoever takes one learns of that."""
+        with self._lock:
+            begun = [future for made in self._ahead for future in made.begun]
+        futures.wait(begun)
 
     def take(self) -> Made:
         """A component that nobody had before. Raises ServiceFailed where a service refuses to make its part."""

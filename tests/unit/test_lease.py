@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any, cast
 
 import pytest
@@ -13,6 +15,7 @@ from devenv.environment import Environment
 from devenv.errors import DevenvError, NoEngine, ServiceFailed
 from devenv.lease import Lease
 from devenv.model import Desired
+from devenv.pool import Pool
 
 NEEDS = {"mysql": ["mysql"], "keystone": ["mysql", "keystone"], "etcd": ["etcd"]}
 
@@ -77,3 +80,31 @@ def test_without_what_all_need_nothing_is_tried_again(error: DevenvError, tmp_pa
 def test_a_request_that_is_wrong_blames_no_service(tmp_path: Path) -> None:
     told, tried = asked(DevenvError("cannot find it"), tmp_path, ["mysql"], ["etcd"])
     assert told == ["cannot find it", ""] and tried == [("mysql",), ("etcd",)]
+
+
+class Works(Broken):
+    """An environment whose services all work."""
+
+    def going(self) -> list[str]:
+        return []
+
+    def borrow(self, names: Sequence[str]) -> Desired:
+        return Desired("x", "x", {})
+
+
+def test_a_marked_test_begins_when_the_first_components_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, made = Event(), list[str]()
+
+    class Slow(Pool):
+        def wait(self) -> None:
+            asked.wait(10)
+            made.append("a component")
+
+    monkeypatch.setattr("devenv.lease.Pool", Slow)
+    lease = Lease(cast(Environment, Works(NoEngine("none", "start it"), tmp_path)))
+    lease.begin([], [[]])
+    threading.Timer(0.05, asked.set).start()
+    lease.services()
+    assert made
