@@ -50,6 +50,21 @@ class Project:
         assert not check or done.returncode == 0, f"devenv {arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
 
+    def shell(self, command: str) -> str:
+        """What a command prints that ends well, in a shell like that of a reader of the docs."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=self.folder,
+            env={**self.environ, "PATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}"
+        return done.stdout
+
     def killed_while_paused(self, client: docker.DockerClient, pause: float, *arguments: str) -> bool:
         """Run the command line and kill it `pause` seconds after a container of it began to stand still.
 

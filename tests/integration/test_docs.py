@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,21 +45,12 @@ def steps(page: Path) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=str)
 def test_every_command_of_the_page_works(page: Path, project: Project) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for file, command in steps(page):
         if file:
             (project.folder / file).parent.mkdir(parents=True, exist_ok=True)
             (project.folder / file).write_text(command)
             continue
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", command],
-            cwd=project.folder,
-            env={**project.environ, "PATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        project.shell(command)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)

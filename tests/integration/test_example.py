@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
-import subprocess
-import sys
 
 import docker
 import pytest
@@ -30,6 +29,15 @@ def test_waits(conf, database):
     while True:
         signal.pause()
 """
+# Of its README.
+COMMANDS = [
+    line.removeprefix("$ ").partition("  #")[0].rstrip()
+    for line in (EXAMPLE / "README.md").read_text().splitlines()
+    if line.startswith("$ ")
+]
+INSTALL = [command for command in COMMANDS if command.startswith("pip ")]
+SUITES = [command for command in COMMANDS if command.startswith(("pytest", "stestr"))]
+BY_HAND = [command for command in COMMANDS if command.startswith("devenv")]
 
 
 @pytest.fixture
@@ -41,13 +49,25 @@ def example(project: Project) -> Project:
     return project
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "4")], ids=["alone", "workers"])
-def test_its_suite_passes_and_leaves_nothing(
-    example: Project, client: docker.DockerClient, arguments: tuple[str, ...]
-) -> None:
-    done = pytest_run(example, *arguments)
-    assert done.returncode == 0, done.stdout
+def test_its_readme_shows_how_it_is_installed_run_and_used() -> None:
+    assert INSTALL == ["pip install -e '.[test]'"]
+    assert SUITES[:3] == ["pytest", "pytest -n 4", "stestr run"]
+    assert BY_HAND[0] == "devenv up"
+
+
+@pytest.mark.parametrize("command", SUITES)
+def test_its_suites_pass_and_leave_nothing(example: Project, client: docker.DockerClient, command: str) -> None:
+    told = example.shell(command)
+    assert re.search(r"[1-9]\d* passed|Passed: [1-9]", told) and not re.search(r"skipped|Skipped: [1-9]", told), told
     assert all_of(example, client) == NOTHING and remains(example) == []
+
+
+def test_it_can_be_used_by_hand(example: Project) -> None:
+    # What it needs is installed here, and devenv is this one.
+    example.shell("pip install --quiet --no-deps --target installed .")
+    example.extra["PYTHONPATH"] = f"{example.checkout}{os.pathsep}{example.folder / 'installed'}"
+    for command in BY_HAND:
+        example.shell(f"PATH=$PWD/installed/bin:$PATH; {command}")
 
 
 def test_a_killed_worker_fails_one_test_and_leaves_nothing(example: Project, client: docker.DockerClient) -> None:
@@ -66,12 +86,4 @@ def test_ctrl_c_leaves_nothing(example: Project, client: docker.DockerClient) ->
         os.killpg(run.pid, signal.SIGINT)
         told = run.communicate()[0]
     assert run.returncode == pytest.ExitCode.INTERRUPTED, told
-    assert all_of(example, client) == NOTHING and remains(example) == []
-
-
-def test_its_cases_pass_under_stestr_and_leave_nothing(example: Project, client: docker.DockerClient) -> None:
-    command = [sys.executable, "-m", "stestr", "run", "--concurrency", "4"]
-    done = subprocess.run(command, cwd=example.folder, env=example.environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "- Failed: 0" in done.stdout and "- Passed: 0" not in done.stdout
     assert all_of(example, client) == NOTHING and remains(example) == []
