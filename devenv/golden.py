@@ -27,7 +27,7 @@ from devenv.model import (
     Source,
 )
 from devenv.plan import providers
-from devenv.state import cache_folder, held
+from devenv.state import cache_folder, held, make_private
 
 REPOSITORY = "devenv/golden"
 CAUSE = "golden state"
@@ -149,9 +149,9 @@ def touch(images: Iterable[str]) -> None:
     for image in images:
         try:
             marker = _marker(image)
-            marker.parent.mkdir(parents=True, exist_ok=True)
-            marker.touch()
-        except OSError:
+            make_private(marker.parent)
+            marker.touch(mode=0o600)
+        except (OSError, DevenvError):
             continue
 
 

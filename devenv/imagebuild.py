@@ -20,7 +20,7 @@ from devenv.archive import pack
 from devenv.engine import Engine
 from devenv.errors import ServiceFailed
 from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, SHARED, ServiceDefinition
-from devenv.state import cache_folder, held
+from devenv.state import cache_folder, held, make_private
 
 # Newest first; PyPI's wheels name the oldest C library that they run on, and trixie has glibc 2.41.
 _MANYLINUX = ("2_34", "2_28", "2_17")
@@ -122,9 +122,10 @@ def fetch_wheels(engine: Engine, service: ServiceDefinition, progress: Progress)
     if folder.is_dir():
         return folder
     progress("fetching Python wheels")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_private(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         fresh = Path(temporary) / "wheels"
+        make_private(fresh)
         platforms = [f"--platform=manylinux_{version}_{machine}" for version in _MANYLINUX]
         _run(
             [

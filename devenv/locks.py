@@ -22,6 +22,11 @@ def _let_go() -> None:
 os.register_at_fork(after_in_child=_let_go)
 
 
+def open_lock(path: Path) -> IO[str]:
+    """A file to lock, made for its owner alone if it is not there: whoever can open it can hold its lock."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+")
+
+
 @contextmanager
 def own(stream: IO[str]) -> Iterator[None]:
     """Have a lock on the file be this process's alone."""

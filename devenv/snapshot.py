@@ -22,7 +22,7 @@ from devenv.catalogue import NAME
 from devenv.engine import Engine
 from devenv.errors import ConfigError
 from devenv.model import Desired, Image, Observed, ObservedContainer, Operation, Plan, Source
-from devenv.state import State, write_files
+from devenv.state import State, make_private, write_files
 
 REPOSITORY = "devenv/snapshot"
 # Raise it when what is saved changes so that an older devenv, or this one, would misread it.
@@ -163,7 +163,7 @@ def write(state: State, name: str, services: Mapping[str, SavedService], engine:
         secrets=state.secrets(()),
     )
     path = _path(state, name)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent)
     write_files({path: (json.dumps(asdict(snapshot), indent=2) + "\n").encode()})
     return snapshot
 

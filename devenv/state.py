@@ -34,7 +34,7 @@ from typing import Any
 import platformdirs
 
 from devenv.errors import Cancelled, ConfigError, DevenvError
-from devenv.locks import is_held, own
+from devenv.locks import is_held, open_lock, own
 
 # Nothing to escape in URLs, INI, YAML, SQL or a shell, and no dash, which a program could take for an option.
 _SECRET_ALPHABET, _SECRET_LENGTH = string.ascii_letters + string.digits, 32
@@ -155,7 +155,7 @@ class State:
         return _understood(_read_json(self.folder / "record.json"), empty)
 
     def save(self, record: Record) -> None:
-        _make_folder(self.folder)
+        make_private(self.folder)
         write_files({self.folder / "record.json": _to_json(asdict(record))})
 
     def forget(self) -> None:
@@ -168,7 +168,7 @@ class State:
                 (self._lent / component).unlink(missing_ok=True)
 
     def save_timing(self, timing: Mapping[str, Any]) -> None:
-        _make_folder(self.folder)
+        make_private(self.folder)
         write_files({self.folder / "timing.json": _to_json(timing)})
 
     def load_timing(self) -> dict[str, Any]:
@@ -183,8 +183,8 @@ class State:
     @contextmanager
     def using(self) -> Iterator[None]:
         """Be one of those who use the services."""
-        _make_folder(self.folder)
-        with (self.folder / "users").open("a") as stream, own(stream):
+        make_private(self.folder)
+        with open_lock(self.folder / "users") as stream, own(stream):
             fcntl.flock(stream, fcntl.LOCK_SH)
             yield
 
@@ -195,8 +195,8 @@ class State:
     @contextmanager
     def lent(self, component: str) -> Iterator[None]:
         """Have a component lent. Raises ConfigError if somebody else has it."""
-        _make_folder(self._lent)
-        with (self._lent / component).open("a") as stream, own(stream):
+        make_private(self._lent)
+        with open_lock(self._lent / component) as stream, own(stream):
             for _ in range(_GLANCES):
                 try:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -220,8 +220,8 @@ class State:
         What is noted there when this process ends is `abandoned`.
         """
         folder = self._pools / secrets.token_hex(3)
-        _make_folder(folder)
-        with (folder / _POOL_LOCK).open("a") as stream, own(stream):
+        make_private(folder)
+        with open_lock(folder / _POOL_LOCK) as stream, own(stream):
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield folder
             if not _noted(folder):
@@ -234,9 +234,9 @@ class State:
     def adopt(self) -> None:
         """Have those be lent to nobody, as the components of killed runs are."""
         for folder in self._abandoned_pools():
-            _make_folder(self._lent)
+            make_private(self._lent)
             for path in _noted(folder):
-                (self._lent / path.stem).touch()
+                (self._lent / path.stem).touch(mode=0o600)
             shutil.rmtree(folder, ignore_errors=True)
 
     def _abandoned_pools(self) -> list[Path]:
@@ -268,13 +268,13 @@ class State:
         missing = [name for name in names if name not in known]
         known.update({name: new_secret() for name in missing})
         if missing and keep:
-            _make_folder(self.folder)
+            make_private(self.folder)
             write_files({path: _to_json(known)})
         return known
 
     def restore_secrets(self, saved: Mapping[str, str]) -> None:
         """Have these secrets again; others stay."""
-        _make_folder(self.folder)
+        make_private(self.folder)
         write_files({self.folder / "secrets.json": _to_json({**self.secrets(()), **saved})})
 
 
@@ -305,9 +305,12 @@ def new_secret() -> str:
     return "".join(secrets.choice(_SECRET_ALPHABET) for _ in range(_SECRET_LENGTH))
 
 
-def _make_folder(folder: Path) -> None:
+def make_private(folder: Path) -> None:
+    """Have a folder; it and those above it that are not there are made for their owner alone, whatever the umask."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # With `parents`, only the last one would get the mode.
+        for part in [part for part in (*reversed(folder.parents), folder) if not part.exists()]:
+            part.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise DevenvError(
             f"cannot create the state folder {folder}: {error.strerror}",
@@ -321,9 +324,9 @@ def held(path: Path, waiting: Callable[[str], None], over: Event | None = None) 
 
     Raises Cancelled if it is `over` before that.
     """
-    _make_folder(path.parent)
+    make_private(path.parent)
     try:
-        stream = path.open("a+")
+        stream = open_lock(path)
     except OSError as error:
         raise _no_room(error, path) from error
     with stream:

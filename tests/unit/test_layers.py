@@ -48,6 +48,8 @@ SERVICES = re.compile(r"mysql|rabbit|etcd|keystone", re.IGNORECASE)
 # Who may know a service by name: what speaks its protocol. And the commented devenv.yaml that `init` writes.
 MAY_NAME_SERVICES = {"probe", "provisioners"}
 HELP_TEXTS = {("profile", "TEMPLATE")}
+# Who makes what is not devenv's own, as the user's umask says: a job's report, devenv.yaml, an export, an engine's log.
+FOR_OTHERS = {"ci", "cli", "export", "host"}
 SLOW = {"docker", "rich", "requests", "yaml", "voluptuous", "pymysql", "amqp"}
 
 
@@ -104,6 +106,19 @@ def test_one_module_imports_docker() -> None:
 def test_no_service_is_known_by_name(module: str) -> None:
     found = [f"{module}.py:{line}: {word}" for word, line in code_words(MODULES[module]) if SERVICES.search(word)]
     assert not found
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - FOR_OTHERS))
+def test_whatever_makes_a_file_or_a_folder_says_that_it_is_for_its_owner_alone(module: str) -> None:
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            call, name = ast.unparse(node), node.func.attr
+            assert name not in ("write_text", "write_bytes", "makedirs"), call
+            assert not re.search(r"\.open\('[wax]", call), call
+            if "O_CREAT" in call and name == "open":
+                assert call.endswith(f", {0o600})"), call
+            if name in ("mkdir", "touch") and not call.startswith("golden."):
+                assert f"mode={0o700 if name == 'mkdir' else 0o600}" in call, call
 
 
 @pytest.mark.parametrize("module", MODULES)

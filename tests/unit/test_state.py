@@ -10,7 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from devenv.state import (
     ports_locked,
     write_files,
 )
+from devenv.userfile import replace_file, written_whole
 
 
 @pytest.fixture
@@ -67,13 +68,73 @@ def test_an_id_is_safe_in_every_name_on_the_engine(folder: str) -> None:
 # ---- writing -----------------------------------------------------------------------------------------------------
 
 
-def test_a_written_file_is_for_its_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    """The worst that a user can have set."""
     before = os.umask(0)
-    try:
-        write_files({tmp_path / "f": b"new"})
-    finally:
-        os.umask(before)
+    yield
+    os.umask(before)
+
+
+def test_a_written_file_is_for_its_owner_alone_whatever_the_umask(tmp_path: Path, no_umask: None) -> None:
+    write_files({tmp_path / "f": b"new"})
     assert (mode(tmp_path / "f"), (tmp_path / "f").read_bytes()) == (0o600, b"new")
+
+
+def whole(path: Path, content: bytes) -> None:
+    with written_whole(path) as stream:
+        stream.write(content)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_files({path: b"new"}),
+        lambda path: write_files({path: b"new"}, 0o644),
+        lambda path: replace_file(path, b"old", b"new"),
+        lambda path: whole(path, b"new"),
+    ],
+    ids=["write_files", "write_files for all", "replace_file", "written_whole"],
+)
+def test_a_file_is_for_its_owner_alone_from_its_first_byte(
+    write: Callable[[Path], None], tmp_path: Path, no_umask: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, int]] = []
+    opened = os.open
+
+    def watched(path: str, flags: int, *more: int) -> int:
+        descriptor = opened(path, flags, *more)
+        if flags & os.O_CREAT:
+            # A link, or a file of somebody else's, in its place would be refused.
+            assert flags & os.O_EXCL and flags & os.O_NOFOLLOW
+            found = os.fstat(descriptor)
+            made.append((stat.S_IMODE(found.st_mode), found.st_size))
+        return descriptor
+
+    (tmp_path / "f").write_bytes(b"old")
+    monkeypatch.setattr(os, "open", watched)
+    write(tmp_path / "f")
+    assert made == [(0o600, 0)]
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("f", b"new")]
+
+
+def test_all_that_is_kept_is_for_its_owner_alone_whatever_the_umask(
+    no_umask: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Not even the folders above the environment's own: whoever may write there can put another one in its place.
+    monkeypatch.setenv("DEVENV_STATE_DIR", str(tmp_path / "not" / "there"))
+    state = State(tmp_path, "default")
+    with state.locked(pytest.fail), ports_locked(pytest.fail), state.using(), state.lent("nova"), state.pool() as pool:
+        state.save(Record(state.id, "default", str(tmp_path)))
+        state.save_timing({})
+        state.restore_secrets(state.secrets(["mysql.password"]))
+        (pool / "test-1.conf").touch(mode=0o600)
+        found = {str(path.relative_to(tmp_path)): path for path in (tmp_path / "not").rglob("*")}
+        files = {name: oct(mode(path)) for name, path in found.items() if path.is_file()}
+        folders = {name: oct(mode(path)) for name, path in found.items() if path.is_dir()}
+    assert len(files) >= 8 and files == dict.fromkeys(files, "0o600")
+    assert len(folders) >= 5 and folders == dict.fromkeys(folders, "0o700")
+    assert mode(tmp_path / "not") == 0o700
 
 
 @pytest.mark.parametrize("failing", ["os.fsync", "pathlib.Path.replace"])
@@ -282,7 +343,7 @@ def test_a_lock_file_that_cannot_be_opened_is_a_clear_error(tmp_path: Path, monk
     def read_only(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(Path, "open", read_only)  # root may write everywhere
+    monkeypatch.setattr(os, "open", read_only)  # root may write everywhere
     words = f"cannot write {tmp_path / 'lock'}: Read-only file system"
     with pytest.raises(ConfigError, match=words) as caught, held(tmp_path / "lock", pytest.fail):
         pass
