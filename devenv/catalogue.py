@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from voluptuous import All, Any as Either, Invalid, Match, Optional, Range, Required, Schema
+from voluptuous import All, Any as Either, Equal, Invalid, Match, Optional, Range, Required, Schema
 
 from devenv import document
 from devenv.errors import ConfigError
@@ -30,6 +30,7 @@ from devenv.model import (
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}\Z")
 _DURATION = re.compile(r"(?:(\d+)m)?(?:(\d+)s)?\Z")
 _SIZE = re.compile(r"(\d+)([kmg]?)b?\Z", re.IGNORECASE)
+_ROOT = re.compile(r"(root|0+)?(:|\Z)")
 _PORT = re.compile(r"127\.0\.0\.1::(\d+)\Z")
 _VOLUME = re.compile(r"([a-z][a-z0-9-]*):(/[^:]+)\Z")
 _VOLUME_NAME = re.compile(r"[a-z][a-z0-9-]*\Z")
@@ -147,14 +148,28 @@ def _text(value: Any) -> str:
     return text.replace("$$", "$")
 
 
+def _no_root(value: Any) -> str:
+    text = _text(value)
+    if _ROOT.match(text):
+        raise Invalid("expected a user that is not root")
+    return text
+
+
 _strings = [_text]
 _name = All(str, Match(NAME, msg="expected a name: lower-case letters, digits and dashes"))
 _port = All(int, Range(min=1, max=65535, msg="expected a port from 1 to 65535"))
 
+# There is no key for anything that would give a container more than the engine gives by itself, and what takes from
+# that has to be there. `read_only` has to be said because a server may need to write to its image's folders.
 _CONTAINER = {
     Required("image"): _text,
+    Required("user"): _no_root,
+    Required("read_only"): bool,
+    Required("cap_drop"): Equal(["ALL"], msg="expected [ALL]"),
+    Required("security_opt"): Equal(["no-new-privileges:true"], msg='expected ["no-new-privileges:true"]'),
+    Required("pids_limit"): All(int, Range(min=1, msg="expected a number above 0")),
+    Required("mem_limit"): All(_size, Range(min=1, msg="expected a size above 0")),
     Optional("build"): Schema(".", required=True),
-    Optional("user"): _text,
     Optional("hostname"): _name,
     Optional("working_dir"): _text,
     Optional("entrypoint"): _strings,
@@ -164,13 +179,8 @@ _CONTAINER = {
     Optional("volumes"): [_matching(_VOLUME, "NAME:/path")],
     Optional("tmpfs"): _strings,
     Optional("ports"): [_matching(_PORT, "127.0.0.1::PORT, since devenv chooses the host's port")],
-    Optional("read_only"): bool,
     Optional("init"): bool,
-    Optional("cap_drop"): _strings,
-    Optional("security_opt"): _strings,
     Optional("ulimits"): {Required("nofile"): int},
-    Optional("pids_limit"): int,
-    Optional("mem_limit"): _size,
     Optional("shm_size"): _size,
     Optional("stop_signal"): _text,
     Optional("stop_grace_period"): _duration,
@@ -320,20 +330,20 @@ def _options(container: Mapping[str, Any]) -> ContainerOptions:
         return tuple(container.get(key, ()))
 
     return ContainerOptions(
-        user=container.get("user", ""),
+        user=container["user"],
         hostname=container.get("hostname", ""),
         working_dir=container.get("working_dir", ""),
         entrypoint=strings("entrypoint"),
         command=strings("command"),
         environment=tuple(sorted(container.get("environment", {}).items())),
         tmpfs=strings("tmpfs"),
-        read_only=container.get("read_only", False),
+        read_only=container["read_only"],
         init=container.get("init", False),
-        cap_drop=strings("cap_drop"),
-        security_opt=strings("security_opt"),
+        cap_drop=tuple(container["cap_drop"]),
+        security_opt=tuple(container["security_opt"]),
         nofile=container.get("ulimits", {}).get("nofile", 0),
-        pids_limit=container.get("pids_limit", 0),
-        mem_limit=container.get("mem_limit", 0),
+        pids_limit=container["pids_limit"],
+        mem_limit=container["mem_limit"],
         shm_size=container.get("shm_size", 0),
         stop_signal=container.get("stop_signal", ""),
         stop_grace_period=container.get("stop_grace_period", 10),

@@ -34,6 +34,15 @@ from devenv.ports import HOST
 CONFIG_FOLDER = "/etc/devenv"
 # In each data volume, the one folder that any user may write to: the user's id differs between images.
 DATA_FOLDER = "data"
+# For a container that is never started, should somebody start it.
+_NOBODY = "65534:65534"
+_CONFINED = {
+    "ReadonlyRootfs": True,
+    "CapDrop": ["ALL"],
+    "SecurityOpt": ["no-new-privileges:true"],
+    "PidsLimit": 1,
+    "Memory": 16 << 20,
+}
 # How many of the last lines of a log.
 Tail = int | Literal["all"]
 
@@ -138,9 +147,9 @@ class Engine(Images, Looks):
         """
         self.ensure_volume(volume, environment, service)
         labels = {LABEL_ENVIRONMENT: environment, LABEL_SERVICE: service}
-        host = {"Mounts": [_mount(folder, volume)], "NetworkMode": "none"}
+        host = {"Mounts": [_mount(folder, volume)], "NetworkMode": "none", **_CONFINED}
         # It needs a command to be created.
-        wanted = {"Image": image, "Cmd": ["none"], "Labels": labels, "HostConfig": host}
+        wanted = {"Image": image, "Cmd": ["none"], "User": _NOBODY, "Labels": labels, "HostConfig": host}
         with asking(f"fill volume {volume}"):
             container = self._client.ask("POST", "/containers/create", body=wanted)["Id"]
         self.remove(container)

@@ -40,6 +40,11 @@ def compose_data(name: str = "web", role: str = "", port: int = 80) -> dict[str,
         "services": {
             name: {
                 "image": f"example/{name}",
+                "user": "nobody",
+                "read_only": True,
+                "cap_drop": ["ALL"],
+                "security_opt": ["no-new-privileges:true"],
+                "pids_limit": 99,
                 "entrypoint": ["run"],
                 "configs": [{"source": "main", "target": "/etc/devenv/main.conf"}],
                 "volumes": ["data:/data"],

@@ -237,7 +237,18 @@ def test_a_volume_is_filled_by_a_container_that_is_never_started() -> None:
     asked, client = engine()
     asked.fill_volume("v", "i:1", "/data", "e", "one")
     assert client.whats == ["POST /volumes/create", CREATE, "DELETE /containers/c1"]
-    assert client.last(CREATE)["HostConfig"]["Mounts"] == [{"Type": "volume", "Source": "v", "Target": "/data"}]
+    host = client.last(CREATE)["HostConfig"]
+    assert host.pop("Mounts") == [{"Type": "volume", "Source": "v", "Target": "/data"}]
+    # Nor could it do anything if somebody started it.
+    assert host == {
+        "NetworkMode": "none",
+        "ReadonlyRootfs": True,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges:true"],
+        "PidsLimit": 1,
+        "Memory": 16 << 20,
+    }
+    assert client.last(CREATE)["User"] == "65534:65534"
     assert client.query("DELETE /containers/c1") == {"v": True, "force": True}
 
 

@@ -52,6 +52,7 @@ name: env-1
 services:
   web:
     image: example/web:latest
+    user: nobody
     entrypoint:
     - run
     configs:
@@ -63,6 +64,11 @@ services:
     - web-data:/data
     ports:
     - 127.0.0.1:80:80
+    cap_drop:
+    - ALL
+    security_opt:
+    - no-new-privileges:true
+    pids_limit: 99
     mem_limit: 536870912
     stop_grace_period: 90s
     logging:
