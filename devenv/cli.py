@@ -21,6 +21,7 @@ from devenv.command import (
     print_done,
     print_json,
     services_argument,
+    show_debugging,
     timeout_option,
     timing_json,
     timing_options,
@@ -34,9 +35,12 @@ from devenv.errors import ConfigError
 @click.option("--project", type=click.Path(path_type=Path), help="A folder of the project, instead of this one.")
 @click.option("--env", "env_name", default="default", metavar="NAME", help="One of several environments of a project.")
 @click.option("--profile", default="", metavar="NAME", help="Another profile than devenv.yaml picks.")
+@click.option("--debug", is_flag=True, help="Show what is asked of the engine, and where errors come from.")
 @click.version_option(__version__, prog_name="devenv")
-def main(project: Path | None, env_name: str, profile: str) -> None:
+def main(project: Path | None, env_name: str, profile: str, debug: bool) -> None:
     """MySQL, RabbitMQ, etcd and Keystone for OpenStack services: ready when `devenv up` returns."""
+    if debug:
+        show_debugging()
 
 
 # ---- up and down -------------------------------------------------------------------------------------------------

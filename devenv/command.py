@@ -40,6 +40,7 @@ class Group(click.Group):
             error.show()
             sys.exit(error.exit_code)
         except DevenvError as error:
+            _show_where()
             show(error)
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
@@ -50,8 +51,28 @@ class Group(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         except OSError as error:
+            _show_where()
             show(DevenvError(f"cannot go on: {error}", "make room or allow it, then run the same again"))
             sys.exit(DevenvError.exit_code)
+
+
+def show_debugging() -> None:
+    """Show on standard error what this process asks of the engine, and where errors come from."""
+    import logging
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s.%(msecs)03d %(message)s", "%H:%M:%S"))
+    # Ours alone: what libraries log at this level has bodies and passwords in it.
+    log = logging.getLogger("devenv")
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+
+
+def _show_where() -> None:
+    """With --debug, where the error at hand comes from. Tracebacks show code, never the values of variables."""
+    import logging
+
+    logging.getLogger("devenv").debug("this is where it failed:", exc_info=True)
 
 
 def show(error: DevenvError) -> None:
@@ -74,7 +95,7 @@ def environment_of(context: click.Context, timeout: float = 180.0) -> Environmen
         project=options["project"],
         name=options["env_name"],
         profile=options["profile"],
-        report=reporter(sys.stderr),
+        report=reporter(sys.stderr, plain=options["debug"]),
         wait_timeout=timeout,
     )
 

@@ -7,16 +7,19 @@ more than a request and an answer, and for engines that are reached in other way
 from __future__ import annotations
 
 import json
+import logging
 import re
 import select
 import socket
+import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote_plus, urlencode
 
+_log = logging.getLogger(__name__)
 # Seconds for a single call. Only a wedged engine takes longer; builds have their own.
 TIMEOUT = 120.0
 # In bytes: data of hundreds of MB go through here.
@@ -84,7 +87,9 @@ class HttpClient(Client):
         self, method: str, path: str, query: Query | None = None, body: Body = None, timeout: float = TIMEOUT
     ) -> Generator[bytes, None, None]:
         data, headers = encoded(body)
-        connection, answer = self._sent(method, f"/v{self.version}{target(path, query)}", data, headers, timeout)
+        where, began = f"/v{self.version}{target(path, query)}", time.monotonic()
+        connection, answer = self._sent(method, where, data, headers, timeout)
+        log_answer(method, unquote_plus(where), answer.status, time.monotonic() - began)
         try:
             if answer.status >= 400:
                 raise Refused(answer.status, words_of(_all_of(answer)))
@@ -227,6 +232,11 @@ def decoded(answer: bytes) -> Any:
         return json.loads(answer)
     except ValueError as error:
         raise NoAnswer("what answers is no container engine") from error
+
+
+def log_answer(method: str, where: str, status: int, seconds: float) -> None:
+    """Note what an engine was asked and how it answered; never a body, which may hold secrets."""
+    _log.debug("%s %s: %d after %.0f ms", method, where, status, seconds * 1000)
 
 
 def words_of(answer: bytes) -> str:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, Literal
+from urllib.parse import urlsplit
 
 import docker
 import docker.errors
@@ -18,7 +19,19 @@ import urllib3.exceptions
 from docker.context import ContextAPI
 from docker.utils import kwargs_from_env
 
-from devenv.enginehttp import CHUNK, TIMEOUT, Body, Client, NoAnswer, Query, Refused, encoded, target, words_of
+from devenv.enginehttp import (
+    CHUNK,
+    TIMEOUT,
+    Body,
+    Client,
+    NoAnswer,
+    Query,
+    Refused,
+    encoded,
+    log_answer,
+    target,
+    words_of,
+)
 
 _BUILD_TIMEOUT = 1800
 
@@ -37,6 +50,7 @@ class Sdk(Client):
             )
         # A proxy from the environment must not come between us and the engine.
         self._client.trust_env = False
+        self._client.hooks["response"].append(_logged)
         # The stubs leave out where the client keeps what it read of ~/.docker/config.json.
         forget_missing_helpers(self._client._auth_configs)  # type: ignore[attr-defined]
 
@@ -86,6 +100,12 @@ class Sdk(Client):
             run = str(self._client.exec_create(container, list(command), stdin=True, tty=tty)["Id"])
             socket = self._client.exec_start(run, tty=tty, socket=True)
         return run, getattr(socket, "_sock", socket)
+
+
+def _logged(answer: requests.Response, *_: object, **__: object) -> None:
+    """Without the query: a build's has the user's proxies in it, and those may have passwords."""
+    asked, path = answer.request, urlsplit(answer.url).path
+    log_answer(asked.method or "", path, answer.status_code, answer.elapsed.total_seconds())
 
 
 def _arguments(url: str, origin: str) -> dict[str, Any]:

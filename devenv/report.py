@@ -215,9 +215,9 @@ def _words(operation: Operation) -> str:
     return f"{operation.action}{cause}"
 
 
-def reporter(stream: IO[str]) -> Report:
-    """The report that suits the stream."""
-    return Live(stream) if wants_live(stream) else Plain(stream)
+def reporter(stream: IO[str], plain: bool = False) -> Report:
+    """The report that suits the stream; a `plain` one where others write to it, too."""
+    return Live(stream) if wants_live(stream) and not plain else Plain(stream)
 
 
 # ---- tables --------------------------------------------------------------------------------------------------

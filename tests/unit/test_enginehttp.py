@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 from fake_http_engine import HttpEngine, http_engine
 
 from devenv.enginehttp import CHUNK, HttpClient, NoAnswer, Refused, _hung_up, agreed, speaks, target, words_of
+from devenv.enginesdk import Sdk
 
 
 @pytest.fixture
@@ -75,6 +77,19 @@ def test_a_mapping_is_sent_as_json_and_bytes_as_a_tar_file(client: HttpClient, e
     assert (a.json, a.kind) == ({"Name": "ü"}, "application/json")
     assert (b.body, b.kind, b.query) == (b"tar", "application/x-tar", {"path": ["/x y"]})
     assert (c.body, c.kind) == (b"", "")
+
+
+@pytest.mark.parametrize("kind", ["HttpClient", "Sdk"])
+def test_what_is_asked_is_logged_without_any_body(
+    kind: str, client: HttpClient, engine: HttpEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    asks = client if kind == "HttpClient" else Sdk(engine.url, "default", "1.41")
+    engine.other = lambda _: (200, {"password": "s3cret"})
+    with caplog.at_level("DEBUG", "devenv"):
+        asks.ask("POST", "/a/b", {"label": "x y"}, {"password": "s3cret"})
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("devenv.")]
+    query = r"\?label=x y" if kind == "HttpClient" else ""
+    assert re.fullmatch(rf"POST /v1\.\d+/a/b{query}: 200 after \d+ ms", line)
 
 
 def test_a_stream_is_sent_whole(client: HttpClient, engine: HttpEngine) -> None:
