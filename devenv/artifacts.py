@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from devenv.environment import Environment
 
 HIDDEN = "***"
+# Where a URL has one.
+_PASSWORD = re.compile(r"(://[^/@]*?:)[^/@]*@")
 # Labels with this prefix hold digests and names; others are the image's own, and may hold anything.
 _OUR_LABELS = "io.devenv."
 
@@ -76,9 +79,14 @@ def hider(environment: Environment) -> Callable[[str], str]:
 
 
 def status_data(environment: Environment, found: Mapping[str, ServiceStatus]) -> dict[str, Any]:
-    """What `devenv status --format json` prints."""
+    """What `devenv status --format json` prints: without passwords, which `devenv env` is for."""
     identity = {"id": environment.id, "name": environment.name, "project": str(environment.project)}
-    return {"environment": identity, "services": {name: asdict(one) for name, one in found.items()}}
+    return {"environment": identity, "services": {name: _status(one) for name, one in found.items()}}
+
+
+def _status(found: ServiceStatus) -> dict[str, Any]:
+    where = {key: {**one, "url": _PASSWORD.sub(rf"\1{HIDDEN}@", one["url"])} for key, one in found.endpoints.items()}
+    return {**asdict(found), "endpoints": where}
 
 
 # ---- the files -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -306,6 +307,15 @@ def test_status_of_one_service_shows_that_one(monkeypatch: pytest.MonkeyPatch) -
     stopped = ObservedContainer("1", "devenv-id-mysql", "mysql", "exited", exit_code=0)
     monkeypatch.setattr("devenv.steps.connect", lambda: FakeEngine(Observed({"mysql": stopped})))
     assert set(json.loads(run("status", "etcd", "--format", "json").stdout)["services"]) == {"etcd"}
+
+
+def test_a_status_has_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devenv.steps.connect", FakeEngine)
+    services = json.loads(run("status", "--format", "json").stdout)["services"]
+    found = {f"{name}/{key}": e["url"] for name, s in services.items() for key, e in s["endpoints"].items()}
+    assert re.fullmatch(r"mysql\+pymysql://devenv:\*\*\*@127\.0\.0\.1:\d+/devenv\?charset=utf8mb4", found["mysql/sql"])
+    assert re.fullmatch(r"rabbit://devenv:\*\*\*@127\.0\.0\.1:\d+/devenv", found["rabbitmq/amqp"])
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v3", found["keystone/public"])
 
 
 @pytest.mark.parametrize(
