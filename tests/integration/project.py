@@ -33,6 +33,8 @@ class Project:
     state: Path
     checkout: Path = REPOSITORY
     extra: dict[str, str] = field(default_factory=dict)
+    # As this process has it, if negative.
+    umask: int = -1
 
     @property
     def environ(self) -> dict[str, str]:
@@ -44,9 +46,16 @@ class Project:
     def devenv(self, *arguments: str, check: bool = True, cwd: Path | None = None, stdin: str = "") -> Completed:
         command = [sys.executable, "-m", "devenv.cli", *arguments]
         done = subprocess.run(
-            command, cwd=cwd or self.folder, env=self.environ, capture_output=True, text=True, input=stdin, check=False
+            command,
+            cwd=cwd or self.folder,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            input=stdin,
+            check=False,
+            umask=self.umask,
         )
-        assert "Traceback" not in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr or "--debug" in arguments, done.stderr
         assert not check or done.returncode == 0, f"devenv {arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
 

@@ -131,6 +131,12 @@ def test_the_next_environment_begins_with_the_schema_but_with_no_credential_of_t
     (kept,) = golden_images(client) - before
     assert kept.startswith("devenv/golden:mysql-data-")
     assert fills(other) == [f"devenv-{other.id}-mysql-data"]
+
+    # Of all secrets only the mark that tells whose the data are is in it, in the clear or at all: it opens nothing.
+    (path,) = project.state.glob(f"environments/{project.id}/secrets.json")
+    content = b"".join(client.images.get(kept).save())
+    found = {name for name, secret in json.loads(path.read_text()).items() if secret.encode() in content}
+    assert found == {"mysql.owner"}
     other.devenv("up")
     first, second = project.env(), other.env()
 

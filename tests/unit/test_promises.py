@@ -1,0 +1,39 @@
+"""The pages that promise something name the tests that hold it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+PAGES = [path for name in ("security", "reliability") if (path := TESTS.parent / "docs" / f"{name}.md").is_file()]
+# A test by its name, with its file below tests/ or without.
+NAMED = re.compile(r"`(?:(?:tests/)?([\w/]+\.py)::)?(test_\w+)`")
+
+
+def written(folder: Path) -> str:
+    return "".join(path.read_text() for path in sorted(folder.rglob("test_*.py")))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_every_test_that_is_named_is_there(page: Path) -> None:
+    named = NAMED.findall(page.read_text())
+    assert len(named) >= 3
+    everywhere = written(TESTS)
+    for file, name in named:
+        text = (TESTS / file).read_text() if file else everywhere
+        assert f"def {name}(" in text, f"{file} {name}"
+
+
+def test_every_promise_about_security_has_a_test() -> None:
+    rows = [
+        line
+        for line in (TESTS.parent / "docs" / "security.md").read_text().splitlines()
+        if line.startswith("| ") and "---" not in line
+    ]
+    # Headings of a part are bold and have no test.
+    promises = [row for row in rows[1:] if not row.startswith("| **")]
+    assert promises
+    assert not [row for row in promises if not NAMED.search(row)]
