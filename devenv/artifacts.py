@@ -81,7 +81,8 @@ def hider(environment: Environment) -> Callable[[str], str]:
 def status_data(environment: Environment, found: Mapping[str, ServiceStatus]) -> dict[str, Any]:
     """What `devenv status --format json` prints: without passwords, which `devenv env` is for."""
     identity = {"id": environment.id, "name": environment.name, "project": str(environment.project)}
-    return {"environment": identity, "services": {name: _status(one) for name, one in found.items()}}
+    services = {name: _status(one) for name, one in found.items()}
+    return {"environment": identity, "services": services, "strangers": list(environment.strangers)}
 
 
 def _status(found: ServiceStatus) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def _logs(environment: Environment) -> dict[str, str]:
     except DevenvError:
         pass  # status.json says so
     try:
-        containers = environment.engine.observe(environment.id).containers
+        containers = environment.observe().containers
     except DevenvError as error:
         return dict.fromkeys(found, f"{error.message}\n")
     for name, container in containers.items():
@@ -141,7 +142,7 @@ def _told(find: Callable[[], Any]) -> str:
 
 
 def _inspected(environment: Environment) -> list[dict[str, Any]]:
-    observed = environment.engine.observe(environment.id)
+    observed = environment.observe()
     containers = [*observed.containers.values(), *observed.extra]
     return [_without_values(environment.engine.inspect(container.id)) for container in containers]
 

@@ -12,6 +12,7 @@ from devenv.components import needed_components
 from devenv.connection import own_container
 from devenv.errors import ConfigError, DevenvError, PortTaken
 from devenv.model import Desired, Observed, Plan
+from devenv.ownership import check_names
 from devenv.plan import make_plan
 from devenv.projectfiles import Merges
 from devenv.resolve import select
@@ -83,7 +84,7 @@ class BringUp(Steps):
         self._check_reach()
         self._adopt()
         desired, selected, observed = self._desired(names)
-        merges = self._preflight(desired)[0]
+        merges = self._preflight(desired, observed)[0]
         if renewal:
             self._renew(renewal)
         elif self._use_golden and self._in_place and (left := self.state.load().renewing.keys() & selected.services):
@@ -189,11 +190,13 @@ class BringUp(Steps):
 
     # ---- told to programs ------------------------------------------------------------------------------------
 
-    def _preflight(self, desired: Desired) -> tuple[Merges, list[Path]]:
+    def _preflight(self, desired: Desired, observed: Observed) -> tuple[Merges, list[Path]]:
         """What to merge into files of the project's, and those that would change.
 
-        Raises ConfigError before anything is done if there is a file or a template that cannot be used.
+        Raises ConfigError before anything is done if there is a file or a template that cannot be used; NotOurs if a
+        stranger has a name that is needed.
         """
+        check_names(desired, observed)
         texts = wiring.wired_files(desired, self.catalogue)
         merges = self._files.choose(desired, texts)
         return merges, self._files.check(merges, texts)

@@ -28,6 +28,7 @@ from devenv.model import (
     Observed,
     ObservedContainer,
 )
+from devenv.ownership import is_ours, name_of, strangers, trusted
 from devenv.ports import HOST
 
 # Where a service's files go: a volume of its own, since a read-only root file system takes no copies.
@@ -45,6 +46,8 @@ _CONFINED = {
 }
 # How many of the last lines of a log.
 Tail = int | Literal["all"]
+# Of the environment that something is made for: its own, and its token.
+Labels = Mapping[str, str]
 
 
 def connect() -> Engine:
@@ -67,34 +70,43 @@ class Engine(Images, Looks):
         """Whether the engine publishes its ports on this very host."""
         return self.url.startswith(("unix:", "http+docker:", "npipe:", "tcp://127.", "tcp://localhost"))
 
-    def observe(self, environment: str) -> Observed:
-        """Everything that carries the environment's label, and every image there is: four calls."""
+    def observe(self, environment: str, owner: str = "") -> Observed:
+        """Everything that carries the environment's label, and every image there is: four calls.
+
+        What does not carry the token `owner`, too, is a stranger; without one, a token is taken over.
+        """
         label = {"label": f"{LABEL_ENVIRONMENT}={environment}"}
         with asking("list containers, networks and volumes"):
-            found = [_observed(c) for c in self._client.ask("GET", "/containers/json", {"all": True, "filters": label})]
-            networks = tuple(n["Id"] for n in self._client.ask("GET", "/networks", {"filters": label}))
-            volumes = self._volumes(label)
+            listed = {
+                "container": self._client.ask("GET", "/containers/json", {"all": True, "filters": label}),
+                "network": self._client.ask("GET", "/networks", {"filters": label}),
+                "volume": self._volumes(label),
+            }
+        owner = owner or trusted(environment, listed)
+        ours = {kind: [one for one in found if is_ours(one, owner)] for kind, found in listed.items()}
         containers: dict[str, ObservedContainer] = {}
         extra = []
-        for container in sorted(found, key=lambda c: not c.running):
+        for container in sorted(map(_observed, ours["container"]), key=lambda c: not c.running):
             if container.service in containers:
                 extra.append(container)
             else:
                 containers[container.service] = container
         return Observed(
             containers=containers,
-            networks=networks,
+            networks=tuple(network["Id"] for network in ours["network"]),
             # The folder of files that a container has of its own comes and goes with it.
-            volumes={v["Name"]: v["Labels"][LABEL_SERVICE] for v in volumes if LABEL_SERVICE in v["Labels"]},
+            volumes={v["Name"]: v["Labels"][LABEL_SERVICE] for v in ours["volume"] if LABEL_SERVICE in v["Labels"]},
             images=self.images(),
             extra=tuple(extra),
+            owner=owner,
+            strangers=strangers(listed, owner),
         )
 
-    def leftover_volumes(self, environment: str) -> tuple[str, ...]:
+    def leftover_volumes(self, environment: str, owner: str) -> tuple[str, ...]:
         """Volumes of the environment that no container uses: containers were removed by other means."""
         with asking("list volumes"):
             found = self._volumes({"label": f"{LABEL_ENVIRONMENT}={environment}", "dangling": "true"})
-        return tuple(v["Name"] for v in found if LABEL_SERVICE not in v["Labels"])
+        return tuple(v["Name"] for v in found if LABEL_SERVICE not in v["Labels"] and is_ours(v, owner))
 
     def _volumes(self, filters: Mapping[str, str]) -> list[dict[str, Any]]:
         return list(self._client.ask("GET", "/volumes", {"filters": filters})["Volumes"] or [])
@@ -113,40 +125,39 @@ class Engine(Images, Looks):
 
     # ---- networks and volumes ----------------------------------------------------------------------------
 
-    def create_network(self, name: str, environment: str) -> str:
+    def create_network(self, name: str, labels: Labels) -> str:
         """Create a network; returns its id. Raises NotOurs if another one has the name."""
-        labels = {LABEL_ENVIRONMENT: environment}
         with (
             asking(f"create network {name}", "'docker network prune' frees addresses of unused networks"),
             unless_taken(name),
         ):
             # No address range of our own: explicit IPAM has been seen to take 15 s.
-            wanted = {"Name": name, "Driver": "bridge", "CheckDuplicate": True, "Labels": labels}
+            wanted = {"Name": name, "Driver": "bridge", "CheckDuplicate": True, "Labels": dict(labels)}
             return str(self._client.ask("POST", "/networks/create", body=wanted)["Id"])
 
     def remove_network(self, network: str) -> None:
         with asking(f"remove network {network}"), unless_gone():
             self._client.ask("DELETE", f"/networks/{network}")
 
-    def ensure_volume(self, name: str, environment: str, service: str) -> None:
+    def ensure_volume(self, name: str, labels: Labels, service: str) -> None:
         """Create a volume, or find the one of that name. Raises NotOurs if it carries other labels."""
-        labels = {LABEL_ENVIRONMENT: environment, LABEL_SERVICE: service}
+        wanted = {"Name": name, "Labels": {**labels, LABEL_SERVICE: service}}
         with asking(f"create volume {name}"):
-            volume = self._client.ask("POST", "/volumes/create", body={"Name": name, "Labels": labels})
-        if (volume.get("Labels") or {}).get(LABEL_ENVIRONMENT) != environment:
+            volume = self._client.ask("POST", "/volumes/create", body=wanted)
+        if not labels.items() <= (volume.get("Labels") or {}).items():
             raise NotOurs(
                 f"cannot use volume {name}: it exists and does not carry the labels of this environment",
                 hint=f"look at 'docker volume inspect {name}'; rename or remove it yourself",
             )
 
-    def fill_volume(self, volume: str, image: str, folder: str, environment: str, service: str) -> None:
+    def fill_volume(self, volume: str, image: str, folder: str, labels: Labels, service: str) -> None:
         """Create a volume that holds what the image has in `folder`.
 
         The engine itself copies that when a container is created, which is never started. Raises NotOurs if the
         volume is another's; ServiceFailed if the image is not there.
         """
-        self.ensure_volume(volume, environment, service)
-        labels = {LABEL_ENVIRONMENT: environment, LABEL_SERVICE: service}
+        self.ensure_volume(volume, labels, service)
+        labels = {**labels, LABEL_SERVICE: service}
         host = {"Mounts": [_mount(folder, volume)], "NetworkMode": "none", **_CONFINED}
         # It needs a command to be created.
         wanted = {"Image": image, "Cmd": ["none"], "User": _NOBODY, "Labels": labels, "HostConfig": host}
@@ -160,14 +171,14 @@ class Engine(Images, Looks):
 
     # ---- containers ---------------------------------------------------------------------------------------
 
-    def create(self, service: DesiredService, environment: str, network: str) -> str:
+    def create(self, service: DesiredService, labels: Labels, network: str) -> str:
         """Create the service's container with its files and volumes in place; not started. Returns its id.
 
         `network` is an id: names of networks are not unique. Raises NotOurs if another container has the name.
         """
         for volume in service.volumes:
-            self.ensure_volume(volume, environment, service.name)
-        container = self._create(service, environment, network)
+            self.ensure_volume(volume, labels, service.name)
+        container = self._create(service, labels, network)
         with asking(f"copy files into container {service.container}"):
             if service.files:
                 # Readable by all: the server's user differs between images, and is alone in there.
@@ -186,8 +197,8 @@ class Engine(Images, Looks):
             return False  # whatever the reason: copying then fails with it, or works
         return True
 
-    def _create(self, service: DesiredService, environment: str, network: str) -> str:
-        wanted = _wanted(service, environment, network, limits=not self._no_ulimit.is_set())
+    def _create(self, service: DesiredService, labels: Labels, network: str) -> str:
+        wanted = _wanted(service, labels, network, limits=not self._no_ulimit.is_set())
         with asking(f"create container {service.container}"), unless_taken(service.container):
             created = self._client.ask("POST", "/containers/create", {"name": service.container}, wanted)
         return str(created["Id"])
@@ -277,12 +288,12 @@ class Engine(Images, Looks):
         return int(code or 0)
 
 
-def _wanted(service: DesiredService, environment: str, network: str, limits: bool) -> dict[str, Any]:
+def _wanted(service: DesiredService, labels: Labels, network: str, limits: bool) -> dict[str, Any]:
     """What the engine is told to create for a service; without `limits`, it chooses how many files may be open."""
     options = service.options
     mounts = [_mount(target, volume) for volume, target in service.volumes.items()]
     if service.files:
-        mounts.append({**_mount(CONFIG_FOLDER), "VolumeOptions": {"Labels": {LABEL_ENVIRONMENT: environment}}})
+        mounts.append({**_mount(CONFIG_FOLDER), "VolumeOptions": {"Labels": dict(labels)}})
     nofile = {"Name": "nofile", "Soft": options.nofile, "Hard": options.nofile}
     host = {
         "NetworkMode": network,
@@ -312,7 +323,7 @@ def _wanted(service: DesiredService, environment: str, network: str, limits: boo
         "Env": [f"{name}={value}" for name, value in options.environment],
         "ExposedPorts": {f"{inside}/tcp": {} for inside in service.ports},
         "Labels": {
-            LABEL_ENVIRONMENT: environment,
+            **labels,
             LABEL_SERVICE: service.name,
             LABEL_CONFIG_HASH: service.config_hash,
             LABEL_CONFIG_PARTS: json.dumps(dict(service.parts), sort_keys=True),
@@ -361,7 +372,7 @@ def _observed(listed: Mapping[str, Any]) -> ObservedContainer:
     exited = re.match(r"Exited \((\d+)\)", listed.get("Status", ""))
     return ObservedContainer(
         id=listed["Id"],
-        name=listed["Names"][0].lstrip("/"),
+        name=name_of(listed),
         service=labels.get(LABEL_SERVICE, ""),
         state=listed["State"],
         image=listed["Image"],

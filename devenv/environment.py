@@ -74,7 +74,7 @@ class Environment(Lending, Caching):
         self._load()
         desired, selected, observed = self._desired(names, keep=False)
         selected = self._with_sources(selected, observed)
-        files = self._preflight(desired)[1]
+        files = self._preflight(desired, observed)[1]
         return replace(self._plan(selected, observed, drop), files=tuple(files))
 
     def build_images(self, names: Sequence[str] = ()) -> Result:
@@ -104,7 +104,7 @@ class Environment(Lending, Caching):
     def stop(self, names: Sequence[str] = ()) -> Result:
         """Stop containers and keep them, their data and their ports. What is not there counts as stopped."""
         with self._changing():
-            observed = self.engine.observe(self.id)
+            observed = self.observe()
             plan = plan_stop(self._present(observed, names), self._needs())
             return Result(plan, {}, self._execute(plan, self._nothing(), observed))
 
@@ -134,7 +134,7 @@ class Environment(Lending, Caching):
     def _empty(self, component: str) -> Result:
         with self._changing():
             present = self._there([component])
-            observed = self.engine.observe(self.id)
+            observed = self.observe()
             plan = plan_empty(present, component)
             return Result(plan, present.services, self._execute(plan, present, observed))
 
@@ -148,7 +148,7 @@ class Environment(Lending, Caching):
         with self._changing():
             if name in [one.name for one in self.snapshots()]:
                 raise ConfigError(f"cannot save snapshot {name!r}: it is there", f"'devenv snapshot rm {name}' first")
-            present, observed = self._there(()), self.engine.observe(self.id)
+            present, observed = self._there(()), self.observe()
             plan, services = snapshot.plan_save(present, observed)
             try:
                 self._settle(present, observed)  # the last thing before they stand still
@@ -173,7 +173,9 @@ class Environment(Lending, Caching):
         self._prepare(())
         with self._changing():
             saved = snapshot.load(self.state, name)
-            snapshot.check(saved, self.images, self.engine.images(), self.profile.services)
+            desired, _selected, observed = self._desired((), keep=False)
+            snapshot.check(saved, self.images, observed.images, self.profile.services)
+            self._preflight(desired, observed)  # while the secrets are those of the data
             self.state.restore_secrets(saved.secrets)
             self._keep(saved.services)
             return self._bring_up((), renewal=Renewal(dict.fromkeys(saved.services, name), saved.provisioned))
@@ -257,14 +259,14 @@ class Environment(Lending, Caching):
 
     def container(self, name: str) -> ObservedContainer:
         """The running container of a service. Raises ConfigError if there is none."""
-        found = self._containers(self.engine.observe(self.id), [name])[0]
+        found = self._containers(self.observe(), [name])[0]
         if not found.running:
             raise ConfigError(f"cannot use {name}: its container is {found.state}", hint=f"'devenv start {name}'")
         return found
 
     def containers(self, names: Sequence[str] = ()) -> dict[str, str]:
         """The containers' ids by service. Raises ConfigError if one of `names`, or any at all, is missing."""
-        found = self._containers(self.engine.observe(self.id), names)
+        found = self._containers(self.observe(), names)
         if not found:
             raise ConfigError(f"cannot find a container of {self.id}", hint="'devenv up' makes them")
         return {container.service: container.id for container in found}

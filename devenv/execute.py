@@ -27,6 +27,7 @@ from devenv.model import (
     ServiceDefinition,
     Timing,
 )
+from devenv.ownership import labels_of
 from devenv.provision import Component, Provisioner, load_provisioner
 from devenv.readiness import Patience, target_of, wait_until_ready
 
@@ -232,7 +233,7 @@ def _pull_image(operation: Operation, context: Context, tell: Tell) -> None:
 
 
 def _create_network(operation: Operation, context: Context, _: Tell) -> None:
-    context.network = context.engine.create_network(operation.target, context.desired.environment)
+    context.network = context.engine.create_network(operation.target, labels_of(context.desired))
 
 
 def _fill(operation: Operation, context: Context, _: Tell) -> None:
@@ -240,7 +241,7 @@ def _fill(operation: Operation, context: Context, _: Tell) -> None:
     folder = golden.folder_in(service.volumes[volume])
     if operation.cause == golden.CAUSE:
         context.hopeful[service.name] = _GOLDEN_SECONDS
-    context.engine.fill_volume(volume, operation.subject, folder, context.desired.environment, service.name)
+    context.engine.fill_volume(volume, operation.subject, folder, labels_of(context.desired), service.name)
 
 
 def _keep(operation: Operation, context: Context, tell: Tell) -> None:
@@ -263,7 +264,7 @@ def _save(operation: Operation, context: Context, tell: Tell) -> None:
 
 def _create(operation: Operation, context: Context, _: Tell) -> None:
     service = context.desired.services[operation.target]
-    context.containers[service.name] = context.engine.create(service, context.desired.environment, context.network)
+    context.containers[service.name] = context.engine.create(service, labels_of(context.desired), context.network)
 
 
 def _start(operation: Operation, context: Context, tell: Tell) -> None:

@@ -93,7 +93,7 @@ class Lending(BringUp):
         with self._changing():
             if self.state.used():
                 return
-            observed, borrowed = self.engine.observe(self.id), self.state.load().borrowed
+            observed, borrowed = self.observe(), self.state.load().borrowed
             if own := sorted(name for name in observed.services if borrowed.get(name) != _NOTHING):
                 raise ConfigError(
                     f"cannot begin afresh in environment {self.name!r}: it has {', '.join(own)}, and no run made it",
@@ -132,7 +132,7 @@ class Lending(BringUp):
         It is remembered what was there of these, so that what a killed run brought up is known to be a run's.
         """
         self._prepare(names)
-        observed, record = self.engine.observe(self.id), self.state.load()
+        observed, record = self.observe(), self.state.load()
         wanted = select(self.profile, self.catalogue, names)
         missing = [name for name in wanted if not _runs(name, observed)]
         before = {name: _before(name, observed) for name in missing if name not in record.borrowed}
@@ -159,7 +159,7 @@ class Lending(BringUp):
             borrowed = self.state.load().borrowed
             if self.state.used():
                 return
-            observed = self.engine.observe(self.id)
+            observed = self.observe()
             was: dict[str, list[str]] = {_NOTHING: [], _DATA: [], _CONTAINER: []}
             for name, what in borrowed.items():
                 was[what].append(name)

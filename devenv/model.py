@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LABEL_ENVIRONMENT = "io.devenv.environment"
+# The token that tells what devenv made from what only carries the label (see ownership.py).
+LABEL_OWNER = "io.devenv.owner"
 LABEL_SERVICE = "io.devenv.service"
 LABEL_CONFIG_HASH = "io.devenv.config-hash"
 # Hash per input (JSON), so that a recreate can say which one changed.
@@ -281,7 +283,8 @@ class Desired:
     """Everything that should be: services in an order in which nothing comes before what it needs.
 
     `sources` are the images that volumes are filled from when they are made, with the cause to name; volumes that
-    have none begin empty. With `keep`, golden states that are not there are kept for the next environment.
+    have none begin empty. With `keep`, golden states that are not there are kept for the next environment. `owner` is
+    the token that all that is made carries.
     """
 
     environment: str
@@ -291,6 +294,7 @@ class Desired:
     components: Mapping[str, ComponentChoice] = field(default_factory=dict)
     sources: Mapping[str, Source] = field(default_factory=dict)
     keep: bool = False
+    owner: str = ""
 
 
 # ---- observed -----------------------------------------------------------------------------------------------
@@ -323,10 +327,10 @@ class ObservedContainer:
 
 @dataclass(frozen=True)
 class Observed:
-    """What the engine has of one environment.
+    """What the engine has of one environment: what carries the token `owner`.
 
     `networks` are ids; `volumes` maps names to services; `images` maps all references that the engine can run to
-    their ids.
+    their ids. `strangers` only carry the environment's label: "container NAME".
     """
 
     containers: Mapping[str, ObservedContainer] = field(default_factory=dict)
@@ -334,6 +338,8 @@ class Observed:
     volumes: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
     extra: tuple[ObservedContainer, ...] = ()
+    owner: str = ""
+    strangers: tuple[str, ...] = ()
 
     @property
     def services(self) -> set[str]:

@@ -1,7 +1,7 @@
 """What devenv remembers of an environment on this machine: its lock, its record and its secrets.
 
     <state folder>/environments/<id>/lock           held by the one devenv that changes the environment
-    <state folder>/environments/<id>/record.json    project, name, profile, ports, what is provisioned
+    <state folder>/environments/<id>/record.json    project, name, profile, ports, what is provisioned, the token
     <state folder>/environments/<id>/secrets.json   0600
     <state folder>/environments/<id>/timing.json    what the last `up` did, and when
     <state folder>/environments/<id>/snapshots/     one file per snapshot
@@ -11,6 +11,7 @@
                                                     lock that it holds
 
 The engine's labels are the truth about what runs; the record is a cache, except for ports and secrets.
+The token makes what runs known as the environment's own; a lost one is taken over from there (see ownership.py).
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ class Record:
     `ports` are host ports by "service/endpoint"; `provisioned` digests by "provider/component"; `files` the names of
     the wired files; `unfinished` the services whose first start was begun and not seen to end; `renewing` those that
     are to lose their data, each with the snapshot that it gets instead, or nothing; `borrowed` the services that runs
-    brought up, each with what was there of it before (see lending.py).
+    brought up, each with what was there of it before (see lending.py); `owner` the token that everything made for it
+    carries.
     """
 
     id: str
@@ -125,6 +127,7 @@ class Record:
     unfinished: list[str] = field(default_factory=list)
     renewing: dict[str, str] = field(default_factory=dict)
     borrowed: dict[str, str] = field(default_factory=dict)
+    owner: str = ""
 
 
 class State:
@@ -158,9 +161,14 @@ class State:
         make_private(self.folder)
         write_files({self.folder / "record.json": _to_json(asdict(record))})
 
-    def forget(self) -> None:
-        """Drop record, timing and secrets. The lock file stays: removing it would give two holders the lock."""
-        for name in ("record.json", "timing.json", "secrets.json"):
+    def forget(self, owner: str = "") -> None:
+        """Drop record, timing and secrets; a token that is to be known further on stays on record.
+
+        The lock file stays: removing it would give two holders the lock.
+        """
+        if owner:
+            self.save(Record(self.id, self._name, str(self._project), owner=owner))
+        for name in (*(() if owner else ("record.json",)), "timing.json", "secrets.json"):
             (self.folder / name).unlink(missing_ok=True)
         self.adopt()
         for component, held in self.lendings().items():
@@ -303,6 +311,11 @@ def ports_locked(waiting: Callable[[str], None]) -> Iterator[None]:
 def new_secret() -> str:
     """A password that nobody can guess."""
     return "".join(secrets.choice(_SECRET_ALPHABET) for _ in range(_SECRET_LENGTH))
+
+
+def new_token() -> str:
+    """What tells one environment from all others, also from later ones of the same id."""
+    return secrets.token_hex(16)
 
 
 def make_private(folder: Path) -> None:

@@ -36,7 +36,7 @@ from devenv.profile import existing_folder, find_project, load_profile
 from devenv.projectfiles import ProjectFiles
 from devenv.resolve import check_name, choose_ports, resolve, secret_names, select
 from devenv.results import Result
-from devenv.state import Record, State, all_records, ports_locked
+from devenv.state import Record, State, all_records, new_token, ports_locked
 
 # In place of a digest: whether a service was prepared, and with what, is not known.
 _BEGUN = "begun"
@@ -65,6 +65,8 @@ class Steps:
         self._timeout = wait_timeout
         self._engine: Engine | None = None
         self._lost_ports: list[int] = []
+        # What carries the environment's label and is not its own, as it was seen last.
+        self.strangers: tuple[str, ...] = ()
         self._cancelled, self._over = threading.Event(), threading.Event()
         # The components of devenv.yaml; the profile has those that are lent, too.
         self._listed: frozenset[str] = frozenset()
@@ -87,6 +89,14 @@ class Steps:
         self._cancelled.set()
 
     # ---- what should be, and what is -------------------------------------------------------------------------
+
+    def observe(self) -> Observed:
+        """What the engine has of the environment. Who only carries its label is told of, once."""
+        observed = self.engine.observe(self.id, self.state.load().owner)
+        if new := [stranger for stranger in observed.strangers if stranger not in self.strangers]:
+            self._report.note(f"left alone, labelled as this environment's and not made by it: {', '.join(new)}")
+        self.strangers = observed.strangers
+        return observed
 
     def _load(self) -> None:
         profile = load_profile(self.project, self._profile_name, settings=self._settings)
@@ -116,16 +126,19 @@ class Steps:
     ) -> tuple[Desired, Desired, Observed]:
         """What should be: of all services that are there or wanted, and of the wanted ones only; and what is.
 
-        With `keep`, new ports and secrets are remembered before anything on the engine carries them.
+        With `keep`, the token, new ports and secrets are remembered before anything on the engine carries them.
         """
         selected = select(self.profile, self.catalogue, names)
-        observed = self.engine.observe(self.id)
+        observed = self.observe()
+        if keep and not observed.owner:
+            observed = replace(observed, owner=new_token())
         present = [name for name in observed.containers if name in self.catalogue and name not in selected]
         everything = select(self._widened([*present, *selected]), self.catalogue, [*present, *selected])
         ports = self._ports(everything, observed, keep, check_ports)
         former = former_components(self.state.load().provisioned, self.profile, self.catalogue)
         secrets = self.state.secrets(secret_names(everything, self.profile, self.catalogue, former), keep)
         desired = resolve(self.id, everything, self.profile, self.catalogue, self.images, ports, secrets, former)
+        desired = replace(desired, owner=observed.owner)
         services = {name: desired.services[name] for name in selected}
         images = (self.images[BASE], *(service.image for service in services.values()))
         return desired, replace(desired, services=services, images=images), observed
@@ -149,9 +162,10 @@ class Steps:
             ports = choose_ports(
                 names, self.profile, self.catalogue, observed, record, self._others(), self._holder, check
             )
-            if keep and (record.ports != {**record.ports, **ports} or record.profile != self.profile.name):
-                record.ports.update(ports)
-                self.state.save(replace(record, profile=self.profile.name))
+            owner = record.owner or observed.owner
+            known = replace(record, profile=self.profile.name, ports={**record.ports, **ports}, owner=owner)
+            if keep and known != record:
+                self.state.save(known)
         return ports
 
     def _others(self) -> list[Record]:
@@ -188,7 +202,7 @@ class Steps:
     def _volumes(self, observed: Observed, names: Collection[str]) -> dict[str, str]:
         """The volumes of these services (without names, all that there are), each with its service."""
         if not names:
-            return {**observed.volumes, **dict.fromkeys(self.engine.leftover_volumes(self.id), "")}
+            return {**observed.volumes, **dict.fromkeys(self.engine.leftover_volumes(self.id, observed.owner), "")}
         return {volume: service for volume, service in observed.volumes.items() if service in names}
 
     def _needs(self) -> dict[str, list[str]]:
@@ -281,7 +295,7 @@ class Steps:
 
     def _take_down(self, names: Sequence[str], volumes: bool) -> Result:
         """Remove containers, with `volumes` their data, and for a whole environment all else that it has."""
-        observed = self.engine.observe(self.id)
+        observed = self.observe()
         plan = plan_down(
             self._present(observed, names),
             self._needs(),
@@ -293,7 +307,8 @@ class Steps:
         record = self.state.load()
         if volumes and not names:
             wiring.remove(self.project, self.folder, {*wiring.known_files(self.catalogue), *record.files})
-            self.state.forget()
+            # Without a token on record, the next `up` might take over a stranger's.
+            self.state.forget(observed.owner if observed.strangers else "")
             # Last: what cannot be restored stays on record for `unwire`, and keeps nothing from going down.
             for change in self._files.restore_all(wired.path for wired in self._files.wired()):
                 if change.changed:
@@ -348,7 +363,7 @@ class Steps:
         """Put components on record that were made for tests by processes that are gone: they are left behind, too."""
         if not (names := self.state.abandoned()):
             return
-        observed, record = self.engine.observe(self.id), self.state.load()
+        observed, record = self.observe(), self.state.load()
         services = [name for name, s in self.catalogue.items() if name in observed.services and s.provisioner]
         pairs = {f"{service}/{name}": "" for service in services for name in names}
         self.state.save(replace(record, provisioned={**pairs, **record.provisioned}))

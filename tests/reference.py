@@ -425,7 +425,7 @@ WRITTEN = [
     ("`.devenv/COMPONENT.conf.d/`", "the overlay alone in a folder, for `--config-dir`"),
 ]
 KEPT = [
-    ("`STATE/environments/ID/record.json`", "project, profile, ports and components of an environment"),
+    ("`STATE/environments/ID/record.json`", "project, profile, ports, components and token of an environment"),
     ("`STATE/environments/ID/secrets.json`", "its secrets, 0600"),
     ("`STATE/environments/ID/timing.json`", "what the last `up` did and when, for `status --timing`"),
     ("`STATE/environments/ID/lock`, `STATE/ports.lock`", "held by the one devenv that changes something"),

@@ -45,11 +45,11 @@ class FakeEngine:
     def network_of(self, _: str) -> str:
         return "host"
 
-    def observe(self, _: str) -> Observed:
+    def observe(self, _: str, _owner: str = "") -> Observed:
         self._call("observe")
         return self.observed
 
-    def leftover_volumes(self, _: str) -> tuple[str, ...]:
+    def leftover_volumes(self, _: str, _owner: str) -> tuple[str, ...]:
         return self.leftovers
 
     def has_image(self, reference: str) -> bool:
@@ -86,7 +86,7 @@ class FakeEngine:
         progress(f"pulling {reference}")
         self._call("pull", reference)
 
-    def create_network(self, name: str, _: str) -> str:
+    def create_network(self, name: str, _: Mapping[str, str]) -> str:
         self._call("create network", name)
         return f"id-of-{name}"
 
@@ -96,7 +96,7 @@ class FakeEngine:
     def remove_volume(self, name: str) -> None:
         self._call("remove volume", name)
 
-    def fill_volume(self, volume: str, image: str, folder: str, _environment: str, _service: str) -> None:
+    def fill_volume(self, volume: str, image: str, folder: str, _labels: Mapping[str, str], _service: str) -> None:
         self._call("fill", f"{volume} from {folder} of {image}")
 
     def read_folder(self, container: str, folder: str) -> Iterator[bytes]:
@@ -117,7 +117,7 @@ class FakeEngine:
         self._call("unpause", container)
         self.states[container] = {"Status": "running", "ExitCode": 0}
 
-    def create(self, service: DesiredService, _environment: str, network: str) -> str:
+    def create(self, service: DesiredService, _labels: Mapping[str, str], network: str) -> str:
         self.networks[service.name] = network
         return self._call("create", service.name) or f"new-{service.name}"
 

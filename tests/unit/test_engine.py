@@ -19,8 +19,9 @@ from builders import service
 from devenv.engine import Engine
 from devenv.enginehttp import Body, Client, Query, Refused
 from devenv.errors import Cancelled, NoEngine, NotOurs, PortTaken, ServiceFailed
-from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, ContainerOptions
+from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER, LABEL_SERVICE, ContainerOptions
 
+OWN = {LABEL_ENVIRONMENT: "e", LABEL_OWNER: "t"}
 ONE = service("one", options=ContainerOptions(nofile=4096))
 CREATE = "POST /containers/create"
 
@@ -39,7 +40,7 @@ class Requests(Client):
         what = f"{method} {path}"
         with self._lock:
             self.asked.append((what, query or {}, body if isinstance(body, dict | bytes) else b"".join(body or ())))
-        answer = self.answers.get(what, {"Id": "c1", "Labels": {LABEL_ENVIRONMENT: "e"}})
+        answer = self.answers.get(what, {"Id": "c1", "Labels": OWN})
         if isinstance(answer, Exception):
             raise answer
         yield answer if isinstance(answer, bytes) else json.dumps(answer).encode()
@@ -100,7 +101,7 @@ def listed(identity: str, networks: dict[str, str], status: str = "Up 2 minutes"
     return {
         "Id": identity,
         "Names": ["/devenv-e-one"],
-        "Labels": {LABEL_SERVICE: "one"},
+        "Labels": {**OWN, LABEL_SERVICE: "one"},
         "State": "running" if status.startswith("Up") else "exited",
         "Image": "one:1",
         "Status": status,
@@ -109,18 +110,18 @@ def listed(identity: str, networks: dict[str, str], status: str = "Up 2 minutes"
 
 
 def test_containers_are_observed_with_their_networks_and_volumes_with_their_services() -> None:
-    of_one = {LABEL_ENVIRONMENT: "e", LABEL_SERVICE: "one"}
+    of_one = {**OWN, LABEL_SERVICE: "one"}
     exited, running = listed("2", {"gone": ""}, "Exited (3) 1 second ago"), listed("1", {"a": "id-a", "b": "id-b"})
-    volumes = [{"Name": "data", "Labels": of_one}, {"Name": "anonymous", "Labels": {LABEL_ENVIRONMENT: "e"}}]
+    volumes = [{"Name": "data", "Labels": of_one}, {"Name": "anonymous", "Labels": OWN}]
     asked, client = engine(
         {
             "GET /containers/json": [exited, running],
-            "GET /networks": [{"Id": "id-a"}],
+            "GET /networks": [{"Id": "id-a", "Name": "devenv-e", "Labels": OWN}],
             "GET /volumes": {"Volumes": volumes},
             "GET /images/json": IMAGES,
         }
     )
-    found = asked.observe("e")
+    found = asked.observe("e", "t")
     assert (found.containers["one"].id, found.containers["one"].networks) == ("1", ("id-a", "id-b"))
     assert [(c.id, c.networks, c.exit_code) for c in found.extra] == [("2", (), 3)]
     assert found.networks == ("id-a",)
@@ -128,6 +129,36 @@ def test_containers_are_observed_with_their_networks_and_volumes_with_their_serv
     label = {"filters": {"label": f"{LABEL_ENVIRONMENT}=e"}}
     assert client.query("GET /containers/json") == {"all": True, **label}
     assert client.query("GET /networks") == client.query("GET /volumes") == label
+
+
+def test_what_carries_no_token_of_ours_is_a_stranger() -> None:
+    forged = [{LABEL_ENVIRONMENT: "e", LABEL_SERVICE: "one"}, {**OWN, LABEL_SERVICE: "one", LABEL_OWNER: "other"}]
+    containers = [{**listed(f"c{n}", {}), "Names": [f"/c{n}"], "Labels": labels} for n, labels in enumerate(forged)]
+    asked, _ = engine(
+        {
+            "GET /containers/json": [*containers, listed("1", {}, "Exited (0) 1 second ago")],
+            "GET /networks": [{"Id": f"id{n}", "Name": f"n{n}", "Labels": labels} for n, labels in enumerate(forged)],
+            "GET /volumes": {"Volumes": [{"Name": f"v{n}", "Labels": labels} for n, labels in enumerate(forged)]},
+            "GET /images/json": IMAGES,
+        }
+    )
+    found = asked.observe("e", "t")
+    assert ({name: c.id for name, c in found.containers.items()}, found.extra) == ({"one": "1"}, ())
+    assert (found.networks, found.volumes, found.owner) == ((), {}, "t")
+    assert sorted(found.strangers) == [
+        f"{kind} {kind[0]}{n}" for kind in ("container", "network", "volume") for n in (0, 1)
+    ]
+
+
+def test_only_our_own_volumes_are_left_over() -> None:
+    volumes = [
+        {"Name": "ours", "Labels": OWN},
+        {"Name": "data", "Labels": {**OWN, LABEL_SERVICE: "one"}},
+        {"Name": "forged", "Labels": {LABEL_ENVIRONMENT: "e"}},
+    ]
+    asked, client = engine({"GET /volumes": {"Volumes": volumes}})
+    assert asked.leftover_volumes("e", "t") == ("ours",)
+    assert client.query("GET /volumes")["filters"] == {"label": f"{LABEL_ENVIRONMENT}=e", "dangling": "true"}
 
 
 @pytest.mark.parametrize("answer", [{"Volumes": None}, {"Volumes": []}])
@@ -142,8 +173,8 @@ def test_an_engine_without_anything_is_observed(answer: dict[str, Any]) -> None:
 
 def test_a_new_network_goes_by_its_id() -> None:
     asked, client = engine({"POST /networks/create": {"Id": "n1"}})
-    assert asked.create_network("devenv-e", "e") == "n1"
-    assert client.last("POST /networks/create")["Labels"] == {LABEL_ENVIRONMENT: "e"}
+    assert asked.create_network("devenv-e", OWN) == "n1"
+    assert client.last("POST /networks/create")["Labels"] == OWN
 
 
 @pytest.mark.parametrize("what", ["network", "container"])
@@ -151,24 +182,25 @@ def test_a_name_that_somebody_else_has_is_not_ours(what: str) -> None:
     taken = Refused(409, "the name is in use")
     asked, _ = engine({"POST /networks/create": taken, CREATE: taken})
     act = (
-        (lambda: asked.create_network("devenv-env-one", "e"))
+        (lambda: asked.create_network("devenv-env-one", OWN))
         if what == "network"
-        else lambda: asked.create(ONE, "e", "n")
+        else lambda: asked.create(ONE, OWN, "n")
     )
     with pytest.raises(NotOurs, match="cannot create devenv-env-one: "):
         act()
 
 
-def test_a_volume_that_somebody_else_has_is_not_ours() -> None:
-    asked, _ = engine({"POST /volumes/create": {"Labels": None}})
+@pytest.mark.parametrize("labels", [None, {LABEL_ENVIRONMENT: "e"}, {**OWN, LABEL_OWNER: "other"}])
+def test_a_volume_that_somebody_else_has_is_not_ours(labels: dict[str, str] | None) -> None:
+    asked, _ = engine({"POST /volumes/create": {"Labels": labels}})
     with pytest.raises(NotOurs, match="cannot use volume v"):
-        asked.ensure_volume("v", "e", "one")
+        asked.ensure_volume("v", OWN, "one")
 
 
 def test_a_container_is_created_on_the_network_by_id_with_its_files_and_folders() -> None:
     asked, client = engine({"HEAD /containers/c1/archive": Refused(404, "no such file")})
     one = replace(ONE, files={"/etc/devenv/my.cnf": b"[x]"}, volumes={"v": "/var/lib/x"}, ports={80: 8080})
-    assert asked.create(one, "e", "n1") == "c1"
+    assert asked.create(one, OWN, "n1") == "c1"
     assert client.query(CREATE) == {"name": one.container}
     wanted = client.last(CREATE)
     host = wanted["HostConfig"]
@@ -178,7 +210,7 @@ def test_a_container_is_created_on_the_network_by_id_with_its_files_and_folders(
     assert host["PortBindings"] == {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}]}
     assert host["Mounts"] == [
         {"Type": "volume", "Source": "v", "Target": "/var/lib/x"},
-        {"Type": "volume", "Target": "/etc/devenv", "VolumeOptions": {"Labels": {LABEL_ENVIRONMENT: "e"}}},
+        {"Type": "volume", "Target": "/etc/devenv", "VolumeOptions": {"Labels": OWN}},
     ]
     packed = {query["path"]: body for what, query, body in client.asked if what == "PUT /containers/c1/archive"}
     with tarfile.open(fileobj=io.BytesIO(packed["/etc/devenv"])) as archive:
@@ -189,14 +221,14 @@ def test_a_container_is_created_on_the_network_by_id_with_its_files_and_folders(
 
 def test_a_folder_that_the_image_or_the_volume_has_is_not_copied() -> None:
     asked, client = engine()
-    asked.create(replace(ONE, volumes={"v": "/var/lib/x"}), "e", "n1")
+    asked.create(replace(ONE, volumes={"v": "/var/lib/x"}), OWN, "n1")
     assert client.query("HEAD /containers/c1/archive") == {"path": "/var/lib/x/data"}
     assert "PUT /containers/c1/archive" not in client.whats
 
 
 def test_what_a_service_does_not_set_is_left_to_its_image() -> None:
     asked, client = engine()
-    asked.create(service("one", options=ContainerOptions()), "e", "n1")
+    asked.create(service("one", options=ContainerOptions()), OWN, "n1")
     wanted = client.last(CREATE)
     assert set(wanted) == {"Image", "Labels", "HostConfig", "NetworkingConfig", "Healthcheck"}
     assert set(wanted["HostConfig"]) == {"NetworkMode", "LogConfig"}
@@ -222,7 +254,7 @@ def test_every_setting_of_a_service_reaches_the_engine() -> None:
         stop_signal="SIGINT",
     )
     asked, client = engine()
-    asked.create(service("one", options=options), "e", "n1")
+    asked.create(service("one", options=options), OWN, "n1")
     wanted = client.last(CREATE)
     host = wanted["HostConfig"]
     assert [wanted[key] for key in ("User", "Hostname", "WorkingDir", "StopSignal")] == ["u", "h", "/w", "SIGINT"]
@@ -235,7 +267,7 @@ def test_every_setting_of_a_service_reaches_the_engine() -> None:
 
 def test_a_volume_is_filled_by_a_container_that_is_never_started() -> None:
     asked, client = engine()
-    asked.fill_volume("v", "i:1", "/data", "e", "one")
+    asked.fill_volume("v", "i:1", "/data", OWN, "one")
     assert client.whats == ["POST /volumes/create", CREATE, "DELETE /containers/c1"]
     host = client.last(CREATE)["HostConfig"]
     assert host.pop("Mounts") == [{"Type": "volume", "Source": "v", "Target": "/data"}]
@@ -264,19 +296,19 @@ RLIMIT = Refused(500, "error setting rlimits for ready process: error setting rl
 
 def test_an_engine_that_refuses_the_limit_on_files_is_not_asked_for_it_again() -> None:
     asked, client = engine({f"POST /containers/c{n}/start": RLIMIT for n in range(4)})
-    asked.create(ONE, "e", "n")
+    asked.create(ONE, OWN, "n")
     assert limits(client) == [("nofile", 4096, 4096)]
     # However many services find out at the same time: each has to be made anew.
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda n: asked.start(f"c{n}", "one"), range(4))) == [False] * 4
-    asked.create(ONE, "e", "n")
+    asked.create(ONE, OWN, "n")
     assert limits(client) == []
 
 
 def test_a_container_that_starts_is_started() -> None:
     asked, client = engine()
     assert asked.start("c1", "one") is True
-    asked.create(ONE, "e", "n")
+    asked.create(ONE, OWN, "n")
     assert limits(client) == [("nofile", 4096, 4096)]
 
 

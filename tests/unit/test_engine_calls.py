@@ -13,7 +13,7 @@ import pytest
 from fake_http_engine import Answer, Asked, HttpEngine, http_engine
 
 from devenv.environment import Environment
-from devenv.model import LABEL_SERVICE
+from devenv.model import LABEL_OWNER, LABEL_SERVICE
 
 # The libraries that take long, each a tenth of a second or a part of it.
 SLOW = {
@@ -100,11 +100,14 @@ def environment(engine: HttpEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for module in ("readiness", "status"):
         monkeypatch.setattr(f"devenv.{module}.load_probe", lambda _: lambda target: None)
     monkeypatch.setattr("devenv.execute.load_provisioner", lambda _: Provisioner)
-    made = Environment(tmp_path).up(use_golden=False)
+    made_for = Environment(tmp_path)
+    made = made_for.up(use_golden=False)
     assert len(made.services) == 4
     assert {asked.json["Labels"][LABEL_SERVICE] for asked in engine.asked if "containers/create" in asked.what} == set(
         made.services
     )
+    created = [asked.json["Labels"] for asked in engine.asked if asked.what.endswith("/create")]
+    assert {labels.get(LABEL_OWNER) for labels in created} == {made_for.state.load().owner}
     engine.asked.clear()
     engine.connections = 0
     return lambda: Environment(tmp_path)

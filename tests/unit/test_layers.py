@@ -37,7 +37,7 @@ ROOMS = (
     {"state", "plan", "plandown", "engine", "document"},
     {"engineimages", "enginelook"},
     {"connection", "ports", "yamltext"},
-    {"enginesdk"},
+    {"enginesdk", "ownership"},
     {"archive", "program", "template", "initext", "userfile", "plugins", "enginehttp", "imagetar", "joblog", "locks"},
     {"results"},
     {"model"},

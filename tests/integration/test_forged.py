@@ -1,0 +1,174 @@
+"""Objects that carry the environment's labels and that devenv did not make: told of, and left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import docker
+import pytest
+from project import Project, one_clear_line, ours
+
+TOLD = "left alone, labelled as this environment's and not made by it: "
+# Each with what has to be there before it.
+COMMANDS = [
+    ("up",),
+    ("plan",),
+    ("status",),
+    ("restart",),
+    ("snapshot", "save", "one"),
+    ("snapshot", "restore", "one"),
+    ("reset",),
+    ("stop",),
+    ("start",),
+    ("down",),
+    ("up",),
+    ("down", "--volumes"),
+    ("run", "--", "true"),
+]
+
+
+class Forger:
+    """Makes things with the labels of an environment of etcd, and knows what they are like."""
+
+    def __init__(self, project: Project, client: docker.DockerClient) -> None:
+        self._client, self._id = client, project.id
+        self._image = project.json("images", "list")[-1]["reference"]
+        self.things: dict[str, Any] = {}
+
+    def make(self, kind: str, name: str, service: str = "etcd", runs: bool = False) -> str:
+        """Make one; what devenv has to call it."""
+        labels = {"io.devenv.environment": self._id, "io.devenv.owner": "0" * 32}
+        labels |= {"io.devenv.service": service} if service else {}
+        if kind == "container":
+            command = {"entrypoint": "sleep", "command": ["1000"], "network_mode": "none"}
+            made = self._client.containers.create(self._image, name=name, labels=labels, **command)
+        else:
+            made = getattr(self._client, f"{kind}s").create(name, labels=labels)
+        if runs:
+            made.start()
+        made.reload()
+        self.things[f"{kind} {name}"] = made.attrs, made
+        return f"{kind} {name}"
+
+    def check(self) -> None:
+        """Nothing about them is another than it was."""
+        for name, (before, made) in self.things.items():
+            made.reload()
+            assert made.attrs == before, name
+
+    def remove(self, thing: str) -> None:
+        _before, made = self.things.pop(thing)
+        made.remove(**({} if thing.startswith("network ") else {"force": True}))
+
+
+@pytest.fixture
+def etcd(project: Project) -> Project:
+    project.configure("profile: coordination\n")
+    return project
+
+
+@pytest.fixture
+def forger(etcd: Project, client: docker.DockerClient) -> Iterator[Forger]:
+    forger = Forger(etcd, client)
+    yield forger
+    for thing in [*forger.things]:
+        forger.remove(thing)
+
+
+def lose_record(project: Project, *more: str) -> None:
+    for name in ("record.json", *more):
+        (path,) = project.state.glob(f"environments/*/{name}")
+        path.unlink()
+
+
+def names_of(project: Project, client: docker.DockerClient) -> set[str]:
+    """All that carries the environment's label, in words."""
+    found = ours(client, project.id)
+    return {f"{kind.removesuffix('s')} {name}" for kind, names in found.items() for name in names}
+
+
+def test_every_command_tells_of_strangers_and_leaves_them_alone(
+    etcd: Project, client: docker.DockerClient, forger: Forger
+) -> None:
+    strangers = {
+        forger.make("container", f"xyz-{etcd.id}", runs=True),
+        forger.make("network", f"xyz-{etcd.id}"),
+        forger.make("volume", f"xyz-{etcd.id}"),
+        forger.make("volume", f"xyz-{etcd.id}-files", service=""),
+    }
+    for command in COMMANDS:
+        done = etcd.devenv(*command)
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith(TOLD)]
+        assert {*line.removeprefix(TOLD).split(", ")} == strangers, command
+        forger.check()
+    assert names_of(etcd, client) == strangers
+
+
+def test_gc_takes_what_a_killed_run_left_and_no_strangers(
+    etcd: Project, client: docker.DockerClient, forger: Forger
+) -> None:
+    strangers = {forger.make("container", f"xyz-{etcd.id}", runs=True), forger.make("volume", f"xyz-{etcd.id}")}
+    etcd.killed_after("start etcd", "run", "--", "true")
+    assert names_of(etcd, client) > strangers
+    assert TOLD in etcd.devenv("gc").stderr
+    forger.check()
+    assert names_of(etcd, client) == strangers
+
+
+def test_a_stranger_with_the_very_name_ends_an_up_before_anything_is_done(
+    etcd: Project, client: docker.DockerClient, forger: Forger
+) -> None:
+    etcd.devenv("up")
+    etcd.devenv("snapshot", "save", "one")
+    (secrets,) = etcd.state.glob("environments/*/secrets.json")
+    before = secrets.read_bytes()
+    etcd.devenv("down")
+
+    def refused(stranger: str, *command: str) -> None:
+        there = names_of(etcd, client)
+        name = stranger.partition(" ")[2]
+        one_clear_line(etcd.devenv(*command, check=False), 7, f"cannot create {name}: a {stranger}")
+        assert names_of(etcd, client) == there
+        forger.check()
+
+    network = forger.make("network", f"devenv-{etcd.id}")
+    refused(network, "up")
+    forger.remove(network)
+    container = forger.make("container", f"devenv-{etcd.id}-etcd", runs=True)
+    for command in ["up"], ["plan"], ["reset"], ["snapshot", "restore", "one"]:
+        refused(container, *command)
+    assert secrets.read_bytes() == before
+    etcd.devenv("down", "--volumes")
+    assert names_of(etcd, client) == {container}
+    # Nor does the next `up` begin with trust in what has its names.
+    refused(container, "up")
+    volume = forger.make("volume", f"devenv-{etcd.id}-etcd-data")
+    forger.remove(container)
+    refused(volume, "run", "--", "true")
+
+
+def test_after_the_record_was_lost_up_goes_on_and_down_leaves_nothing(
+    etcd: Project, client: docker.DockerClient, forger: Forger
+) -> None:
+    stranger = forger.make("container", f"xyz-{etcd.id}", runs=True)
+    etcd.devenv("up")
+    before = names_of(etcd, client)
+    lose_record(etcd)
+    assert "nothing to do" in etcd.devenv("up").stdout
+    lose_record(etcd, "secrets.json")
+    etcd.devenv("up")
+    etcd.devenv("down")
+    # Data alone is known again, too: by its own name.
+    (volume,) = ours(client, etcd.id)["volumes"]
+    made = client.volumes.get(volume).attrs["CreatedAt"]
+    lose_record(etcd)
+    etcd.devenv("up")
+    assert client.volumes.get(volume).attrs["CreatedAt"] == made
+    assert {name for name in names_of(etcd, client) if etcd.id in name} == {n for n in before if etcd.id in n}
+    # A container that somebody removed leaves the volume of its files, which has no name.
+    client.containers.get(f"devenv-{etcd.id}-etcd").remove(force=True)
+    lose_record(etcd)
+    etcd.devenv("down", "--volumes")
+    assert names_of(etcd, client) == {stranger}
+    forger.check()
