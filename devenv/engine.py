@@ -70,7 +70,7 @@ class Engine(Images, Looks):
         """Whether the engine publishes its ports on this very host."""
         return self.url.startswith(("unix:", "http+docker:", "npipe:", "tcp://127.", "tcp://localhost"))
 
-    def observe(self, environment: str, owner: str = "") -> Observed:
+    def observe(self, environment: str, owner: str) -> Observed:
         """Everything that carries the environment's label, and every image there is: four calls.
 
         What does not carry the token `owner`, too, is a stranger; without one, a token is taken over.

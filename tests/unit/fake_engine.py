@@ -45,7 +45,7 @@ class FakeEngine:
     def network_of(self, _: str) -> str:
         return "host"
 
-    def observe(self, _: str, _owner: str = "") -> Observed:
+    def observe(self, _: str, _owner: str) -> Observed:
         self._call("observe")
         return self.observed
 

@@ -164,7 +164,7 @@ def test_only_our_own_volumes_are_left_over() -> None:
 @pytest.mark.parametrize("answer", [{"Volumes": None}, {"Volumes": []}])
 def test_an_engine_without_anything_is_observed(answer: dict[str, Any]) -> None:
     nothing = {f"GET /{path}": [] for path in ("containers/json", "networks", "images/json")}
-    found = engine({**nothing, "GET /volumes": answer})[0].observe("e")
+    found = engine({**nothing, "GET /volumes": answer})[0].observe("e", "")
     assert (found.containers, found.networks, found.volumes, found.images) == ({}, (), {}, {})
 
 

@@ -97,7 +97,7 @@ class Keeping(FakeEngine):
         self.owners: list[str] = []
         self.made: list[Mapping[str, str]] = []
 
-    def observe(self, environment: str, owner: str = "") -> Observed:
+    def observe(self, environment: str, owner: str) -> Observed:
         self.owners.append(owner)
         return super().observe(environment, owner)
 
