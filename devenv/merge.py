@@ -22,10 +22,21 @@ from typing import Any
 from devenv.errors import ConfigError
 from devenv.initext import Edit, Merged, merge, options
 from devenv.state import held, state_folder, wired_record, write_files
-from devenv.userfile import Refusal, check, content, exists, real_path, reason_of, refuse_outside, replace_file
+from devenv.userfile import (
+    Refusal,
+    check,
+    content,
+    exists,
+    readable_by_all,
+    real_path,
+    reason_of,
+    refuse_outside,
+    replace_file,
+)
 from devenv.yamltext import merge_clouds
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
+_OPEN_TO_ALL = "it holds passwords now, and its mode lets every user of this machine read it: see 'chmod o-r'"
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,9 @@ def wire(
         merged = _merge(entry, before, overlay, entry.edits_of(raw), str(path))
         if write:
             _commit(target, record, replace(entry, listed=listed), raw, merged, refuse, renamed)
-    return Change(target, before, merged.text, merged.notes, _name(target, project))
+    open_to_all = write and merged.text != before and readable_by_all(target)
+    notes = (*merged.notes, _OPEN_TO_ALL) if open_to_all else merged.notes
+    return Change(target, before, merged.text, notes, _name(target, project))
 
 
 def unwire(

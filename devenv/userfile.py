@@ -97,6 +97,14 @@ def content(path: Path, refuse: Refusal) -> tuple[bytes, str]:
         raise refuse(reason_of(error)) from error
 
 
+def readable_by_all(path: Path) -> bool:
+    """Whether the file's mode lets every user of this machine read it."""
+    try:
+        return bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False
+
+
 def reason_of(error: Exception) -> str:
     """The system's own words."""
     return getattr(error, "strerror", None) or str(error)

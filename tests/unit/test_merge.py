@@ -29,6 +29,7 @@ AFTER = BEFORE.replace("<None>\r\n", "<None>\r\ntransport_url = rabbit://x\r\n")
 def project(tmp_path: Path) -> Path:
     (tmp_path / "project").mkdir()
     (tmp_path / "project/nova.conf").write_bytes(BEFORE.encode())
+    (tmp_path / "project/nova.conf").chmod(0o600)
     return tmp_path / "project"
 
 
@@ -131,6 +132,15 @@ def test_mode_and_owner_are_kept_and_the_record_is_for_its_owner_alone(project: 
     after = (project / "nova.conf").stat()
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
     assert stat.S_IMODE((state_folder() / "wired.json").stat().st_mode) == 0o600
+
+
+def test_that_everybody_can_read_the_passwords_is_told_when_they_are_put_there(project: Path) -> None:
+    (project / "nova.conf").chmod(0o644)
+    assert ["chmod o-r" in note for note in put(project).notes] == [True]
+    assert put(project).notes == ()
+    unwire(project / "nova.conf", project, "project-1")
+    (project / "nova.conf").chmod(0o640)
+    assert put(project).notes == ()
 
 
 def test_a_link_in_the_project_stays_a_link_and_its_target_is_wired(project: Path) -> None:
