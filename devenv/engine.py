@@ -28,7 +28,7 @@ from devenv.model import (
     Observed,
     ObservedContainer,
 )
-from devenv.ownership import is_ours, name_of, strangers, trusted
+from devenv.ownership import carries, name_of, split, trusted
 from devenv.ports import HOST
 
 # Where a service's files go: a volume of its own, since a read-only root file system takes no copies.
@@ -73,7 +73,7 @@ class Engine(Images, Looks):
     def observe(self, environment: str, owner: str) -> Observed:
         """Everything that carries the environment's label, and every image there is: four calls.
 
-        What does not carry the token `owner`, too, is a stranger; without one, a token is taken over.
+        What is not ours by the token `owner` is a stranger; without one, a token is taken over (see ownership.py).
         """
         label = {"label": f"{LABEL_ENVIRONMENT}={environment}"}
         with asking("list containers, networks and volumes"):
@@ -83,7 +83,7 @@ class Engine(Images, Looks):
                 "volume": self._volumes(label),
             }
         owner = owner or trusted(environment, listed)
-        ours = {kind: [one for one in found if is_ours(one, owner)] for kind, found in listed.items()}
+        ours, strangers = split(environment, listed, owner)
         containers: dict[str, ObservedContainer] = {}
         extra = []
         for container in sorted(map(_observed, ours["container"]), key=lambda c: not c.running):
@@ -99,14 +99,14 @@ class Engine(Images, Looks):
             images=self.images(),
             extra=tuple(extra),
             owner=owner,
-            strangers=strangers(listed, owner),
+            strangers=strangers,
         )
 
     def leftover_volumes(self, environment: str, owner: str) -> tuple[str, ...]:
         """Volumes of the environment that no container uses: containers were removed by other means."""
         with asking("list volumes"):
             found = self._volumes({"label": f"{LABEL_ENVIRONMENT}={environment}", "dangling": "true"})
-        return tuple(v["Name"] for v in found if LABEL_SERVICE not in v["Labels"] and is_ours(v, owner))
+        return tuple(v["Name"] for v in found if LABEL_SERVICE not in v["Labels"] and carries(v, owner))
 
     def _volumes(self, filters: Mapping[str, str]) -> list[dict[str, Any]]:
         return list(self._client.ask("GET", "/volumes", {"filters": filters})["Volumes"] or [])
@@ -161,8 +161,9 @@ class Engine(Images, Looks):
         host = {"Mounts": [_mount(folder, volume)], "NetworkMode": "none", **_CONFINED}
         # It needs a command to be created.
         wanted = {"Image": image, "Cmd": ["none"], "User": _NOBODY, "Labels": labels, "HostConfig": host}
-        with asking(f"fill volume {volume}"):
-            container = self._client.ask("POST", "/containers/create", body=wanted)["Id"]
+        name = f"{volume}-fill"
+        with asking(f"fill volume {volume}"), unless_taken(name):
+            container = self._client.ask("POST", "/containers/create", {"name": name}, wanted)["Id"]
         self.remove(container)
 
     def remove_volume(self, name: str) -> None:

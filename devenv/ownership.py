@@ -1,7 +1,8 @@
 """Whose a container, a network or a volume is that carries an environment's label.
 
-Ours is what carries the environment's token, too: a random one that is on record before anything is made. The label
-alone may come from anywhere: a copied command, an image's own labels. What carries no more than that is a stranger.
+Ours is what carries the environment's token, too, and has the name that devenv gave it. The token is random, and on
+record before anything is made. Labels alone may come from anywhere: a copied command, an image, `docker commit`. What
+carries no more than them is a stranger.
 
 A record that was lost holds no token. Then the one of what has a name that devenv gives is trusted: of the network,
 else of the first container, else of the first volume. What carries another one is a stranger.
@@ -26,8 +27,8 @@ def labels_of(desired: Desired) -> dict[str, str]:
     return {LABEL_ENVIRONMENT: desired.environment, LABEL_OWNER: desired.owner}
 
 
-def is_ours(listed: Mapping[str, Any], owner: str) -> bool:
-    """Whether it carries this token. Without one, nothing is ours."""
+def carries(listed: Mapping[str, Any], owner: str) -> bool:
+    """Whether it carries this token. Without one, nothing does."""
     return bool(owner) and listed["Labels"].get(LABEL_OWNER) == owner
 
 
@@ -44,9 +45,17 @@ def trusted(environment: str, listed: Listed) -> str:
     return ""
 
 
-def strangers(listed: Listed, owner: str) -> tuple[str, ...]:
-    """What is not ours, in words: "container NAME"."""
-    return tuple(f"{kind} {name_of(one)}" for kind in _KINDS for one in listed[kind] if not is_ours(one, owner))
+def split(environment: str, listed: Listed, owner: str) -> tuple[Listed, tuple[str, ...]]:
+    """What is ours, by kind, and the strangers in words: "container NAME"."""
+    ours: dict[str, list[Mapping[str, Any]]] = {kind: [] for kind in _KINDS}
+    strangers = []
+    for kind in _KINDS:
+        for one in listed[kind]:
+            if carries(one, owner) and (_is_named_by_us(environment, kind, one) or _holds_files(kind, one)):
+                ours[kind].append(one)
+            else:
+                strangers.append(f"{kind} {name_of(one)}")
+    return ours, tuple(strangers)
 
 
 def check_names(desired: Desired, observed: Observed) -> None:
@@ -72,5 +81,9 @@ def _is_named_by_us(environment: str, kind: str, listed: Mapping[str, Any]) -> b
     name, network = name_of(listed), f"devenv-{environment}"
     if kind == "network":
         return name == network
-    container = f"{network}-{listed['Labels'].get(LABEL_SERVICE, '')}"
-    return name == container if kind == "container" else name.startswith(f"{container}-")
+    return f"{name}-".startswith(f"{network}-{listed['Labels'].get(LABEL_SERVICE, '')}-")
+
+
+def _holds_files(kind: str, listed: Mapping[str, Any]) -> bool:
+    """Whether it is the volume of a container's files: the engine names it."""
+    return kind == "volume" and LABEL_SERVICE not in listed["Labels"]

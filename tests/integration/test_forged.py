@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import docker
@@ -10,7 +10,7 @@ import pytest
 from project import Project, one_clear_line, ours
 
 TOLD = "left alone, labelled as this environment's and not made by it: "
-# Each with what has to be there before it.
+# Each with what has to be there before it, beside an `up`.
 COMMANDS = [
     ("up",),
     ("plan",),
@@ -26,20 +26,20 @@ COMMANDS = [
     ("down", "--volumes"),
     ("run", "--", "true"),
 ]
+FORGED = {"io.devenv.owner": "0" * 32, "io.devenv.service": "etcd"}
 
 
 class Forger:
     """Makes things with the labels of an environment of etcd, and knows what they are like."""
 
     def __init__(self, project: Project, client: docker.DockerClient) -> None:
-        self._client, self._id = client, project.id
+        self._client, self.id = client, project.id
         self._image = project.json("images", "list")[-1]["reference"]
         self.things: dict[str, Any] = {}
 
-    def make(self, kind: str, name: str, service: str = "etcd", runs: bool = False) -> str:
+    def make(self, kind: str, name: str, runs: bool = False, labels: Mapping[str, str] = FORGED) -> str:
         """Make one; what devenv has to call it."""
-        labels = {"io.devenv.environment": self._id, "io.devenv.owner": "0" * 32}
-        labels |= {"io.devenv.service": service} if service else {}
+        labels = {**labels, "io.devenv.environment": self.id}
         if kind == "container":
             command = {"entrypoint": "sleep", "command": ["1000"], "network_mode": "none"}
             made = self._client.containers.create(self._image, name=name, labels=labels, **command)
@@ -82,38 +82,43 @@ def lose_record(project: Project, *more: str) -> None:
         path.unlink()
 
 
-def names_of(project: Project, client: docker.DockerClient) -> set[str]:
+def labelled(forger: Forger, client: docker.DockerClient) -> set[str]:
     """All that carries the environment's label, in words."""
-    found = ours(client, project.id)
+    found = ours(client, forger.id)
     return {f"{kind.removesuffix('s')} {name}" for kind, names in found.items() for name in names}
 
 
 def test_every_command_tells_of_strangers_and_leaves_them_alone(
     etcd: Project, client: docker.DockerClient, forger: Forger
 ) -> None:
+    etcd.devenv("up")
+    # As `docker commit` copies them into an image, and a container inherits them.
+    labels = client.containers.get(f"devenv-{forger.id}-etcd").labels
     strangers = {
-        forger.make("container", f"xyz-{etcd.id}", runs=True),
-        forger.make("network", f"xyz-{etcd.id}"),
-        forger.make("volume", f"xyz-{etcd.id}"),
-        forger.make("volume", f"xyz-{etcd.id}-files", service=""),
+        forger.make("container", f"copy-{forger.id}", labels=labels),
+        forger.make("container", f"xyz-{forger.id}", runs=True),
+        forger.make("network", f"xyz-{forger.id}"),
+        forger.make("volume", f"xyz-{forger.id}"),
+        forger.make("volume", f"xyz-{forger.id}-files", labels={}),
     }
     for command in COMMANDS:
         done = etcd.devenv(*command)
         (line,) = [line for line in done.stderr.splitlines() if line.startswith(TOLD)]
         assert {*line.removeprefix(TOLD).split(", ")} == strangers, command
         forger.check()
-    assert names_of(etcd, client) == strangers
+    assert labelled(forger, client) == strangers
+    etcd.devenv("snapshot", "rm", "one")
 
 
 def test_gc_takes_what_a_killed_run_left_and_no_strangers(
     etcd: Project, client: docker.DockerClient, forger: Forger
 ) -> None:
-    strangers = {forger.make("container", f"xyz-{etcd.id}", runs=True), forger.make("volume", f"xyz-{etcd.id}")}
+    strangers = {forger.make("container", f"xyz-{forger.id}", runs=True), forger.make("volume", f"xyz-{forger.id}")}
     etcd.killed_after("start etcd", "run", "--", "true")
-    assert names_of(etcd, client) > strangers
+    assert labelled(forger, client) > strangers
     assert TOLD in etcd.devenv("gc").stderr
     forger.check()
-    assert names_of(etcd, client) == strangers
+    assert labelled(forger, client) == strangers
 
 
 def test_a_stranger_with_the_very_name_ends_an_up_before_anything_is_done(
@@ -126,49 +131,50 @@ def test_a_stranger_with_the_very_name_ends_an_up_before_anything_is_done(
     etcd.devenv("down")
 
     def refused(stranger: str, *command: str) -> None:
-        there = names_of(etcd, client)
+        there = labelled(forger, client)
         name = stranger.partition(" ")[2]
         one_clear_line(etcd.devenv(*command, check=False), 7, f"cannot create {name}: a {stranger}")
-        assert names_of(etcd, client) == there
+        assert labelled(forger, client) == there
         forger.check()
 
-    network = forger.make("network", f"devenv-{etcd.id}")
+    network = forger.make("network", f"devenv-{forger.id}")
     refused(network, "up")
     forger.remove(network)
-    container = forger.make("container", f"devenv-{etcd.id}-etcd", runs=True)
+    container = forger.make("container", f"devenv-{forger.id}-etcd", runs=True)
     for command in ["up"], ["plan"], ["reset"], ["snapshot", "restore", "one"]:
         refused(container, *command)
     assert secrets.read_bytes() == before
     etcd.devenv("down", "--volumes")
-    assert names_of(etcd, client) == {container}
+    assert labelled(forger, client) == {container}
     # Nor does the next `up` begin with trust in what has its names.
     refused(container, "up")
-    volume = forger.make("volume", f"devenv-{etcd.id}-etcd-data")
+    volume = forger.make("volume", f"devenv-{forger.id}-etcd-data")
     forger.remove(container)
     refused(volume, "run", "--", "true")
+    etcd.devenv("snapshot", "rm", "one")
 
 
 def test_after_the_record_was_lost_up_goes_on_and_down_leaves_nothing(
     etcd: Project, client: docker.DockerClient, forger: Forger
 ) -> None:
-    stranger = forger.make("container", f"xyz-{etcd.id}", runs=True)
+    stranger = forger.make("container", f"xyz-{forger.id}", runs=True)
     etcd.devenv("up")
-    before = names_of(etcd, client)
+    before = labelled(forger, client)
     lose_record(etcd)
     assert "nothing to do" in etcd.devenv("up").stdout
     lose_record(etcd, "secrets.json")
     etcd.devenv("up")
     etcd.devenv("down")
     # Data alone is known again, too: by its own name.
-    (volume,) = ours(client, etcd.id)["volumes"]
+    (volume,) = ours(client, forger.id)["volumes"]
     made = client.volumes.get(volume).attrs["CreatedAt"]
     lose_record(etcd)
     etcd.devenv("up")
     assert client.volumes.get(volume).attrs["CreatedAt"] == made
-    assert {name for name in names_of(etcd, client) if etcd.id in name} == {n for n in before if etcd.id in n}
+    assert {name for name in labelled(forger, client) if forger.id in name} == {n for n in before if forger.id in n}
     # A container that somebody removed leaves the volume of its files, which has no name.
-    client.containers.get(f"devenv-{etcd.id}-etcd").remove(force=True)
+    client.containers.get(f"devenv-{forger.id}-etcd").remove(force=True)
     lose_record(etcd)
     etcd.devenv("down", "--volumes")
-    assert names_of(etcd, client) == {stranger}
+    assert labelled(forger, client) == {stranger}
     forger.check()

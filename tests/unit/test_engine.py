@@ -112,7 +112,7 @@ def listed(identity: str, networks: dict[str, str], status: str = "Up 2 minutes"
 def test_containers_are_observed_with_their_networks_and_volumes_with_their_services() -> None:
     of_one = {**OWN, LABEL_SERVICE: "one"}
     exited, running = listed("2", {"gone": ""}, "Exited (3) 1 second ago"), listed("1", {"a": "id-a", "b": "id-b"})
-    volumes = [{"Name": "data", "Labels": of_one}, {"Name": "anonymous", "Labels": OWN}]
+    volumes = [{"Name": "devenv-e-one-data", "Labels": of_one}, {"Name": "anonymous", "Labels": OWN}]
     asked, client = engine(
         {
             "GET /containers/json": [exited, running],
@@ -125,7 +125,7 @@ def test_containers_are_observed_with_their_networks_and_volumes_with_their_serv
     assert (found.containers["one"].id, found.containers["one"].networks) == ("1", ("id-a", "id-b"))
     assert [(c.id, c.networks, c.exit_code) for c in found.extra] == [("2", (), 3)]
     assert found.networks == ("id-a",)
-    assert found.volumes == {"data": "one"}
+    assert found.volumes == {"devenv-e-one-data": "one"}
     label = {"filters": {"label": f"{LABEL_ENVIRONMENT}=e"}}
     assert client.query("GET /containers/json") == {"all": True, **label}
     assert client.query("GET /networks") == client.query("GET /volumes") == label
@@ -269,6 +269,7 @@ def test_a_volume_is_filled_by_a_container_that_is_never_started() -> None:
     asked, client = engine()
     asked.fill_volume("v", "i:1", "/data", OWN, "one")
     assert client.whats == ["POST /volumes/create", CREATE, "DELETE /containers/c1"]
+    assert client.query(CREATE) == {"name": "v-fill"}
     host = client.last(CREATE)["HostConfig"]
     assert host.pop("Mounts") == [{"Type": "volume", "Source": "v", "Target": "/data"}]
     # Nor could it do anything if somebody started it.

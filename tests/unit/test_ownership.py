@@ -14,7 +14,7 @@ from devenv.artifacts import status_data
 from devenv.environment import Environment
 from devenv.errors import NotOurs
 from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER, LABEL_SERVICE, DesiredService, Observed
-from devenv.ownership import Listed, check_names, is_ours, trusted
+from devenv.ownership import Listed, carries, check_names, split, trusted
 
 # ---- a token where none is on record -----------------------------------------------------------------------------
 
@@ -54,8 +54,41 @@ def test_the_token_is_that_of_what_has_a_name_of_ours(listed: Listed, token: str
 
 
 def test_without_a_token_nothing_is_ours() -> None:
-    assert not is_ours(one("devenv-e"), "")
-    assert is_ours(NETWORK, "n") and not is_ours(NETWORK, "c")
+    assert not carries(one("devenv-e"), "")
+    assert carries(NETWORK, "n") and not carries(NETWORK, "c")
+
+
+# ---- ours and strangers ------------------------------------------------------------------------------------------
+
+
+def test_ours_is_what_carries_the_token_and_has_the_name_that_devenv_gave_it() -> None:
+    network, container, volume = one("devenv-e", "t"), one("devenv-e-etcd", "t", service="etcd"), one("0a1b", "t")
+    fills, data = (one(name, "t", service="etcd") for name in ("devenv-e-etcd-data-fill", "devenv-e-etcd-data"))
+    ours, strangers = split(
+        "e",
+        there(
+            [network, one("copy", "t"), one("devenv-e", "other")],
+            [
+                container,
+                fills,
+                one("copy", "t", service="etcd"),
+                one("devenv-e-etcd2", "t", service="etcd"),
+                one("0a", "t"),
+            ],
+            [volume, data, one("copy", "t", service="etcd"), one("2c3d")],
+        ),
+        "t",
+    )
+    assert ours == there([network], [container, fills], [volume, data])
+    assert strangers == (
+        "network copy",
+        "network devenv-e",
+        "container copy",
+        "container devenv-e-etcd2",
+        "container 0a",
+        "volume copy",
+        "volume 2c3d",
+    )
 
 
 # ---- names -------------------------------------------------------------------------------------------------------
