@@ -26,14 +26,13 @@ from devenv.model import (
     Requirement,
     ServiceDefinition,
 )
+from devenv.names import NAME, NAME_RULE
 
-NAME = re.compile(r"[a-z][a-z0-9-]{0,30}\Z")
 _DURATION = re.compile(r"(?:(\d+)m)?(?:(\d+)s)?\Z")
 _SIZE = re.compile(r"(\d+)([kmg]?)b?\Z", re.IGNORECASE)
 _ROOT = re.compile(r"(root|0+)?(:|\Z)")
 _PORT = re.compile(r"127\.0\.0\.1::(\d+)\Z")
 _VOLUME = re.compile(r"([a-z][a-z0-9-]*):(/[^:]+)\Z")
-_VOLUME_NAME = re.compile(r"[a-z][a-z0-9-]*\Z")
 _TARGET = re.compile(r"/etc/devenv/[\w.-]+\Z")
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
@@ -156,7 +155,7 @@ def _no_root(value: Any) -> str:
 
 
 _strings = [_text]
-_name = All(str, Match(NAME, msg="expected a name: lower-case letters, digits and dashes"))
+_name = All(str, Match(NAME, msg=f"expected a name: {NAME_RULE}"))
 _port = All(int, Range(min=1, max=65535, msg="expected a port from 1 to 65535"))
 
 # There is no key for anything that would give a container more than the engine gives by itself, and what takes from
@@ -185,7 +184,7 @@ _CONTAINER = {
     Optional("stop_signal"): _text,
     Optional("stop_grace_period"): _duration,
 }
-_volume_name = All(str, Match(_VOLUME_NAME, msg="expected the name of a volume"))
+_volume_name = All(str, Match(NAME, msg="expected the name of a volume"))
 _CAPITALS = Match(re.compile(r"[A-Z_]+\Z"), msg="expected a name in capitals")
 _SMALL = Match(re.compile(r"[a-z][a-z_]*\Z"), msg="expected a name: lower-case letters and _")
 _COMPONENT = {

@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from devenv.errors import ConfigError
-from devenv.model import ComponentChoice, Endpoint, Profile, Provision, ServiceDefinition, identifier
+from devenv.model import ComponentChoice, Endpoint, Profile, Provision, ServiceDefinition
+from devenv.names import identifier
 from devenv.ports import HOST
 from devenv.template import render
 

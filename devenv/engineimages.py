@@ -10,7 +10,8 @@ from typing import IO, Any
 from devenv.connection import Connection, asking
 from devenv.enginehttp import CHUNK, TIMEOUT, Query, Refused, decoded
 from devenv.errors import ServiceFailed
-from devenv.model import LABEL_ENVIRONMENT, SHARED, familiar
+from devenv.model import LABEL_ENVIRONMENT, SHARED
+from devenv.names import familiar
 
 # Seconds without a byte: older engines write all that they save, or are to load, to their disk before they go on.
 _ARCHIVE_TIMEOUT = 1800.0

@@ -24,6 +24,7 @@ from devenv.model import (
     Plan,
     Profile,
 )
+from devenv.names import check_name
 from devenv.plan import plan_empty, plan_images, plan_restart, plan_start
 from devenv.plandown import plan_stop
 from devenv.profile import load_profile
@@ -143,7 +144,7 @@ class Environment(Lending, Caching):
 
         Raises ConfigError if the name is taken or a service was never started.
         """
-        snapshot.check_name(name)
+        check_name(name, "a snapshot")
         self._load()
         with self._changing():
             if name in [one.name for one in self.snapshots()]:

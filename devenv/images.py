@@ -16,7 +16,8 @@ from voluptuous import Optional, Required, Schema
 from devenv import document, golden
 from devenv.catalogue import data_folder
 from devenv.engine import Engine
-from devenv.model import Image, Profile, ServiceDefinition, familiar
+from devenv.model import Image, Profile, ServiceDefinition
+from devenv.names import familiar
 
 BASE = "base"
 _RECIPE = Schema(

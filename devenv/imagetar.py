@@ -7,7 +7,7 @@ import tarfile
 from typing import IO, Any
 
 from devenv.errors import ConfigError
-from devenv.model import familiar
+from devenv.names import familiar
 
 # The lists that an archive has of its images: every engine's, and that of the OCI's layout, which new ones prefer.
 _MANIFEST, _INDEX = "manifest.json", "index.json"

@@ -16,8 +16,8 @@ from devenv import wiring
 from devenv.bringup import BringUp
 from devenv.errors import ConfigError, DevenvError
 from devenv.model import Desired, Observed, Operation, Plan
+from devenv.names import check_component
 from devenv.plandown import plan_stop
-from devenv.profile import COMPONENT
 from devenv.resolve import select
 from devenv.timing import Watch
 
@@ -47,7 +47,7 @@ class Lending(BringUp):
                 stack.callback(self._return_services)
                 stack.enter_context(self.state.using())
                 if name not in self._listed:
-                    stack.enter_context(self.state.lent(_checked(name)))
+                    stack.enter_context(self.state.lent(check_component(name)))
                     stack.callback(self._take_back, name)
                 if ending:
                     stack.callback(ending)
@@ -198,14 +198,6 @@ class Lending(BringUp):
         except DevenvError as error:
             names = ", ".join(sorted(components))
             self._report.note(f"not all of {names} is dropped ({error.message}): 'devenv gc' does it")
-
-
-def _checked(name: str) -> str:
-    if not COMPONENT.match(name):
-        raise ConfigError(
-            f"cannot name a component {name!r}", "lower-case letters, digits, - and _, a letter first, at most 31"
-        )
-    return name
 
 
 def _runs(service: str, observed: Observed) -> bool:

@@ -174,19 +174,6 @@ class Profile:
     durable: bool = False
 
 
-def identifier(component: str) -> str:
-    """A component's name where a dash would have to be quoted, as in SQL."""
-    return component.replace("-", "_")
-
-
-def familiar(reference: str) -> str:
-    """An image's reference as people write it: without the registry and the namespaces that engines add."""
-    for implied in ("docker.io/library/", "index.docker.io/library/", "docker.io/", "index.docker.io/", "localhost/"):
-        if reference.startswith(implied):
-            return reference.removeprefix(implied)
-    return reference
-
-
 # ---- desired ------------------------------------------------------------------------------------------------
 
 

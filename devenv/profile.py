@@ -11,21 +11,17 @@ from typing import Any
 from voluptuous import All, Any as Either, Invalid, Match, MultipleInvalid, Optional, Range, Required, Schema
 
 from devenv import document
-from devenv.catalogue import NAME, data_folder
+from devenv.catalogue import data_folder
 from devenv.errors import ConfigError
-from devenv.model import ComponentChoice, Profile, ServiceChoice, identifier
+from devenv.model import ComponentChoice, Profile, ServiceChoice
+from devenv.names import COMPONENT, COMPONENT_RULE, IMAGE, NAME, NAME_RULE, identifier
 
 PROJECT_FILE = "devenv.yaml"
 WIRED_FOLDER = ".devenv"
 DEFAULT_PROFILE = "base"
 
-_NAME_RULE = "expected a name: lower-case letters, digits and dashes"
-_NAME = Match(NAME, msg=_NAME_RULE)
-# Docker's own grammar, shortened: [host[:port]/]path[:tag][@digest].
-_IMAGE = Match(
-    r"[a-zA-Z0-9][\w.-]*(?::\d+)?(?:/[\w.-]+)*(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?\Z",
-    msg="expected an image such as mysql:8.4",
-)
+_NAME = Match(NAME, msg=f"expected a name: {NAME_RULE}")
+_IMAGE = Match(IMAGE, msg="expected an image such as mysql:8.4")
 
 
 def _integer(value: Any) -> int:
@@ -60,9 +56,6 @@ def _text_like(pattern: str, expected: str) -> Callable[[Any], str]:
     return check
 
 
-# It becomes the name of databases, users, vhosts and files. MySQL allows its users 32 characters.
-COMPONENT = re.compile(r"[a-z][a-z0-9_-]{0,30}\Z")
-_COMPONENT_RULE = "expected a component's name: lower-case letters, digits, - and _, a letter first, at most 31"
 _WORD = _text_like(r"[a-z][a-z0-9_]*\Z", "expected lower-case letters, digits and _")
 _TYPE = _text_like(r"[a-z][a-z0-9-]*\Z", "expected a type such as compute: lower-case letters, digits, -")
 _URL = Match(
@@ -103,7 +96,8 @@ def _components(value: Any) -> dict[str, Any]:
         value = dict.fromkeys(Schema([str])(value or []))
     if not isinstance(value, dict):
         raise Invalid("expected a list of components, or a mapping from components to settings")
-    if wrong := [Invalid(_COMPONENT_RULE, path=[name]) for name in value if not COMPONENT.match(name)]:
+    rule = f"expected a component's name: {COMPONENT_RULE}"
+    if wrong := [Invalid(rule, path=[name]) for name in value if not COMPONENT.match(name)]:
         raise MultipleInvalid(wrong)
     if same := [Invalid(f"{other!r} has the same database", path=[name]) for other, name in _same_database(value)]:
         raise MultipleInvalid(same)
@@ -132,7 +126,7 @@ def _services(value: Any) -> dict[str, Any]:
     # One schema per service: an `Any` over its settings would blame the whole service for one wrong key.
     simple = Either(None, False)
     schema = {name: simple if settings in (None, False) else _SETTINGS for name, settings in value.items()}
-    wrong = [Invalid(_NAME_RULE, path=[name]) for name in value if not NAME.match(name)]
+    wrong = [Invalid(f"expected a name: {NAME_RULE}", path=[name]) for name in value if not NAME.match(name)]
     if wrong:
         raise MultipleInvalid(wrong)
     return dict(Schema(schema)(value))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from devenv.catalogue import NAME
 from devenv.components import OWN, digest, endpoint_views, password_names, provision, same_place
 from devenv.errors import ConfigError, NotOurs
 from devenv.model import (
@@ -323,12 +322,3 @@ def _parts(
     hashed = {key: digest(value) for key, value in parts.items()}
     hashed |= {f"file {target.rpartition('/')[2]}": hashlib.sha256(c).hexdigest()[:16] for target, c in files.items()}
     return hashed
-
-
-def check_name(name: str, what: str) -> str:
-    """The name itself. Raises ConfigError unless it is safe as part of names on the engine and of paths."""
-    if not NAME.match(name):
-        raise ConfigError(
-            f"cannot use {name!r} as {what}", hint="lower-case letters, digits and dashes, a letter first, at most 31"
-        )
-    return name

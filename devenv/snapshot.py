@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from devenv import __version__
-from devenv.catalogue import NAME
 from devenv.engine import Engine
 from devenv.errors import ConfigError
 from devenv.model import Desired, Image, Observed, ObservedContainer, Operation, Plan, Source
+from devenv.names import check_name
 from devenv.state import State, make_private, write_files
 
 REPOSITORY = "devenv/snapshot"
@@ -66,7 +66,7 @@ class Snapshot:
 
 def load(state: State, name: str) -> Snapshot:
     """The snapshot of that name. Raises ConfigError if there is none, or none that can be read."""
-    path = _path(state, check_name(name))
+    path = _path(state, check_name(name, "a snapshot"))
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
@@ -92,15 +92,6 @@ def load_all(state: State) -> list[Snapshot]:
         except ConfigError:
             continue
     return sorted(found, key=lambda snapshot: snapshot.saved, reverse=True)
-
-
-def check_name(name: str) -> str:
-    """The name itself. Raises ConfigError unless it can be the name of a file and of a part of an image."""
-    if not NAME.match(name):
-        raise ConfigError(
-            f"cannot call a snapshot {name!r}", hint="lower-case letters, digits and dashes, a letter first, at most 31"
-        )
-    return name
 
 
 # ---- save ------------------------------------------------------------------------------------------------------

@@ -30,11 +30,12 @@ from devenv.model import (
     ServiceDefinition,
     Timing,
 )
+from devenv.names import check_name
 from devenv.plandown import plan_down
 from devenv.ports import holder
 from devenv.profile import existing_folder, find_project, load_profile
 from devenv.projectfiles import ProjectFiles
-from devenv.resolve import check_name, choose_ports, resolve, secret_names, select
+from devenv.resolve import choose_ports, resolve, secret_names, select
 from devenv.results import Result
 from devenv.state import Record, State, all_records, new_token, ports_locked
 
@@ -54,7 +55,7 @@ class Steps:
         wait_timeout: float = 180.0,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self.name = check_name(name, "the name of an environment")
+        self.name = check_name(name, "an environment")
         self.project = find_project(existing_folder(Path(project or ".")))
         self.folder = wiring.folder_of(self.project, name)
         self.state = State(self.project, name)

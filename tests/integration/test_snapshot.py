@@ -224,7 +224,9 @@ def test_a_name_is_given_once_and_what_is_not_up_is_not_saved(etcd: Project) -> 
     etcd.devenv("up")
     etcd.devenv("snapshot", "save", "one")
     one_clear_line(etcd.devenv("snapshot", "save", "one", check=False), 3, "it is there", "snapshot rm one")
-    one_clear_line(etcd.devenv("snapshot", "save", "../one", check=False), 3, "cannot call a snapshot")
+    one_clear_line(
+        etcd.devenv("snapshot", "save", "../one", check=False), 3, "cannot use '../one' as the name of a snapshot"
+    )
     etcd.devenv("snapshot", "rm", "one")
     one_clear_line(etcd.devenv("snapshot", "rm", "one", check=False), 3, "cannot find snapshot")
     assert etcd.devenv("snapshot", "list").stdout == "no snapshots\n"

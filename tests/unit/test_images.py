@@ -8,7 +8,8 @@ from devenv.catalogue import load_catalogue
 from devenv.errors import Cancelled
 from devenv.imagebuild import build_lock
 from devenv.images import BASE, full_reference, images_for
-from devenv.model import Profile, ServiceChoice, familiar
+from devenv.model import Profile, ServiceChoice
+from devenv.names import familiar
 from devenv.state import cache_folder
 
 DIGEST = "sha256:" + "0" * 64

@@ -40,7 +40,7 @@ ROOMS = (
     {"enginesdk", "ownership"},
     {"archive", "program", "template", "initext", "userfile", "plugins", "enginehttp", "imagetar", "joblog", "locks"},
     {"results"},
-    {"model"},
+    {"model", "names"},
     {"errors"},
 )
 ROOM = {module: number for number, room in enumerate(ROOMS) for module in room}

@@ -79,7 +79,7 @@ def test_a_snapshot_that_cannot_be_understood_is_one_clear_line(state: State, co
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", "Upper", "-x", "a" * 40, "a.json"])
 def test_a_name_that_could_be_a_path_is_refused(state: State, name: str) -> None:
-    with pytest.raises(ConfigError, match="cannot call a snapshot"):
+    with pytest.raises(ConfigError, match="as the name of a snapshot"):
         snapshot.load(state, name)
 
 

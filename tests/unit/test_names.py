@@ -1,0 +1,98 @@
+"""What things may be called: one rule, whichever way a name comes in."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from builders import compose_data, write_service
+from hypothesis import given, strategies as st
+
+from devenv import names
+from devenv.catalogue import load_catalogue
+from devenv.environment import Environment
+from devenv.errors import ConfigError
+from devenv.profile import load_profile
+from devenv.snapshot import load
+from devenv.state import State
+
+# How a name comes in, and the words with which it is refused there.
+Door = tuple[str, Callable[[Path, str], object]]
+RIGHT = ["a", "nova", "a1", "a-b", "a--", "a" * 31]
+WRONG = [
+    *("", "_a", "-a", "1a", "A", "a b", "a/b", "../a", "..", ".", "a.b", "~", "\\a", "$a", "${a}", "a;b", "a'b"),
+    *('a"b', "a`b", "a%b", "a\n", "a\0", "a" * 32, "ü", "aü", "\N{FULLWIDTH LATIN SMALL LETTER A}"),
+]
+UNDERSCORES = ["a_b", "a__"]
+
+
+def written(project: Path, text: str) -> None:
+    (project / "devenv.yaml").write_text(text)
+    load_profile(project)
+
+
+def catalogue_of(folder: Path, name: str) -> None:
+    data = compose_data()
+    data["x-devenv"]["endpoints"][name] = {"port": 80, "url": "http://x"}
+    write_service(folder, data)
+    load_catalogue(folder)
+
+
+NAMES: dict[str, Door] = {
+    "environment": ("cannot use .* as the name of", lambda project, name: Environment(project, name)),
+    "snapshot": ("cannot use .* as the name of", lambda project, name: load(State(project, "default"), name)),
+    "service": ("expected a name", lambda project, name: written(project, f"services: {{{json.dumps(name)}: {{}}}}")),
+    "listed service": ("expected a name", lambda project, name: written(project, f"services: [{json.dumps(name)}]")),
+    "profile": ("expected a name", lambda project, name: written(project, f"profile: {json.dumps(name)}")),
+    "definition": ("expected a name", catalogue_of),
+}
+COMPONENTS: dict[str, Door] = {
+    "component": (
+        "expected a component's name",
+        lambda project, name: written(project, f"components: {{{json.dumps(name)}: {{}}}}"),
+    ),
+    "listed component": (
+        "expected a component's name",
+        lambda project, name: written(project, f"components: [{json.dumps(name)}]"),
+    ),
+    "run": ("cannot name a component", lambda _, name: names.check_component(name)),
+}
+
+
+def right(door: Door, project: Path) -> list[str]:
+    """Which of all names are not refused there for what they are."""
+    words, take = door
+
+    def refused(name: str) -> bool:
+        try:
+            take(project, name)
+        except ConfigError as error:
+            return re.search(words, "\n".join([error.message, *error.detail])) is not None
+        return False
+
+    return [name for name in [*RIGHT, *WRONG, *UNDERSCORES] if not refused(name)]
+
+
+@pytest.mark.parametrize("door", NAMES)
+def test_a_name_is_right_or_wrong_wherever_it_comes_in(door: str, tmp_path: Path) -> None:
+    assert right(NAMES[door], tmp_path) == RIGHT
+
+
+@pytest.mark.parametrize("door", COMPONENTS)
+def test_a_components_name_may_have_an_underscore_too(door: str, tmp_path: Path) -> None:
+    assert right(COMPONENTS[door], tmp_path) == [*RIGHT, *UNDERSCORES]
+
+
+@given(st.text(max_size=40))
+def test_what_may_be_a_name_needs_no_care_anywhere(text: str) -> None:
+    if names.NAME.match(text) or names.COMPONENT.match(text):
+        assert text.isascii() and text == text.lower() and len(text) <= 31 and text[0].isalpha()
+        assert text.replace("-", "").replace("_", "").isalnum()
+
+
+def test_the_rule_is_written_down_once() -> None:
+    package = Path(names.__file__).parent
+    assert [path.name for path in package.glob("*.py") if "{0,30}" in path.read_text()] == ["names.py"]
