@@ -7,13 +7,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from devenv import golden, snapshot, wiring
+from devenv import golden, snapshot, trust, wiring
 from devenv.components import needed_components
 from devenv.connection import own_container
 from devenv.errors import ConfigError, DevenvError, PortTaken
-from devenv.model import Desired, Observed, Plan
+from devenv.model import Desired, Observed, Plan, ProjectFile
 from devenv.ownership import check_names
 from devenv.plan import make_plan
+from devenv.profile import PROJECT_FILE
 from devenv.projectfiles import Merges
 from devenv.resolve import select
 from devenv.results import Result
@@ -48,6 +49,17 @@ class BringUp(Steps):
     _as_it_is: Collection[str] = ()
     # What this object brought up last and when, once its plan was begun.
     latest: Run | None = None
+
+    def trust(self) -> ProjectFile | None:
+        """Allow devenv.yaml, as it stands now, to run the images that it names; returns it, if there is one."""
+        self._load_profile()
+        if self.profile.file:
+            trust.allow(self.profile.file, self._report.note)
+        return self.profile.file
+
+    def distrust(self) -> None:
+        """Allow devenv.yaml nothing any more, whatever it holds. What runs goes on."""
+        trust.revoke(self.project / PROJECT_FILE, self._report.note)
 
     @contextmanager
     def _noting(self, watch: Watch) -> Iterator[None]:
@@ -140,6 +152,7 @@ class BringUp(Steps):
         self._load()
         select(self.profile, self.catalogue, names)
         wiring.check(self.project, self.folder)
+        self._check_trust()
 
     # ---- planned -----------------------------------------------------------------------------------------------
 

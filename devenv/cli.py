@@ -327,6 +327,32 @@ def doctor(context: click.Context, fix: bool, format_: str) -> None:
         sys.exit(4 if any(check.name == "engine" for check in failed) else 1)
 
 
+@main.command(name="trust")
+@click.option("--revoke", is_flag=True, help="Allow it nothing any more, whatever it holds.")
+@format_option
+@click.pass_context
+def trust_(context: click.Context, revoke: bool, format_: str) -> None:
+    """Allow the images that devenv.yaml names, as it stands now.
+
+    They are neither pulled nor run before that, nor once the file has changed. All else in it is data and needs none.
+    """
+    from devenv.profile import PROJECT_FILE
+    from devenv.trust import needs
+
+    environment = environment_of(context)
+    path, lines = environment.project / PROJECT_FILE, list[str]()
+    if revoke:
+        environment.distrust()
+    elif file := environment.trust():
+        path, lines = file.path, needs(file)
+    if format_ == "json":
+        print_json({"file": str(path), "trusted": not revoke, "needs": lines})
+    elif lines:
+        click.echo("\n".join([f"trusted: {path}", *(f"  {line}" for line in lines)]))
+    else:
+        click.echo(f"{path} is trusted with nothing" if revoke else f"nothing in {path} needs trust")
+
+
 @main.command()
 @click.pass_context
 def init(context: click.Context) -> None:

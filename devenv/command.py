@@ -19,6 +19,7 @@ from devenv.errors import DevenvError
 if TYPE_CHECKING:
     from devenv.environment import Environment
     from devenv.merge import Change
+    from devenv.model import ProjectFile
     from devenv.results import Result
 
 _INTERRUPTED = 130
@@ -97,7 +98,18 @@ def environment_of(context: click.Context, timeout: float = 180.0) -> Environmen
         profile=options["profile"],
         report=reporter(sys.stderr, plain=options["debug"]),
         wait_timeout=timeout,
+        ask=_ask,
     )
+
+
+def _ask(file: ProjectFile) -> bool:
+    """Whether the user allows what devenv.yaml asks for. Where nobody can answer, nobody does."""
+    from devenv.trust import needs
+
+    if os.environ.get("CI") or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    click.echo("\n".join([f"{file.path} asks for more than data:", *(f"  {need}" for need in needs(file))]), err=True)
+    return click.confirm("trust it with that, until it changes?", err=True)
 
 
 def services_argument(command: Callable[..., None]) -> Callable[..., None]:

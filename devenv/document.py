@@ -22,12 +22,30 @@ Key = tuple[str | int, ...]
 Contradictions = Callable[[Mapping[str, Any]], Iterable[tuple[Key, str]]]
 
 
-def read(path: Path, schema: voluptuous.Schema, contradictions: Contradictions | None = None) -> dict[str, Any]:
+def content(path: Path) -> bytes:
+    """What the file holds. Raises ConfigError if it cannot be read, or is larger than any such file."""
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
+    if len(raw) > _MOST_BYTES:
+        raise ConfigError(f"cannot use {path}: its bytes are more than the {_MOST_BYTES} allowed", hint="shorten it")
+    return raw
+
+
+def read(
+    path: Path,
+    schema: voluptuous.Schema,
+    contradictions: Contradictions | None = None,
+    raw: bytes | None = None,
+) -> dict[str, Any]:
     """The file's data, checked against the schema and then for what a schema cannot see.
 
-    Raises ConfigError that holds every error of the file, each as "file:line: key: what is wrong".
+    `raw` is the file's `content`, where that is known already. Raises ConfigError that holds every error of the file,
+    each as "file:line: key: what is wrong".
     """
-    root = _parse(path)
+    root = _parse(path, content(path) if raw is None else raw)
     problems: list[str] = []
     lines: dict[Key, int] = {}
     budget = iter(range(_MOST_NODES))
@@ -51,16 +69,15 @@ def read(path: Path, schema: voluptuous.Schema, contradictions: Contradictions |
     )
 
 
-def _parse(path: Path) -> yaml.Node:
+def _unreadable(path: Path, reason: str | None) -> ConfigError:
+    return ConfigError(f"cannot read {path}: {reason}", hint="check the path and its permissions")
+
+
+def _parse(path: Path, raw: bytes) -> yaml.Node:
     try:
-        with path.open("rb") as stream:
-            raw = stream.read(_MOST_BYTES + 1)
         text = raw.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"cannot read {path}: {reason}", hint="check the path and its permissions") from error
-    if len(raw) > _MOST_BYTES:
-        raise ConfigError(f"cannot use {path}: its bytes are more than the {_MOST_BYTES} allowed", hint="shorten it")
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, "it is not UTF-8 text") from error
     try:
         _check_depth(text, path)
         root: yaml.Node | None = yaml.compose(text, Loader=_Loader)

@@ -48,7 +48,9 @@ class Environment(Lending, Caching):
         print(with_defaults.env()["DEVENV_MYSQL_URL"])
 
     `project` is any folder inside the project (the working directory, if not given); `profile` overrides what
-    devenv.yaml picks. Nothing is touched before a method is called; each raises an error of devenv.errors.
+    devenv.yaml picks, `settings` what it says of services. Of images that devenv.yaml itself names and its user has
+    not allowed, none is run, unless `ask` says yes. Nothing is touched before a method is called; each raises an error
+    of devenv.errors.
     """
 
     # ---- up and down -----------------------------------------------------------------------------------------
@@ -81,6 +83,7 @@ class Environment(Lending, Caching):
     def build_images(self, names: Sequence[str] = ()) -> Result:
         """Have every image of the services on the engine."""
         self._load()
+        self._check_trust()
         _desired, selected, observed = self._desired(names, keep=False, check_ports=False)
         plan = plan_images(selected, observed)
         return Result(plan, selected.services, self._execute(plan, selected, observed))
@@ -367,6 +370,8 @@ class Environment(Lending, Caching):
         lock: AbstractContextManager[None] | None = None,
     ) -> Result:
         self._load()
+        if not lock:
+            self._check_trust()
         with lock or self._changing():
             wanted = self.containers(names)
             desired, _selected, observed = self._desired((), keep=False, check_ports=False)

@@ -104,6 +104,8 @@ class Caching(Steps):
                     f"cannot load {name}: another image has the name {reference} here",
                     f"'docker image rm {reference}' removes it, if you do not need it",
                 )
+        if any(not reference.startswith(_OURS) for reference in found):
+            self._check_trust()
         archive.seek(0)
         self.engine.load_images(iter(lambda: archive.read(CHUNK), b""))
         states = tuple(reference for reference in sorted(found) if reference.startswith(f"{golden.REPOSITORY}:"))

@@ -39,6 +39,9 @@ class Lending(BringUp):
         anything goes, also if not all came up.
         """
         watch = Watch(self.id, self._report)
+        # Nobody waits for the lock while the user is asked.
+        self._load_profile()
+        self._check_trust()
         with ExitStack() as stack:
             with self._changing():
                 self._load()

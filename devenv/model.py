@@ -159,10 +159,23 @@ class ComponentChoice:
 
 
 @dataclass(frozen=True)
+class ProjectFile:
+    """A project's devenv.yaml as it was read: its real path, the hash of its very bytes, and what is not just data.
+
+    `images` are those that it names, by service.
+    """
+
+    path: Path
+    digest: str
+    images: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Profile:
     """A named choice of services. `source` is the file to blame in errors; `left_out` are services set to false.
 
-    With `durable`, each service that has a switch of that name has it on, unless it says otherwise itself.
+    With `durable`, each service that has a switch of that name has it on, unless it says otherwise itself. `file` is
+    the project's own, where there is one.
     """
 
     name: str
@@ -172,6 +185,7 @@ class Profile:
     left_out: frozenset[str] = frozenset()
     components: Mapping[str, ComponentChoice] = field(default_factory=dict)
     durable: bool = False
+    file: ProjectFile | None = None
 
 
 # ---- desired ------------------------------------------------------------------------------------------------

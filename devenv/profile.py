@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from voluptuous import All, Any as Either, Invalid, Match, MultipleInvalid, Opti
 from devenv import document
 from devenv.catalogue import data_folder
 from devenv.errors import ConfigError
-from devenv.model import ComponentChoice, Profile, ServiceChoice
+from devenv.model import ComponentChoice, Profile, ProjectFile, ServiceChoice
 from devenv.names import COMPONENT, COMPONENT_RULE, IMAGE, NAME, NAME_RULE, identifier
 
 PROJECT_FILE = "devenv.yaml"
@@ -156,6 +157,12 @@ class _Layer:
     description: str = ""
     components: Mapping[str, Any] = field(default_factory=dict)
     durable: bool | None = None
+    digest: str = ""
+
+    @property
+    def images(self) -> dict[str, str]:
+        """The images that it names, by service."""
+        return {name: settings["image"] for name, settings in self.services.items() if settings and "image" in settings}
 
 
 def existing_folder(path: Path) -> Path:
@@ -194,18 +201,16 @@ def load_profile(
     project_file = project / PROJECT_FILE
     if not project_file.exists() and (other := project_file.with_suffix(".yml")).exists():
         raise ConfigError(f"cannot use {other}: the file's name is {PROJECT_FILE}", hint="rename it")
-    layers: list[_Layer] = []
-    picked = name or DEFAULT_PROFILE
-    if project_file.is_file():
-        layers.append(_layer(project_file, "profile"))
-        picked = name or layers[0].extends or DEFAULT_PROFILE
+    own = _layer(project_file, "profile") if project_file.is_file() else None
+    layers = [own] if own else []
+    picked = name or (own.extends if own else "") or DEFAULT_PROFILE
     layers += _chain(picked, profiles, layers[0].source if layers and not name else "--profile")
     services: dict[str, ServiceChoice] = {}
     left_out: set[str] = set()
     for layer in reversed(layers):
         _apply(layer, services, left_out)
-    if settings:
-        _apply(_Layer("settings", "", _checked_settings(settings)), services, left_out)
+    asked = _Layer("settings", "", _checked_settings(settings or {}))
+    _apply(asked, services, left_out)
     return Profile(
         name=picked,
         services=services,
@@ -214,7 +219,14 @@ def load_profile(
         description=next((layer.description for layer in layers if layer.description), ""),
         components={name: _component(name, settings) for name, settings in layers[0].components.items()},
         durable=next((layer.durable for layer in layers if layer.durable is not None), False),
+        file=_project_file(project_file, own, services, asked) if own else None,
     )
+
+
+def _project_file(path: Path, own: _Layer, services: Collection[str], asked: _Layer) -> ProjectFile:
+    """The project's own file, with those of its images that are used: the caller may have asked for others."""
+    images = {name: image for name, image in own.images.items() if name in services and name not in asked.images}
+    return ProjectFile(path.resolve(), own.digest, images)
 
 
 def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,7 +239,8 @@ def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _layer(path: Path, key: str) -> _Layer:
-    data = document.read(path, _FILES[key])
+    raw = document.content(path)
+    data = document.read(path, _FILES[key], raw=raw)
     return _Layer(
         source=str(path),
         extends=data.get(key, ""),
@@ -235,6 +248,7 @@ def _layer(path: Path, key: str) -> _Layer:
         description=data.get("description", ""),
         components=data.get("components", {}),
         durable=data.get("durable"),
+        digest=hashlib.sha256(raw).hexdigest(),
     )
 
 
@@ -296,7 +310,7 @@ profile: base
 # Added to what the profile has, or changed in it; `false` leaves a service out.
 # services:
 #   mysql:
-#     image: mysql:8.4        # any image that works as MySQL; built by devenv if not given
+#     image: mysql:8.4        # any image that works as MySQL, once you `devenv trust` it; built by devenv if not given
 #     ports: {{sql: 3307}}      # a fixed port on 127.0.0.1; chosen by devenv if not given
 #   etcd: false
 

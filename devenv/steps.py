@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from devenv import wiring
+from devenv import trust, wiring
 from devenv.catalogue import load_catalogue
 from devenv.components import check_components, former_components
 from devenv.engine import Engine, connect
@@ -26,6 +26,7 @@ from devenv.model import (
     ObservedContainer,
     Plan,
     Profile,
+    ProjectFile,
     ServiceChoice,
     ServiceDefinition,
     Timing,
@@ -54,13 +55,14 @@ class Steps:
         report: Report | None = None,
         wait_timeout: float = 180.0,
         settings: Mapping[str, Any] | None = None,
+        ask: Callable[[ProjectFile], bool] | None = None,
     ) -> None:
         self.name = check_name(name, "an environment")
         self.project = find_project(existing_folder(Path(project or ".")))
         self.folder = wiring.folder_of(self.project, name)
         self.state = State(self.project, name)
         self.id = self.state.id
-        self._profile_name, self._settings = profile, settings
+        self._profile_name, self._settings, self._ask = profile, settings, ask
         self._report = report or Report()
         self._files = ProjectFiles(self.project, self.id, name == "default", self._report.note)
         self._timeout = wait_timeout
@@ -99,16 +101,24 @@ class Steps:
         self.strangers = observed.strangers
         return observed
 
-    def _load(self) -> None:
+    def _load_profile(self) -> None:
         profile = load_profile(self.project, self._profile_name, settings=self._settings)
         self._listed = frozenset(profile.components)
         self.profile = self._with_lent(profile)
+
+    def _load(self) -> None:
+        self._load_profile()
         switches = {name: choice.switches for name, choice in self.profile.services.items()}
         self.catalogue = load_catalogue(
             switches=switches, asked_by=self.profile.source, everywhere={"durable": self.profile.durable}
         )
         check_components(self.profile, self.catalogue)
         self.images = images_for(self.profile, self.catalogue)
+
+    def _check_trust(self) -> None:
+        """Raise ConfigError if devenv.yaml, as it was loaded, names an image that is not trusted."""
+        if self.profile.file:
+            trust.check(self.profile.file, self._ask, self._report.note)
 
     def _with_lent(self, profile: Profile) -> Profile:
         """The profile with the components that somebody has for a while."""

@@ -238,7 +238,11 @@ PROJECT: Words = {
     "extends": ("name", "only in a profile: the profile it builds on", "extends: base"),
 }
 SETTINGS: Words = {
-    "image": ("image", "an image to run instead of the one that devenv builds", "image: mysql:8.4"),
+    "image": (
+        "image",
+        "an image to run instead of the one that devenv builds; `devenv trust` allows it",
+        "image: mysql:8.4",
+    ),
     "ports": (
         "mapping",
         "fixed ports on 127.0.0.1 by the name of the endpoint; devenv chooses and keeps the others",
@@ -407,7 +411,7 @@ VARIABLES = [
     ("`XDG_STATE_HOME`, `XDG_CACHE_HOME`", "on Linux in place of `~/.local/state` and `~/.cache`"),
     ("`SHELL`", "what `devenv shell` opens; `/bin/sh` if not set"),
     ("`NO_COLOR`", "no colours"),
-    ("`CI`, `TERM=dumb`", "no live display but one line per step"),
+    ("`CI`, `TERM=dumb`", "no live display but one line per step; with `CI` nothing is asked, either"),
     ("`GITHUB_ACTIONS`, `GITLAB_CI`", "how `devenv ci` folds its log"),
     ("`GITHUB_STEP_SUMMARY`", "a file that `devenv ci` adds its report to"),
     ("`COLUMNS`", "how wide tables are where the output is no terminal; 80 if not set"),
@@ -430,6 +434,7 @@ KEPT = [
     ("`STATE/environments/ID/timing.json`", "what the last `up` did and when, for `status --timing`"),
     ("`STATE/environments/ID/lock`, `STATE/ports.lock`", "held by the one devenv that changes something"),
     ("`STATE/wired.json`, `STATE/wired.lock`", "what was merged into files of projects, to be restored from"),
+    ("`STATE/trust.json`, `STATE/trust.lock`", "which files `devenv trust` allowed, with the hashes of what they held"),
     ("`CACHE/wheels/`", "Python wheels that images are built of; may be removed"),
     ("`devenv.yaml`", "by `devenv init` only, and never over one that is there"),
     (

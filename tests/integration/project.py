@@ -124,8 +124,11 @@ class Project:
     def json(self, *arguments: str) -> Any:
         return json.loads(self.devenv(*arguments, "--format", "json").stdout)
 
-    def configure(self, text: str) -> None:
+    def configure(self, text: str, trusted: bool = False) -> None:
+        """Write devenv.yaml; with `trusted`, allow the images that it names."""
         (self.folder / "devenv.yaml").write_text(text)
+        if trusted:
+            self.devenv("trust")
 
     @property
     def id(self) -> str:

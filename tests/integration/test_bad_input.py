@@ -35,14 +35,14 @@ TALKS = "for i in $(seq 30); do echo line $i; done"
 
 
 def etcd_from(project: Project, image: str, more: str = "") -> None:
-    project.configure(f"profile: coordination\nservices:\n  etcd:\n    image: {image}\n{more}")
+    project.configure(f"profile: coordination\nservices:\n  etcd:\n    image: {image}\n{more}", trusted=True)
 
 
 def test_a_container_that_exits_at_once_is_noticed_with_its_code_and_log(
     project: Project, client: docker.DockerClient
 ) -> None:
     base = next(image for image in project.json("images", "list") if image["service"] == "base")["reference"]
-    project.configure(f"profile: database\nservices:\n  mysql:\n    image: {base}\n")
+    project.configure(f"profile: database\nservices:\n  mysql:\n    image: {base}\n", trusted=True)
     done = project.devenv("up", check=False)
     assert "unable to find user mysql" in done.stderr
     one_clear_line(done, 5, "mysql")
@@ -99,7 +99,7 @@ def test_a_failing_build_leaves_the_running_service_alone(project: Project, chec
 
 def test_a_failed_service_does_not_keep_others_from_starting(project: Project, etcd_that: Callable[[str], str]) -> None:
     image = etcd_that("exec sleep 600")
-    project.configure(f"profile: database\nservices:\n  etcd:\n    image: {image}\n")
+    project.configure(f"profile: database\nservices:\n  etcd:\n    image: {image}\n", trusted=True)
     done = project.devenv("up", "--wait-timeout", "20", check=False)
     one_clear_line(done, 6, "etcd")
     assert project.json("status")["services"]["mysql"]["state"] == "ready"

@@ -312,7 +312,7 @@ def test_artifacts_are_written_for_ci(etcd: Project) -> None:
 
 
 def test_tests_of_a_service_that_fails_are_errors_and_the_others_run(project: Project) -> None:
-    project.configure("profile: base\nservices: {mysql: {image: no.such/image:1}}\n")
+    project.configure("profile: base\nservices: {mysql: {image: no.such/image:1}}\n", trusted=True)
     write(
         project,
         "test_broken.py",

@@ -82,7 +82,8 @@ def test_an_image_with_only_the_servers_binary_works_as_etcd(
     )
     client.images.build(path=str(tmp_path), tag="devenv-test/etcd:official-shape", rm=True, forcerm=True)
     try:
-        project.configure("services:\n  etcd:\n    image: devenv-test/etcd:official-shape\nprofile: coordination\n")
+        text = "services:\n  etcd:\n    image: devenv-test/etcd:official-shape\nprofile: coordination\n"
+        project.configure(text, trusted=True)
         project.devenv("up")
         assert project.json("status")["services"]["etcd"]["state"] == "ready"
         project.devenv("down", "--volumes")

@@ -159,6 +159,7 @@ def test_devenvs_own_images_are_loaded_whole(folder: Path) -> None:
 
 def test_an_image_that_the_profile_names_is_loaded_but_never_over_another_one(folder: Path) -> None:
     text = "profile: database\nservices: {mysql: {image: 'mysql:8'}}\n"
+    project(folder, text).trust()
     for there in ({}, {"mysql:8": f"sha256:{HEX}"}):
         environment = project(folder, text, engine := Carrier(Observed(images=there)))
         environment.load_images(archive(manifest=[entry("mysql:8")]), "file")

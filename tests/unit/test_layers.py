@@ -32,7 +32,7 @@ ROOMS = (
     {"provisioners", "imagebuild", "pool"},
     {"resolve", "images", "provision", "readiness"},
     {"golden"},
-    {"profile", "probe", "host", "components"},
+    {"profile", "probe", "host", "components", "trust"},
     {"catalogue"},
     {"state", "plan", "plandown", "engine", "document"},
     {"engineimages", "enginelook"},
