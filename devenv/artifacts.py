@@ -27,7 +27,7 @@ from devenv.results import ServiceStatus
 from devenv.state import write_files
 from devenv.timing import as_data
 from devenv.trace import as_trace
-from devenv.userfile import reason_of
+from devenv.userfile import reason_of, way_out
 
 if TYPE_CHECKING:
     from devenv.environment import Environment
@@ -44,7 +44,7 @@ def write_artifacts(environment: Environment, folder: Path) -> list[Path]:
 
     It never matters whether services, or the engine, are there. Raises ConfigError where the files cannot be written.
     """
-    make_folder(folder)
+    make_folder(folder, environment.project)
     texts = {f"{service}.log": log for service, log in _logs(environment).items()}
     texts |= {name: _told(find) for name, find in _finders(environment).items()}
     hide = hider(environment)
@@ -53,9 +53,11 @@ def write_artifacts(environment: Environment, folder: Path) -> list[Path]:
     return sorted(files)
 
 
-def make_folder(folder: Path) -> None:
-    """Have a folder for artifacts. Raises ConfigError if there can be none."""
+def make_folder(folder: Path, project: Path) -> None:
+    """Have a folder for artifacts. Raises ConfigError if there can be none, or a link leads out of the project."""
     hint = "name a folder that you may write to"
+    if reason := way_out(folder, project):
+        raise ConfigError(f"cannot write artifacts to {folder}: {reason}", hint)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError as error:

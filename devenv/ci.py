@@ -77,9 +77,9 @@ class _Doing:
         job, story = self._job, self._story
         # Before anything is done: where the results cannot be written, nobody needs to wait for them.
         if job.artifacts:
-            make_folder(job.artifacts)
+            make_folder(job.artifacts, self._environment.project)
         if job.summary:
-            check_place(job.summary)
+            check_place(job.summary, self._environment.project)
         try:
             code = self._with_services()
         except BaseException as error:

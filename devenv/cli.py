@@ -148,7 +148,7 @@ def status(context: click.Context, services: tuple[str, ...], timing: bool, trac
     environment = environment_of(context)
     more = timing_json(environment, timing)
     if trace:
-        write_trace(trace, environment.timing())
+        write_trace(trace, environment.timing(), environment.project)
     found = environment.status(services)
     if format_ == "json":
         from devenv.artifacts import status_data
@@ -283,11 +283,12 @@ def export(context: click.Context, tool: str, component: str, output: Path | Non
     """
     from devenv.export import as_text, write
 
-    files = environment_of(context).export(tool, component)
+    environment = environment_of(context)
+    files = environment.export(tool, component)
     if not output:
         click.echo(as_text(files), nl=False)
         return
-    for path in write(tool, files, output):
+    for path in write(tool, files, output, environment.project):
         click.echo(f"wrote {path}")
 
 

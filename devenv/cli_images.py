@@ -88,7 +88,7 @@ def images_save(context: click.Context, file: Path, services: tuple[str, ...], f
             raise click.UsageError("cannot write an archive to a terminal: name a file, or pipe it into a program")
         _tell("saved", environment.save_images(sys.stdout.buffer, services), began, format_, to_stderr=True)
         return
-    check_place(file)
+    check_place(file, environment.project)
     _tell("saved", environment.save_images(file, services), began, format_)
 
 

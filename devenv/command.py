@@ -204,12 +204,12 @@ def tracing(environment: Environment, path: Path | None) -> Iterator[None]:
         return
     from devenv.trace import check_place, write_trace
 
-    check_place(path)
+    check_place(path, environment.project)
     try:
         yield
     finally:
         if environment.latest:
-            write_trace(path, environment.latest)
+            write_trace(path, environment.latest, environment.project)
 
 
 def timing_json(environment: Environment, wanted: bool) -> dict[str, Any]:

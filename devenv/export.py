@@ -22,6 +22,7 @@ from devenv.model import ComponentChoice, Desired, Image, Profile, Provision, Se
 from devenv.resolve import resolve, secret_names, select
 from devenv.state import write_files
 from devenv.template import render, render_file
+from devenv.userfile import way_out
 
 Catalogue = Mapping[str, ServiceDefinition]
 
@@ -80,10 +81,15 @@ def for_jobs(
     return _filled(tool, words)
 
 
-def write(tool: str, files: Mapping[str, str], output: Path) -> list[Path]:
-    """Write an export to a file, or if it is several, below a folder; whole, and what holds passwords for us alone."""
+def write(tool: str, files: Mapping[str, str], output: Path, project: Path) -> list[Path]:
+    """Write an export to a file, or if it is several, below a folder; whole, and what holds passwords for us alone.
+
+    Raises ConfigError where that cannot be done, and where a link leads out of the project or the folder.
+    """
     paths = {output / name if name else output: text.encode() for name, text in files.items()}
     for path in paths:
+        if reason := way_out(path, project) or way_out(path, output):
+            raise ConfigError(f"cannot write {path}: {reason}", "remove the link, or name another place")
         if path.is_dir():
             raise ConfigError(f"cannot write {path}: it is a folder", "name a file")
         try:

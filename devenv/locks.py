@@ -23,8 +23,11 @@ os.register_at_fork(after_in_child=_let_go)
 
 
 def open_lock(path: Path) -> IO[str]:
-    """A file to lock, made for its owner alone if it is not there: whoever can open it can hold its lock."""
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+")
+    """A file to lock, made for its owner alone if it is not there: whoever can open it can hold its lock.
+
+    Its text is written anew, so a link in its place is not followed.
+    """
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600), "a+")
 
 
 @contextmanager

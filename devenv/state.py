@@ -356,11 +356,11 @@ def held(path: Path, waiting: Callable[[str], None], over: Event | None = None) 
                     waiting(f"waiting for another devenv (process {stream.read().strip() or 'unknown'})")
                     told = True
                 time.sleep(_LOCK_POLL)
-        # Only to tell others whom they wait for: on a full disk the lock holds all the same.
+        # Only to tell others whom they wait for: on a full disk the lock holds all the same. What is written through
+        # the stream and cannot be would be tried again when it is closed.
         with suppress(OSError):
             stream.truncate(0)
-            stream.write(str(os.getpid()))
-            stream.flush()
+            os.write(stream.fileno(), str(os.getpid()).encode())
         yield
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from devenv.errors import ConfigError
 from devenv.state import write_files
 from devenv.timing import Run, Span, Step, before, critical, in_words, waits
-from devenv.userfile import real_path, reason_of
+from devenv.userfile import real_path, reason_of, way_out
 
 
 def as_trace(run: Run) -> dict[str, Any]:
@@ -82,9 +82,12 @@ def _microseconds(seconds: float) -> int:
     return round(seconds * 1_000_000)
 
 
-def check_place(path: Path) -> None:
-    """Raises ConfigError if no file can be written there. Nothing but a regular file is ever replaced."""
-    if reason := _refusal(real_path(path)):
+def check_place(path: Path, project: Path) -> None:
+    """Raises ConfigError if no file can be written there. Nothing but a regular file is ever replaced.
+
+    That is also where a link leads out of the project.
+    """
+    if reason := way_out(path, project) or _refusal(real_path(path)):
         raise ConfigError(f"cannot write {path}: {reason}", hint="name a file in a folder that you may write to")
 
 
@@ -102,7 +105,7 @@ def _refusal(real: Path) -> str:
     return "" if all(os.access(place, os.W_OK) for place in places) else "no permission"
 
 
-def write_trace(path: Path, run: Run) -> None:
+def write_trace(path: Path, run: Run, project: Path) -> None:
     """Write the run for Perfetto and chrome://tracing. Raises ConfigError where that cannot be done."""
-    check_place(path)
+    check_place(path, project)
     write_files({real_path(path): (json.dumps(as_trace(run)) + "\n").encode()}, 0o644)

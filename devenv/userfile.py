@@ -51,12 +51,27 @@ def exists(path: Path, refuse: Refusal) -> bool:
     return True
 
 
+def way_out(path: Path, folder: Path) -> str:
+    """Why nothing is written to a path in the folder that a link leads out of: it may have come with a clone.
+
+    Empty if none does. A link that stays in the folder is followed.
+    """
+    real = real_path(path)
+    if real.is_relative_to(folder.resolve()):
+        return ""
+    if not any(os.path.islink(part) for part in _own_parts(path, folder)):  # noqa: PTH114  what has no name is no link
+        return ""
+    return f"it is a symbolic link that leads out of the project, to {real}"
+
+
 def refuse_outside(path: Path, real: Path, project: Path, inside_only: bool, refuse: Refusal) -> None:
-    """A link that stays in the project is followed; one that leads out may come with a repository."""
+    """Raises ConfigError for a link that leads out of the project, and for another file outside if `inside_only`."""
     if real.is_relative_to(project.resolve()):
         return
-    if any(part.is_symlink() for part in _own_parts(path, project)):
-        raise refuse(f"it is a symbolic link that leads out of the project, to {real}")
+    if reason := way_out(path, project):
+        raise refuse(reason)
+    if path.is_symlink():
+        raise refuse(f"it is a symbolic link, to {real}")
     if inside_only:
         raise refuse("it is outside of the project")
 
@@ -78,12 +93,11 @@ def check(path: Path, refuse: Refusal) -> None:
         raise refuse(f"no permission to write to its folder {path.parent}")
 
 
-def _own_parts(path: Path, project: Path) -> Iterator[Path]:
-    """The file's path and those above it as far as they are the project's."""
+def _own_parts(path: Path, folder: Path) -> Iterator[Path]:
+    """The path and those above it as far as they are in the folder."""
     path = Path.cwd() / path
-    yield path
-    for folder in {project.absolute(), project.resolve()}:
-        yield from (part for part in path.parents if part != folder and part.is_relative_to(folder))
+    for top in {folder.absolute(), folder.resolve()}:
+        yield from (part for part in (path, *path.parents) if part != top and part.is_relative_to(top))
 
 
 def content(path: Path, refuse: Refusal) -> tuple[bytes, str]:

@@ -21,6 +21,7 @@ from devenv.model import ComponentChoice, Desired, DesiredService, Endpoint, Pro
 from devenv.profile import WIRED_FOLDER as FOLDER
 from devenv.state import write_files
 from devenv.template import render_file
+from devenv.userfile import way_out
 
 # The clouds of the environment, for openstacksdk.
 CLOUDS = "clouds.yaml"
@@ -324,8 +325,9 @@ def _make(project: Path, folder: Path) -> None:
 
 def _remove(folder: Path, names: Iterable[str]) -> None:
     """Remove files of ours, and what a killed devenv left of them. A folder of such a name is none of ours."""
-    for path in [folder / name for name in names if ".." not in Path(name).parts]:
-        if path.parent != folder and path.parent.is_symlink():
+    for path in map(folder.joinpath, names):
+        # A record may have been changed, and a folder of ours be a link by now.
+        if ".." in path.parts or not path.is_relative_to(folder) or way_out(path.parent, folder):
             continue
         for name in (path, path.with_name(f".{path.name}.new")):
             if name.is_symlink() or not name.is_dir():

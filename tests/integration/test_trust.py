@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
 
 import docker
@@ -23,7 +24,7 @@ def test_other(devenv_component):
 def image(client: docker.DockerClient, project: Project) -> Iterator[str]:
     """An image that works as etcd and goes by a foreign name."""
     known = next(image for image in project.json("images", "list") if image["service"] == "etcd")["reference"]
-    name = f"devenv-test/{project.folder.parent.name.replace('_', '-')}"
+    name = f"devenv-test/{uuid.uuid4().hex}"
     client.images.get(known).tag(name, "1")
     yield f"{name}:1"
     client.images.remove(f"{name}:1")
@@ -33,10 +34,15 @@ def naming(image: str) -> str:
     return f"profile: coordination\nservices: {{etcd: {{image: '{image}'}}}}\n"
 
 
-def happened(client: docker.DockerClient, image: str, since: int) -> set[str]:
+def now() -> str:
+    """As the engine tells events apart by it."""
+    return f"{time.time():.6f}"
+
+
+def happened(client: docker.DockerClient, image: str, since: str) -> set[str]:
     """What became of containers of an image since then."""
     filters = {"type": "container", "image": image}
-    events = client.events(since=since, until=int(time.time()) + 1, filters=filters, decode=True)
+    events = client.events(since=since, until=now(), filters=filters, decode=True)
     return {event["Action"] for event in events}
 
 
@@ -44,7 +50,7 @@ def test_nothing_is_pulled_or_made_for_who_only_looks(
     project: Project, client: docker.DockerClient, image: str
 ) -> None:
     project.configure(naming(image))
-    began = int(time.time())
+    began = now()
     assert "create etcd" in project.devenv("plan").stdout
     assert project.json("status")["services"]["etcd"]["state"] == "absent"
     assert image in project.devenv("export", "compose").stdout
@@ -83,6 +89,6 @@ def test_tests_are_refused_and_what_they_ask_for_themselves_is_theirs(
             return {{"etcd": {{"image": "{image}"}}}}
         """,
     )
-    began = int(time.time())
+    began = now()
     outcome(pytest_run(project), passed=2)
     assert "start" in happened(client, image, began)

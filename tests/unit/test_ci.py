@@ -31,6 +31,7 @@ class Lent:
         self.did: list[str] = []
         self.latest: Run | None = None
         self.fails, self.fails_after = fails, fails_after
+        self.project = Path.cwd()
         self.state = SimpleNamespace(secrets=lambda _, keep=True: {"web.password": SECRET})
         self.engine = SimpleNamespace(logs=lambda container, tail: [f"a line of {container} with {SECRET}"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import stat
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from devenv.errors import Cancelled, ConfigError, DevenvError, NotOurs
+from devenv.locks import is_held
 from devenv.ports import free_port, holder as port_holder, is_free
 from devenv.state import (
     Record,
@@ -356,12 +358,24 @@ def test_a_folder_in_place_of_the_lock_is_a_clear_error(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="needs a device that is always full")
-def test_a_lock_holds_on_a_full_disk(tmp_path: Path) -> None:
+def test_a_lock_holds_where_nothing_can_be_written(tmp_path: Path) -> None:
     # Its text is a courtesy to others; whoever cannot write it has the lock all the same.
-    (tmp_path / "lock").symlink_to("/dev/full")
-    with held(tmp_path / "lock", pytest.fail):
-        pass
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with held(tmp_path / "lock", pytest.fail):
+            locked = is_held(tmp_path / "lock")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert locked and (tmp_path / "lock").read_text() == ""
+
+
+def test_a_link_in_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(ConfigError, match=r"cannot write .*lock"), held(tmp_path / "lock", pytest.fail):
+        pytest.fail("held")
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_a_lock_is_held_on_any_file(tmp_path: Path) -> None:

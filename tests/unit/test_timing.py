@@ -285,7 +285,7 @@ def test_slices_of_one_track_do_not_overlap_and_arrows_leave_from_inside(run: Ru
 def test_a_trace_file_is_written_and_replaced(tmp_path: Path) -> None:
     place = tmp_path / "trace.json"
     for _ in range(2):
-        write_trace(place, TYPICAL)
+        write_trace(place, TYPICAL, tmp_path)
         assert json.loads(place.read_text()) == json.loads(json.dumps(as_trace(TYPICAL)))
     assert [path.name for path in tmp_path.iterdir()] == ["trace.json"]
     assert place.stat().st_mode & 0o777 == 0o644
@@ -293,7 +293,7 @@ def test_a_trace_file_is_written_and_replaced(tmp_path: Path) -> None:
 
 def test_a_link_to_a_file_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "file")
-    write_trace(tmp_path / "link", TYPICAL)
+    write_trace(tmp_path / "link", TYPICAL, tmp_path)
     assert (tmp_path / "link").is_symlink() and (tmp_path / "file").is_file()
 
 
@@ -307,16 +307,16 @@ def test_a_link_to_a_file_is_followed(tmp_path: Path) -> None:
         ("x" * 300, "name too long"),
     ],
 )
-def test_no_file_is_written_where_none_can_be(place: str, word: str) -> None:
+def test_no_file_is_written_where_none_can_be(place: str, word: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=word) as error:
-        write_trace(Path(place), TYPICAL)
+        write_trace(Path(place), TYPICAL, tmp_path)
     assert error.value.message.startswith("cannot write") and "\n" not in error.value.message
 
 
 def test_no_permission_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(ConfigError, match=r"cannot write .*no permission"):
-        check_place(tmp_path / "trace.json")
+        check_place(tmp_path / "trace.json", tmp_path)
 
 
 # ---- noted -------------------------------------------------------------------------------------------------------

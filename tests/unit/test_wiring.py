@@ -362,6 +362,27 @@ def test_a_link_in_place_of_a_folder_is_refused(tmp_path: Path, link: str, name:
     assert kept.exists() and place.is_symlink()
 
 
+def test_a_link_in_place_of_a_components_folder_is_refused_and_nothing_removed_through_it(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    for mine in ("nova.conf", "deep/nova.conf"):
+        (tmp_path / "elsewhere" / mine).write_text("mine")
+    (tmp_path / ".devenv").mkdir()
+    (tmp_path / ".devenv/nova.conf.d").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=r"cannot write to .*nova\.conf\.d: it is a symbolic link"):
+        write(tmp_path, {"nova.conf.d/nova.conf": "[DEFAULT]\n"}, ())
+    remove(tmp_path, {"nova.conf.d/nova.conf", "nova.conf.d/deep/nova.conf"})
+    assert [path.read_text() for path in (tmp_path / "elsewhere").rglob("*.conf")] == ["mine", "mine"]
+
+
+@pytest.mark.parametrize("name", ["../mine", "sub/../../mine", "/ABSOLUTE/mine"])
+def test_a_name_that_leads_out_of_the_folder_is_not_removed(tmp_path: Path, name: str) -> None:
+    write(tmp_path, FILES, ())
+    (tmp_path / "mine").write_text("mine")
+    write(tmp_path, FILES, {name.replace("/ABSOLUTE", str(tmp_path))})
+    remove(tmp_path, {name.replace("/ABSOLUTE", str(tmp_path))})
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".devenv").write_text("mine")
     with pytest.raises(ConfigError, match="it is not a folder"):
