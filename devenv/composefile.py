@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from voluptuous import Optional, Required, Schema
+
+from devenv import document
 from devenv.errors import ConfigError
 from devenv.model import Desired, DesiredService, ServiceDefinition
 from devenv.ports import HOST
@@ -19,6 +22,9 @@ from devenv.template import render_file
 
 FOLDER = "export/compose"
 _OVER = "service.yaml"
+_OVER_SCHEMA = Schema(
+    {Required("healthcheck"): {Required("test"): [str]}, Optional("entrypoint"): [str], Optional("command"): [str]}
+)
 _TARGET = "/etc/devenv/"
 # Each is cheap. `start_interval` would be better, but engines before 25 refuse it.
 _HEALTHCHECK = {"interval": "2s", "timeout": "5s", "retries": 3, "start_period": "5m"}
@@ -79,16 +85,11 @@ def _service(service: DesiredService, sources: Mapping[str, str], volumes: Mappi
 
 def _over(service: DesiredService, folder: Path) -> dict[str, Any]:
     """What stands in the file only: the health check, above all."""
-    import yaml
-
     path = folder / _OVER
     if not path.is_file():
         return {}
-    try:
-        over: dict[str, Any] = yaml.safe_load(render_file(path, service.values))
-        return over | {"healthcheck": {**over["healthcheck"], **_HEALTHCHECK}}
-    except (yaml.YAMLError, TypeError, KeyError) as error:
-        raise ConfigError(f"cannot understand {path}", f"mend it: {error}") from error
+    over = document.understood(render_file(path, service.values), path, _OVER_SCHEMA)
+    return over | {"healthcheck": {**over["healthcheck"], **_HEALTHCHECK}}
 
 
 def _files(service: DesiredService, folder: Path) -> dict[str, str]:

@@ -30,7 +30,7 @@ def content(path: Path) -> bytes:
     except OSError as error:
         raise _unreadable(path, error.strerror) from error
     if len(raw) > _MOST_BYTES:
-        raise ConfigError(f"cannot use {path}: its bytes are more than the {_MOST_BYTES} allowed", hint="shorten it")
+        raise _too_large(path)
     return raw
 
 
@@ -45,7 +45,18 @@ def read(
     `raw` is the file's `content`, where that is known already. Raises ConfigError that holds every error of the file,
     each as "file:line: key: what is wrong".
     """
-    root = _parse(path, content(path) if raw is None else raw)
+    try:
+        text = (content(path) if raw is None else raw).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, "it is not UTF-8 text") from error
+    return understood(text, path, schema, contradictions)
+
+
+def understood(
+    text: str, path: Path, schema: voluptuous.Schema, contradictions: Contradictions | None = None
+) -> dict[str, Any]:
+    """The same for a text that was read already, from this file."""
+    root = _parse(text, path)
     problems: list[str] = []
     lines: dict[Key, int] = {}
     budget = iter(range(_MOST_NODES))
@@ -73,11 +84,13 @@ def _unreadable(path: Path, reason: str | None) -> ConfigError:
     return ConfigError(f"cannot read {path}: {reason}", hint="check the path and its permissions")
 
 
-def _parse(path: Path, raw: bytes) -> yaml.Node:
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _unreadable(path, "it is not UTF-8 text") from error
+def _too_large(path: Path) -> ConfigError:
+    return ConfigError(f"cannot use {path}: its bytes are more than the {_MOST_BYTES} allowed", hint="shorten it")
+
+
+def _parse(text: str, path: Path) -> yaml.Node:
+    if len(text.encode()) > _MOST_BYTES:
+        raise _too_large(path)
     try:
         _check_depth(text, path)
         root: yaml.Node | None = yaml.compose(text, Loader=_Loader)

@@ -19,6 +19,7 @@ from devenv.initext import Edit, Merged, ended, terminated, unterminated
 _KEY = "clouds"
 # A file of clouds is a page or two, and the parser that knows offsets reads only some 50 KB a second.
 _MOST_CHARACTERS = 256 * 1024
+_MOST_KEYS = 10_000
 # What the safe loader raises for a scalar that is not what its tag says, and for too deep a nesting.
 _UNREADABLE = (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError)
 _BY_HAND = "add it by hand, or set OS_CLIENT_CONFIG_FILE to devenv's own clouds.yaml, which needs no edit"
@@ -94,6 +95,7 @@ def _read(text: str, source: str) -> _Layout:
         raise ConfigError(f"cannot merge into {source}: it is longer than {_MOST_CHARACTERS} characters", hint=_BY_HAND)
     try:
         root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+        _count_keys(root, source, {})
         data = yaml.safe_load(text)
     except _UNREADABLE as error:
         mark = getattr(error, "problem_mark", None)
@@ -102,10 +104,39 @@ def _read(text: str, source: str) -> _Layout:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else reason
         raise ConfigError(f"cannot merge into {where}: {reason}", hint="clients cannot read it either") from error
     clouds = data.get(_KEY) if isinstance(data, dict) else None
-    layout = _Layout(text, source, root, clouds if isinstance(clouds, dict) else {})
-    if [key.value for key, _ in layout.pairs].count(_KEY) > 1:
-        raise layout.refusal(f"it has the key '{_KEY}' twice", "write one only: clients read the last")
-    return layout
+    return _Layout(text, source, root, clouds if isinstance(clouds, dict) else {})
+
+
+def _count_keys(node: yaml.Node | None, source: str, known: dict[int, int]) -> int:
+    """How many keys are in a mapping, or in a list of some, each as often as merge keys (<<) bring it.
+
+    Raises ConfigError for a key that stands twice, and for merge keys that multiply: some parsers copy all they bring.
+    """
+    if not isinstance(node, yaml.CollectionNode) or id(node) in known:
+        return known.get(id(node), 0)
+    known[id(node)] = 0  # As long as it is in itself.
+    if isinstance(node, yaml.SequenceNode):
+        found = sum(_count_keys(item, source, known) for item in node.value)
+    else:
+        _refuse_twice(node.value, source)
+        inside = [(key.tag, _count_keys(value, source, known)) for key, value in node.value]
+        found = sum(brought if tag == "tag:yaml.org,2002:merge" else 1 for tag, brought in inside)
+        if found > _MOST_KEYS:
+            reason = f"its merge keys (<<) make more than {_MOST_KEYS} keys"
+            raise ConfigError(f"cannot merge into {source}: {reason}", hint=_BY_HAND)
+    known[id(node)] = found
+    return found
+
+
+def _refuse_twice(pairs: Sequence[Pair], source: str) -> None:
+    seen = set()
+    for key, _ in pairs:
+        if isinstance(key, yaml.ScalarNode):
+            if (key.tag, key.value) in seen:
+                where = f"{source}:{key.start_mark.line + 1}"
+                reason = f"it has the key {key.value!r} twice"
+                raise ConfigError(f"cannot merge into {where}: {reason}", hint="write one only: clients read the last")
+            seen.add((key.tag, key.value))
 
 
 def _pairs(node: yaml.Node | None) -> list[Pair]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, strategies as st
 from voluptuous import ALLOW_EXTRA, Optional, Schema
 
@@ -77,15 +80,34 @@ def test_a_value_that_is_not_what_it_says_is_refused(path: Path, value: str) -> 
     assert refused(path, f"x: 1\na: {value}\n").detail[0].startswith(f"{path}:2: a: ")
 
 
-@pytest.mark.parametrize("content", ["? [a]\n: 1\n", "? {a: 1}\n: 1\n", "a: &a {b: 1}\nc:\n  <<: *a\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("? [a]\n: 1\n", "? {a: 1}\n: 1\n", "a: &a {b: 1}\nc:\n  <<: *a\n", "c: {b: 1, <<: [{b: 1}, {b: 2}]}\n"),
+        *("2024-01-01: x\n", "=: x\n", "!mine a: x\n"),
+    ],
+)
 def test_a_key_that_is_no_plain_string_is_refused(path: Path, content: str) -> None:
     assert "a key must be a plain string" in refused(path, content).detail[0]
+
+
+@pytest.mark.parametrize("key", ["1", "0x1", "1.50", "yes", "null", "~", "''"])
+def test_a_key_is_the_text_that_stands_there(path: Path, key: str) -> None:
+    path.write_text(f"{key}: x\n")
+    assert document.read(path, ANYTHING) == {key.strip("'"): "x"}
+    assert refused(path, f"{key}: x\n'{key.strip(chr(39))}': y\n").detail[0].endswith("duplicate key")
 
 
 def test_an_alias_bomb_is_refused_at_once(path: Path) -> None:
     rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     rows += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
     assert "aliases?" in refused(path, "\n".join(rows)).detail[0]
+
+
+def test_what_aliases_stand_for_is_there_once(path: Path) -> None:
+    path.write_text(f"a: &a {'x' * 200_000}\nb: [{', '.join(['*a'] * 5000)}]\n")
+    found = document.read(path, ANYTHING)
+    assert len(found["b"]) == 5000 and {id(one) for one in found["b"]} == {id(found["a"])}
 
 
 @pytest.mark.parametrize("content", ["a: &a [*a]", "a: &a {b: *a}", "a: &a [[*a, *a], *a]"])
@@ -127,8 +149,9 @@ def test_a_file_that_is_too_big_is_refused(path: Path) -> None:
     assert "bytes are more than" in refused(path, "a: " + "x" * 300_000).message
 
 
-def test_bytes_that_are_no_utf8_are_refused(path: Path) -> None:
-    assert refused(path, b"a: \xff\xfe\n").message == f"cannot read {path}: it is not UTF-8 text"
+@pytest.mark.parametrize("raw", [b"a: \xff\xfe\n", b"\xff\xfea\0:\0 \x001\0", b"a: \xe9\n", b"a: \xed\xa0\x80\n"])
+def test_bytes_that_are_no_utf8_are_refused(path: Path, raw: bytes) -> None:
+    assert refused(path, raw).message == f"cannot read {path}: it is not UTF-8 text"
 
 
 def test_a_missing_file_or_a_folder_is_refused(path: Path) -> None:
@@ -154,3 +177,25 @@ def test_any_text_is_data_or_a_clear_error(tmp_path_factory: pytest.TempPathFact
         assert isinstance(document.read(path, ANYTHING), dict)
     except ConfigError as error:
         assert "\n" not in error.message
+
+
+# ---- nobody else reads YAML --------------------------------------------------------------------------------------
+
+READERS = {"document.py": {"compose", "parse"}, "yamltext.py": {"compose", "safe_load"}}
+# What neither reads nor runs anything: errors, what was read, and what is written.
+HARMLESS = re.compile(r"YAMLError|\w*Node|Collection(Start|End)Event|Safe(Loader|Dumper)|(safe_)?dump")
+
+
+def test_yaml_is_read_in_two_places_and_by_the_safe_loader_only() -> None:
+    for path in Path(document.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert not (node.module or "").startswith("yaml"), path.name
+            elif isinstance(node, ast.Import):
+                assert all(one.asname is None for one in node.names if one.name.startswith("yaml")), path.name
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "yaml":
+                assert node.attr in READERS.get(path.name, ()) or HARMLESS.fullmatch(node.attr), path.name
+
+
+def test_the_loader_makes_nothing_but_data() -> None:
+    assert issubclass(document._Loader, yaml.constructor.SafeConstructor)

@@ -119,10 +119,10 @@ def test_a_compose_file_has_all_that_the_service_and_its_components_need(web: Pa
     assert composed(tmp_path) == GOLDEN
 
 
-@pytest.mark.parametrize("text", ["healthcheck: [", "- a list", "{}"])
+@pytest.mark.parametrize("text", ["healthcheck: [", "- a list", "{}", "healthcheck: {test: [a]}\nprivileged: true"])
 def test_a_template_of_a_health_check_that_makes_no_sense_is_an_error(web: Path, tmp_path: Path, text: str) -> None:
     (web / "service.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=r"cannot understand .*service\.yaml"):
+    with pytest.raises(ConfigError, match=r"cannot use .*service\.yaml"):
         composed(tmp_path)
 
 

@@ -169,7 +169,10 @@ def test_only_some_clouds_can_go_and_the_key_goes_with_the_last() -> None:
         ("{clouds: {}}\n", "the result could not be read"),
         ("{}\n", "it is not written as a block"),
         ("- 1\n", "it is not written as a block"),
-        ("clouds:\nclouds:\n", "the key 'clouds' twice"),
+        ("clouds:\nclouds:\n", "clouds.yaml:2: it has the key 'clouds' twice"),
+        ("clouds:\n  a: 1\n  b: 1\n  'a': 2\n", "clouds.yaml:4: it has the key 'a' twice"),
+        ("x: [{y: &b {c: 1, c: 2}}]\nz: *b\n", "clouds.yaml:1: it has the key 'c' twice"),
+        ("a: &a {b: 1}\nclouds:\n  <<: *a\n  <<: *a\n", "clouds.yaml:4: it has the key '<<' twice"),
         ("x: 1\n...\n", "the result could not be read"),
         ("x: 1\n---\ny: 1\n", "clouds.yaml:2: "),
         ("clouds:\n\ta: 1\n", "clouds.yaml:2: "),
@@ -195,6 +198,17 @@ def test_aliases_that_multiply_or_turn_in_circles_are_kept() -> None:
     text = bomb + "me: &me [*me, .nan]\nclouds:\n  mine: *me\n"
     merged = put(text)
     assert merged.text.startswith(bomb) and without(merged).text == text
+
+
+def test_merge_keys_that_multiply_are_refused_and_others_kept() -> None:
+    def merging(rows: int) -> str:
+        first = "a0: &a0 {b: 1}\n"
+        return first + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, rows))
+
+    text = merging(4) + "clouds:\n  mine:\n    <<: *a3\n"
+    assert without(put(text)).text == text
+    with pytest.raises(ConfigError, match=r"^cannot merge into clouds.yaml: its merge keys \(<<\) make more than"):
+        put(merging(40))
 
 
 # ---- generated files ---------------------------------------------------------------------------------------------
