@@ -39,6 +39,8 @@ from devenv.locks import is_held, open_lock, own
 
 # Nothing to escape in URLs, INI, YAML, SQL or a shell, and no dash, which a program could take for an option.
 _SECRET_ALPHABET, _SECRET_LENGTH = string.ascii_letters + string.digits, 32
+# No other text is taken for one: it would have to be escaped, each file in its own way.
+_SECRET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")
 _LOCK_POLL = 0.05
 _POOL_LOCK = "lock"
 # Who only looks whether a lock is held holds it for a moment.
@@ -272,7 +274,9 @@ class State:
     def secrets(self, names: Iterable[str], keep: bool = True) -> dict[str, str]:
         """The environment's secrets by name; those that are not there yet are made, and kept unless told not to."""
         path = self.folder / "secrets.json"
-        known = {key: value for key, value in _read_json(path).items() if isinstance(value, str)}
+        known = {
+            key: value for key, value in _read_json(path).items() if isinstance(value, str) and _SECRET.match(value)
+        }
         missing = [name for name in names if name not in known]
         known.update({name: new_secret() for name in missing})
         if missing and keep:

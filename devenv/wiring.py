@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +28,8 @@ from devenv.userfile import way_out
 CLOUDS = "clouds.yaml"
 _OVERLAY = "component.conf"
 _REPEATABLE = "# Repeatable"
+# In single quotes a shell takes all but a quote as it is; libraries know escapes, variables and more line ends, too.
+_UNQUOTABLE = re.compile(r"['\x00-\x1f\x7f-\x9f\u2028\u2029]|\\(?=\\|\Z)|\$\{")
 _HEADER = "# Written by devenv; 'devenv up' writes it anew.\n"
 
 
@@ -132,8 +135,8 @@ def as_json(values: Mapping[str, str]) -> str:
 
 
 def as_dotenv(values: Mapping[str, str]) -> str:
-    """NAME=value lines. Single quotes keep every character, and values never hold one or a newline."""
-    return "".join(f"{name}='{_one_line(name, value)}'\n" for name, value in values.items())
+    """NAME=value lines in single quotes. Raises ConfigError for a value that not every program would read as it is."""
+    return "".join(f"{name}='{_quotable(name, value)}'\n" for name, value in values.items())
 
 
 def as_shell(values: Mapping[str, str]) -> str:
@@ -144,9 +147,12 @@ def as_shell(values: Mapping[str, str]) -> str:
 FORMATS = {"json": as_json, "dotenv": as_dotenv, "shell": as_shell}
 
 
-def _one_line(name: str, value: str) -> str:
-    if any(character in value for character in "'\n\r"):
-        raise ConfigError(f"cannot write {name}: its value holds a quote or a line end", "mend the service's outputs")
+def _quotable(name: str, value: str) -> str:
+    if found := _UNQUOTABLE.search(value):
+        raise ConfigError(
+            f"cannot write {name}: its value holds {found[0]!r}, which not every program reads as it is",
+            "mend the service's outputs",
+        )
     return value
 
 

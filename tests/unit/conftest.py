@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-# Nothing is kept between runs; the first example of a process pays for imports, so no deadline.
-settings.register_profile("devenv", database=None, deadline=None)
+# Nothing is kept between runs; the first example of a process pays for imports, so no deadline. A CI's run can be
+# repeated: its examples are always the same.
+settings.register_profile("devenv", database=None, deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("devenv")
 
 

@@ -477,6 +477,15 @@ def test_two_environments_share_no_secret(state: State, tmp_path: Path) -> None:
     assert state.secrets(["a"]) != State(tmp_path, "other").secrets(["a"])
 
 
+@pytest.mark.parametrize("text", ["", "it's", 'a"b', "a\nb", "a\n", "a b", "$x", "-p", "a\\", "é"])
+def test_what_no_secret_of_ours_looks_like_is_made_anew(state: State, text: str) -> None:
+    state.secrets(["a"])
+    (state.folder / "secrets.json").write_text(json.dumps({"a": text, "b": "S3cret"}))
+    found = state.secrets(["a", "b"])
+    assert found["a"] != text and found["b"] == "S3cret"
+    assert state.secrets(["a"]) == found
+
+
 def test_garbled_secrets_are_made_anew(state: State) -> None:
     state.folder.mkdir(parents=True)
     (state.folder / "secrets.json").write_text(json.dumps({"a": 3, "b": "kept"}))

@@ -1,0 +1,287 @@
+"""Whatever devenv.yaml may hold: real parsers read the files that devenv writes as it meant them, or it refuses.
+
+What is meant is found in another way: the same templates are filled in with harmless words, parsed, and the words
+replaced by the values in what came out. A value that broke out of its place would make the two differ.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dotenv
+import pytest
+import yaml
+from hypothesis import given, settings, strategies as st
+from oslo_config import cfg, iniparser
+
+from devenv import export, initext, wiring, yamltext
+from devenv.catalogue import load_catalogue
+from devenv.components import check_components
+from devenv.composefile import compose_file
+from devenv.errors import ConfigError
+from devenv.images import images_for
+from devenv.model import Desired, Provision, ServiceDefinition
+from devenv.profile import load_profile
+from devenv.resolve import resolve, secret_names, select
+
+CATALOGUE = load_catalogue()
+GUARDED = load_catalogue(switches={"etcd": {"auth": True}})
+# What other tools take for something else than a word.
+WORDS = ("null", "true", "no", "on", "y", "nan", "inf", "e1", "x0", "nova", "my-service", "a_b")
+# What ends a value, or begins something else, in one of the formats.
+TAILS = (
+    *("\n", "\r", "\x85", "\u2028", "\0", "'", '"', "\\", "`id`", "$(id)", "$HOME", "${x}", "%(x)s", "{{ x }}", "é"),
+    *(" #x", ";x", ": x", "=x", ",x", " ", "]", "}", "\n[x]\ny = 1", "\nx: 1", "'\nx='1", '", "x": "1', "*a", "&a"),
+)
+URL = "http://127.0.0.1:8774/v2.1"
+# Where devenv.yaml takes a text that gets into a file, as a component's settings; and what usually stands there.
+FIELDS: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
+    "name": ("nova", lambda text: {text: {}}),
+    "catalog type": ("compute", lambda text: {"nova": {"catalog": {"type": text, "url": URL}}}),
+    "catalog name": ("nova", lambda text: {"nova": {"catalog": {"type": "compute", "url": URL, "name": text}}}),
+    "catalog url": (URL, lambda text: {"nova": {"catalog": {"type": "compute", "url": text}}}),
+    "role": ("admin", lambda text: {"nova": {"roles": [text]}}),
+    "section": ("neutron", lambda text: {"nova": {"sections": [text]}}),
+    "section type": ("network", lambda text: {"nova": {"sections": {"neutron": text}}}),
+}
+
+names = st.one_of(st.sampled_from(WORDS), st.from_regex(r"[a-z][a-z0-9_-]{0,30}", fullmatch=True))
+types = st.one_of(st.sampled_from(WORDS), st.from_regex(r"[a-z][a-z0-9-]{0,9}", fullmatch=True))
+sections = st.one_of(st.sampled_from(["default", "nova"]), st.from_regex(r"[a-z][a-z0-9_]{0,9}", fullmatch=True))
+urls = st.sampled_from([URL, "https://[::1]/v1/%(tenant_id)s", "http://a/$(project_id)s~"])
+component = st.fixed_dictionaries(
+    {},
+    optional={
+        "catalog": st.fixed_dictionaries({"type": types, "url": urls}, optional={"name": types}),
+        "roles": st.lists(st.sampled_from(["admin", "Reader", "no", "r\u00f4le"]), max_size=2),
+        "sections": st.one_of(st.dictionaries(sections, types, max_size=2), st.lists(sections, max_size=2)),
+    },
+)
+projects = st.dictionaries(names, component, min_size=1, max_size=3)
+passwords = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", fullmatch=True)
+
+
+Catalogue = Mapping[str, ServiceDefinition]
+
+
+def target(folder: Path, components: Mapping[str, Any], secret: str, catalogue: Catalogue = CATALOGUE) -> Desired:
+    """What `up` would make of a project with these components. Raises ConfigError as it does."""
+    (folder / "devenv.yaml").write_text(yaml.safe_dump({"components": dict(components)}))
+    profile = load_profile(folder)
+    check_components(profile, catalogue)
+    services = select(profile, catalogue)
+    ports = {f"{name}/{key}": e.port for name in services for key, e in catalogue[name].endpoints.items()}
+    secrets = dict.fromkeys(secret_names(services, profile, catalogue), secret)
+    return resolve("env-1", services, profile, catalogue, images_for(profile, catalogue), ports, secrets)
+
+
+class Harmless:
+    """The same environment with a harmless word for each value; `meant` puts the values into what was parsed."""
+
+    def __init__(self, desired: Desired) -> None:
+        self._values: dict[str, str] = {}
+        services = {
+            name: replace(
+                service,
+                values=self._words(service.values),
+                own=self._part(service.own) if service.own else None,
+                components={key: self._part(part) for key, part in service.components.items()},
+            )
+            for name, service in desired.services.items()
+        }
+        choices = {
+            name: replace(
+                choice, sections={self._word(s): kind and self._word(kind) for s, kind in choice.sections.items()}
+            )
+            for name, choice in desired.components.items()
+        }
+        self.desired = replace(desired, services=services, components=choices)
+
+    def meant(self, parsed: Any) -> Any:
+        if isinstance(parsed, str):
+            return re.sub(r"qq\d+qq", lambda word: self._values[word[0]], parsed)
+        if isinstance(parsed, dict):
+            return {self.meant(key): self.meant(value) for key, value in parsed.items()}
+        return [self.meant(one) for one in parsed] if isinstance(parsed, (list, tuple)) else parsed
+
+    def _part(self, part: Provision) -> Provision:
+        return replace(part, values=self._words(part.values))
+
+    def _words(self, values: Mapping[str, str]) -> dict[str, str]:
+        # A port stands for a number in JSON.
+        return {key: value if key.endswith(".port") else self._word(value) for key, value in values.items()}
+
+    def _word(self, value: str) -> str:
+        word = f"qq{len(self._values)}qq"
+        self._values[word] = value
+        return word
+
+
+def oslo(text: str) -> dict[str, dict[str, list[str]]]:
+    """What oslo.config's own parser finds: values by section and option."""
+    found: dict[str, dict[str, list[str]]] = {}
+    iniparser.BaseParser.parse(cfg.ConfigParser("x", found), io.StringIO(text, newline=None).readlines())
+    return found
+
+
+def from_dotenv(text: str) -> dict[str, str | None]:
+    return dict(dotenv.dotenv_values(stream=io.StringIO(text)))
+
+
+PARSERS = {".conf": oslo, ".yaml": yaml.safe_load, ".json": json.loads, ".env": from_dotenv}
+
+
+def in_bash(folder: Path, texts: Sequence[str]) -> list[dict[str, str]]:
+    """The variables that each text leaves in the environment of a shell that had none, by one bash for all of them."""
+    for number, text in enumerate(texts):
+        (folder / f"{number}.sh").write_bytes(text.encode())
+    script = f'for n in {{0..{len(texts) - 1}}}; do (set -eua; . "./$n.sh"; exec env -0); printf "\\0"; done'
+    done = subprocess.run(["bash", "-c", script], cwd=folder, env={"PATH": os.defpath}, capture_output=True, check=True)
+    assert not done.stderr
+    own = {"PATH", "PWD", "OLDPWD", "SHLVL", "_"}
+    pairs = [[pair.split("=", 1) for pair in one.split("\0") if pair] for one in done.stdout.decode().split("\0\0")]
+    return [{name: value for name, value in some if name not in own} for some in pairs[: len(texts)]]
+
+
+# ---- the files of an environment ---------------------------------------------------------------------------------
+
+
+def check(desired: Desired, catalogue: Catalogue) -> None:
+    """Each file says what it should and nothing else. Raises ConfigError as `up` does."""
+    files, harmless = wiring.wired_files(desired, catalogue), Harmless(desired)
+    meant = wiring.wired_files(harmless.desired, catalogue)
+    assert files.keys() == meant.keys()
+    for name, text in files.items():
+        if parse := PARSERS.get(Path(name).suffix):
+            assert parse(text) == harmless.meant(parse(meant[name])), name
+    assert from_dotenv(files["env"]) == wiring.flat_map(desired.services)
+
+
+@settings(max_examples=60)
+@given(projects, passwords, st.sampled_from([CATALOGUE, GUARDED]))
+def test_every_file_says_what_it_should_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, components: dict[str, Any], password: str, catalogue: Catalogue
+) -> None:
+    with suppress(ConfigError):
+        check(target(tmp_path_factory.getbasetemp(), components, password, catalogue), catalogue)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_what_would_end_a_value_or_begin_another_does_not_or_is_refused(tmp_path: Path, field: str) -> None:
+    usual, components = FIELDS[field]
+    check(target(tmp_path, components(usual), "secret"), CATALOGUE)
+    refused = 0
+    for tail in TAILS:
+        try:
+            check(target(tmp_path, components(usual + tail), "secret"), CATALOGUE)
+        except ConfigError:
+            refused += 1
+    assert refused
+
+
+def test_a_shell_reads_what_the_parsers_read(tmp_path: Path) -> None:
+    found: list[tuple[str, dict[str, Any]]] = []
+
+    @settings(max_examples=40)
+    @given(projects, passwords, st.sampled_from([CATALOGUE, GUARDED]))
+    def rendered(components: dict[str, Any], password: str, catalogue: Catalogue) -> None:
+        try:
+            desired = target(tmp_path, components, password, catalogue)
+            files = wiring.wired_files(desired, catalogue)
+        except ConfigError:
+            return
+        flat = wiring.flat_map(desired.services)
+        found.append((wiring.as_shell(flat), flat))
+        found.append(("unset HOME\n" + files["openrc"], {k: v for k, v in flat.items() if k.startswith("OS_")}))
+        found.extend((f"set -a\n{text}", from_dotenv(text)) for name, text in files.items() if name.endswith("env"))
+
+    rendered()
+    texts, meant = zip(*found, strict=True)
+    assert in_bash(tmp_path, texts) == list(meant)
+
+
+# ---- any text ----------------------------------------------------------------------------------------------------
+
+characters = st.characters(codec="utf-8", exclude_characters="\0")
+texts = st.one_of(st.text(characters, max_size=12), st.lists(st.sampled_from(TAILS)).map("".join))
+variables = st.dictionaries(
+    st.from_regex(r"[A-Z][A-Z_]{3,8}", fullmatch=True), texts.map(lambda t: t.replace("\0", ""))
+)
+
+
+def test_any_value_is_read_by_a_shell_and_a_dotenv_library_as_it_is_or_refused(tmp_path: Path) -> None:
+    found: list[tuple[str, dict[str, str]]] = []
+
+    @given(variables)
+    def written(values: dict[str, str]) -> None:
+        found.append((wiring.as_shell(values), values))
+        assert json.loads(wiring.as_json(values)) == values
+        with suppress(ConfigError):
+            text = wiring.as_dotenv(values)
+            found.append((f"set -a\n{text}", values))
+            assert from_dotenv(text) == wiring.from_dotenv(text) == values
+
+    written()
+    scripts, meant = zip(*found, strict=True)
+    assert in_bash(tmp_path, scripts) == list(meant)
+
+
+@given(st.sampled_from(["", "[a]\n", "[a]\nx = 1\n[b]\nx = 2\n"]), texts)
+def test_any_value_is_read_by_oslo_config_as_it_is_or_refused(text: str, value: str) -> None:
+    with suppress(ConfigError):
+        merged = initext.merge(text, {("a", "x"): (value,)}, (), "nova.conf").text
+        assert oslo(merged) == {**oslo(text), "a": {"x": [value]}}
+
+
+@given(st.sampled_from(["", "clouds:\n", "clouds:\n    mine: {a: 1}\nx: y\n"]), texts, st.dictionaries(texts, texts))
+def test_any_cloud_is_read_by_a_yaml_library_as_it_is_or_refused(text: str, name: str, cloud: dict[str, str]) -> None:
+    before = yaml.safe_load(text) or {}
+    with suppress(ConfigError):
+        merged = yamltext.merge_clouds(text, yaml.safe_dump({"clouds": {name: cloud}}), (), "clouds.yaml").text
+        assert yaml.safe_load(merged) == {**before, "clouds": {**(before.get("clouds") or {}), name: cloud}}
+
+
+# ---- exports -----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=20)
+@given(projects, passwords, st.sampled_from([CATALOGUE, GUARDED]))
+def test_a_compose_file_holds_each_file_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, components: dict[str, Any], password: str, catalogue: Catalogue
+) -> None:
+    try:
+        desired = target(tmp_path_factory.getbasetemp(), components, password, catalogue)
+    except ConfigError:
+        return
+    harmless = Harmless(desired)
+    parsed, meant = (yaml.safe_load(compose_file(one, catalogue)) for one in (desired, harmless.desired))
+    assert parsed["services"] == harmless.meant(meant["services"])
+    for name in ("keystone-accounts.json", "rabbitmq-definitions.json"):
+        texts = (one["configs"].pop(name)["content"].replace("$$", "$") for one in (parsed, meant))
+        said, should = map(json.loads, texts)
+        assert said == harmless.meant(should)
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_cis_file_takes_a_name_for_a_text(tmp_path: Path, name: str) -> None:
+    (tmp_path / "devenv.yaml").write_text(yaml.safe_dump({"components": [name]}))
+    profile = load_profile(tmp_path)
+    images = images_for(profile, CATALOGUE)
+    github, gitlab = (
+        yaml.safe_load(export.for_jobs(tool, name, "", profile, CATALOGUE, images)[""]) for tool in ("github", "gitlab")
+    )
+    job, other = github["jobs"]["with-services"], gitlab["with-services"]
+    told = [job["env"], *(service["env"] for service in job["services"].values())]
+    told += [other["variables"], *(service["variables"] for service in other["services"])]
+    assert {type(value) for variables in told for value in variables.values()} == {str}
+    assert [one["MYSQL_USER"] for one in told if "MYSQL_USER" in one] == [name.replace("-", "_")] * 2
+    assert [one["RABBITMQ_DEFAULT_USER"] for one in told if "RABBITMQ_DEFAULT_USER" in one] == [name] * 2
