@@ -6,11 +6,12 @@ DEVENV := $(VENV)/bin/devenv
 INSTALLED := $(VENV)/.installed
 CONSUMERS := $(VENV)/.consumers
 BENCH := $(VENV)/.bench
+AUDIT := $(VENV)/.audit
 # Tests against real services that run side by side; each has an environment or two up. They wait as much as they work.
 PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test check unit integration consumers bench clean venv-package
+.PHONY: help up down test check unit integration consumers bench audit clean venv-package
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -46,6 +47,10 @@ bench: $(BENCH) ## Measure against docker compose and others; writes docs/benchm
 	@$(DEVENV) doctor --fix
 	@$(VENV)/bin/python -m tests.bench
 
+audit: $(AUDIT) ## Look for unsafe code and known vulnerabilities; writes docs/dependencies.md
+	@$(VENV)/bin/ruff check --select S devenv compose
+	@$(VENV)/bin/python -m tests.audit
+
 clean: ## Remove what was installed and made here; containers and data stay
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
 
@@ -71,6 +76,11 @@ $(CONSUMERS): $(INSTALLED)
 $(BENCH): $(INSTALLED)
 	@echo "installing what draws the bench's picture"
 	@$(VENV)/bin/pip install --quiet --editable '.[dev,bench]'
+	@touch $@
+
+$(AUDIT): $(INSTALLED)
+	@echo "installing pip-audit"
+	@$(VENV)/bin/pip install --quiet --editable '.[dev,audit]' || echo "cannot install pip-audit here; the audit says so" >&2
 	@touch $@
 
 venv-package:
