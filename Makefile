@@ -11,7 +11,7 @@ AUDIT := $(VENV)/.audit
 PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test check unit integration consumers bench audit clean venv-package
+.PHONY: help up down test check unit integration consumers bench soak audit clean venv-package
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,10 @@ consumers: $(CONSUMERS) ## Run the tests with oslo's libraries and other real cl
 bench: $(BENCH) ## Measure against docker compose and others; writes docs/benchmarks.*
 	@$(DEVENV) doctor --fix
 	@$(VENV)/bin/python -m tests.bench
+
+soak: $(CONSUMERS) ## Put load on for minutes, then many environments up at once; writes docs/reliability.md
+	@$(DEVENV) doctor --fix
+	@$(VENV)/bin/python -m tests.soak --page docs/reliability.md
 
 audit: $(AUDIT) ## Look for unsafe code and known vulnerabilities; writes docs/dependencies.md
 	@$(VENV)/bin/ruff check --select S devenv compose

@@ -86,6 +86,10 @@ class Engine:
             for container in self._containers(label)
         }
 
+    def running(self, label: str) -> int:
+        """How many containers of an environment run."""
+        return len(self._containers(label))
+
     def published(self, label: str, service: str, port: int) -> int | None:
         """Where a port of a service's container is, or will be, on this machine."""
         for container in self._containers(label, stopped=True):

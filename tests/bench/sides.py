@@ -83,6 +83,10 @@ class Devenv:
         """Endpoints and credentials of the environment that runs."""
         return dict(self._json("env"))
 
+    def services(self) -> list[str]:
+        """The names of those that the environment is made of."""
+        return sorted(self._json("status")["services"])
+
     # ---- what is measured ------------------------------------------------------------------------------------
 
     def up(self, *services: str, hear: Hear | None = None) -> Done:

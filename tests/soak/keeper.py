@@ -1,0 +1,47 @@
+"""The process that makes and drops components for clients, as one of a test run does. Its memory is what is watched."""
+
+from __future__ import annotations
+
+import os
+from multiprocessing.managers import BaseManager
+from pathlib import Path
+
+from devenv.environment import Environment
+from devenv.lease import Lease, LentComponent
+
+
+class Keeper:
+    """Components of an environment, for whoever asks. Threads may share it."""
+
+    def __init__(self, project: Path, environment: str) -> None:
+        self._lease = Lease(Environment(project, environment))
+        self._lent: dict[str, LentComponent] = {}
+
+    def take(self) -> dict[str, str]:
+        """The variables of a fresh component."""
+        component = self._lease.component()
+        self._lent[component.name] = component
+        return component.env
+
+    def give_back(self, name: str) -> None:
+        self._lent.pop(name).give_back()
+
+    def close(self) -> None:
+        """Return when all components are dropped."""
+        self._lease.close()
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+class Manager(BaseManager):
+    """Runs a keeper in a process of its own, with a thread for each client."""
+
+
+Manager.register("Keeper", Keeper)
+
+
+def resident(pid: int) -> float:
+    """Megabytes of a process (RSS)."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
