@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 from project import REPOSITORY, ports_held
+
+from tests.bench.process import Failed
+from tests.soak import page
+from tests.soak.clients import SERVICES, Work
+from tests.soak.crowd import Crowd
+from tests.soak.load import Load
 
 SIZE = ["--components", "16", "--clients", "8", "--seconds", "3", "--environments", "4", "--profile", "coordination"]
 
@@ -35,3 +43,37 @@ def test_all_components_are_dropped_by_the_services_own_account(figures: Mapping
 
 def test_nothing_is_left_of_environments_that_were_up_at_once(figures: Mapping[str, str]) -> None:
     assert figures["containers that ran"].startswith("4,") and figures["objects and files left of them"] == "0"
+
+
+# ---- what is made of figures -------------------------------------------------------------------------------------
+
+
+def load(resident: Sequence[float] = (50.0,), work: Work | None = None, left: Sequence[str] = ()) -> Load:
+    return Load(4, 2, 10.0, work or Work(Counter(dict.fromkeys(SERVICES, 20))), tuple(resident), 1.0, tuple(left))
+
+
+def test_memory_that_grows_from_the_first_quarter_to_the_last_is_told() -> None:
+    assert not load([50, 90, 90, 54]).grown
+    assert load([50] * 8 + [70] * 8).grown
+
+
+def test_whatever_is_not_as_it_should_be_is_a_problem() -> None:
+    assert load().problems == []
+    work = Work(Counter(mysql=1, rabbitmq=1, keystone=1), Counter({"mysql: OperationalError: gone": 2}))
+    assert load(work=work, left=["MySQL's user x"]).problems == [
+        "2 times mysql: OperationalError: gone",
+        "etcd was not used",
+        "not dropped: MySQL's user x",
+    ]
+    crowd = Crowd(2, ["etcd"], 1.0, 1.0, 1, 50.0, ("volume x",))
+    assert crowd.problems == ["1 services did not run", "left behind: volume x"]
+
+
+def test_figures_stand_between_the_marks_of_the_page(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("a\n<!-- soak: begin -->\nold\n<!-- soak: end -->\nb\n")
+    page.write(path, "new\n")
+    assert path.read_text() == "a\n<!-- soak: begin -->\nnew\n<!-- soak: end -->\nb\n"
+    path.write_text("no marks\n")
+    with pytest.raises(Failed, match=r"^cannot write into page\.md"):
+        page.write(path, "new\n")

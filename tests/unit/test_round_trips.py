@@ -32,9 +32,12 @@ from devenv.images import images_for
 from devenv.model import Desired, Provision, ServiceDefinition
 from devenv.profile import load_profile
 from devenv.resolve import resolve, secret_names, select
+from devenv.state import environment_id
 
 CATALOGUE = load_catalogue()
 GUARDED = load_catalogue(switches={"etcd": {"auth": True}})
+# The same in C, where it is there.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # What other tools take for something else than a word.
 WORDS = ("null", "true", "no", "on", "y", "nan", "inf", "e1", "x0", "nova", "my-service", "a_b")
 # What ends a value, or begins something else, in one of the formats.
@@ -253,7 +256,7 @@ def test_any_cloud_is_read_by_a_yaml_library_as_it_is_or_refused(text: str, name
 # ---- exports -----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(projects, passwords, st.sampled_from([CATALOGUE, GUARDED]))
 def test_a_compose_file_holds_each_file_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, components: dict[str, Any], password: str, catalogue: Catalogue
@@ -263,7 +266,7 @@ def test_a_compose_file_holds_each_file_and_nothing_else(
     except ConfigError:
         return
     harmless = Harmless(desired)
-    parsed, meant = (yaml.safe_load(compose_file(one, catalogue)) for one in (desired, harmless.desired))
+    parsed, meant = (yaml.load(compose_file(one, catalogue), LOADER) for one in (desired, harmless.desired))
     assert parsed["services"] == harmless.meant(meant["services"])
     for name in ("keystone-accounts.json", "rabbitmq-definitions.json"):
         texts = (one["configs"].pop(name)["content"].replace("$$", "$") for one in (parsed, meant))
@@ -285,3 +288,15 @@ def test_a_cis_file_takes_a_name_for_a_text(tmp_path: Path, name: str) -> None:
     assert {type(value) for variables in told for value in variables.values()} == {str}
     assert [one["MYSQL_USER"] for one in told if "MYSQL_USER" in one] == [name.replace("-", "_")] * 2
     assert [one["RABBITMQ_DEFAULT_USER"] for one in told if "RABBITMQ_DEFAULT_USER" in one] == [name] * 2
+
+
+@pytest.mark.parametrize(
+    "folder", ["null", "1e3", "2024-01-01", "0x1", "it's: #x", "a\n[x]", "é", "{{ x }}", "$(id)", "'"]
+)
+def test_a_folder_of_any_name_gives_a_job_its_name(tmp_path: Path, folder: str) -> None:
+    project = environment_id(tmp_path / folder, "default").rpartition("-")[0]
+    profile = load_profile(tmp_path)
+    files = export.for_jobs("zuul", project, "", profile, CATALOGUE, images_for(profile, CATALOGUE))
+    job, listed = yaml.safe_load(files[".zuul.d/devenv.yaml"])
+    assert job["job"]["name"] == f"{project}-devenv" and re.fullmatch(r"[a-z0-9-]+", project)
+    assert listed["project"]["check"]["jobs"] == listed["project"]["gate"]["jobs"] == [f"{project}-devenv"]
