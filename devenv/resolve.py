@@ -22,7 +22,7 @@ from devenv.model import (
     ServiceDefinition,
 )
 from devenv.ports import HOST, free_port, is_free
-from devenv.state import Record
+from devenv.record import Record
 from devenv.template import render, render_file
 
 # Raise it when containers are made in another way from the same inputs.

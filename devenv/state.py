@@ -27,7 +27,7 @@ import string
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -36,6 +36,7 @@ import platformdirs
 
 from devenv.errors import Cancelled, ConfigError, DevenvError
 from devenv.locks import is_held, open_lock, own
+from devenv.record import FORMAT, Record, understood
 
 # Nothing to escape in URLs, INI, YAML, SQL or a shell, and no dash, which a program could take for an option.
 _SECRET_ALPHABET, _SECRET_LENGTH = string.ascii_letters + string.digits, 32
@@ -108,35 +109,11 @@ def _no_room(error: OSError, path: Path) -> ConfigError:
     )
 
 
-@dataclass
-class Record:
-    """What is remembered of one environment.
-
-    `ports` are host ports by "service/endpoint"; `provisioned` digests by "provider/component"; `files` the names of
-    the wired files; `unfinished` the services whose first start was begun and not seen to end; `renewing` those that
-    are to lose their data, each with the snapshot that it gets instead, or nothing; `borrowed` the services that runs
-    brought up, each with what was there of it before (see lending.py); `owner` the token that everything made for it
-    carries.
-    """
-
-    id: str
-    name: str
-    project: str
-    profile: str = ""
-    ports: dict[str, int] = field(default_factory=dict)
-    provisioned: dict[str, str] = field(default_factory=dict)
-    files: list[str] = field(default_factory=list)
-    unfinished: list[str] = field(default_factory=list)
-    renewing: dict[str, str] = field(default_factory=dict)
-    borrowed: dict[str, str] = field(default_factory=dict)
-    owner: str = ""
-
-
 class State:
-    """The state folder of one environment."""
+    """The state folder of one environment; `known_as` is its id where the project folder tells none any more."""
 
-    def __init__(self, project: Path, name: str) -> None:
-        self.id = environment_id(project, name)
+    def __init__(self, project: Path, name: str, known_as: str = "") -> None:
+        self.id = known_as or environment_id(project, name)
         self.folder = state_folder() / "environments" / self.id
         self.snapshots = self.folder / "snapshots"
         self._project, self._name = project, name
@@ -155,9 +132,18 @@ class State:
     # ---- the record ----------------------------------------------------------------------------------------
 
     def load(self) -> Record:
-        """The record, or an empty one where there is none or it cannot be understood: it is a cache."""
-        empty = Record(self.id, self._name, str(self._project))
-        return _understood(_read_json(self.folder / "record.json"), empty)
+        """The record, or an empty one where there is none or it cannot be understood: it is a cache.
+
+        Raises ConfigError if a newer devenv wrote it: what this one does not know would be lost.
+        """
+        path = self.folder / "record.json"
+        record = understood(_read_json(path), Record(self.id, self._name, str(self._project)))
+        if record.format > FORMAT:
+            raise ConfigError(
+                f"cannot use environment {self.id}: a newer devenv wrote {path}",
+                hint=f"use that one, or another that knows format {record.format}",
+            )
+        return record
 
     def save(self, record: Record) -> None:
         make_private(self.folder)
@@ -293,7 +279,7 @@ class State:
 def all_records() -> list[Record]:
     """The records of every environment of this user."""
     return [
-        _understood(data, Record("", "", ""))
+        understood(data, Record("", "", ""))
         for path in sorted(state_folder().glob("environments/*/record.json"))
         if {"id", "name", "project"} <= (data := _read_json(path)).keys()
     ]
@@ -370,19 +356,6 @@ def held(path: Path, waiting: Callable[[str], None], over: Event | None = None) 
 
 def _noted(pool: Path) -> list[Path]:
     return [path for path in sorted(pool.glob("*")) if path.name != _POOL_LOCK]
-
-
-def _understood(data: Mapping[str, Any], empty: Record) -> Record:
-    """The record with every field that has the right type; what has not is left as it is in `empty`."""
-    known = asdict(empty)
-    fields = {key: value for key, value in data.items() if key in known and isinstance(value, type(known[key]))}
-    for key, kind in (("ports", int), ("provisioned", str), ("renewing", str), ("borrowed", str)):
-        if not all(isinstance(value, kind) for value in fields.get(key, {}).values()):
-            del fields[key]
-    for key in ("files", "unfinished"):
-        if not all(isinstance(name, str) for name in fields.get(key, ())):
-            del fields[key]
-    return Record(**{**known, **fields})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

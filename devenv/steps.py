@@ -36,9 +36,10 @@ from devenv.plandown import plan_down
 from devenv.ports import holder
 from devenv.profile import existing_folder, find_project, load_profile
 from devenv.projectfiles import ProjectFiles
+from devenv.record import Record
 from devenv.resolve import choose_ports, resolve, secret_names, select
 from devenv.results import Result
-from devenv.state import Record, State, all_records, new_token, ports_locked
+from devenv.state import State, all_records, new_token, ports_locked
 
 # In place of a digest: whether a service was prepared, and with what, is not known.
 _BEGUN = "begun"

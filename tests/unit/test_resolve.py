@@ -27,8 +27,8 @@ from devenv.model import (
 from devenv.plan import changes
 from devenv.ports import free_port
 from devenv.readiness import target_of
+from devenv.record import Record
 from devenv.resolve import choose_ports, resolve, secret_names, select
-from devenv.state import Record
 
 Catalogue = dict[str, ServiceDefinition]
 

@@ -19,8 +19,8 @@ import pytest
 from devenv.errors import Cancelled, ConfigError, DevenvError, NotOurs
 from devenv.locks import is_held
 from devenv.ports import free_port, holder as port_holder, is_free
+from devenv.record import Record
 from devenv.state import (
-    Record,
     State,
     all_records,
     environment_id,
