@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import asdict
 from typing import Any
@@ -107,20 +108,39 @@ def snapshot_rm(context: click.Context, names: tuple[str, ...]) -> None:
     metavar="MB",
     help="What golden states may take of the disk, those used last first.",
 )
+@click.option(
+    "--remove",
+    "identities",
+    multiple=True,
+    metavar="ID",
+    help="Remove an environment whose project folder is gone, with its data and its snapshots.",
+)
 @format_option
 @click.pass_context
-def gc(context: click.Context, keep: int, format_: str) -> None:
+def gc(context: click.Context, keep: int, identities: tuple[str, ...], format_: str) -> None:
     """Remove what killed runs left, and golden states not used for long.
 
-    They are the data of first starts, which `up` keeps and begins with; without them it takes longer once.
+    They are the data of first starts, which `up` keeps and begins with; without them it takes longer once. Environments
+    whose project folder was moved or deleted are only shown: --remove removes one.
     """
-    removed = environment_of(context).collect(keep * 1_000_000)
+    from devenv import gone
+    from devenv.report import reporter
+
+    for identity in identities:
+        gone.remove(identity, reporter(sys.stderr))
+    removed, left = environment_of(context).collect(keep * 1_000_000), gone.listed()
     if format_ == "json":
-        print_json([asdict(golden) for golden in removed])
+        print_json({"golden": [asdict(golden) for golden in removed], "gone": [asdict(one) for one in left]})
         return
+    for identity in identities:
+        click.echo(f"removed {identity}")
     for golden in removed:
         click.echo(f"removed {golden.image}, {golden.size / 1e6:.0f} MB")
-    if not removed:
+    for one in left:
+        amounts = f"{one.containers} containers, {one.volumes} volumes, {one.snapshots} snapshots"
+        click.echo(f"{one.id}: its folder {one.project} was moved or deleted ({amounts})")
+        click.echo(f"  'devenv gc --remove {one.id}' removes it, with its data")
+    if not (identities or removed or left):
         click.echo("nothing to remove")
 
 

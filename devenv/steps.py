@@ -59,9 +59,8 @@ class Steps:
         ask: Callable[[ProjectFile], bool] | None = None,
     ) -> None:
         self.name = check_name(name, "an environment")
-        self.project = find_project(existing_folder(Path(project or ".")))
+        self.project, self.state = self._located(Path(project or "."))
         self.folder = wiring.folder_of(self.project, name)
-        self.state = State(self.project, name)
         self.id = self.state.id
         self._profile_name, self._settings, self._ask = profile, settings, ask
         self._report = report or Report()
@@ -76,6 +75,10 @@ class Steps:
         self._listed: frozenset[str] = frozenset()
         self.catalogue: dict[str, ServiceDefinition] = {}
         self.images: dict[str, Image] = {}
+
+    def _located(self, folder: Path) -> tuple[Path, State]:
+        project = find_project(existing_folder(folder))
+        return project, State(project, self.name)
 
     @property
     def engine(self) -> Engine:

@@ -354,6 +354,11 @@ DEVENV: Words = {
         "volumes whose data a new environment starts from a copy of; credentials in them must be set anew",
         "golden: [data]",
     ),
+    "resumes": (
+        "true or false",
+        "a first start that was killed is made good by the next one; else its volumes are made anew",
+        "resumes: true",
+    ),
     "requires": ("mapping", "other services that it needs, by role", "requires: {database: {…}}"),
     "requires.NAME.condition": (
         "`service_started` or `service_healthy`",
