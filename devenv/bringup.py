@@ -10,6 +10,7 @@ from pathlib import Path
 from devenv import golden, snapshot, trust, wiring
 from devenv.components import needed_components
 from devenv.connection import own_container
+from devenv.elsewhere import network_holders
 from devenv.errors import ConfigError, DevenvError, PortTaken
 from devenv.model import Desired, Observed, Plan, ProjectFile
 from devenv.ownership import check_names
@@ -111,6 +112,8 @@ class BringUp(Steps):
         try:
             timings = self._execute(plan, selected, observed)
         except DevenvError as error:
+            if "address pool" in error.message:
+                error.detail = (*error.detail, *network_holders(self.engine.with_networks() - {self.id}))
             if bad := golden.blamed(plan, selected, error):
                 self._throw_away(bad, error)
                 self._use_golden = False

@@ -44,6 +44,12 @@ class Looks:
             volumes = self._client.ask("GET", "/volumes", query)["Volumes"]
             return {"networks": list(self._client.ask("GET", "/networks", query)), "volumes": list(volumes or ())}
 
+    def with_networks(self) -> set[str]:
+        """The environments that have a network."""
+        with asking("list networks"):
+            found = self._client.ask("GET", "/networks", {"filters": {"label": LABEL_ENVIRONMENT}})
+        return {network["Labels"][LABEL_ENVIRONMENT] for network in found}
+
     def events(self, environment: str) -> list[dict[str, Any]]:
         """What happened to the environment's containers, as far back as the engine remembers."""
         # By the engine's own clock: were the end in its future, it would go on until then.
