@@ -61,7 +61,8 @@ class Context:
 
     `timeout` is how long one service may take to become ready, in seconds. `provisioned` is told each
     "provider/component" that is in place with its digest, and each that is gone with an empty one. `stop_seconds` is
-    how long each service gets to end by itself. `became_ready` is told each service that works. `golden` names the
+    how long each service gets to end by itself. `created` is told each service whose container and data are in place
+    and have not been started, `became_ready` each that works, both at once. `golden` names the
     images for the golden state of each service, by volume; `note` is told what the user should know. `hopeful` is
     how many seconds a service gets at most that took a short way to its data: there is a longer one if it fails.
     """
@@ -75,6 +76,7 @@ class Context:
     images: Mapping[str, Image] = field(default_factory=dict)
     stop_seconds: Mapping[str, int] = field(default_factory=dict)
     provisioned: Callable[[str, str], None] = lambda pair, digest: None
+    created: Callable[[str], None] = lambda service: None
     became_ready: Callable[[str], None] = lambda service: None
     golden: Callable[[DesiredService], Mapping[str, str]] = lambda service: {}
     note: Callable[[str], None] = lambda text: None
@@ -265,6 +267,7 @@ def _save(operation: Operation, context: Context, tell: Tell) -> None:
 def _create(operation: Operation, context: Context, _: Tell) -> None:
     service = context.desired.services[operation.target]
     context.containers[service.name] = context.engine.create(service, labels_of(context.desired), context.network)
+    context.created(service.name)
 
 
 def _start(operation: Operation, context: Context, tell: Tell) -> None:

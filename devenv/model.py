@@ -124,6 +124,8 @@ class ServiceDefinition:
     settings: Mapping[str, str] = field(default_factory=dict)
     # Those of its volumes that the next environment may start from a copy of.
     golden: tuple[str, ...] = ()
+    # Whether a first start that was killed is made good by the next one, without losing what was complete.
+    resumes: bool = False
     wire: Path = Path("wire")
 
 

@@ -71,6 +71,7 @@ class Steps:
         # What carries the environment's label and is not its own, as it was seen last.
         self.strangers: tuple[str, ...] = ()
         self._cancelled, self._over = threading.Event(), threading.Event()
+        self._noting_starts = threading.Lock()
         # The components of devenv.yaml; the profile has those that are lent, too.
         self._listed: frozenset[str] = frozenset()
         self.catalogue: dict[str, ServiceDefinition] = {}
@@ -235,6 +236,11 @@ class Steps:
     def _execute(self, plan: Plan, desired: Desired, observed: Observed) -> list[Timing]:
         parts: dict[str, str] = {}
         ready: list[str] = []
+
+        def became_ready(service: str) -> None:
+            ready.append(service)
+            self._note_starts((), [service])
+
         self._cancelled = threading.Event()
         if self._over.is_set():
             raise Cancelled
@@ -248,7 +254,8 @@ class Steps:
             images=self.images,
             stop_seconds={name: s.options.stop_grace_period for name, s in self.catalogue.items()},
             provisioned=parts.__setitem__,
-            became_ready=ready.append,
+            created=lambda service: self._note_starts((), [service] if self.catalogue[service].resumes else ()),
+            became_ready=became_ready,
             golden=lambda service: self._golden_of(service, desired),
             note=self._report.note,
             cancelled=self._cancelled,
@@ -262,17 +269,20 @@ class Steps:
         try:
             return execute(plan, context, self._report)
         finally:
-            self._note_starts((), ready)
             self._note_renewed({*emptied, *(service.name for service in created)} & {*ready})
             self._remember(parts)
             self._forget([op.target for op in plan.operations if op.action == "drop" and parts.get(op.target) == ""])
 
     def _note_starts(self, begun: Sequence[str], finished: Sequence[str]) -> None:
-        """Which services were started for the first time and are not known to have got through it."""
-        record = self.state.load()
-        unfinished = sorted({*record.unfinished, *begun} - set(finished))
-        if unfinished != record.unfinished:
-            self.state.save(replace(record, unfinished=unfinished))
+        """Which services were started for the first time and are not known to have got through it.
+
+        Noted at once: whoever kills devenv a moment later must not lose what a service has by then.
+        """
+        with self._noting_starts:
+            record = self.state.load()
+            unfinished = sorted({*record.unfinished, *begun} - set(finished))
+            if unfinished != record.unfinished:
+                self.state.save(replace(record, unfinished=unfinished))
 
     def _note_renewed(self, services: Collection[str]) -> None:
         record = self.state.load()

@@ -1,0 +1,74 @@
+"""MySQL is killed in the middle of its first start, and devenv with it."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from contextlib import suppress
+
+import docker
+from docker.models.containers import Container
+from project import Project, ours, until
+
+DATA = "/var/lib/mysql/data"
+# In seconds; `make chaos` has it be 0.25.
+STEP = float(os.environ.get("KILL_EVERY", "1"))
+# Seconds after the container was started.
+MOMENTS = [number * STEP for number in range(1, 200)]
+
+
+def container_of(project: Project, client: docker.DockerClient) -> Container:
+    (name,) = ours(client, project.id)["containers"]
+    return client.containers.get(name)
+
+
+def server_id(container: Container) -> str:
+    """The id that the server gave itself, once its data folder is complete; else nothing."""
+    try:
+        chunks, _ = container.get_archive(f"{DATA}/db/auto.cnf")
+    except docker.errors.NotFound:
+        return ""
+    with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+        file = archive.extractfile("auto.cnf")
+        assert file
+        return file.read().decode().partition("server-uuid=")[2].strip()
+
+
+def killed_at(moment: float, project: Project, client: docker.DockerClient) -> str:
+    """Kill devenv and MySQL so many seconds after the start; the server's id by then."""
+    with project.begin("up", "--no-golden", "mysql") as run:
+        until(run, "start mysql")
+        with suppress(subprocess.TimeoutExpired):
+            run.wait(moment)
+        run.kill()
+    container = container_of(project, client)
+    container.kill()
+    return server_id(container)
+
+
+def test_mysql_killed_again_and_again_in_its_first_start_is_made_anew_until_it_is_complete_and_kept_from_then_on(
+    project: Project, client: docker.DockerClient
+) -> None:
+    first = next(found for moment in MOMENTS if (found := killed_at(moment, project, client)))
+    # It is complete now, but has not worked yet.
+    for moment in (0.25, 0.5, 0.75):
+        assert killed_at(moment, project, client) == first
+    project.devenv("up", "--no-golden", "mysql")
+    assert server_id(container_of(project, client)) == first
+    assert project.devenv("exec", "mysql", "mysql", "-Ne", "SELECT 6 * 7").stdout == "42\n"
+
+
+def test_what_a_first_start_completed_unseen_is_kept(project: Project) -> None:
+    project.killed_after("start mysql", "up", "mysql")
+    follow = [sys.executable, "-m", "devenv.cli", "logs", "--follow", "mysql"]
+    with subprocess.Popen(follow, cwd=project.folder, env=project.environ, stdout=subprocess.PIPE) as following:
+        assert following.stdout
+        assert any(b"ready for connections" in line for line in following.stdout)
+        following.kill()
+    project.devenv("exec", "mysql", "mysql", "-e", "CREATE DATABASE kept")
+    project.devenv("down")
+    project.devenv("up", "mysql")
+    assert "kept" in project.devenv("exec", "mysql", "mysql", "-Ne", "SHOW DATABASES").stdout
