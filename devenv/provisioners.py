@@ -22,7 +22,9 @@ _ANSWER_SECONDS = 30
 _LOCK_SECONDS = 10
 _THREADS = 32
 _MARK = "devenv component {}"  # Describes what is ours in Keystone's catalog.
-_THERE = "already exists"  # etcd's messages say more than its codes.
+# etcd's messages say more than its codes.
+_THERE = "already exists"
+_DENIED = "authentication failed"
 
 
 class MySQL(Provisioner):
@@ -192,7 +194,16 @@ class Etcd(_Http):
 
     def prepare(self) -> None:
         with self._explained("cannot prepare etcd"):
-            answer = self._etcd("auth/authenticate", self._root, accept="authentication is not enabled")
+            try:
+                answer = self._etcd("auth/authenticate", self._root, accept="authentication is not enabled")
+            except Refused as error:
+                if _DENIED not in str(error):
+                    raise
+                # Only root could set another one.
+                raise Refused(
+                    "in its data, root has another password than devenv knows",
+                    "'devenv reset etcd' makes its data anew",
+                ) from error
             if answer.ok:
                 token = self._known["token"] = answer.json()["token"]
                 if not self._guarded:
@@ -212,7 +223,7 @@ class Etcd(_Http):
         user = {"name": name, "password": component.settings["password"]}
         made = self._etcd("auth/user/add", user, token, accept=_THERE).ok
         # A new password ends the user's sessions, so one that works is not set.
-        if not made and not self._etcd("auth/authenticate", user, accept="authentication failed").ok:
+        if not made and not self._etcd("auth/authenticate", user, accept=_DENIED).ok:
             self._etcd("auth/user/changepw", user, token)
         if not self._etcd("auth/role/add", {"name": name}, token, accept=_THERE).ok:
             for found in self._etcd("auth/role/get", {"role": name}, token).json().get("perm", []):
