@@ -1,0 +1,18 @@
+"""The program `devenv`, also as `python -m devenv`: an interrupt while it is loaded, too, is no traceback."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    try:
+        from devenv.cli import main as command_line
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    command_line()
+
+
+if __name__ == "__main__":
+    main()
