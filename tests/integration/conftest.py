@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import docker
@@ -57,3 +57,20 @@ def checkout(project: Project, tmp_path: Path) -> Path:
         shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     project.checkout = copy
     return copy
+
+
+@pytest.fixture
+def etcd_that(client: docker.DockerClient, tmp_path: Path, project: Project) -> Iterator[Callable[[str], str]]:
+    """Makes an image that passes for etcd and runs a script instead."""
+    base = next(image for image in project.json("images", "list") if image["service"] == "base")["reference"]
+    tag = "devenv-test/etcd:broken"
+
+    def build(script: str) -> str:
+        (tmp_path / "etcd").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "etcd").chmod(0o755)
+        (tmp_path / "Dockerfile").write_text(f"FROM {base}\nCOPY etcd /usr/local/bin/etcd\n")
+        client.images.build(path=str(tmp_path), tag=tag, rm=True, forcerm=True)
+        return tag
+
+    yield build
+    client.images.remove(tag, force=True)

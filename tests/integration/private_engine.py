@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,26 +29,49 @@ def missing() -> str:
 
 @dataclass
 class PrivateEngine:
-    """Where it answers, the command that reaches its published ports, and the disk that it has all its data on."""
+    """Its folder, the command that reaches its published ports, and what it is told besides."""
 
-    socket: Path
+    run: Path
     inside: tuple[str, ...]
-    disk: Path
+    options: tuple[str, ...] = ()
+    daemon: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> Path:
+        """Where it answers."""
+        return self.run / "docker.sock"
+
+    @property
+    def disk(self) -> Path:
+        """The disk that it has all its data on."""
+        return self.run / "disk"
 
     @cached_property
     def client(self) -> docker.DockerClient:
         return docker.DockerClient(base_url=f"unix://{self.socket}")
 
-    def devenv(self, project: Project, *arguments: str) -> Completed:
-        """The command line, from where the ports of this engine can be reached."""
-        return subprocess.run(
+    def begin(self, project: Project, *arguments: str) -> subprocess.Popen[str]:
+        """The command line on its way, from where the ports of this engine can be reached."""
+        return subprocess.Popen(
             [*self.inside, sys.executable, "-m", "devenv.cli", *arguments],
             cwd=project.folder,
             env={**project.environ, "DOCKER_HOST": f"unix://{self.socket}"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
         )
+
+    def devenv(self, project: Project, *arguments: str) -> Completed:
+        """The same, ended."""
+        with self.begin(project, *arguments) as run:
+            told, reported = run.communicate()
+        return Completed(run.args, run.returncode, told, reported)
+
+    def load(self, images: Sequence[str]) -> None:
+        """Have these images of the host's own engine."""
+        load = ["docker", f"--host=unix://{self.socket}", "load", "--quiet"]
+        with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as save:
+            subprocess.run(load, stdin=save.stdout, check=True)
 
     def fill(self, leave: int) -> Path:
         """Write a file that leaves only so many bytes of the disk."""
@@ -58,57 +81,57 @@ class PrivateEngine:
             os.posix_fallocate(stream.fileno(), 0, status.f_bavail * status.f_frsize - leave)
         return ballast
 
+    def start(self) -> None:
+        """Return when it answers, or when it was given up."""
+        own = [f"--data-root={self.disk}/docker", f"--exec-root={self.run}/exec", f"--pidfile={self.run}/pid"]
+        # Nothing of what the host's own engine is told.
+        (settings := self.run / "daemon.json").write_text("{}")
+        command = ["dockerd", f"--host=unix://{self.socket}", *own, f"--config-file={settings}", *self.options]
+        with (self.run / "log").open("ab") as log:
+            self.daemon = subprocess.Popen([*self.inside, *command], stdout=log, stderr=log, start_new_session=True)
+        for _ in range(_START_SECONDS * 10):
+            # It listens before it can answer, and answers when it can.
+            if self.socket.exists():
+                break
+            assert self.daemon.poll() is None, (self.run / "log").read_text()
+            with suppress(subprocess.TimeoutExpired):
+                self.daemon.wait(0.1)
+
+    def stop(self) -> None:
+        """Have it end, with all that runs on it."""
+        assert self.daemon
+        self.daemon.terminate()
+        self.daemon.wait(30)
+
 
 @contextmanager
-def private_engine(folder: Path, megabytes: int) -> Iterator[PrivateEngine]:
+def private_engine(folder: Path, megabytes: int, *options: str) -> Iterator[PrivateEngine]:
     """Start an engine on a disk of that size; it and all that it has are gone afterwards."""
     # Not the name of the folder, which may be long: a socket's path has at most 107 bytes.
     run = Path(f"/run/devenv-test-{os.getpid()}")
-    disk, namespace = run / "disk", run.name
-    disk.mkdir(parents=True)
+    namespace = run.name
+    # Not `ip netns exec`, which hides the control groups that an engine needs.
+    engine = PrivateEngine(run, ("nsenter", f"--net=/run/netns/{namespace}"), options)
+    engine.disk.mkdir(parents=True)
     image = folder / "disk.ext4"
     with image.open("wb") as stream:
         stream.truncate(megabytes << 20)
-    # Not `ip netns exec`, which hides the control groups that an engine needs.
-    inside = ("nsenter", f"--net=/run/netns/{namespace}")
     quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], **quiet)
-    subprocess.run(["mount", "-o", "loop", image, disk], check=True)
+    subprocess.run(["mount", "-o", "loop", image, engine.disk], check=True)
     try:
         subprocess.run(["ip", "netns", "add", namespace], check=True)
-        subprocess.run([*inside, "ip", "link", "set", "lo", "up"], check=True)
-        engine = PrivateEngine(run / "docker.sock", inside, disk)
-        with _daemon(engine, run):
-            yield engine
-    finally:
-        subprocess.run(["ip", "netns", "delete", namespace], check=False)
-        subprocess.run(["umount", disk], check=True)
-        image.unlink()
-        shutil.rmtree(run, ignore_errors=True)
-
-
-@contextmanager
-def _daemon(engine: PrivateEngine, run: Path) -> Iterator[None]:
-    options = [f"--data-root={engine.disk}/docker", f"--exec-root={run}/exec", f"--pidfile={run}/pid"]
-    # Nothing of what the host's own engine is told.
-    (settings := run / "daemon.json").write_text("{}")
-    command = [*engine.inside, "dockerd", f"--host=unix://{engine.socket}", *options, f"--config-file={settings}"]
-    with (
-        (run / "log").open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as daemon,
-    ):
+        subprocess.run([*engine.inside, "ip", "link", "set", "lo", "up"], check=True)
         try:
-            for _ in range(_START_SECONDS * 10):
-                # It listens before it can answer, and answers when it can.
-                if engine.socket.exists():
-                    break
-                assert daemon.poll() is None, (run / "log").read_text()
-                with suppress(subprocess.TimeoutExpired):
-                    daemon.wait(0.1)
-            yield
+            engine.start()
+            yield engine
             for container in engine.client.containers.list(all=True):
                 container.remove(force=True)
             engine.client.close()
         finally:
-            daemon.terminate()
-            daemon.wait(30)
+            engine.stop()
+    finally:
+        subprocess.run(["ip", "netns", "delete", namespace], check=False)
+        subprocess.run(["umount", engine.disk], check=True)
+        image.unlink()
+        shutil.rmtree(run, ignore_errors=True)

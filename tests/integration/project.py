@@ -104,15 +104,7 @@ class Project:
         return self._until(seen, number, "up", *services)
 
     def _until(self, seen: str, number: signal.Signals, *arguments: str) -> tuple[int, str]:
-        with subprocess.Popen(
-            [sys.executable, "-m", "devenv.cli", *arguments],
-            cwd=self.folder,
-            env=self.environ,
-            stderr=subprocess.PIPE,
-            text=True,
-            # A background job of a shell ignores Ctrl-C, and so do its children unless told otherwise.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        ) as run:
+        with self.begin(*arguments) as run:
             assert run.stderr
             for line in run.stderr:
                 if seen in line:
@@ -120,6 +112,19 @@ class Project:
                     break
             rest = run.stderr.read()
         return run.returncode, rest
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        """The command line on its way; its stderr tells what it does."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "devenv.cli", *arguments],
+            cwd=self.folder,
+            env=self.environ,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A background job of a shell ignores Ctrl-C, and so do its children unless told otherwise.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
 
     def json(self, *arguments: str) -> Any:
         return json.loads(self.devenv(*arguments, "--format", "json").stdout)
@@ -181,6 +186,12 @@ def plan_of(project: Project, *services: str) -> list[tuple[str, str, str]]:
     """What `devenv plan` says it would do: action, target and cause, readiness checks left out."""
     operations: list[Mapping[str, str]] = project.json("plan", *services)["operations"]
     return [(op["action"], op["target"], op["cause"]) for op in operations if op["action"] != "ready"]
+
+
+def until(run: subprocess.Popen[str], seen: str) -> None:
+    """Read on until it reports `seen`."""
+    assert run.stderr
+    assert any(seen in line for line in run.stderr), f"it ended before it reported {seen!r}"
 
 
 def one_clear_line(done: Completed, exit_code: int, *words: str) -> None:

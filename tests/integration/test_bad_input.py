@@ -13,24 +13,6 @@ import docker
 import pytest
 from project import Project, one_clear_line, ours
 
-
-@pytest.fixture
-def etcd_that(client: docker.DockerClient, tmp_path: Path, project: Project) -> Iterator[Callable[[str], str]]:
-    """Makes an image that passes for etcd and runs a script instead."""
-    base = next(image for image in project.json("images", "list") if image["service"] == "base")["reference"]
-    tag = "devenv-test/etcd:broken"
-
-    def build(script: str) -> str:
-        (tmp_path / "etcd").write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / "etcd").chmod(0o755)
-        (tmp_path / "Dockerfile").write_text(f"FROM {base}\nCOPY etcd /usr/local/bin/etcd\n")
-        client.images.build(path=str(tmp_path), tag=tag, rm=True, forcerm=True)
-        return tag
-
-    yield build
-    client.images.remove(tag, force=True)
-
-
 TALKS = "for i in $(seq 30); do echo line $i; done"
 
 

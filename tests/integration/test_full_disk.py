@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import docker
 import pytest
 from private_engine import PrivateEngine, missing, private_engine
 from project import Project, one_clear_line
@@ -20,15 +18,12 @@ TOO_LITTLE = 30_000_000
 
 
 @pytest.fixture
-def small(project: Project, client: docker.DockerClient, tmp_path: Path) -> Iterator[PrivateEngine]:
+def small(project: Project, tmp_path: Path) -> Iterator[PrivateEngine]:
     """An engine with a small disk that has the image of etcd, and a project that uses it."""
     project.configure("profile: coordination\n")
     images = [image["reference"] for image in project.json("images", "list")]
     with private_engine(tmp_path, DISK) as engine:
-        with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as save:
-            subprocess.run(
-                ["docker", f"--host=unix://{engine.socket}", "load", "--quiet"], stdin=save.stdout, check=True
-            )
+        engine.load(images)
         yield engine
 
 

@@ -175,18 +175,21 @@ def test_up_from_a_sub_folder_is_up_of_the_project(project: Project) -> None:
     assert project.json("status")["services"]["etcd"]["state"] == "ready"
 
 
-def test_many_ups_at_once_make_one_of_everything(project: Project, client: docker.DockerClient) -> None:
-    command = [sys.executable, "-m", "devenv.cli", "up", "etcd"]
+def test_eight_ups_at_once_make_one_of_everything(project: Project, client: docker.DockerClient) -> None:
+    command = [sys.executable, "-m", "devenv.cli", "up", "etcd", "mysql"]
     runs = [
         subprocess.Popen(
             command, cwd=project.folder, env=project.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        for _ in range(4)
+        for _ in range(8)
     ]
     outputs = [run.communicate()[0] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0, 0, 0], outputs
-    found = ours(client, project.id)
-    assert (len(found["containers"]), len(found["networks"])) == (1, 1)
+    assert [run.returncode for run in runs] == [0] * 8, outputs
+    found, prefix = ours(client, project.id), f"devenv-{project.id}"
+    assert (found["containers"], found["networks"]) == ([f"{prefix}-etcd", f"{prefix}-mysql"], [prefix])
+    # And a nameless one for the files of each.
+    named = [name for name in found["volumes"] if name.startswith(prefix)]
+    assert (named, len(found["volumes"])) == ([f"{prefix}-etcd-data", f"{prefix}-mysql-data"], 4)
 
 
 def test_ctrl_c_during_up_leaves_what_the_next_up_completes(project: Project) -> None:

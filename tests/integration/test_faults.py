@@ -1,0 +1,286 @@
+"""What happens to devenv, its files and its services while nobody expects it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import amqp
+import docker
+import pymysql
+import pytest
+import requests
+from docker.models.containers import Container
+from project import REPOSITORY, Project, new_project, one_clear_line, ours, plan_of, remove, until
+
+NOTHING: dict[str, list[str]] = {"containers": [], "networks": [], "volumes": []}
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Project]:
+    """Another project of the same user, whose folder has the same name."""
+    (parent := tmp_path / "other").mkdir()
+    scratch = new_project(parent, "project")
+    scratch.state = tmp_path / "state"
+    yield scratch
+    remove(scratch)
+
+
+def states(project: Project) -> dict[str, str]:
+    return {name: one["state"] for name, one in project.json("status")["services"].items()}
+
+
+def container_of(project: Project, client: docker.DockerClient, service: str) -> Container:
+    return client.containers.get(project.json("status")["services"][service]["container"])
+
+
+# ---- interrupted, killed, several at once ------------------------------------------------------------------------
+
+
+def test_ctrl_c_twice_ends_devenv_at_once_and_the_next_up_completes(project: Project, checkout: Path) -> None:
+    dockerfile = checkout / "compose" / "etcd" / "Dockerfile"
+    original = dockerfile.read_text()
+    # Nothing to hear from it, so that it cannot be ended cleanly for a while.
+    dockerfile.write_text("ARG BASE\nFROM ${BASE}\nRUN sleep 600\n")
+    with project.begin("up", "etcd") as run:
+        until(run, "Step 3/")
+        run.send_signal(signal.SIGINT)
+        until(run, "once more to stop at once")
+        run.send_signal(signal.SIGINT)
+        assert run.stderr
+        rest = run.stderr.read()
+    assert (run.returncode, rest) == (130, "")
+    dockerfile.write_text(original)
+    project.devenv("up", "etcd")
+
+
+def test_ctrl_c_while_devenv_is_loaded_is_no_traceback(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt\n")
+    environ = {**project.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
+    command = [sys.executable, "-m", "devenv", "up"]
+    done = subprocess.run(command, cwd=project.folder, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_who_waits_for_the_lock_gets_it_when_its_holder_is_killed(project: Project) -> None:
+    with project.begin("up", "etcd") as holder:
+        until(holder, "create network")
+        holder.send_signal(signal.SIGSTOP)
+        with project.begin("up", "etcd") as waiting:
+            until(waiting, f"waiting for another devenv (process {holder.pid})")
+            holder.kill()
+            assert waiting.stderr
+            assert waiting.stderr.read()
+    assert waiting.returncode == 0
+    assert states(project)["etcd"] == "ready"
+
+
+def test_two_checkouts_with_the_same_folder_name_have_nothing_in_common(
+    project: Project, other: Project, client: docker.DockerClient
+) -> None:
+    for one in (project, other):
+        one.devenv("up", "etcd")
+        one.devenv("exec", "etcd", "etcdctl", "put", "folder", str(one.folder))
+    assert project.folder.name == other.folder.name
+    first, second = ours(client, project.id), ours(client, other.id)
+    assert not any({*first[kind]} & {*second[kind]} for kind in first)
+    project.devenv("down", "--volumes")
+    assert (ours(client, project.id), ours(client, other.id)) == (NOTHING, second)
+    assert str(other.folder) in other.devenv("exec", "etcd", "etcdctl", "get", "folder").stdout
+
+
+# ---- what devenv remembers -----------------------------------------------------------------------------------------
+
+
+def logged_in(project: Project, component: str) -> None:
+    """Who reads what is written for the component is let in by MySQL, RabbitMQ and Keystone."""
+    env = dict(json.loads(project.devenv("env", "--component", component, "--format", "json").stdout))
+    written = (project.folder / ".devenv" / f"{component}.conf").read_text()
+    for service in ("MYSQL", "RABBITMQ", "KEYSTONE"):
+        assert env[f"DEVENV_{service}_PASSWORD"] in written
+    with (
+        pymysql.connect(
+            host="127.0.0.1",
+            port=int(env["DEVENV_MYSQL_PORT"]),
+            user=env["DEVENV_MYSQL_USER"],
+            password=env["DEVENV_MYSQL_PASSWORD"],
+            database=env["DEVENV_MYSQL_DATABASE"],
+            autocommit=True,
+        ) as database,
+        database.cursor() as cursor,
+    ):
+        cursor.execute("CREATE TABLE IF NOT EXISTS logins (id INT AUTO_INCREMENT PRIMARY KEY)")
+        cursor.execute("INSERT INTO logins VALUES ()")
+    with amqp.Connection(
+        host=f"127.0.0.1:{env['DEVENV_RABBITMQ_PORT']}",
+        userid=env["DEVENV_RABBITMQ_USER"],
+        password=env["DEVENV_RABBITMQ_PASSWORD"],
+        virtual_host=env["DEVENV_RABBITMQ_VHOST"],
+    ) as connection:
+        assert connection.connected
+    user = {"name": env["OS_USERNAME"], "password": env["OS_PASSWORD"], "domain": {"name": "Default"}}
+    auth = {"identity": {"methods": ["password"], "password": {"user": user}}}
+    assert requests.post(f"{env['OS_AUTH_URL']}/auth/tokens", json={"auth": auth}, timeout=30).status_code == 201
+
+
+def logins(project: Project) -> int:
+    return int(project.devenv("exec", "mysql", "mysql", "-Ne", "SELECT COUNT(*) FROM nova.logins").stdout)
+
+
+def test_state_that_was_deleted_is_made_anew_and_all_credentials_agree_again(project: Project) -> None:
+    project.configure("services: {mysql: {}, rabbitmq: {}, keystone: {}}\ncomponents: {nova: {}}\n")
+    project.devenv("up")
+    logged_in(project, "nova")
+    ports = {name: value for name, value in project.env().items() if name.endswith("_PORT")}
+    folder = project.state / "environments" / project.id
+    for number, name in enumerate(("record.json", "secrets.json")):
+        (folder / name).unlink()
+        project.devenv("up")
+        assert plan_of(project) == []
+        logged_in(project, "nova")
+        assert logins(project) == number + 2
+        assert ports == {name: value for name, value in project.env().items() if name.endswith("_PORT")}
+
+
+def test_a_record_of_a_newer_devenv_is_left_as_it_is(
+    project: Project, other: Project, client: docker.DockerClient
+) -> None:
+    project.devenv("up", "etcd")
+    identity, port = project.id, project.env()["DEVENV_ETCD_PORT"]
+    folder = project.state / "environments" / identity
+    original = (folder / "record.json").read_text()
+    (folder / "record.json").write_text(json.dumps({**json.loads(original), "format": 2, "new": ["thing"]}))
+    before, there = {path: path.read_bytes() for path in folder.glob("*.json")}, ours(client, identity)
+    commands = (["up"], ["plan"], ["status"], ["env"], ["stop"], ["down", "--volumes"], ["reset"], ["gc"])
+    refused = [project.devenv(*command, check=False) for command in commands]
+    after = {path: path.read_bytes() for path in folder.glob("*.json")}
+    # Others go on, and leave it its ports.
+    other.devenv("up", "etcd")
+    (folder / "record.json").write_text(original)
+    for done in refused:
+        one_clear_line(done, 3, "record.json", "newer devenv", "format 2")
+    assert (after, ours(client, identity)) == (before, there)
+    assert other.env()["DEVENV_ETCD_PORT"] != port
+
+
+def test_an_etcd_whose_password_is_lost_keeps_its_data_until_it_is_reset(project: Project) -> None:
+    project.configure("profile: coordination\nservices: {etcd: {auth: true}}\n")
+    project.devenv("up")
+    env = project.env()
+    (project.state / "environments" / project.id / "secrets.json").unlink()
+    one_clear_line(project.devenv("up", check=False), 5, "another password", "devenv reset etcd")
+    root = {"name": "root", "password": env["DEVENV_ETCD_PASSWORD"]}
+    assert requests.post(f"{env['DEVENV_ETCD_URL']}/v3/auth/authenticate", json=root, timeout=30).ok
+    project.devenv("reset", "etcd")
+    root = {"name": "root", "password": project.env()["DEVENV_ETCD_PASSWORD"]}
+    assert requests.post(f"{env['DEVENV_ETCD_URL']}/v3/auth/authenticate", json=root, timeout=30).ok
+
+
+# ---- the host ------------------------------------------------------------------------------------------------------
+
+# At each look at the clock, it is another hour earlier.
+CLOCK = """
+import datetime
+import itertools
+import time
+
+hours, now, real = itertools.count(1), time.time, datetime.datetime
+
+
+class Back(real):
+    @classmethod
+    def now(cls, tz=None):
+        return cls.fromtimestamp(time.time(), tz)
+
+
+time.time = lambda: now() - 3600 * next(hours)
+time.time_ns = lambda: int(time.time() * 1e9)
+datetime.datetime = Back
+"""
+
+
+def test_a_clock_that_goes_back_neither_prolongs_nor_ends_a_wait(
+    project: Project, etcd_that: Callable[[str], str], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(CLOCK)
+    project.extra = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
+    project.configure("profile: coordination\n")
+    project.devenv("up")
+    assert states(project) == {"etcd": "ready"}
+    began = datetime.fromisoformat(project.json("status", "--timing")["timing"]["began"])
+    assert datetime.now(UTC) - began > timedelta(minutes=59)
+    project.configure(f"profile: coordination\nservices: {{etcd: {{image: {etcd_that('exec sleep 600')}}}}}\n")
+    one_clear_line(project.devenv("up", "--wait-timeout", "1", check=False), 6, "not ready after 1 s")
+
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("unshare"), reason="only root may give a process another /etc/hosts"
+)
+
+
+@needs_root
+def test_a_localhost_that_is_only_ipv6_does_not_matter(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("::1 localhost\n")
+    script = f'mount --bind {tmp_path}/hosts /etc/hosts && getent ahosts localhost && exec "$@"'
+    inside = ["unshare", "--mount", "sh", "-ec", script, "sh"]
+    done = subprocess.run(
+        [*inside, sys.executable, "-m", "devenv.cli", "up"],
+        cwd=project.folder,
+        env=project.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    addresses = [line for line in done.stdout.splitlines() if "STREAM" in line]
+    assert {line.split()[0] for line in addresses} == {"::1"}
+    assert not [path for path in (project.folder / ".devenv").iterdir() if "localhost" in path.read_text()]
+
+
+# ---- services that die -----------------------------------------------------------------------------------------------
+
+
+def test_a_service_that_dies_later_is_told_by_status_and_mended_by_up(
+    project: Project, client: docker.DockerClient
+) -> None:
+    project.devenv("up", "keystone")
+    before = project.env()
+    container = container_of(project, client, "mysql")
+    container.kill(signal="SIGABRT")
+    container.wait()
+    services = project.json("status", "mysql", "keystone")["services"]
+    assert (services["mysql"]["state"], services["mysql"]["reason"][:7]) == ("failed", "exited ")
+    assert (services["keystone"]["state"], services["keystone"]["reason"]) == (
+        "starting",
+        "needs mysql, which does not run",
+    )
+    project.devenv("up", "keystone")
+    assert {states(project)[name] for name in ("mysql", "keystone")} == {"ready"}
+    assert project.env() == before
+
+
+def test_a_service_that_outgrows_its_memory_is_told_by_status_and_mended_by_up(
+    project: Project, client: docker.DockerClient
+) -> None:
+    project.devenv("up", "etcd")
+    url = project.env()["DEVENV_ETCD_URL"]
+    container = container_of(project, client, "etcd")
+    memory = container.attrs["HostConfig"]["Memory"]
+    container.update(mem_limit=64 << 20, memswap_limit=64 << 20)
+    put = {"key": "a2V5", "value": "A" * 1_400_000}
+    with pytest.raises(requests.ConnectionError):
+        while True:
+            requests.post(f"{url}/v3/kv/put", json=put, timeout=30).raise_for_status()
+    container.wait()
+    status = project.json("status", "etcd")["services"]["etcd"]
+    assert (status["state"], status["reason"]) == ("failed", "exited 137, killed for want of memory")
+    container.update(mem_limit=memory, memswap_limit=2 * memory)
+    project.devenv("up", "etcd")
+    assert "key" in project.devenv("exec", "etcd", "etcdctl", "get", "--keys-only", "key").stdout
