@@ -15,7 +15,7 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
+from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
 from typing import Any
 from urllib.parse import quote, unquote_plus, urlencode
 
@@ -108,6 +108,9 @@ class HttpClient(Client):
                 # Refused before all was sent; why can be read, once the engine knows that nothing more comes.
                 connection.sock.shutdown(socket.SHUT_WR)
             return connection, connection.getresponse()
+        except RemoteDisconnected as error:
+            connection.close()
+            raise NoAnswer("it hung up without an answer") from error
         except HTTPException as error:
             connection.close()
             raise NoAnswer("what answers is no container engine") from error
@@ -167,6 +170,9 @@ def _open(url: str, timeout: float) -> HTTPConnection:
 
 
 def _chunks_of(answer: HTTPResponse) -> Iterator[bytes]:
+    # An engine always says where an answer ends, unless it stopped before that.
+    if answer.length is None and not answer.chunked:
+        raise NoAnswer("it stopped in the middle of an answer")
     try:
         while chunk := answer.read(CHUNK):
             yield chunk

@@ -163,7 +163,8 @@ def test_a_refusal_of_something_long_can_be_read(tmp_path: Path) -> None:
     """An engine that answers before it has read everything, and hangs up."""
 
     def serve(listener: socket.socket) -> None:
-        for answer in (b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\n\r\n", b"HTTP/1.1 400 No\r\n\r\nnot that name"):
+        pong = b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 0\r\n\r\n"
+        for answer in (pong, b"HTTP/1.1 400 No\r\nContent-Length: 13\r\n\r\nnot that name"):
             with listener.accept()[0] as connection:
                 connection.recv(1000)
                 connection.sendall(answer)
@@ -228,9 +229,10 @@ def test_an_answer_that_nobody_wants_to_the_end_takes_its_connection_with_it(
 
 
 HALF = b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 9\r\n\r\nO"
+HALF_A_HEAD = b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Le"
 
 
-@pytest.mark.parametrize("answer", [b"", b"banana\r\n\r\n", HALF])
+@pytest.mark.parametrize("answer", [b"", b"banana\r\n\r\n", HALF, HALF_A_HEAD])
 def test_what_hangs_up_is_no_engine(tmp_path: Path, answer: bytes) -> None:
     def serve(listener: socket.socket) -> None:
         with listener.accept()[0] as connection:
