@@ -131,6 +131,7 @@ class BringUp(Steps):
         written, restored = self._tell_programs(desired, merges)
         self._forget_lent(self._left_behind())
         self._note_former()
+        self._remove_leftovers(observed.images)
         components = [
             name for name in desired.components if any(name in s.components for s in desired.services.values())
         ]

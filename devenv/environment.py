@@ -160,8 +160,7 @@ class Environment(Lending, Caching):
                     self._execute(plan, present, observed)
                 return snapshot.write(self.state, name, services, self.engine)
             finally:
-                for image in snapshot.leftovers(self.state, self.engine.images()):
-                    self.engine.remove_image(image)
+                self._remove_leftovers(self.engine.images())
 
     def _settle(self, present: Desired, observed: Observed) -> None:
         try:
@@ -205,6 +204,8 @@ class Environment(Lending, Caching):
         The golden states that stay take no more than `limit` bytes.
         """
         self.clear()
+        with self._changing():
+            self._remove_leftovers(self.engine.images())
         return golden.collect(self.engine, limit)
 
     # ---- looking ---------------------------------------------------------------------------------------------

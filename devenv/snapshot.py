@@ -215,8 +215,14 @@ def remove(state: State, engine: Engine, snapshot: Snapshot) -> None:
 
 
 def leftovers(state: State, there: Collection[str]) -> list[str]:
-    """The images of interrupted saves: those of this environment that no snapshot names."""
-    named = {image for snapshot in load_all(state) for image in snapshot.images}
+    """The images of interrupted saves: those of this environment that no snapshot names.
+
+    None, if there is a snapshot that cannot be read: nobody can tell which images are its own.
+    """
+    snapshots = load_all(state)
+    if len(snapshots) < len([*state.snapshots.glob("*.json")]):
+        return []
+    named = {image for snapshot in snapshots for image in snapshot.images}
     mine = f"{REPOSITORY}:{state.id}-"
     return [image for image in there if image.startswith(mine) and image not in named]
 

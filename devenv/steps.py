@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from devenv import trust, wiring
+from devenv import snapshot, trust, wiring
 from devenv.catalogue import load_catalogue
 from devenv.components import check_components, former_components
 from devenv.engine import Engine, connect
@@ -331,6 +331,7 @@ class Steps:
         timings = self._execute(plan, self._nothing(), observed)
         record = self.state.load()
         if volumes and not names:
+            self._remove_leftovers(observed.images)
             wiring.remove(self.project, self.folder, {*wiring.known_files(self.catalogue), *record.files})
             # Without a token on record, the next `up` might take over a stranger's.
             self.state.forget(observed.owner if observed.strangers else "")
@@ -344,6 +345,11 @@ class Steps:
             renewing = {name: source for name, source in record.renewing.items() if name not in names}
             self.state.save(replace(record, provisioned=kept, unfinished=unfinished, renewing=renewing))
         return Result(plan, {}, timings)
+
+    def _remove_leftovers(self, images: Collection[str]) -> None:
+        """Remove what interrupted saves of snapshots left among these images."""
+        for image in snapshot.leftovers(self.state, images):
+            self.engine.remove_image(image)
 
     # ---- components ----------------------------------------------------------------------------------------------
 

@@ -141,6 +141,9 @@ def test_what_no_snapshot_names_is_left_over(state: State) -> None:
     engine: Any = FakeEngine()
     snapshot.write(state, "before", kept, engine)
     assert snapshot.leftovers(state, [*mine, *foreign]) == [mine[1]]
+    # What it names may be any of them.
+    (state.snapshots / "garbled.json").write_text("{")
+    assert snapshot.leftovers(state, [*mine, *foreign]) == []
 
 
 # ---- restore -----------------------------------------------------------------------------------------------------
