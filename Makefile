@@ -11,7 +11,7 @@ AUDIT := $(VENV)/.audit
 PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test check unit integration consumers bench soak audit clean venv-package
+.PHONY: help up down test check unit integration consumers chaos bench soak audit clean venv-package
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -23,9 +23,9 @@ up: $(INSTALLED) ## Install, bring the engine up, start all four services, wire 
 down: $(INSTALLED) ## Remove the services; their data stays
 	@$(DEVENV) down
 
-test: check unit $(CONSUMERS) ## Run everything: lint, types, unit, integration and consumer tests
+test: check unit $(CONSUMERS) ## Run everything: lint, types, unit, integration, consumer tests, a sample of the chaos
 	@$(DEVENV) doctor --fix
-	@$(VENV)/bin/pytest tests/integration tests/consumers --numprocesses $(PROCESSES) --dist loadfile
+	@$(VENV)/bin/pytest tests/integration tests/consumers tests/chaos --numprocesses $(PROCESSES) --dist loadfile
 
 check: $(INSTALLED) ## Lint and type-check
 	@$(VENV)/bin/ruff check .
@@ -42,6 +42,10 @@ integration: $(INSTALLED) ## Run the tests against the real engine and the real 
 consumers: $(CONSUMERS) ## Run the tests with oslo's libraries and other real clients
 	@$(DEVENV) doctor --fix
 	@$(VENV)/bin/pytest tests/consumers
+
+chaos: $(INSTALLED) ## Let every request to the engine fail once, in five ways; writes docs/reliability.*
+	@$(DEVENV) doctor --fix
+	@$(VENV)/bin/python -m tests.chaos
 
 bench: $(BENCH) ## Measure against docker compose and others; writes docs/benchmarks.*
 	@$(DEVENV) doctor --fix

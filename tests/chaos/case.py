@@ -1,0 +1,222 @@
+"""One case: a command of a scenario's, a fault, and the number of the request that meets it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
+
+import docker
+from pymysql import MySQLError
+
+from devenv.catalogue import load_catalogue
+from devenv.connection import endpoint_in_use
+from devenv.environment import Environment
+from devenv.errors import DevenvError
+from devenv.state import environment_id
+from tests.chaos import checks
+from tests.chaos.proxy import Plan, Proxy, proxy
+from tests.chaos.scenarios import SCENARIOS, SUITE, WORD, Scenario
+from tests.integration.project import REPOSITORY, Completed, Project, new_project
+
+# A command that takes longer hangs: the longest has three seconds of work, or many times that on a busy machine.
+_SECONDS = 300
+# Importing all other plugins that are installed takes as long as the tests.
+_FEW = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+_PYTEST = ("-p", "devenv.pytest_plugin", "-p", "no:cacheprovider")
+
+
+@dataclass(frozen=True, order=True)
+class Case:
+    scenario: str
+    fault: str
+    at: int
+
+    def __str__(self) -> str:
+        return f"{self.scenario}, {self.fault} at request {self.at}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a case: the request that met the fault, or nothing where there were not so many; in seconds.
+
+    `problems` is what did not hold afterwards. A case without any was survived.
+    """
+
+    case: Case
+    request: str
+    seconds: float
+    problems: tuple[str, ...]
+
+
+class Ports:
+    """The services' well-known ports, held so that none is chosen: other programs on this machine want them, too."""
+
+    def __init__(self) -> None:
+        numbers = {e.port for service in load_catalogue().values() for e in service.endpoints.values()}
+        self._missing, self._held, self._lock = numbers, ExitStack(), Lock()
+
+    def hold(self) -> None:
+        """Hold those that nobody else has right now."""
+        with self._lock:
+            for number in [*self._missing]:
+                with suppress(OSError):
+                    listener = socket.create_server(("127.0.0.1", number))
+                    self._held.enter_context(listener)
+                    self._missing.remove(number)
+
+    def close(self) -> None:
+        self._held.close()
+
+
+class Place:
+    """A project of its own and a proxy, for one case after the other. Its state folder is this process's."""
+
+    def __init__(self, project: Project, between: Proxy, ports: Ports, client: docker.DockerClient) -> None:
+        self.project, self._proxy, self._ports, self._client = project, between, ports, client
+        self._id = environment_id(project.folder, "default")
+        # What devenv.yaml said when all that it asks for was last seen to be there, or nothing.
+        self._there = ""
+        (project.folder / "pytest.ini").touch()
+
+    def count(self, scenario: Scenario) -> int:
+        """How many requests a scenario has in which nothing goes wrong. Raises AssertionError if something does."""
+        plan = Plan()
+        problems = [*self._survived(scenario, plan), *self.clear()]
+        assert not problems, f"{scenario.name}, undisturbed: {problems}"
+        return len(plan.requests)
+
+    def run(self, case: Case) -> Outcome:
+        """Run a case; whoever runs the last one of a scenario has to `clear`."""
+        plan, began, scenario = Plan(case.fault, case.at), time.monotonic(), SCENARIOS[case.scenario]
+        problems: list[str] = []
+        try:
+            for problem in self._survived(scenario, plan):
+                problems.append(problem)
+        except (AssertionError, DevenvError, OSError, MySQLError, subprocess.TimeoutExpired) as error:
+            problems.append(f"{type(error).__name__}: {error}")
+        if problems or not scenario.lasts:
+            problems += self.clear()
+        return Outcome(case, plan.hit, round(time.monotonic() - began, 1), tuple(problems))
+
+    def clear(self) -> list[str]:
+        """Take all down; what is left after that."""
+        self._there = ""
+        volumes = checks.mounted(checks.objects(self._client, self._id))
+        environment = Environment(self.project.folder)
+        problems = []
+        try:
+            for snapshot in environment.snapshots():
+                environment.remove_snapshot(snapshot.name)
+            environment.down(volumes=True)
+        except DevenvError as error:
+            problems.append(f"down --volumes: {error}")
+        problems += [f"after down --volumes: {left}" for left in checks.nothing(self._client, self._id, volumes)]
+        if problems:
+            checks.sweep(self._client, self._id)
+        return problems
+
+    # ---- its steps -----------------------------------------------------------------------------------------------
+
+    def _survived(self, scenario: Scenario, plan: Plan) -> Iterator[str]:
+        """What does not hold after the command, and after the one that mends what it left."""
+        word = self._prepare(scenario)
+        done = self._run([word if a == WORD else a for a in scenario.arguments], plan)
+        self._there = ""
+        succeeded = done.returncode == 0 and "cannot" not in done.stdout
+        if done.returncode != -signal.SIGKILL:
+            yield from checks.one_clear_line(done) if scenario.arguments else checks.clear_report(done)
+        if plan.fault == "delay" and not succeeded:
+            yield f"an answer that came late was none: {done.stdout[-1000:]}{done.stderr[-1000:]}"
+        yield from checks.whole_files(self.project, self._id)
+        if succeeded and scenario.empties:
+            yield from (f"at once: {left}" for left in checks.nothing(self._client, self._id))
+        mended = self.project.devenv(*scenario.mended_by, check=False)
+        if mended.returncode:
+            yield f"then '{' '.join(scenario.mended_by)}' ended with {mended.returncode}: {mended.stderr[-2000:]}"
+            return
+        yield from checks.whole_files(self.project, self._id)
+        yield from checks.no_leftovers(self.project, self._id)
+        yield from checks.one_of_each(checks.objects(self._client, self._id), scenario.services)
+        yield from checks.logins(self.project, self._id)
+        yield from checks.tests_components(self.project)
+        words = scenario.after_success if succeeded else scenario.after
+        yield from checks.data(self.project, [word if w == WORD else w for w in words])
+        yield from checks.whole_snapshots(Environment(self.project.folder).snapshots(), self._client, self._id)
+        self._there = scenario.during
+
+    def _prepare(self, scenario: Scenario) -> str:
+        """Bring about what is there before; what the scenario's `prepare` names."""
+        self._ports.hold()
+        word = ""
+        if scenario.before:
+            self.project.configure(scenario.before)
+            environment = Environment(self.project.folder)
+            if self._there != scenario.before:
+                environment.up(drop=True)
+            word = scenario.prepare(environment)
+        self.project.configure(scenario.during)
+        (self.project.folder / "test_suite.py").write_text(SUITE.format(services=[*scenario.services]))
+        return word
+
+    def _run(self, arguments: Sequence[str], plan: Plan) -> Completed:
+        """A command of devenv's, or else the test suite, with the engine behind the proxy."""
+        module = ("devenv.cli", *arguments) if arguments else ("pytest", *_PYTEST)
+        command = [sys.executable, "-m", *module]
+        with subprocess.Popen(
+            command,
+            cwd=self.project.folder,
+            env={**self.project.environ, "DOCKER_HOST": self._proxy.url, **_FEW},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            plan.kill = process.kill
+            self._proxy.follow(plan)
+            try:
+                out, error = process.communicate(timeout=_SECONDS)
+            finally:
+                process.kill()
+        return subprocess.CompletedProcess(command, process.returncode, out, error)
+
+
+@contextmanager
+def places(folder: Path, jobs: int) -> Iterator[SimpleQueue[Place]]:
+    """So many places, each to be taken and put back. All have one state folder, below `folder`.
+
+    So their environments do not take ports from each other.
+    """
+    subprocess.run([sys.executable, "-m", "devenv.cli", "images", "build"], cwd=REPOSITORY, check=True)
+    url = endpoint_in_use()[0]
+    free: SimpleQueue[Place] = SimpleQueue()
+    with ExitStack() as stack:
+        stack.enter_context(_variable("DEVENV_STATE_DIR", str(folder / "state")))
+        ports = stack.enter_context(closing(Ports()))
+        client = stack.enter_context(closing(docker.DockerClient(base_url=url)))
+        for number in range(jobs):
+            between = stack.enter_context(proxy(folder / f"engine{number}", url.removeprefix("unix://")))
+            place = Place(new_project(folder, f"chaos{number}"), between, ports, client)
+            stack.callback(place.clear)
+            free.put(place)
+        yield free
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before

@@ -1,0 +1,106 @@
+"""What is done while a request goes wrong, and what may be found of the data afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from devenv.environment import Environment
+from tests.chaos.checks import marks, put_marks
+from tests.chaos.proxy import FAULTS
+
+_TWO = "profile: database\nservices: {etcd: {}}\ncomponents: [nova]\n"
+_ETCD = "profile: coordination\ncomponents: [nova]\n"
+_ALL = "components: [nova]\n"
+_DRIFTED = "profile: database\nservices: {etcd: {durable: true}}\ncomponents: [nova]\n"
+_MORE = "profile: database\nservices: {etcd: {}}\ncomponents: [nova, cinder]\n"
+# The words in the data: from before, and of what comes after a snapshot.
+KEPT, LATER = "kept", "later"
+# In arguments and among what the data may be: what `prepare` names.
+WORD = "…"
+# A suite whose test has a component of its own.
+SUITE = """
+import pytest
+
+@pytest.mark.devenv(services={services})
+def test_a_component(devenv_component):
+    assert devenv_component.env["ETCD_PREFIX"]
+"""
+
+
+def _hold_data(environment: Environment) -> str:
+    put_marks(environment.project, KEPT)
+    for snapshot in environment.snapshots():
+        environment.remove_snapshot(snapshot.name)
+    return KEPT
+
+
+def _hold_data_of_one_snapshot(environment: Environment) -> str:
+    """There are two, made with different passwords; the name of the other one, which is also the word it holds."""
+    if not environment.snapshots():
+        put_marks(environment.project, KEPT)
+        environment.save(KEPT)
+        environment.down(volumes=True)
+        environment.up()
+        put_marks(environment.project, LATER)
+        environment.save(LATER)
+    return KEPT if LATER in marks(environment.project).values() else LATER
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command of devenv's, or a run of the test suite where `arguments` is empty, during which a request fails.
+
+    Before it, the environment is up as `before` says, unless that is empty, and `prepare` gave it its data. Then
+    devenv.yaml becomes `during`. What is left afterwards is mended by a command of devenv's, `mended_by`; then
+    these `services` run, and all their data are one of the words of `after`, or of `after_success` if the first command
+    succeeded. No words stand for what nobody promises. If it `empties`, nothing is there once it succeeded.
+    """
+
+    name: str
+    # How many requests it has at least: it asks more often for the state of a service that takes longer.
+    requests: int
+    arguments: tuple[str, ...]
+    during: str = _TWO
+    before: str = _TWO
+    prepare: Callable[[Environment], str] = _hold_data
+    mended_by: tuple[str, ...] = ("up",)
+    services: tuple[str, ...] = ("etcd", "mysql")
+    after: tuple[str, ...] = (KEPT,)
+    after_success: tuple[str, ...] = (KEPT,)
+    empties: bool = False
+    # Whether what is there in the end is left for the next case, which needs less then to begin.
+    lasts: bool = False
+    faults: tuple[str, ...] = tuple(FAULTS)
+
+
+_NEW = {"before": "", "after": ("",), "after_success": ("",)}
+_ALL_FOUR = ("etcd", "keystone", "mysql", "rabbitmq")
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("up", 22, ("up",), **_NEW),
+        Scenario("second up", 6, ("up",), lasts=True),
+        Scenario("up after drift", 12, ("up",), _DRIFTED, lasts=True),
+        Scenario("down", 10, ("down",), lasts=True),
+        Scenario("down --volumes", 11, ("down", "--volumes"), after=(), after_success=("",), empties=True),
+        Scenario("snapshot save", 21, ("snapshot", "save", "now"), lasts=True),
+        Scenario(
+            "snapshot restore",
+            20,
+            ("snapshot", "restore", WORD),
+            prepare=_hold_data_of_one_snapshot,
+            after=(KEPT, LATER),
+            after_success=(WORD,),
+            lasts=True,
+        ),
+        Scenario("reset", 24, ("reset",), after=(KEPT, ""), after_success=("",), lasts=True),
+        Scenario("ensure", 6, ("up",), _MORE, lasts=True),
+        Scenario("drop", 6, ("up", "--drop"), before=_MORE, lasts=True),
+        Scenario("pytest session", 28, (), _ETCD, services=("etcd",), empties=True, **_NEW),
+        Scenario("pytest session where all runs", 6, (), mended_by=("gc",), lasts=True),
+        # `up` with more services: a kill at each request is what the others do not stand for.
+        Scenario("up of all four", 40, ("up",), _ALL, services=_ALL_FOUR, faults=("kill",), **_NEW),
+    )
+}

@@ -1,0 +1,44 @@
+"""A sample of the sweep, with a fixed seed: in each scenario, each fault at one request. All others: `make chaos`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from queue import SimpleQueue
+
+import pytest
+
+from tests.chaos.case import Case, Place, places
+from tests.chaos.scenarios import SCENARIOS
+
+_SEED = 6
+_CHOICE = random.Random(_SEED)
+_SAMPLE = [
+    Case(scenario.name, fault, _CHOICE.randint(1, scenario.requests))
+    for scenario in SCENARIOS.values()
+    for fault in scenario.faults
+]
+
+
+@pytest.fixture(scope="module")
+def free(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleQueue[Place]]:
+    with places(tmp_path_factory.mktemp("chaos"), 1) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def place(free: SimpleQueue[Place], request: pytest.FixtureRequest) -> Iterator[Place]:
+    """One for all cases of a scenario: after the last of them, nothing is left."""
+    here = free.get()
+    yield here
+    free.put(here)
+    assert here.clear() == [], f"after the last case of {request.param}"
+
+
+@pytest.mark.parametrize(
+    ("place", "case"), [(c.scenario, c) for c in _SAMPLE], ids=map(str, _SAMPLE), indirect=["place"]
+)
+def test_what_goes_wrong_at_any_request_is_survived(place: Place, case: Case) -> None:
+    outcome = place.run(case)
+    assert outcome.request, "there was no such request"
+    assert not outcome.problems, "\n".join(outcome.problems)
