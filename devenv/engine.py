@@ -133,7 +133,13 @@ class Engine(Images, Looks):
         ):
             # No address range of our own: explicit IPAM has been seen to take 15 s.
             wanted = {"Name": name, "Driver": "bridge", "CheckDuplicate": True, "Labels": dict(labels)}
-            return str(self._client.ask("POST", "/networks/create", body=wanted)["Id"])
+            try:
+                return str(self._client.ask("POST", "/networks/create", body=wanted)["Id"])
+            except Refused as error:
+                # The engine goes on with what a killed devenv asked for.
+                if error.status != 409 or not (late := self.carrying(f"/networks/{name}", labels)):
+                    raise
+                return late
 
     def remove_network(self, network: str) -> None:
         with asking(f"remove network {network}"), unless_gone():
@@ -201,8 +207,14 @@ class Engine(Images, Looks):
     def _create(self, service: DesiredService, labels: Labels, network: str) -> str:
         wanted = _wanted(service, labels, network, limits=not self._no_ulimit.is_set())
         with asking(f"create container {service.container}"), unless_taken(service.container):
-            created = self._client.ask("POST", "/containers/create", {"name": service.container}, wanted)
-        return str(created["Id"])
+            query = {"name": service.container}
+            try:
+                return str(self._client.ask("POST", "/containers/create", query, wanted)["Id"])
+            except Refused as error:
+                if error.status != 409 or not (late := self.carrying(f"/containers/{service.container}/json", labels)):
+                    raise
+                self.remove(late)
+            return str(self._client.ask("POST", "/containers/create", query, wanted)["Id"])
 
     def _copy(self, container: str, folder: str, archive: IO[bytes]) -> None:
         self._client.ask("PUT", f"/containers/{container}/archive", {"path": folder}, archive.read())

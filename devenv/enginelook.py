@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from devenv.connection import asking
-from devenv.enginehttp import Client, decoded
+from devenv.enginehttp import Client, Refused, decoded
 from devenv.errors import DevenvError
 from devenv.model import LABEL_ENVIRONMENT
 
@@ -36,6 +36,14 @@ class Looks:
             return str(self.inspect(container)["HostConfig"]["NetworkMode"])
         except DevenvError:
             return ""
+
+    def carrying(self, path: str, labels: Mapping[str, str]) -> str:
+        """The id of the network or container that is found there, if it carries these labels; else nothing."""
+        try:
+            found = self._client.ask("GET", path)
+        except Refused:
+            return ""
+        return str(found["Id"]) if labels.items() <= (found.get("Config", found)["Labels"] or {}).items() else ""
 
     def belongings(self, environment: str) -> dict[str, list[dict[str, Any]]]:
         """The environment's networks and volumes, as the engine lists them."""

@@ -31,6 +31,8 @@ class Requests(Client):
 
     def __init__(self, answers: dict[str, Any]) -> None:
         self.answers = answers
+        # What is answered once something was asked.
+        self.then: dict[str, dict[str, Any]] = {}
         self.asked: list[tuple[str, Query, Any]] = []
         self._lock = threading.Lock()
 
@@ -41,6 +43,7 @@ class Requests(Client):
         with self._lock:
             self.asked.append((what, query or {}, body if isinstance(body, dict | bytes) else b"".join(body or ())))
         answer = self.answers.get(what, {"Id": "c1", "Labels": OWN})
+        self.answers.update(self.then.get(what, {}))
         if isinstance(answer, Exception):
             raise answer
         yield answer if isinstance(answer, bytes) else json.dumps(answer).encode()
@@ -179,8 +182,9 @@ def test_a_new_network_goes_by_its_id() -> None:
 
 @pytest.mark.parametrize("what", ["network", "container"])
 def test_a_name_that_somebody_else_has_is_not_ours(what: str) -> None:
-    taken = Refused(409, "the name is in use")
-    asked, _ = engine({"POST /networks/create": taken, CREATE: taken})
+    taken, other = Refused(409, "the name is in use"), {"Id": "x", "Labels": {**OWN, LABEL_OWNER: "other"}}
+    there = {"GET /networks/devenv-env-one": other, "GET /containers/devenv-env-one/json": {"Config": other, "Id": "x"}}
+    asked, _ = engine({"POST /networks/create": taken, CREATE: taken, **there})
     act = (
         (lambda: asked.create_network("devenv-env-one", OWN))
         if what == "network"
@@ -188,6 +192,19 @@ def test_a_name_that_somebody_else_has_is_not_ours(what: str) -> None:
     )
     with pytest.raises(NotOurs, match="cannot create devenv-env-one: "):
         act()
+
+
+def test_a_network_that_a_killed_devenv_asked_for_is_taken() -> None:
+    late = {"Id": "n1", "Labels": OWN}
+    asked, _ = engine({"POST /networks/create": Refused(409, "it is there"), "GET /networks/devenv-e": late})
+    assert asked.create_network("devenv-e", OWN) == "n1"
+
+
+def test_a_container_that_a_killed_devenv_asked_for_is_made_anew() -> None:
+    asked, client = engine({"GET /containers/devenv-env-one/json": {"Id": "late", "Config": {"Labels": OWN}}})
+    client.answers[CREATE] = Refused(409, "it is there")
+    client.then["DELETE /containers/late"] = {CREATE: {"Id": "c2"}}
+    assert asked.create(ONE, OWN, "n") == "c2"
 
 
 @pytest.mark.parametrize("labels", [None, {LABEL_ENVIRONMENT: "e"}, {**OWN, LABEL_OWNER: "other"}])
