@@ -46,6 +46,8 @@ class BringUp(Steps):
 
     # Whether golden states are used and kept at all; whether this run may still begin with one, and empty in place.
     _golden, _use_golden, _in_place = True, True, True
+    # Whether this run may look once more at what is there.
+    _look_again = True
     # Services whose containers stay as they are, whatever differs.
     _as_it_is: Collection[str] = ()
     # What this object brought up last and when, once its plan was begun.
@@ -123,6 +125,10 @@ class BringUp(Steps):
                 self._report.note(f"emptying did not do ({error.message}): making {', '.join(failed)} anew")
                 self._in_place = False
                 raise _Otherwise from error
+            if self._look_again and (gone := self._gone(plan, observed)):
+                self._report.note(f"{', '.join(gone)} did not stay as it was found ({error.message}): looking again")
+                self._look_again = False
+                raise _Otherwise from error
             # The others work: one component that cannot be made is no reason to leave them without their files.
             if error.operations and all(self._of_a_component(operation) for operation in error.operations):
                 self._tell_programs(desired, merges)
@@ -136,6 +142,17 @@ class BringUp(Steps):
             name for name in desired.components if any(name in s.components for s in desired.services.values())
         ]
         return Result(plan, selected.services, timings, written, restored, components)
+
+    def _gone(self, plan: Plan, before: Observed) -> list[str]:
+        """What the plan relied on and has gone: the engine goes on with a stop that a killed devenv asked for."""
+        touched = {op.target for op in plan.operations if op.action in ("stop", "create", "start")}
+        relied = [name for name, c in before.containers.items() if c.running and name not in touched]
+        try:
+            now = self.observe()
+        except DevenvError:
+            return []
+        ended = [name for name in relied if name not in now.containers or not now.containers[name].running]
+        return ended + (["the network"] if set(before.networks) - set(now.networks) else [])
 
     def _check_reach(self) -> None:
         """Raise ConfigError in a container that is not on the network of the engine's host."""

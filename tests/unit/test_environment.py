@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import container, converged, with_containers
 from fake_engine import FakeEngine
 
 from devenv.environment import Environment
-from devenv.errors import ConfigError, PortTaken
-from devenv.model import Desired
+from devenv.errors import ConfigError, PortTaken, ServiceFailed
+from devenv.model import Desired, Plan
 
 
 @pytest.fixture
@@ -58,6 +60,30 @@ def test_a_port_of_before_is_not_given_up(tried: list[int], monkeypatch: pytest.
         Environment().up()
     assert tried == [tried[0]] * 2
     assert environment.state.load().ports == {"etcd/client": tried[0]}
+
+
+@pytest.mark.parametrize(("state", "again"), [("exited", ["start etcd", "ready etcd"]), ("running", None)])
+@pytest.mark.parametrize("failures", [1, 99])
+def test_what_does_not_stay_as_it_was_found_is_looked_at_once_more(
+    tried: list[int], monkeypatch: pytest.MonkeyPatch, state: str, again: list[str] | None, failures: int
+) -> None:
+    """The engine goes on stopping what a killed devenv had it stop."""
+    engine, plans = FakeEngine(), list[list[str]]()
+    monkeypatch.setattr("devenv.steps.connect", lambda: engine)
+
+    def execute(_: Environment, plan: Plan, desired: Desired, _observed: Any) -> list[Any]:
+        plans.append([op.key for op in plan.operations if op.action != "build image"])
+        engine.observed = converged(desired)
+        if 1 < len(plans) <= 1 + failures:
+            engine.observed = with_containers(engine.observed, container(desired.services["etcd"], state))
+            raise ServiceFailed("cannot use etcd: its container exited 0")
+        return []
+
+    monkeypatch.setattr(Environment, "_execute", execute)
+    Environment().up()
+    with pytest.raises(ServiceFailed) if failures > 1 or not again else nullcontext():
+        Environment().up()
+    assert plans[1:] == [["ready etcd"], *([again] if again else [])]
 
 
 @pytest.mark.parametrize(("network", "reached"), [("bridge", False), ("host", True), ("container:x", True), ("", True)])
