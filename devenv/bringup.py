@@ -60,6 +60,10 @@ class BringUp(Steps):
             trust.allow(self.profile.file, self._report.note)
         return self.profile.file
 
+    def _check_trust(self) -> None:
+        """Raise ConfigError if devenv.yaml, as it was loaded, names an image that is not trusted."""
+        trust.check(self.profile.file, self._ask, self._report.note)
+
     def distrust(self) -> None:
         """Allow devenv.yaml nothing any more, whatever it holds. What runs goes on."""
         trust.revoke(self.project / PROJECT_FILE, self._report.note)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from devenv import golden
+from devenv import golden, trust
 from devenv.components import digest
 from devenv.enginehttp import CHUNK
 from devenv.errors import ConfigError
@@ -105,7 +105,7 @@ class Caching(Steps):
                     f"'docker image rm {reference}' removes it, if you do not need it",
                 )
         if any(not reference.startswith(_OURS) for reference in found):
-            self._check_trust()
+            trust.check(self.profile.file, self._ask, self._report.note)
         archive.seek(0)
         self.engine.load_images(iter(lambda: archive.read(CHUNK), b""))
         states = tuple(reference for reference in sorted(found) if reference.startswith(f"{golden.REPOSITORY}:"))

@@ -149,10 +149,8 @@ class Lending(BringUp):
 
     def _keep(self, services: Collection[str]) -> None:
         """Have services be the user's own from now on."""
-        record = self.state.load()
-        left = {name: was for name, was in record.borrowed.items() if name not in services}
-        if left != record.borrowed:
-            self.state.save(replace(record, borrowed=left))
+        borrowed = self.state.load().borrowed
+        self.state.amend(borrowed={name: was for name, was in borrowed.items() if name not in services})
 
     def _return_services(self) -> None:
         """Have services be what they were before runs brought them up, if this was the last run."""
@@ -176,7 +174,7 @@ class Lending(BringUp):
                     self._take_down(names, volumes)
             if observed.containers.keys() <= {*was[_NOTHING], *was[_DATA]}:
                 self._take_down((), volumes=False)  # the network
-            self.state.save(replace(self.state.load(), borrowed={}))
+            self.state.amend(borrowed={})
 
     # ---- components --------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ import string
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -148,6 +148,12 @@ class State:
     def save(self, record: Record) -> None:
         make_private(self.folder)
         write_files({self.folder / "record.json": _to_json(asdict(record))})
+
+    def amend(self, **fields: Any) -> None:
+        """Have these fields of the record be so; where they are, nothing is written."""
+        record = self.load()
+        if (amended := replace(record, **fields)) != record:
+            self.save(amended)
 
     def forget(self, owner: str = "") -> None:
         """Drop record, timing and secrets; a token that is to be known further on stays on record.

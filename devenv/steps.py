@@ -6,10 +6,11 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from devenv import snapshot, trust, wiring
+from devenv import snapshot, wiring
 from devenv.catalogue import load_catalogue
 from devenv.components import check_components, former_components
 from devenv.engine import Engine, connect
@@ -66,7 +67,6 @@ class Steps:
         self._report = report or Report()
         self._files = ProjectFiles(self.project, self.id, name == "default", self._report.note)
         self._timeout = wait_timeout
-        self._engine: Engine | None = None
         self._lost_ports: list[int] = []
         # What carries the environment's label and is not its own, as it was seen last.
         self.strangers: tuple[str, ...] = ()
@@ -81,12 +81,10 @@ class Steps:
         project = find_project(existing_folder(folder))
         return project, State(project, self.name)
 
-    @property
+    @cached_property
     def engine(self) -> Engine:
         """The engine, connected to at first use. Raises NoEngine."""
-        if self._engine is None:
-            self._engine = connect()
-        return self._engine
+        return connect()
 
     def cancel(self) -> None:
         """From another thread: end what is being done, as an interrupt would, and do nothing after it.
@@ -119,11 +117,6 @@ class Steps:
         )
         check_components(self.profile, self.catalogue)
         self.images = images_for(self.profile, self.catalogue)
-
-    def _check_trust(self) -> None:
-        """Raise ConfigError if devenv.yaml, as it was loaded, names an image that is not trusted."""
-        if self.profile.file:
-            trust.check(self.profile.file, self._ask, self._report.note)
 
     def _with_lent(self, profile: Profile) -> Profile:
         """The profile with the components that somebody has for a while."""
@@ -279,16 +272,11 @@ class Steps:
         Noted at once: whoever kills devenv a moment later must not lose what a service has by then.
         """
         with self._noting_starts:
-            record = self.state.load()
-            unfinished = sorted({*record.unfinished, *begun} - set(finished))
-            if unfinished != record.unfinished:
-                self.state.save(replace(record, unfinished=unfinished))
+            self.state.amend(unfinished=sorted({*self.state.load().unfinished, *begun} - set(finished)))
 
     def _note_renewed(self, services: Collection[str]) -> None:
-        record = self.state.load()
-        left = {name: source for name, source in record.renewing.items() if name not in services}
-        if left != record.renewing:
-            self.state.save(replace(record, renewing=left))
+        renewing = self.state.load().renewing
+        self.state.amend(renewing={name: source for name, source in renewing.items() if name not in services})
 
     def _golden_of(self, service: DesiredService, desired: Desired) -> dict[str, str]:
         """The images for the golden state of a service, by volume: named by images as they are after all was built."""
@@ -297,25 +285,20 @@ class Steps:
 
     def _remember(self, parts: Mapping[str, str]) -> None:
         """What components have of services, by pair, with the digest of what they have or nothing."""
-        record = self.state.load()
-        if record.provisioned != (known := {**record.provisioned, **parts}):
-            self.state.save(replace(record, provisioned=known))
+        self.state.amend(provisioned={**self.state.load().provisioned, **parts})
 
     def _forget(self, pairs: Collection[str]) -> None:
-        record = self.state.load()
-        kept = {pair: digest for pair, digest in record.provisioned.items() if pair not in pairs}
-        if kept != record.provisioned:
-            self.state.save(replace(record, provisioned=kept))
+        provisioned = self.state.load().provisioned
+        self.state.amend(provisioned={pair: digest for pair, digest in provisioned.items() if pair not in pairs})
 
     def _write(self, files: Mapping[str, str]) -> list[Path]:
         record = self.state.load()
         before = {*record.files, *wiring.known_files(self.catalogue)}
         if not before >= files.keys():
             # Known before they are written: what a killed devenv leaves is then ours to remove.
-            self.state.save(replace(record, files=sorted({*record.files, *files})))
+            self.state.amend(files=sorted({*record.files, *files}))
         written = wiring.write(self.project, self.folder, files, before)
-        if (record := self.state.load()).files != sorted(files):
-            self.state.save(replace(record, files=sorted(files)))
+        self.state.amend(files=sorted(files))
         return written
 
     def _take_down(self, names: Sequence[str], volumes: bool) -> Result:
@@ -343,7 +326,7 @@ class Steps:
             kept = {p: digest for p, digest in record.provisioned.items() if p.partition("/")[0] not in names}
             unfinished = [name for name in record.unfinished if name not in names]
             renewing = {name: source for name, source in record.renewing.items() if name not in names}
-            self.state.save(replace(record, provisioned=kept, unfinished=unfinished, renewing=renewing))
+            self.state.amend(provisioned=kept, unfinished=unfinished, renewing=renewing)
         return Result(plan, {}, timings)
 
     def _remove_leftovers(self, images: Collection[str]) -> None:

@@ -24,13 +24,15 @@ def needs(file: ProjectFile) -> list[str]:
     return [f"service {service} runs image {image}" for service, image in file.images.items()]
 
 
-def check(file: ProjectFile, ask: Callable[[ProjectFile], bool] | None, waiting: Callable[[str], None]) -> None:
+def check(file: ProjectFile | None, ask: Callable[[ProjectFile], bool] | None, waiting: Callable[[str], None]) -> None:
     """Raise ConfigError for a file that needs trust and has it not, nor gets it from who is asked.
 
     That is remembered, as by `allow`, until the file changes.
     """
+    if not file or not file.images:
+        return
     known = _load().get(str(file.path), [])
-    if not file.images or file.digest in known:
+    if file.digest in known:
         return
     if ask and ask(file):
         allow(file, waiting)
