@@ -216,7 +216,8 @@ def test_a_clock_that_goes_back_neither_prolongs_nor_ends_a_wait(
     assert states(project) == {"etcd": "ready"}
     began = datetime.fromisoformat(project.json("status", "--timing")["timing"]["began"])
     assert datetime.now(UTC) - began > timedelta(minutes=59)
-    project.configure(f"profile: coordination\nservices: {{etcd: {{image: {etcd_that('exec sleep 600')}}}}}\n")
+    image = etcd_that("exec sleep 600")
+    project.configure(f"profile: coordination\nservices: {{etcd: {{image: {image}}}}}\n", trusted=True)
     one_clear_line(project.devenv("up", "--wait-timeout", "1", check=False), 6, "not ready after 1 s")
 
 

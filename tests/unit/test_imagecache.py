@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 def project(folder: Path, text: str = "profile: database\n", engine: Carrier | None = None) -> Environment:
     (folder / "devenv.yaml").write_text(text)
     environment = Environment(folder, report=Recorder())
-    environment._engine = engine or Carrier()  # type: ignore[assignment]
+    environment.engine = engine or Carrier()  # type: ignore[assignment]
     return environment
 
 
@@ -61,7 +61,7 @@ def test_keys_are_the_same_for_the_same_content_and_need_no_engine(folder: Path,
     keys = project(folder).cache_keys()
     assert keys == project(other, "profile: database\ncomponents: {nova: {}}\n").cache_keys()
     assert keys["golden"].startswith(f"{keys['images']}-")
-    assert list(project(folder)._engine.calls) == []  # type: ignore[union-attr]
+    assert list(project(folder).engine.calls) == []  # type: ignore[attr-defined]
 
 
 def test_another_image_is_another_key_for_both(folder: Path) -> None:

@@ -240,7 +240,7 @@ def test_what_only_looks_or_takes_away_needs_no_trust(what: str, engine: FakeEng
 
 def test_an_archive_is_not_loaded_for_the_sake_of_an_untrusted_file(engine: FakeEngine, tmp_path: Path) -> None:
     environment = Environment()
-    environment._engine = carrier = Carrier()  # type: ignore[assignment]
+    environment.engine = carrier = Carrier()  # type: ignore[assignment]
     with pytest.raises(ConfigError, match="cannot use image example/etcd:3 of"):
         environment.load_images(archive(manifest=[entry("example/etcd:3")]), "file")
     assert not carrier.loaded
