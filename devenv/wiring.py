@@ -13,14 +13,14 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import cache
 from pathlib import Path
 
 from devenv.errors import ConfigError
 from devenv.model import ComponentChoice, Desired, DesiredService, Endpoint, Provision, ServiceDefinition
 from devenv.profile import WIRED_FOLDER as FOLDER
-from devenv.state import write_files
+from devenv.state import held, state_folder, write_files
 from devenv.template import render_file
 from devenv.userfile import way_out
 
@@ -265,11 +265,12 @@ def write(project: Path, folder: Path, files: Mapping[str, str], before: Iterabl
 
     Raises ConfigError, with nothing written, if it is not a folder of the project's own.
     """
-    for part in sorted({(folder / name).parent for name in files}):
-        _make(project, part)
-    changed = {folder / name: text.encode() for name, text in files.items() if _content(folder / name) != text}
-    write_files(changed)
-    _remove(folder, set(before) - set(files))
+    with _alone():
+        for part in sorted({(folder / name).parent for name in files}):
+            _make(project, part)
+        changed = {folder / name: text.encode() for name, text in files.items() if _content(folder / name) != text}
+        write_files(changed)
+        _remove(folder, set(before) - set(files))
     return list(changed)
 
 
@@ -277,13 +278,21 @@ def remove(project: Path, folder: Path, files: Iterable[str]) -> None:
     """Take away what devenv wrote, and the folders if nothing else is in them."""
     if any(part.is_symlink() for part in _parts(project, folder)):
         return
-    _remove(folder, files)
-    for part in reversed(_parts(project, folder)):
-        ignored = part / ".gitignore"
-        with suppress(OSError):
-            if part.name == FOLDER and list(part.iterdir()) == [ignored]:
-                ignored.unlink()
-            part.rmdir()
+    with _alone():
+        _remove(folder, files)
+        for part in reversed(_parts(project, folder)):
+            ignored = part / ".gitignore"
+            with suppress(OSError):
+                if part.name == FOLDER and list(part.iterdir()) == [ignored]:
+                    ignored.unlink()
+                part.rmdir()
+
+
+def _alone() -> AbstractContextManager[None]:
+    """The environments of a project have locks of their own and .devenv/ together: one may not remove it as another
+    writes there.
+    """
+    return held(state_folder() / "folders.lock", lambda _: None)
 
 
 def known_files(catalogue: Mapping[str, ServiceDefinition]) -> set[str]:

@@ -437,7 +437,10 @@ KEPT = [
     ("`STATE/environments/ID/record.json`", "project, profile, ports, components and token of an environment"),
     ("`STATE/environments/ID/secrets.json`", "its secrets, 0600"),
     ("`STATE/environments/ID/timing.json`", "what the last `up` did and when, for `status --timing`"),
-    ("`STATE/environments/ID/lock`, `STATE/ports.lock`", "held by the one devenv that changes something"),
+    (
+        "`STATE/environments/ID/lock`, `STATE/ports.lock`, `STATE/folders.lock`",
+        "held by the one devenv that changes something",
+    ),
     ("`STATE/wired.json`, `STATE/wired.lock`", "what was merged into files of projects, to be restored from"),
     ("`STATE/trust.json`, `STATE/trust.lock`", "which files `devenv trust` allowed, with the hashes of what they held"),
     ("`CACHE/wheels/`", "Python wheels that images are built of; may be removed"),

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import subprocess
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -239,6 +240,32 @@ def test_environments_do_not_touch_each_others_files(tmp_path: Path) -> None:
     assert not folder_of(tmp_path, "two").exists()
     remove(tmp_path, known, "three")
     assert not (tmp_path / ".devenv").exists()
+
+
+def test_an_environment_that_goes_takes_no_folder_from_one_that_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going, coming = folder_of(tmp_path, "going"), folder_of(tmp_path, "default")
+    wiring.write(tmp_path, going, {"env": "x"}, ())
+    # It waits for the other one, or has gone.
+    decided = threading.Event()
+    make, held = wiring._make, wiring.held
+
+    def remove() -> None:
+        wiring.remove(tmp_path, going, ["env"])
+        decided.set()
+
+    def making(project: Path, folder: Path) -> None:
+        make(project, folder)
+        thread.start()
+        decided.wait()
+
+    thread = threading.Thread(target=remove)
+    monkeypatch.setattr(wiring, "held", lambda path, _: held(path, lambda _: decided.set()))
+    monkeypatch.setattr(wiring, "_make", making)
+    wiring.write(tmp_path, coming, {"env": "y"}, ())
+    thread.join()
+    assert {path.name for path in (tmp_path / ".devenv").iterdir()} == {"env", ".gitignore"}
 
 
 def test_the_other_environments_of_a_project_can_go_first(tmp_path: Path) -> None:
