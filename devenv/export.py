@@ -88,7 +88,7 @@ def write(tool: str, files: Mapping[str, str], output: Path, project: Path) -> l
     """
     paths = {output / name if name else output: text.encode() for name, text in files.items()}
     for path in paths:
-        if reason := way_out(path, project) or way_out(path, output):
+        if reason := way_out(path, project) or way_out(path, output, "the folder"):
             raise ConfigError(f"cannot write {path}: {reason}", "remove the link, or name another place")
         if path.is_dir():
             raise ConfigError(f"cannot write {path}: it is a folder", "name a file")

@@ -51,17 +51,17 @@ def exists(path: Path, refuse: Refusal) -> bool:
     return True
 
 
-def way_out(path: Path, folder: Path) -> str:
+def way_out(path: Path, folder: Path, name: str = "the project") -> str:
     """Why nothing is written to a path in the folder that a link leads out of: it may have come with a clone.
 
-    Empty if none does. A link that stays in the folder is followed.
+    Empty if none does. A link that stays in the folder, which is called `name`, is followed.
     """
     real = real_path(path)
     if real.is_relative_to(folder.resolve()):
         return ""
     if not any(os.path.islink(part) for part in _own_parts(path, folder)):  # noqa: PTH114  what has no name is no link
         return ""
-    return f"it is a symbolic link that leads out of the project, to {real}"
+    return f"it is a symbolic link that leads out of {name}, to {real}"
 
 
 def refuse_outside(path: Path, real: Path, project: Path, inside_only: bool, refuse: Refusal) -> None:

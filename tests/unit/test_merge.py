@@ -241,6 +241,13 @@ def test_a_link_that_leads_out_of_the_project_is_refused(project: Path, where: s
     assert (outside / "x.conf").read_text() == "[a]\n"
 
 
+def test_outside_of_the_project_no_link_is_followed(project: Path) -> None:
+    (project / "../x.conf").write_text("[a]\n")
+    (link := project.parent / "link.conf").symlink_to("x.conf")
+    refused(lambda: put(project, link), f"it is a symbolic link, to {project.parent / 'x.conf'}")
+    assert link.read_text() == "[a]\n"
+
+
 def test_a_file_outside_of_the_project_is_wired_unless_that_is_ruled_out(project: Path) -> None:
     path = project / "../x.conf"
     path.write_text("[a]\n")
