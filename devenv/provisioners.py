@@ -200,10 +200,8 @@ class Etcd(_Http):
                 if _DENIED not in str(error):
                     raise
                 # Only root could set another one.
-                raise Refused(
-                    "in its data, root has another password than devenv knows",
-                    "'devenv reset etcd' makes its data anew",
-                ) from error
+                hint = "root has another password in its data than devenv knows: 'devenv reset etcd' makes these anew"
+                raise Refused(error, hint) from error
             if answer.ok:
                 token = self._known["token"] = answer.json()["token"]
                 if not self._guarded:

@@ -175,7 +175,7 @@ def test_an_etcd_whose_password_is_lost_keeps_its_data_until_it_is_reset(project
     project.devenv("up")
     env = project.env()
     (project.state / "environments" / project.id / "secrets.json").unlink()
-    one_clear_line(project.devenv("up", check=False), 5, "another password", "devenv reset etcd")
+    one_clear_line(project.devenv("up", check=False), 5, "authentication failed", "devenv reset etcd")
     root = {"name": "root", "password": env["DEVENV_ETCD_PASSWORD"]}
     assert requests.post(f"{env['DEVENV_ETCD_URL']}/v3/auth/authenticate", json=root, timeout=30).ok
     project.devenv("reset", "etcd")

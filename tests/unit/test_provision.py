@@ -225,8 +225,11 @@ def test_etcd_is_prepared_with_one_request_if_there_is_nothing_to_do(server: Ser
 
 def test_etcd_with_another_root_password_cannot_be_prepared(server: Server) -> None:
     server.reply = lambda asked, _: (400, {"code": 3, "message": "etcdserver: authentication failed, invalid user"})
-    with pytest.raises(ServiceFailed, match=r"cannot prepare etcd at .*: in its data, root has another password"):
+    with pytest.raises(
+        ServiceFailed, match=r"cannot prepare etcd at .*: HTTP 400: etcdserver: authentication failed"
+    ) as raised:
         Etcd(server.target()).prepare()
+    assert "devenv reset etcd" in raised.value.hint
 
 
 def test_the_password_of_an_etcd_user_is_set_only_if_it_does_not_work(server: Server) -> None:
