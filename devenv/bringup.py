@@ -12,6 +12,7 @@ from devenv.components import needed_components
 from devenv.connection import own_container
 from devenv.elsewhere import network_holders
 from devenv.errors import ConfigError, DevenvError, PortTaken
+from devenv.images import check_used
 from devenv.model import Desired, Observed, Plan, ProjectFile
 from devenv.ownership import check_names
 from devenv.plan import make_plan
@@ -199,7 +200,7 @@ class BringUp(Steps):
             if name in selected.services
         }
         dropped = self._former() if drop else self._left_behind()
-        return make_plan(
+        plan = make_plan(
             selected,
             observed,
             record.provisioned,
@@ -209,6 +210,8 @@ class BringUp(Steps):
             self._in_place,
             self._as_it_is,
         )
+        check_used(self.engine, plan, selected, observed.images)
+        return plan
 
     def _renew(self, renewal: Renewal) -> None:
         """Remember it before anything is done: one that is interrupted is finished by the next `up`."""

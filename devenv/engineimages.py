@@ -38,6 +38,11 @@ class Images:
     def has_image(self, reference: str) -> bool:
         return reference in self.images()
 
+    def inspect_image(self, reference: str) -> dict[str, Any]:
+        """All that the engine knows of an image, by reference or id."""
+        with asking(f"inspect image {reference}"):
+            return dict(self._client.ask("GET", f"/images/{reference}/json"))
+
     def devenv_images(self) -> list[dict[str, Any]]:
         """All images that devenv built: their tags, size in bytes, labels and time of creation."""
         return self._listed({"label": f"{LABEL_ENVIRONMENT}={SHARED}"})

@@ -14,7 +14,7 @@ from devenv.bringup import Renewal
 from devenv.engine import Tail
 from devenv.errors import ConfigError, DevenvError
 from devenv.imagecache import Caching
-from devenv.images import BASE, images_for, stale_images
+from devenv.images import BASE, check_image, images_for, stale_images
 from devenv.lending import Lending
 from devenv.model import (
     Desired,
@@ -85,6 +85,9 @@ class Environment(Lending, Caching):
         self._load()
         self._check_trust()
         _desired, selected, observed = self._desired(names, keep=False, check_ports=False)
+        for image in selected.images:
+            if image.how != "pull" and image.reference in observed.images:
+                check_image(self.engine, image.reference)
         plan = plan_images(selected, observed)
         return Result(plan, selected.services, self._execute(plan, selected, observed))
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from devenv import golden
 from devenv.engine import Engine
 from devenv.errors import Cancelled, DevenvError, PortTaken, ServiceFailed
+from devenv.images import check_image
 from devenv.model import (
     LABEL_ENVIRONMENT,
     LABEL_SERVICE,
@@ -222,6 +223,7 @@ def _build_image(operation: Operation, context: Context, tell: Tell) -> None:
     # Another project's devenv may be at the same image: then theirs will do.
     with build_lock(operation.subject, tell):
         if context.engine.has_image(operation.subject):
+            check_image(context.engine, operation.subject)
             return
         if operation.target == "base":
             make_base(context.engine, operation.subject, tell)

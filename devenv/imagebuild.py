@@ -13,13 +13,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from devenv import host, images
 from devenv.archive import pack
 from devenv.engine import Engine
 from devenv.errors import ServiceFailed
 from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, SHARED, ServiceDefinition
+from devenv.names import familiar
 from devenv.state import cache_folder, held, make_private
 
 # Newest first; PyPI's wheels name the oldest C library that they run on, and trixie has glibc 2.41.
@@ -37,15 +38,26 @@ Progress = Callable[[str], None]
 
 def make_base(engine: Engine, reference: str, progress: Progress) -> None:
     """Have the base on the engine: pulled, or made here. Raises ServiceFailed saying why neither worked."""
-    recipe = images.recipe()
+    recipe, draft = images.recipe(), reference + images.DRAFT
     try:
-        progress(f"pulling {recipe['image']}")
-        engine.pull(recipe["image"], progress)
-        dockerfile = {"Dockerfile": f"FROM {recipe['image']}\n".encode()}
-        engine.build(reference, pack(dockerfile), {}, _labels(images.BASE), progress)
+        below = _pull(engine, images.full_reference(recipe["image"]), progress)
+        labels = {images.LABEL_BASE: below}
     except ServiceFailed as error:
-        progress(f"no registry, making {recipe['suite']} from packages")
-        _bootstrap_base(engine, reference, recipe, error.message, progress)
+        progress(f"cannot pull it, making {recipe['suite']} from packages")
+        _bootstrap_base(engine, draft, recipe, error.message, progress)
+        below, labels = engine.inspect_image(draft)["Id"], {}
+    _make(engine, reference, _from(below), {}, {**_labels(images.BASE), **labels}, progress)
+
+
+def _pull(engine: Engine, wanted: str, progress: Progress) -> str:
+    """Pull an image; returns which one it was, by its digest: a tag may be another one's by the next step."""
+    progress(f"pulling {wanted}")
+    engine.pull(wanted, progress)
+    name = wanted.partition("@")[0] if "@" in wanted else wanted.rpartition(":")[0]
+    digests = map(familiar, engine.inspect_image(wanted).get("RepoDigests") or ())
+    if found := next((digest for digest in digests if digest.partition("@")[0] == name), ""):
+        return found
+    raise ServiceFailed(f"cannot tell which image {wanted} is: the engine knows no digest of it")
 
 
 def _bootstrap_base(
@@ -54,7 +66,7 @@ def _bootstrap_base(
     tool = host.base_tool()
     if not tool:
         raise ServiceFailed(
-            "cannot get a base image: the registry does not answer, and neither mmdebstrap nor debootstrap is here",
+            "cannot get a base image: it cannot be pulled, and neither mmdebstrap nor debootstrap is here",
             hint="'devenv doctor --fix' installs mmdebstrap on Debian and Ubuntu",
             detail=[pull_error],
         )
@@ -101,12 +113,37 @@ def _debian_mirror() -> str:
 
 
 def build_image(engine: Engine, service: ServiceDefinition, reference: str, base: str, progress: Progress) -> None:
-    """Build the image of a service on the base. Raises ServiceFailed with the end of the failing step."""
+    """Build the image of a service on the base. Raises ServiceFailed with the end of the failing step.
+
+    Raises NotOurs if what is called like the base is another image.
+    """
     wheels = fetch_wheels(engine, service, progress) if service.wheels else None
-    arguments = {"BASE": base, **_proxies()}
+    # By its id: it is the one that was looked at.
+    arguments = {"BASE": images.check_image(engine, base), **_proxies()}
     files = {str(path.relative_to(service.folder)): path.read_bytes() for path in images.context_files(service)}
     files |= {f"wheels/{path.name}": path.read_bytes() for path in sorted(wheels.iterdir())} if wheels else {}
-    engine.build(reference, pack(files, mode=0o644), arguments, _labels(service.name), progress)
+    _make(engine, reference, pack(files, mode=0o644), arguments, _labels(service.name), progress)
+
+
+def _make(
+    engine: Engine,
+    reference: str,
+    context: IO[bytes],
+    arguments: Mapping[str, str],
+    labels: Mapping[str, str],
+    progress: Progress,
+) -> None:
+    """Build an image. It gets its name with the label that says what is in it, which is known when all else is done."""
+    draft = reference + images.DRAFT
+    engine.build(draft, context, arguments, labels, progress)
+    image = engine.inspect_image(draft)
+    content = {images.LABEL_CONTENT: images.content_of(reference, image)}
+    engine.build(reference, _from(image["Id"]), {}, content, progress)
+    engine.remove_image(draft)
+
+
+def _from(image: str) -> IO[bytes]:
+    return pack({"Dockerfile": f"FROM {image}\n".encode()})
 
 
 def fetch_wheels(engine: Engine, service: ServiceDefinition, progress: Progress) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from devenv.catalogue import load_catalogue
-from devenv.images import images_for
+from devenv.images import LABEL_CONTENT, content_of, images_for
 from devenv.model import (
     ContainerOptions,
     Desired,
@@ -112,6 +112,13 @@ def service(name: str = "mysql", build: bool = False, version: str = "1", **more
             **more,
         }
     )
+
+
+def inspected(reference: str, labels: Mapping[str, str] | None = None, **more: Any) -> dict[str, Any]:
+    """What the engine says of an image; of one that devenv made, unless other `labels` are given."""
+    image = {"Id": f"id of {reference}", "Size": 1, "RootFS": {"Layers": ["sha256:1"]}, "Config": {}, **more}
+    content = {LABEL_CONTENT: content_of(reference, image)}
+    return {**image, "Config": {**image["Config"], "Labels": content if labels is None else labels}}
 
 
 def consumer(name: str = "keystone", of: str = "mysql", condition: str = "service_started", **more: Any) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from builders import inspected
+
 from devenv.errors import NotReady
 from devenv.execute import Report
 from devenv.model import DesiredService, Observed, Operation, Plan
@@ -31,6 +33,8 @@ class FakeEngine:
         self.observed = observed or Observed()
         self.networks: dict[str, str] = {}
         self.imported: dict[str, bytes] = {}
+        # What is said of images that devenv did not make.
+        self.inspected: dict[str, dict[str, Any]] = {}
         self.leftovers: tuple[str, ...] = ()
         self._lock = threading.Lock()
 
@@ -58,6 +62,9 @@ class FakeEngine:
 
     def images(self) -> Mapping[str, str]:
         return self.observed.images
+
+    def inspect_image(self, reference: str) -> dict[str, Any]:
+        return self.inspected.get(reference) or inspected(reference)
 
     def devenv_images(self) -> list[dict[str, Any]]:
         return [{"RepoTags": [tag], "Size": 100, "Created": 1} for tag in self.observed.images]

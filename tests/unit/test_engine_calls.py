@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import inspected
 from fake_http_engine import Answer, Asked, HttpEngine, http_engine
 
 from devenv.environment import Environment
@@ -56,6 +57,8 @@ class Kept:
         kind = path.split("/")[1]
         if path == "/containers/create":
             return 201, {"Id": self._created(asked)}
+        if kind == "images" and path.endswith("/json") and path.count("/") > 2:
+            return 200, inspected(path.removeprefix("/images/").removesuffix("/json"))
         if path.endswith("/create"):
             made = {**asked.json, "Id": f"id of {asked.json['Name']}"}
             (self._networks if kind == "networks" else self._volumes).append(made)

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
+from builders import BASE as BASE_IMAGE, desired, inspected, service
+from fake_engine import FakeEngine
 
 from devenv.catalogue import load_catalogue
-from devenv.errors import Cancelled
+from devenv.errors import Cancelled, NotOurs
 from devenv.imagebuild import build_lock
-from devenv.images import BASE, full_reference, images_for
-from devenv.model import Profile, ServiceChoice
+from devenv.images import (
+    BASE,
+    DRAFT,
+    check_used,
+    content_of,
+    full_reference,
+    images_for,
+    is_genuine,
+    stale_images,
+)
+from devenv.model import (
+    LABEL_ENVIRONMENT,
+    LABEL_SERVICE,
+    SHARED,
+    Image,
+    Observed,
+    Operation,
+    Plan,
+    Profile,
+    ServiceChoice,
+)
 from devenv.names import familiar
 from devenv.state import cache_folder
 
@@ -74,3 +98,100 @@ def test_one_image_is_built_by_one_devenv_at_a_time_and_others_beside_it() -> No
         with pytest.raises(Cancelled), build_lock("devenv/mysql:1", give_up):
             pytest.fail("both build")
         assert {path.name for path in cache_folder().iterdir()} == {"devenv-mysql-1.lock", "devenv-etcd-1.lock"}
+
+
+# ---- whether it is that one ----------------------------------------------------------------------------------------
+
+NAME = "devenv/one:1"
+
+
+def test_an_image_is_genuine_under_its_own_name_only() -> None:
+    image = inspected(NAME)
+    assert is_genuine(NAME, image)
+    assert not is_genuine("devenv/one:2", image)
+    assert not is_genuine(NAME, inspected(NAME, labels={}))
+    assert not is_genuine(NAME, {**image, "Config": {}})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"RootFS": {"Layers": ["sha256:1", "sha256:2"]}},
+        {"RootFS": {"Layers": ["sha256:3"]}},
+        {"Config": {"Env": ["LD_PRELOAD=/other.so"]}},
+        {"Config": {"Entrypoint": ["/other"]}},
+        {"Config": {"Cmd": ["/other"]}},
+        {"Config": {"User": "0"}},
+        {"Config": {"WorkingDir": "/tmp"}},
+    ],
+)
+def test_other_content_with_the_same_labels_is_not_genuine(other: dict[str, Any]) -> None:
+    labels = inspected(NAME)["Config"]["Labels"]
+    assert not is_genuine(NAME, inspected(NAME, labels, **other))
+
+
+def test_engines_differ_in_how_they_say_that_nothing_is_set() -> None:
+    said = {"Env": None, "Cmd": [], "User": "", "Entrypoint": None}
+    assert content_of(NAME, inspected(NAME, Config=said)) == content_of(NAME, inspected(NAME))
+
+
+ONE = service("one", build=True)
+REFERENCE = ONE.image.reference
+TARGET = replace(desired(ONE), images=(BASE_IMAGE, ONE.image))
+CREATE = Operation("create", "one")
+
+
+def check(*operations: Operation, foreign: str, target: Any = TARGET, **image: Any) -> None:
+    engine = FakeEngine()
+    engine.inspected[foreign] = inspected(foreign, **{"labels": {}, **image})
+    check_used(engine, Plan(operations), target, {REFERENCE, BASE_IMAGE.reference})  # type: ignore[arg-type]
+
+
+def test_an_image_is_looked_at_before_a_container_is_made_of_it() -> None:
+    with pytest.raises(NotOurs, match=f"cannot use image {REFERENCE}: it is not the one that devenv makes"):
+        check(CREATE, foreign=REFERENCE)
+    check(CREATE, foreign="devenv/other:1")
+    # Nothing is made of it now.
+    check(Operation("ready", "one"), foreign=REFERENCE)
+
+
+def test_the_base_is_looked_at_before_anything_is_built_on_it() -> None:
+    with pytest.raises(NotOurs, match=BASE_IMAGE.reference):
+        check(Operation("build image", "one", subject=REFERENCE), foreign=BASE_IMAGE.reference)
+    check(CREATE, foreign=BASE_IMAGE.reference)
+
+
+def test_an_image_of_the_users_choice_is_taken_as_it_is() -> None:
+    own = replace(ONE, image=Image(REFERENCE, "pull", "one"))
+    check(CREATE, foreign=REFERENCE, target=desired(own))
+
+
+LABELS = {LABEL_ENVIRONMENT: SHARED, LABEL_SERVICE: "one"}
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        {},
+        {"labels": {**LABELS, LABEL_SERVICE: "two"}},
+        {"labels": {**LABELS, LABEL_ENVIRONMENT: "another-1"}},
+        {"labels": LABELS, "RootFS": {"Layers": ["sha256:1", "sha256:2"]}},
+    ],
+    ids=["no labels", "another service's", "another environment's", "made of ours"],
+)
+def test_data_comes_from_what_devenv_imported_for_that_service(image: dict[str, Any]) -> None:
+    fill = Operation("fill", "v", subject="devenv/golden:one-v-1", service="one")
+    with pytest.raises(NotOurs, match="cannot use image devenv/golden:one-v-1"):
+        check(fill, foreign=fill.subject, **image)
+
+
+@pytest.mark.parametrize("environment", [SHARED, TARGET.environment])
+def test_golden_states_and_snapshots_are_data(environment: str) -> None:
+    fill = Operation("fill", "v", subject="devenv/golden:one-v-1", service="one")
+    check(fill, foreign=fill.subject, labels={**LABELS, LABEL_ENVIRONMENT: environment})
+
+
+def test_what_nobody_asks_for_is_stale_and_not_what_is_being_made() -> None:
+    tags = [REFERENCE, REFERENCE + DRAFT, "devenv/one:older", "devenv/one:older" + DRAFT, "devenv/golden:one-v-1"]
+    engine = FakeEngine(Observed(images=dict.fromkeys(tags, "id")))
+    assert stale_images(engine, [ONE.image]) == ["devenv/one:older", "devenv/one:older" + DRAFT]  # type: ignore[arg-type]
