@@ -1,4 +1,4 @@
-"""The commands about images: list, build, prune, save, load, key."""
+"""The commands about images: list, build, prune, sbom, save, load, key."""
 
 from __future__ import annotations
 
@@ -19,28 +19,38 @@ from devenv.errors import ConfigError
 
 if TYPE_CHECKING:
     from devenv.imagecache import Archive
+    from devenv.results import ImageStatus
 
 _STANDARD = "-"
 
 
 @click.group(cls=Group)
 def images() -> None:
-    """The images of services: list, build, prune, save, load, key."""
+    """The images of services: list, build, prune, sbom, save, load, key."""
 
 
 @images.command(name="list")
 @format_option
 @click.pass_context
 def images_list(context: click.Context, format_: str) -> None:
-    """Show the image of each service, and whether the engine has it."""
+    """Show the image of each service, its digest and its version."""
     found = environment_of(context).list_images()
     if format_ == "json":
         print_json([asdict(image) for image in found])
         return
     from devenv.report import rows_table
 
-    rows = [(i.service, i.reference, f"{i.size / 1e6:.0f} MB" if i.size is not None else "not here") for i in found]
-    click.echo(rows_table(("SERVICE", "IMAGE", "SIZE"), rows))
+    click.echo(rows_table(("SERVICE", "IMAGE", "DIGEST", "VERSION", "SIZE"), map(_row, found)))
+
+
+def _row(image: ImageStatus) -> tuple[str, ...]:
+    if image.size is None:
+        return image.service, image.reference, "-", "-", "not here"
+    from devenv.sbom import upstream
+
+    digest = (image.digest or image.id).rpartition(":")[2][:12]
+    version = (upstream(image.version) or "-") if image.genuine else "not ours"
+    return image.service, image.reference, digest, version, f"{image.size / 1e6:.0f} MB"
 
 
 @images.command(name="build")
@@ -63,6 +73,17 @@ def images_prune(context: click.Context, format_: str) -> None:
         print_json(removed)
     else:
         click.echo("\n".join(f"removed {reference}" for reference in removed) or "nothing to remove")
+
+
+@images.command(name="sbom")
+@services_argument
+@click.pass_context
+def images_sbom(context: click.Context, services: tuple[str, ...]) -> None:
+    """Print what is in the images of services, as SPDX in JSON.
+
+    It names the packages of Debian and of Python with their versions and package URLs.
+    """
+    print_json(environment_of(context).sbom(services))
 
 
 def _file_argument(command: Callable[..., None]) -> Callable[..., None]:

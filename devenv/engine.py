@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, Literal
 
-from devenv.archive import pack, read_ahead
+from devenv.archive import pack
 from devenv.connection import Connection, asking, open_connection, unless_gone, unless_taken
 from devenv.enginehttp import TIMEOUT, Refused
 from devenv.engineimages import Images
-from devenv.enginelook import Looks
+from devenv.enginelook import Looks, never_started
 from devenv.errors import NotOurs, PortTaken
 from devenv.model import (
     LABEL_CONFIG_HASH,
@@ -35,15 +35,6 @@ from devenv.ports import HOST
 CONFIG_FOLDER = "/etc/devenv"
 # In each data volume, the one folder that any user may write to: the user's id differs between images.
 DATA_FOLDER = "data"
-# For a container that is never started, should somebody start it.
-_NOBODY = "65534:65534"
-_CONFINED = {
-    "ReadonlyRootfs": True,
-    "CapDrop": ["ALL"],
-    "SecurityOpt": ["no-new-privileges:true"],
-    "PidsLimit": 1,
-    "Memory": 16 << 20,
-}
 # How many of the last lines of a log.
 Tail = int | Literal["all"]
 # Of the environment that something is made for: its own, and its token.
@@ -163,10 +154,7 @@ class Engine(Images, Looks):
         volume is another's; ServiceFailed if the image is not there.
         """
         self.ensure_volume(volume, labels, service)
-        labels = {**labels, LABEL_SERVICE: service}
-        host = {"Mounts": [_mount(folder, volume)], "NetworkMode": "none", **_CONFINED}
-        # It needs a command to be created.
-        wanted = {"Image": image, "Cmd": ["none"], "User": _NOBODY, "Labels": labels, "HostConfig": host}
+        wanted = never_started(image, {**labels, LABEL_SERVICE: service}, [_mount(folder, volume)])
         name = f"{volume}-fill"
         with asking(f"fill volume {volume}"), unless_taken(name):
             container = self._client.ask("POST", "/containers/create", {"name": name}, wanted)["Id"]
@@ -193,16 +181,9 @@ class Engine(Images, Looks):
                 self._copy(container, CONFIG_FOLDER, pack(files))
             for target in service.volumes.values():
                 # What is in the image or in the volume by now need not be copied, which takes as long as all the rest.
-                if not self._has(container, f"{target}/{DATA_FOLDER}"):
+                if not self.has(container, f"{target}/{DATA_FOLDER}"):
                     self._copy(container, target, pack({}, folders=[DATA_FOLDER]))
         return container
-
-    def _has(self, container: str, path: str) -> bool:
-        try:
-            self._client.ask("HEAD", f"/containers/{container}/archive", {"path": path})
-        except Refused:
-            return False  # whatever the reason: copying then fails with it, or works
-        return True
 
     def _create(self, service: DesiredService, labels: Labels, network: str) -> str:
         wanted = _wanted(service, labels, network, limits=not self._no_ulimit.is_set())
@@ -249,14 +230,6 @@ class Engine(Images, Looks):
     def unpause(self, container: str) -> None:
         with asking(f"let container {container} go on"), unless_gone():
             self._client.ask("POST", f"/containers/{container}/unpause")
-
-    def read_folder(self, container: str, folder: str) -> Generator[bytes, None, None]:
-        """A tar stream of a folder of a container, running or not; its entries begin with the folder's last name.
-
-        Close it: until then the engine lets nobody do anything to the container.
-        """
-        with asking(f"read {folder} of container {container}"):
-            yield from read_ahead(self._client.stream("GET", f"/containers/{container}/archive", {"path": folder}))
 
     def stop(self, container: str, seconds: int) -> None:
         """Ask a container to end by itself; after `seconds` the engine ends it."""

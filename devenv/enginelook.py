@@ -1,15 +1,31 @@
-"""What the engine tells of an environment to somebody who has to find out what went wrong."""
+"""What can be looked at on the engine: what it tells of an environment, and the files in containers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from devenv.connection import asking
+from devenv.archive import read_ahead
+from devenv.connection import asking, unless_gone
 from devenv.enginehttp import Client, Refused, decoded
 from devenv.errors import DevenvError
 from devenv.model import LABEL_ENVIRONMENT
+
+# For a container that is never started, should somebody start it.
+_NOBODY = "65534:65534"
+_CONFINED = {
+    "ReadonlyRootfs": True,
+    "CapDrop": ["ALL"],
+    "SecurityOpt": ["no-new-privileges:true"],
+    "PidsLimit": 1,
+    "Memory": 16 << 20,
+}
+# In place of an environment, on a container that an image is read through; in seconds, longer than anybody reads one.
+_READING = "reading"
+_READING_SECONDS = 600
 
 
 class Looks:
@@ -66,6 +82,53 @@ class Looks:
         with asking("ask for the engine's events"):
             told = b"".join(self._client.stream("GET", "/events", query))
             return [decoded(line) for line in told.splitlines() if line.strip()]
+
+    # ---- files -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def unstarted(self, image: str) -> Iterator[str]:
+        """A container of an image to read files of; it is never started, and gone afterwards.
+
+        What somebody who was killed left of that kind goes, too.
+        """
+        with asking(f"look into image {image}"):
+            query = {"all": True, "filters": _label(_READING)}
+            for left in self._client.ask("GET", "/containers/json", query):
+                if left["State"] == "created" and time.time() - left["Created"] > _READING_SECONDS:
+                    self._throw_away(left["Id"])
+            wanted = never_started(image, {LABEL_ENVIRONMENT: _READING})
+            container = str(self._client.ask("POST", "/containers/create", body=wanted)["Id"])
+        try:
+            yield container
+        finally:
+            self._throw_away(container)
+
+    def _throw_away(self, container: str) -> None:
+        with asking(f"remove container {container}"), unless_gone():
+            self._client.ask("DELETE", f"/containers/{container}", {"v": True, "force": True})
+
+    def has(self, container: str, path: str) -> bool:
+        """Whether a container, running or not, has a file or folder."""
+        try:
+            self._client.ask("HEAD", f"/containers/{container}/archive", {"path": path})
+        except Refused:
+            return False  # whatever the reason: copying then fails with it, or works
+        return True
+
+    def read_folder(self, container: str, folder: str) -> Generator[bytes, None, None]:
+        """A tar stream of a folder of a container, running or not; its entries begin with the folder's last name.
+
+        Close it: until then the engine lets nobody do anything to the container.
+        """
+        with asking(f"read {folder} of container {container}"):
+            yield from read_ahead(self._client.stream("GET", f"/containers/{container}/archive", {"path": folder}))
+
+
+def never_started(image: str, labels: Mapping[str, str], mounts: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """A container to create that only gives or takes files."""
+    host = {"Mounts": mounts, "NetworkMode": "none", **_CONFINED}
+    # It needs a command to be created.
+    return {"Image": image, "Cmd": ["none"], "User": _NOBODY, "Labels": labels, "HostConfig": host}
 
 
 def _label(environment: str) -> Mapping[str, str]:

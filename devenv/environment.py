@@ -14,7 +14,8 @@ from devenv.bringup import Renewal
 from devenv.engine import Tail
 from devenv.errors import ConfigError, DevenvError
 from devenv.imagecache import Caching
-from devenv.images import BASE, check_image, images_for, stale_images
+from devenv.images import BASE, check_image
+from devenv.inventory import Inventory
 from devenv.lending import Lending
 from devenv.model import (
     Desired,
@@ -22,7 +23,6 @@ from devenv.model import (
     ObservedContainer,
     Operation,
     Plan,
-    Profile,
 )
 from devenv.names import check_name
 from devenv.plan import plan_empty, plan_images, plan_restart, plan_start
@@ -30,7 +30,7 @@ from devenv.plandown import plan_stop
 from devenv.profile import load_profile
 from devenv.projectfiles import Job
 from devenv.resolve import select
-from devenv.results import ImageStatus, Result, ServiceStatus
+from devenv.results import Result, ServiceStatus
 from devenv.status import status_of
 from devenv.timing import Run, Watch, understood
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from devenv.snapshot import Snapshot
 
 
-class Environment(Lending, Caching):
+class Environment(Lending, Caching, Inventory):
     """A set of base services for one project folder and one name.
 
         with_defaults = Environment()
@@ -328,26 +328,6 @@ class Environment(Lending, Caching):
             return self._files.restore_all(paths, write)
 
     # ---- images ----------------------------------------------------------------------------------------------
-
-    def list_images(self) -> list[ImageStatus]:
-        """The image of each service of the profile, the base first."""
-        self._load()
-        sizes = self.engine.image_sizes()
-        return [
-            ImageStatus(name, self.images[name].reference, sizes.get(self.images[name].reference))
-            for name in (BASE, *self.profile.services)
-        ]
-
-    def prune_images(self) -> list[str]:
-        """Remove images that devenv built and that nothing asks for any more; returns what was removed."""
-        self._load()
-        removed = []
-        # Another project may name an image of its own for a service and still want the one that is built for others.
-        wanted = {*images_for(Profile("", {}), self.catalogue).values(), *self.images.values()}
-        for reference in stale_images(self.engine, wanted):
-            if self.engine.remove_image(reference):
-                removed.append(reference)
-        return removed
 
     def image_references(self) -> dict[str, str]:
         """The image that each service of the profile runs, and the base of those that are built."""

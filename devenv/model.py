@@ -100,7 +100,7 @@ class ServiceDefinition:
     """One service as its Compose file defines it; templates are not filled in yet.
 
     `provisioner` says what makes components their own parts and is empty if the service has none for them.
-    `wire` is the folder of the templates of wired files.
+    `wire` is the folder of the templates of wired files, `package` the one in its image whose version is the service's.
     """
 
     name: str
@@ -110,6 +110,7 @@ class ServiceDefinition:
     options: ContainerOptions
     build: bool = False
     wheels: str = ""
+    package: str = ""
     files: tuple[ConfigFile, ...] = ()
     volumes: tuple[tuple[str, str], ...] = ()
     secrets: tuple[str, ...] = ()

@@ -40,8 +40,18 @@ class ServiceStatus:
 
 @dataclass(frozen=True)
 class ImageStatus:
-    """The image of a service: its size in bytes, or None if the engine does not have it."""
+    """The image of a service: its size in bytes, or None if the engine does not have it.
+
+    `id` is the image's own digest, `digest` the name and digest by which it was pulled, if it was; `base` is the public
+    image that it was built on, by its digest. `version` is that of the package that matters in it. An image that is not
+    `genuine` has a name of devenv's and other content: it is not used.
+    """
 
     service: str
     reference: str
-    size: int | None
+    size: int | None = None
+    id: str = ""
+    digest: str = ""
+    version: str = ""
+    base: str = ""
+    genuine: bool = True

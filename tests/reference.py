@@ -348,6 +348,7 @@ DEVENV: Words = {
     ),
     "wire": ("folder", "of the templates of wired files; `wire` if not given", "wire: wire"),
     "wheels": ("path", "a pip requirements file, fetched for the build as `wheels/`", "wheels: requirements.txt"),
+    "package": ("text", "the one in the image whose version `devenv images list` shows", "package: etcd-server"),
     "settings": ("mapping", "what a switch can change in the templates", 'settings: {sync: "false"}'),
     "golden": (
         "list of names",
@@ -408,7 +409,7 @@ VALUES = [
 ]
 VARIABLES = [
     ("`DEVENV_STATE_DIR`", "where state is kept; `~/.local/state/devenv` on Linux if not set"),
-    ("`DEVENV_CACHE_DIR`", "where fetched wheels are kept; `~/.cache/devenv` on Linux if not set"),
+    ("`DEVENV_CACHE_DIR`", "where caches are kept; `~/.cache/devenv` on Linux if not set"),
     ("`DOCKER_HOST`", "the engine, as for `docker`"),
     ("`DOCKER_TLS_VERIFY`, `DOCKER_CERT_PATH`", "go with `DOCKER_HOST`, as for `docker`"),
     ("`DOCKER_CONTEXT`, `DOCKER_CONFIG`", "which of docker's contexts, and where they are"),
@@ -444,6 +445,7 @@ KEPT = [
     ("`STATE/wired.json`, `STATE/wired.lock`", "what was merged into files of projects, to be restored from"),
     ("`STATE/trust.json`, `STATE/trust.lock`", "which files `devenv trust` allowed, with the hashes of what they held"),
     ("`CACHE/wheels/`", "Python wheels that images are built of; may be removed"),
+    ("`CACHE/packages/`", "which packages are in an image, by its id; may be removed"),
     ("`devenv.yaml`", "by `devenv init` only, and never over one that is there"),
     (
         "`/var/log/devenv-dockerd.log`",

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -300,6 +301,24 @@ def test_a_volume_is_filled_by_a_container_that_is_never_started() -> None:
     }
     assert client.last(CREATE)["User"] == "65534:65534"
     assert client.query("DELETE /containers/c1") == {"v": True, "force": True}
+
+
+def test_an_image_is_read_through_a_container_that_is_never_started_and_what_a_killed_one_left_goes() -> None:
+    now = time.time()
+    listed = [
+        {"Id": "old", "State": "created", "Created": now - 3600},
+        {"Id": "another's", "State": "created", "Created": now - 5},
+        {"Id": "started", "State": "exited", "Created": now - 3600},
+    ]
+    asked, client = engine({"GET /containers/json": listed})
+    with pytest.raises(ZeroDivisionError), asked.unstarted("i:1") as container:
+        assert container == "c1"
+        assert client.whats == ["GET /containers/json", "DELETE /containers/old", CREATE]
+        raise ZeroDivisionError
+    assert client.whats[-1] == "DELETE /containers/c1"
+    label = client.query("GET /containers/json")["filters"]
+    (name, _, value), (key, made) = label["label"].partition("="), client.last(CREATE)["Labels"].popitem()  # type: ignore[index]
+    assert (name, value) == (key, made)
 
 
 # ---- starting ----------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ ROOMS = (
     {"__init__"},
     {"environment"},
     {"lending"},
-    {"bringup", "imagecache"},
+    {"bringup", "imagecache", "inventory"},
     {"steps", "status"},
     {"projectfiles", "timing", "export"},
     {"doctor", "execute", "wiring", "merge", "snapshot", "composefile"},
@@ -40,7 +40,7 @@ ROOMS = (
     {"connection", "ports", "yamltext"},
     {"enginesdk", "ownership"},
     {"archive", "program", "template", "initext", "userfile", "plugins", "enginehttp", "imagetar", "joblog", "locks"},
-    {"results", "record"},
+    {"results", "record", "sbom"},
     {"model", "names"},
     {"errors"},
 )

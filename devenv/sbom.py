@@ -1,0 +1,160 @@
+"""What is in images, as a software bill of materials: the packages that dpkg and Python know of, told in SPDX."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.parser import HeaderParser
+from typing import Any
+from urllib.parse import quote
+
+# Who made the empty packages that the images have in place of what nothing in them uses.
+_STAND_IN = "devenv <root@localhost>"
+_UNKNOWN = "NOASSERTION"
+_DOCUMENT = "SPDXRef-DOCUMENT"
+# What SPDX allows in the part of an identifier that is ours to choose.
+_NO_IDENTIFIER = re.compile(r"[^A-Za-z0-9.-]+")
+
+
+@dataclass(frozen=True, order=True)
+class Package:
+    """A package in an image. `kind` is the type of its package URL: "deb" or "pypi"."""
+
+    kind: str
+    name: str
+    version: str
+    architecture: str = ""
+
+    @property
+    def url(self) -> str:
+        """Its package URL (purl), which names it to all the world."""
+        if self.kind == "deb":
+            return f"pkg:deb/debian/{_quoted(self.name)}@{_quoted(self.version)}?arch={_quoted(self.architecture)}"
+        return f"pkg:{self.kind}/{_quoted(re.sub('[-_.]+', '-', self.name).lower())}@{_quoted(self.version)}"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """An image with all that is in it: its reference, its id, the digest it was pulled by if it was, its packages."""
+
+    reference: str
+    id: str
+    digest: str
+    packages: Sequence[Package]
+
+    @property
+    def url(self) -> str:
+        """Its package URL, by what names the very image."""
+        name, host = self.name, ""
+        first, slash, rest = name.partition("/")
+        if slash and ("." in first or ":" in first):
+            name, host = rest, f"?repository_url={_quoted(first)}"
+        return f"pkg:docker/{quote(name)}@{_quoted(self.digest or self.id)}{host}"
+
+    @property
+    def name(self) -> str:
+        """Its reference without tag or digest."""
+        path, slash, last = self.reference.partition("@")[0].rpartition("/")
+        return f"{path}{slash}{last.partition(':')[0]}"
+
+
+def upstream(version: str) -> str:
+    """The version that the authors of a package gave it, of Debian's: "4.0.5" of "4.0.5-6+deb13u2"."""
+    return re.sub(r"^\d+:|-[^-]*$|\+(deb|dfsg|ds).*$", "", version)
+
+
+# ---- what is read of an image ----------------------------------------------------------------------------------
+
+
+def debian_packages(status: str) -> Iterator[Package]:
+    """The packages that dpkg's record says are installed; not those that are empty stand-ins."""
+    for paragraph in status.split("\n\n"):
+        found = dict(line.split(": ", 1) for line in paragraph.splitlines() if re.match(r"[A-Z][\w-]*: ", line))
+        # A record of one package alone (in status.d) says no status.
+        installed = found.get("Status", "install ok installed").endswith(" installed")
+        if {"Package", "Version"} <= found.keys() and installed and found.get("Maintainer") != _STAND_IN:
+            yield Package("deb", found["Package"], found["Version"], found.get("Architecture", ""))
+
+
+def python_package(metadata: str) -> Package | None:
+    """The package that the METADATA of a Python distribution is about; None if it does not say."""
+    found = HeaderParser().parsestr(metadata)
+    name, version = found.get("Name", ""), found.get("Version", "")
+    return Package("pypi", str(name).strip(), str(version).strip()) if name and version else None
+
+
+# ---- told in SPDX ----------------------------------------------------------------------------------------------
+
+
+def spdx(images: Sequence[Contents], creator: str) -> dict[str, Any]:
+    """A document of SPDX 2.3, ready for JSON. A package that several images have is in it once."""
+    packages = sorted({package for image in images for package in image.packages})
+    relationships = []
+    for image in images:
+        relationships.append(_related(_DOCUMENT, "DESCRIBES", _identifier(image.name, image.url)))
+        for package in sorted(image.packages):
+            relationships.append(
+                _related(_identifier(image.name, image.url), "CONTAINS", _identifier(package.name, package.url))
+            )
+    return {
+        "spdxVersion": "SPDX-2.3",
+        "dataLicense": "CC0-1.0",
+        "SPDXID": _DOCUMENT,
+        "name": " ".join(image.reference for image in images),
+        # It has to be another one for each document, and is no address.
+        "documentNamespace": f"https://spdx.org/spdxdocs/devenv-images-{secrets.token_hex(16)}",
+        "creationInfo": {
+            "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "creators": [f"Tool: {creator}"],
+        },
+        "packages": [*map(_image, images), *map(_package, packages)],
+        "relationships": relationships,
+    }
+
+
+def _image(image: Contents) -> Mapping[str, Any]:
+    version = image.reference.removeprefix(image.name).lstrip(":@")
+    return {
+        **_described(image.name, version, image.url),
+        "primaryPackagePurpose": "CONTAINER",
+        "comment": f"image id {image.id}",
+    }
+
+
+def _package(package: Package) -> Mapping[str, Any]:
+    described = _described(package.name, package.version, package.url)
+    return {**described, "supplier": "Organization: Debian"} if package.kind == "deb" else described
+
+
+def _described(name: str, version: str, url: str) -> dict[str, Any]:
+    return {
+        "SPDXID": _identifier(name, url),
+        "name": name,
+        "versionInfo": version,
+        "supplier": _UNKNOWN,
+        "downloadLocation": _UNKNOWN,
+        "filesAnalyzed": False,
+        "licenseConcluded": _UNKNOWN,
+        "licenseDeclared": _UNKNOWN,
+        "copyrightText": _UNKNOWN,
+        "externalRefs": [
+            {"referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl", "referenceLocator": url},
+        ],
+    }
+
+
+def _identifier(name: str, url: str) -> str:
+    """Readable, and another one for every package URL."""
+    return f"SPDXRef-{_NO_IDENTIFIER.sub('-', name)}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+
+
+def _related(one: str, how: str, other: str) -> Mapping[str, str]:
+    return {"spdxElementId": one, "relationshipType": how, "relatedSpdxElement": other}
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe="")

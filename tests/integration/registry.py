@@ -1,0 +1,96 @@
+"""A registry of one image on the loopback, where engines ask for no TLS. It knows what a pull asks, no more."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+_CONFIG = "application/vnd.docker.container.image.v1+json"
+_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+
+
+@dataclass
+class Registry:
+    """`blobs` are by digest; `manifests` by digest and by tag; `asked` are the manifests that were asked for."""
+
+    address: str
+    digest: str
+    blobs: dict[str, bytes]
+    manifests: dict[str, bytes]
+    asked: list[str] = field(default_factory=list)
+
+    def name(self, tag: str = "", digest: str = "") -> str:
+        return f"{self.address}/debian" + (f":{tag}" if tag else "") + (f"@{digest}" if digest else "")
+
+
+def image(content: str, architecture: str) -> tuple[str, dict[str, bytes], bytes]:
+    """An image with one file: the digest of its manifest, its blobs, the manifest."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        entry = tarfile.TarInfo("content")
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content.encode()))
+    layer = gzip.compress(buffer.getvalue(), mtime=0)
+    rootfs = {"type": "layers", "diff_ids": [_digest(buffer.getvalue())]}
+    config = json.dumps({"architecture": architecture, "os": "linux", "config": {}, "rootfs": rootfs}).encode()
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": _MANIFEST,
+            "config": {"mediaType": _CONFIG, "size": len(config), "digest": _digest(config)},
+            "layers": [{"mediaType": _LAYER, "size": len(layer), "digest": _digest(layer)}],
+        }
+    ).encode()
+    return _digest(manifest), {_digest(config): config, _digest(layer): layer}, manifest
+
+
+@contextmanager
+def serving(content: str, architecture: str, tag: str) -> Iterator[Registry]:
+    """Have a registry with that image for a while."""
+    digest, blobs, manifest = image(content, architecture)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            *_, kind, what = self.path.split("/")
+            if self.path == "/v2/":
+                return self._answer("application/json", b"{}")
+            if kind == "manifests":
+                registry.asked.append(what)
+                return self._answer(_MANIFEST, registry.manifests.get(what))
+            self._answer("application/octet-stream", registry.blobs.get(what))
+
+        do_HEAD = do_GET
+
+        def _answer(self, kind: str, body: bytes | None) -> None:
+            self.send_response(404 if body is None else 200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body or b"")))
+            if body and kind == _MANIFEST:
+                self.send_header("Docker-Content-Digest", _digest(body))
+            self.end_headers()
+            if body and self.command == "GET":
+                self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        address = f"127.0.0.1:{server.server_address[1]}"
+        registry = Registry(address, digest, blobs, {digest: manifest, tag: manifest})
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield registry
+        finally:
+            server.shutdown()
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"

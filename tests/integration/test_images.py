@@ -1,0 +1,283 @@
+"""Which images are used and which are refused, what the base is pulled by, and what `images` tells of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+import yaml
+from project import Project, one_clear_line, ours
+from registry import Registry, image, serving
+
+from devenv import host, imagebuild, images
+from devenv.engine import connect
+from devenv.errors import ServiceFailed
+from devenv.images import BASE, LABEL_CONTENT
+from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, SHARED
+
+TAG = "trixie-slim"
+# An etcd of nothing but the base. What makes it another one for each test is a comment.
+TINY = "ARG BASE\nFROM ${{BASE}}\nCOPY Dockerfile /content\nUSER nobody\n# {unique}\n"
+
+
+@pytest.fixture
+def tiny(project: Project, checkout: Path, client: docker.DockerClient) -> Iterator[str]:
+    """The image of etcd as this test's own devenv would call it: nobody else's tests use it. It is not there yet."""
+    project.configure("profile: coordination\n")
+    (checkout / "compose/etcd/Dockerfile").write_text(TINY.format(unique=uuid.uuid4()))
+    reference = listed(project)["etcd"]["reference"]
+    yield reference
+    remove(client, reference)
+
+
+def listed(project: Project) -> dict[str, Any]:
+    return {image["service"]: image for image in project.json("images", "list")}
+
+
+def remove(client: docker.DockerClient, *references: str) -> None:
+    there = {tag for image in client.images.list() for tag in image.tags}
+    for reference in references:
+        for tag in there & {reference, f"{reference}-draft"}:
+            client.images.remove(tag, force=True)
+
+
+def built(client: docker.DockerClient, dockerfile: str, tag: str, **labels: str) -> None:
+    client.images.build(fileobj=io.BytesIO(dockerfile.encode()), tag=tag, labels=labels, rm=True)
+
+
+# ---- what has our name and is not ours ---------------------------------------------------------------------------
+
+
+def labels(service: str) -> dict[str, str]:
+    return {LABEL_ENVIRONMENT: SHARED, LABEL_SERVICE: service}
+
+
+def refused(project: Project, client: docker.DockerClient, reference: str, *commands: list[str]) -> None:
+    """By these commands, with one line and before anything is done; and the image keeps its name."""
+    identity = client.images.get(reference).id
+    for command in commands:
+        line = f"cannot use image {reference}: it is not the one that devenv makes under that name ({identity[:19]})"
+        one_clear_line(project.devenv(*command, check=False), 7, line, f"docker image rm {reference}")
+    assert ours(client, project.id) == {"containers": [], "networks": [], "volumes": []}
+    assert client.images.get(reference).id == identity
+
+
+def test_an_image_with_our_tag_and_other_content_is_refused(
+    project: Project, client: docker.DockerClient, checkout: Path, tiny: str
+) -> None:
+    base = listed(project)[BASE]["reference"]
+    # Something else, plainly.
+    client.images.get(base).tag(tiny)
+    refused(project, client, tiny, ["plan"], ["images", "build"], ["images", "sbom"])
+    assert listed(project)["etcd"]["genuine"] is False
+    assert "not ours" in project.devenv("images", "list").stdout
+    # Without it, devenv makes its own, and uses that.
+    remove(client, tiny)
+    project.devenv("images", "build")
+    genuine = client.images.get(tiny)
+    assert listed(project)["etcd"]["genuine"] is True
+    assert genuine.tags == [tiny] and not client.images.list(f"{tiny}-draft")
+    project.devenv("plan")
+    # Made of ours, with all of its labels: with other settings, or another layer.
+    for line in ("ENV LD_PRELOAD=/content", "COPY --from=0 /content /other"):
+        built(client, f"FROM {genuine.id}\nFROM {genuine.id}\n{line}\n", tiny)
+        assert client.images.get(tiny).labels == genuine.labels
+        refused(project, client, tiny, ["plan"])
+    # An image of its own, with our labels.
+    built(client, f'FROM {base}\nCMD ["/content"]\n', tiny, **genuine.labels)
+    refused(project, client, tiny, ["plan"])
+    # An older one of ours under a newer name.
+    dockerfile = checkout / "compose/etcd/Dockerfile"
+    dockerfile.write_text(dockerfile.read_text() + "# newer\n")
+    newer = listed(project)["etcd"]["reference"]
+    try:
+        genuine.tag(newer)
+        refused(project, client, newer, ["plan"], ["up"])
+    finally:
+        remove(client, newer)
+
+
+def test_nothing_is_built_on_a_base_that_is_not_devenvs(
+    project: Project, client: docker.DockerClient, checkout: Path, tiny: str
+) -> None:
+    base_file = checkout / "compose/base.yaml"
+    base_file.write_text(base_file.read_text().replace("- /usr/share/info/*", f"- /usr/share/{uuid.uuid4()}/*"))
+    there = listed(project)
+    base = there[BASE]["reference"]
+    try:
+        client.api.import_image_from_data(b"\0" * 10240, *base.split(":"))
+        failed = project.devenv("up", check=False)
+        one_clear_line(failed, 7, f"cannot use image {base}: it is not the one that devenv makes under that name")
+        assert listed(project)["etcd"]["size"] is None
+    finally:
+        remove(client, base, there["etcd"]["reference"])
+
+
+GOLDEN = """
+from devenv import golden
+from devenv.environment import Environment
+environment = Environment()
+environment._load()
+_, selected, observed = environment._desired((), keep=False, check_ports=False)
+print(*golden.references(selected, environment.catalogue, observed.images).values())
+"""
+
+
+def test_what_has_the_name_of_a_golden_state_is_no_data(
+    project: Project, client: docker.DockerClient, checkout: Path
+) -> None:
+    project.configure("profile: coordination\n")
+    compose = checkout / "compose/etcd/compose.yaml"
+    # A golden state of this test's own.
+    text = compose.read_text().replace("pids_limit: 256", "pids_limit: 259")
+    compose.write_text(text.replace("  role: coordination\n", "  role: coordination\n  golden: [data]\n"))
+    command = [sys.executable, "-c", GOLDEN]
+    golden = subprocess.run(
+        command, cwd=project.folder, env=project.environ, capture_output=True, text=True, check=True
+    )
+    reference = golden.stdout.strip()
+    base = listed(project)[BASE]["reference"]
+    try:
+        # Something else, plainly; and what was made of data of ours.
+        client.images.get(base).tag(reference)
+        refused(project, client, reference, ["plan"])
+        built(client, f"FROM {base}\nCOPY Dockerfile /etcd/data/\n", reference, **labels("etcd"))
+        refused(project, client, reference, ["plan"], ["up"])
+    finally:
+        remove(client, reference)
+
+
+# ---- what the base is pulled by ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registry(client: docker.DockerClient) -> Iterator[Registry]:
+    with serving(str(uuid.uuid4()), client.version()["Arch"], TAG) as one:
+        yield one
+        for found in client.images.list():
+            if any(name.startswith(f"{one.address}/") for name in [*found.tags, *found.attrs["RepoDigests"]]):
+                client.images.remove(found.id, force=True)
+
+
+@pytest.mark.parametrize("pinned", [False, True], ids=["by tag", "pinned"])
+def test_the_base_is_what_was_pulled_and_says_by_its_digest_what_that_was(
+    project: Project, checkout: Path, client: docker.DockerClient, registry: Registry, tiny: str, pinned: bool
+) -> None:
+    base_file = checkout / "compose/base.yaml"
+    recipe = yaml.safe_load(base_file.read_text())
+    name = registry.name(TAG, registry.digest if pinned else "")
+    base_file.write_text(yaml.safe_dump({**recipe, "image": name}))
+    references = [one["reference"] for one in listed(project).values()]
+    try:
+        project.devenv("images", "build")
+        # Both the base and what is built on it.
+        for one in listed(project).values():
+            assert one["base"] == registry.name(digest=registry.digest) and one["genuine"]
+        assert TAG in registry.asked or pinned
+        assert set(registry.asked) <= ({registry.digest} if pinned else {TAG, registry.digest})
+        layers = {r: client.images.get(r).attrs["RootFS"]["Layers"] for r in references}
+        pulled = client.images.get(registry.name(digest=registry.digest)).attrs["RootFS"]["Layers"]
+        assert [found[:1] for found in layers.values()] == [pulled, pulled]
+    finally:
+        remove(client, *references)
+
+
+def test_another_image_than_the_pinned_one_is_not_taken(
+    registry: Registry, client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine itself refuses it; without a tool to make one from packages, there is no base then."""
+    _, blobs, manifest = image("other", client.version()["Arch"])
+    registry.blobs.update(blobs)
+    registry.manifests[registry.digest] = manifest
+    monkeypatch.setattr(images, "recipe", lambda: {"image": registry.name(TAG, registry.digest), "suite": "trixie"})
+    monkeypatch.setattr(host, "base_tool", lambda: "")
+    reference = f"devenv/base:test-{uuid.uuid4()}"
+    with pytest.raises(ServiceFailed, match="cannot get a base image: it cannot be pulled") as failure:
+        imagebuild.make_base(connect(), reference, lambda text: None)
+    assert registry.digest in registry.asked
+    assert "cannot pull image" in failure.value.detail[0] and "digest" in failure.value.detail[0]
+    assert not [tag for one in client.images.list() for tag in one.tags if reference in tag]
+
+
+# ---- what is in them ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(project: Project, tmp_path: Path) -> Project:
+    """A project of all services whose images have not been read yet."""
+    project.configure("profile: base\n")
+    project.extra = {"DEVENV_CACHE_DIR": str(tmp_path / "cache")}
+    return project
+
+
+def test_the_bill_of_materials_holds_what_is_in_the_images(
+    fresh: Project, client: docker.DockerClient, tmp_path: Path
+) -> None:
+    written = tmp_path / "images.spdx.json"
+    written.write_text(fresh.devenv("images", "sbom").stdout)
+    # SPDX's own validator; it says nothing if all is well.
+    validator = Path(sys.executable).with_name("pyspdxtools")
+    done = subprocess.run([validator, "--infile", written], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+    document = json.loads(written.read_text())
+    by_id = {package["SPDXID"]: package for package in document["packages"]}
+    related = [(r["relationshipType"], r["spdxElementId"], r["relatedSpdxElement"]) for r in document["relationships"]]
+    described = {by_id[other]["name"]: other for how, _, other in related if how == "DESCRIBES"}
+    assert set(described) == {f"devenv/{name}" for name in ("mysql", "rabbitmq", "etcd", "keystone")}
+
+    def told(name: str, kind: str) -> set[tuple[str, str]]:
+        inside = [by_id[other] for how, one, other in related if how == "CONTAINS" and one == described[name]]
+        found = [p for p in inside if p["externalRefs"][0]["referenceLocator"].startswith(f"pkg:{kind}/")]
+        return {(package["name"], package["versionInfo"]) for package in found}
+
+    def said(name: str, *command: str) -> list[str]:
+        reference = f"{name}:{by_id[described[name]]['versionInfo']}"
+        text = client.containers.run(reference, command[1:], entrypoint=command[0], network_mode="none", remove=True)
+        return text.decode().splitlines()
+
+    fields = "-f=${Package} ${Version} ${Maintainer}\n"
+    unpacked = {"devenv/etcd": {"etcd-server", "etcd-client"}}
+    for name in described:
+        lines = [line.split(" ", 2) for line in said(name, "dpkg-query", "-W", fields)]
+        installed = {(package, version) for package, version, who in lines if not who.startswith("devenv ")}
+        assert len(installed) > 50
+        by_hand = {(p, v) for p, v in told(name, "deb") if p in unpacked.get(name, ())}
+        assert len(by_hand) == len(unpacked.get(name, ()))
+        assert told(name, "deb") == installed | by_hand
+    code = "import importlib.metadata as m\nfor d in m.distributions(): print(d.metadata['Name'], d.version)"
+    assert told("devenv/keystone", "pypi") == {
+        tuple(line.split()) for line in said("devenv/keystone", "python3", "-c", code)
+    }
+    (version,) = [v.partition("-")[0] for p, v in told("devenv/etcd", "deb") if p == "etcd-server"]
+    assert said("devenv/etcd", "etcd", "--version")[0] == f"etcd Version: {version}"
+
+
+def test_the_list_shows_digests_and_versions(fresh: Project, client: docker.DockerClient) -> None:
+    found = listed(fresh)
+    for one in found.values():
+        assert one["id"] == client.images.get(one["reference"]).id
+        assert one["version"] and one["genuine"] and one["size"] > 0
+        assert client.images.get(one["reference"]).labels[LABEL_CONTENT]
+    lines = fresh.devenv("images", "list").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["SERVICE", "IMAGE", "DIGEST", "VERSION", "SIZE"]
+    for line, one in zip(lines[1:], found.values(), strict=True):
+        _, reference, digest, version, *_ = line.split()
+        assert (reference, digest) == (one["reference"], one["id"].removeprefix("sha256:")[:12])
+        assert one["version"].startswith(version)
+
+
+def test_an_image_that_is_not_there_has_no_bill_of_materials(project: Project) -> None:
+    project.configure("profile: coordination\nservices: {etcd: {image: 'example.invalid/etcd:1'}}\n")
+    refused = project.devenv("images", "sbom", check=False)
+    one_clear_line(refused, 3, "cannot list packages: example.invalid/etcd:1 not there", "devenv images build")
+    assert "not here" in project.devenv("images", "list").stdout
