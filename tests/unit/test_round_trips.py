@@ -78,6 +78,8 @@ Catalogue = Mapping[str, ServiceDefinition]
 
 def target(folder: Path, components: Mapping[str, Any], secret: str, catalogue: Catalogue = CATALOGUE) -> Desired:
     """What `up` would make of a project with these components. Raises ConfigError as it does."""
+    # Not above the folders of other tests, which would be in this project.
+    folder.mkdir(exist_ok=True)
     (folder / "devenv.yaml").write_text(yaml.safe_dump({"components": dict(components)}))
     profile = load_profile(folder)
     check_components(profile, catalogue)
@@ -175,7 +177,7 @@ def test_every_file_says_what_it_should_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, components: dict[str, Any], password: str, catalogue: Catalogue
 ) -> None:
     with suppress(ConfigError):
-        check(target(tmp_path_factory.getbasetemp(), components, password, catalogue), catalogue)
+        check(target(tmp_path_factory.getbasetemp() / "round-trips", components, password, catalogue), catalogue)
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -262,7 +264,7 @@ def test_a_compose_file_holds_each_file_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, components: dict[str, Any], password: str, catalogue: Catalogue
 ) -> None:
     try:
-        desired = target(tmp_path_factory.getbasetemp(), components, password, catalogue)
+        desired = target(tmp_path_factory.getbasetemp() / "round-trips", components, password, catalogue)
     except ConfigError:
         return
     harmless = Harmless(desired)
