@@ -45,6 +45,7 @@ consumers: $(CONSUMERS) ## Run the tests with oslo's libraries and other real cl
 
 chaos: $(INSTALLED) ## Let every request to the engine fail once, in five ways; writes docs/reliability.*
 	@$(DEVENV) doctor --fix
+	@KILL_EVERY=0.25 $(VENV)/bin/pytest tests/integration/test_first_start.py
 	@$(VENV)/bin/python -m tests.chaos
 
 bench: $(BENCH) ## Measure against docker compose and others; writes docs/benchmarks.*
