@@ -238,9 +238,10 @@ def test_what_only_looks_or_takes_away_needs_no_trust(what: str, engine: FakeEng
     assert set(engine.calls) <= {"observe"}
 
 
-def test_an_archive_is_not_loaded_for_the_sake_of_an_untrusted_file(engine: FakeEngine, tmp_path: Path) -> None:
+def test_an_archive_is_not_loaded_for_the_sake_of_an_untrusted_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    carrier = Carrier()
+    monkeypatch.setattr("devenv.steps.connect", lambda: carrier)
     environment = Environment()
-    environment.engine = carrier = Carrier()  # type: ignore[assignment]
     with pytest.raises(ConfigError, match="cannot use image example/etcd:3 of"):
         environment.load_images(archive(manifest=[entry("example/etcd:3")]), "file")
     assert not carrier.loaded
@@ -369,6 +370,7 @@ def test_trust_says_what_it_allows(folder: Path) -> None:
 
 
 def test_where_nothing_needs_trust_it_says_so(folder: Path) -> None:
+    (folder / ".devenv").mkdir()  # it stays the project without the file
     for make in (lambda: write(folder, DATA), (folder / "devenv.yaml").unlink):
         make()
         assert run("trust").stdout == f"nothing in {folder / 'devenv.yaml'} needs trust\n"
