@@ -45,11 +45,14 @@ def listed(project: Project) -> dict[str, Any]:
 def remove(client: docker.DockerClient, *references: str) -> None:
     there = {tag for image in client.images.list() for tag in image.tags}
     for reference in references:
-        for tag in there & {reference, f"{reference}-draft"}:
+        for tag in there & {reference, f"{reference}-draft", f"{reference}-kept"}:
             client.images.remove(tag, force=True)
 
 
 def built(client: docker.DockerClient, dockerfile: str, tag: str, **labels: str) -> None:
+    # What loses its name to another would stay.
+    if client.images.list(tag):
+        client.images.remove(tag, force=True)
     client.images.build(fileobj=io.BytesIO(dockerfile.encode()), tag=tag, labels=labels, rm=True)
 
 
@@ -85,6 +88,7 @@ def test_an_image_with_our_tag_and_other_content_is_refused(
     genuine = client.images.get(tiny)
     assert listed(project)["etcd"]["genuine"] is True
     assert genuine.tags == [tiny] and not client.images.list(f"{tiny}-draft")
+    genuine.tag(f"{tiny}-kept")
     project.devenv("plan")
     # Made of ours, with all of its labels: with other settings, or another layer.
     for line in ("ENV LD_PRELOAD=/content", "COPY --from=0 /content /other"):
