@@ -58,6 +58,7 @@ def page(told: Mapping[str, Any]) -> str:
     return (
         f"{told['date']}, {told['cores']} cores, Docker Engine {told['engine']}, {told['minutes']} minutes:\n"
         f"**{told['cases']} cases run, {told['survived']} survived.**\n\n{table}\n"
+        "All of it, with how many cases each kind of request had, is in [reliability.json](reliability.json).\n\n"
         + (f"Not survived:\n\n{lost}" if lost else "")
     )
 

@@ -14,9 +14,8 @@ from project import REPOSITORY, ports_held
 
 from tests.bench.process import Failed
 from tests.soak import page
-from tests.soak.clients import SERVICES, Work
 from tests.soak.crowd import Crowd
-from tests.soak.load import Load
+from tests.soak.figures import SERVICES, Load, Work
 
 SIZE = ["--components", "16", "--clients", "8", "--seconds", "3", "--environments", "4", "--profile", "coordination"]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 import uuid
 import warnings
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing.synchronize import Barrier
 from typing import Any
@@ -20,11 +19,12 @@ import sqlalchemy
 from keystoneauth1 import session
 from keystoneauth1.identity import v3
 
+from tests.soak.figures import SERVICES, Work
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Its import alone warns of eventlet.
     import etcd3gw
 
-SERVICES = ("mysql", "rabbitmq", "etcd", "keystone")
 # An answer that takes longer is an error.
 _ANSWER_SECONDS = 60
 # Of so many uses of its components a client gives one of them back, and takes another one.
@@ -35,20 +35,6 @@ _SHOWN = 300
 _START_SECONDS = 300
 
 _ROWS = sqlalchemy.Table("load", sqlalchemy.MetaData(), sqlalchemy.Column("value", sqlalchemy.String(40)))
-
-
-@dataclass
-class Work:
-    """What one client did: uses by service, errors by their text, and how many components it had."""
-
-    uses: Counter[str] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
-    components: int = 0
-
-    def add(self, other: Work) -> None:
-        self.uses += other.uses
-        self.errors += other.errors
-        self.components += other.components
 
 
 class Component:

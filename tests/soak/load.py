@@ -5,56 +5,19 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor, wait
-from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
-from statistics import mean
 from typing import Any
 
 from tests.bench.samples import Tell
 from tests.bench.sides import Devenv
-from tests.soak.clients import SERVICES, Work, work
+from tests.soak.clients import work
+from tests.soak.figures import Load, Work
 from tests.soak.inventory import inventory
 from tests.soak.keeper import Manager, resident
 
 ENVIRONMENT = "soak"
 _SAMPLE_SECONDS = 0.5
-# More than this much of the first quarter's memory in the last one is growth.
-_FLAT = 1.1
-
-
-@dataclass(frozen=True)
-class Load:
-    """What came of it: `resident` are megabytes of devenv's own process while clients worked, `closing` the seconds
-    until it had dropped all components, `left` what the services hold afterwards that they did not before.
-    """
-
-    components: int
-    clients: int
-    seconds: float
-    work: Work
-    resident: tuple[float, ...]
-    closing: float
-    left: tuple[str, ...]
-
-    @property
-    def first_quarter(self) -> float:
-        return mean(self.resident[: max(1, len(self.resident) // 4)])
-
-    @property
-    def last_quarter(self) -> float:
-        return mean(self.resident[-max(1, len(self.resident) // 4) :])
-
-    @property
-    def grown(self) -> bool:
-        return self.last_quarter > self.first_quarter * _FLAT
-
-    @property
-    def problems(self) -> list[str]:
-        """What should not be."""
-        found = [f"{count} times {error}" for error, count in self.work.errors.items()]
-        found += [f"{service} was not used" for service in SERVICES if not self.work.uses[service]]
-        return [*found, *(f"not dropped: {name}" for name in self.left)]
 
 
 def measure_load(side: Devenv, components: int, clients: int, seconds: float, tell: Tell) -> Load:

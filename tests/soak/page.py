@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.bench.process import Failed
-from tests.soak.clients import SERVICES
 from tests.soak.crowd import Crowd
-from tests.soak.load import Load
+from tests.soak.figures import SERVICES, Load
 
 _MARKED = re.compile(r"(<!-- soak: begin -->\n).*?(<!-- soak: end -->)", re.DOTALL)
 
