@@ -84,7 +84,10 @@ class BringUp(Steps):
                 with suppress(DevenvError):
                     self.state.save_timing(asdict(run))
 
-    def _bring_up(self, names: Sequence[str], drop: bool = False, renewal: Renewal | None = None) -> Result:
+    def _bring_up(
+        self, names: Sequence[str], drop: bool = False, renewal: Renewal | None = None, use_golden: bool = True
+    ) -> Result:
+        self._golden, self._use_golden, self._in_place, self._look_again = use_golden, True, True, True
         attempts = _PORT_ATTEMPTS
         while True:
             before = self.state.load().ports
@@ -103,6 +106,7 @@ class BringUp(Steps):
     def _up(self, names: Sequence[str], drop: bool, renewal: Renewal | None) -> Result:
         self._check_reach()
         self._adopt()
+        self._take_secrets(renewal)
         desired, selected, observed = self._desired(names)
         merges = self._preflight(desired, observed)[0]
         if renewal:
@@ -218,8 +222,13 @@ class BringUp(Steps):
         record, services = self.state.load(), renewal.services
         others = {p: digest for p, digest in record.provisioned.items() if p.partition("/")[0] not in services}
         saved = {p: digest for p, digest in renewal.provisioned.items() if p.partition("/")[0] in services}
-        renewing = {**record.renewing, **services}
-        self.state.save(replace(record, renewing=renewing, provisioned={**others, **saved}))
+        self.state.amend(renewing={**record.renewing, **services}, provisioned={**others, **saved})
+
+    def _take_secrets(self, renewal: Renewal | None) -> None:
+        """Have the secrets of a snapshot that is being restored: those of the data that services are to get."""
+        renewing = {**self.state.load().renewing, **(renewal.services if renewal else {})}
+        for name in sorted({*renewing.values()} - {""}):
+            self.state.restore_secrets(snapshot.load(self.state, name).secrets)
 
     def _throw_away(self, bad: Mapping[str, str], error: DevenvError) -> None:
         """Remove golden states from which services do not start, and have all that was made of them made anew."""
@@ -248,3 +257,26 @@ class BringUp(Steps):
         written = self._write(texts)
         merged, restored = self._files.apply(merges, texts)
         return [*written, *merged], restored
+
+    # ---- components that somebody had -----------------------------------------------------------------------
+
+    def _adopt(self) -> None:
+        """Put components on record that were made for tests by processes that are gone: they are left behind, too."""
+        if not (names := self.state.abandoned()):
+            return
+        observed, record = self.observe(), self.state.load()
+        services = [name for name, s in self.catalogue.items() if name in observed.services and s.provisioner]
+        pairs = {f"{service}/{name}": "" for service in services for name in names}
+        self.state.save(replace(record, provisioned={**pairs, **record.provisioned}))
+        self.state.adopt()
+
+    def _forget_lent(self, components: Collection[str]) -> None:
+        """Forget that these components were lent, those that have no part of any service any more."""
+        still_there = {pair.partition("/")[2] for pair in self.state.load().provisioned}
+        for component in {*components} - still_there:
+            self.state.returned(component)
+
+    def _note_former(self) -> None:
+        if kept := sorted(self._former() - self._left_behind()):
+            names = " ".join(kept)
+            self._report.note(f"not in devenv.yaml any more, their data is kept: {names} ('devenv up --drop' drops it)")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from devenv import export, golden, snapshot, wiring
 from devenv.bringup import Renewal
 from devenv.engine import Tail
-from devenv.errors import ConfigError, DevenvError
+from devenv.errors import Cancelled, ConfigError, DevenvError
 from devenv.imagecache import Caching
 from devenv.images import BASE, check_image
 from devenv.inventory import Inventory
@@ -64,13 +64,12 @@ class Environment(Lending, Caching, Inventory):
         new starts from the state that an earlier first start left, if there is one and `use_golden`; else it is kept.
         `timing` counts from `began` (by time.monotonic()), if that was before.
         """
-        self._golden = use_golden
         watch = Watch(self.id, self._report, began)
         self._prepare(names)
         watch.phase("wait for another devenv")
         with self._changing(), self._noting(watch):
             self._keep(select(self.profile, self.catalogue, names))
-            return self._bring_up(names, drop)
+            return self._bring_up(names, drop, use_golden=use_golden)
 
     def plan(self, names: Sequence[str] = (), drop: bool = False) -> Plan:
         """What `up` would do now. Changes nothing."""
@@ -89,7 +88,7 @@ class Environment(Lending, Caching, Inventory):
             if image.how != "pull" and image.reference in observed.images:
                 check_image(self.engine, image.reference)
         plan = plan_images(selected, observed)
-        return Result(plan, selected.services, self._execute(plan, selected, observed))
+        return Result(plan, selected.services, self._execute_beside(plan, selected, observed))
 
     def start(self, names: Sequence[str] = ()) -> Result:
         """Start containers that exist, as they are; return when their services work."""
@@ -101,12 +100,23 @@ class Environment(Lending, Caching, Inventory):
 
     def wait(self, names: Sequence[str] = ()) -> Result:
         """Wait until services that were started work."""
-
-        def ready(desired: Desired, _: Observed) -> Plan:
-            return Plan(tuple(Operation("ready", name) for name in desired.services))
-
+        self._load()
+        selected, observed = self._made(names)
+        plan = Plan(tuple(Operation("ready", name) for name in selected.services))
         # It changes nothing, so it keeps nobody from changing something.
-        return self._existing(names, ready, nullcontext())
+        timings = self._execute_beside(plan, selected, observed)
+        self._note_works(selected.services)
+        return Result(plan, selected.services, timings)
+
+    def _note_works(self, services: Collection[str]) -> None:
+        """Remember that a first start was got through that whoever began it did not see end."""
+
+        def leave_it(_: str) -> None:
+            raise Cancelled  # Who has the environment now sees it.
+
+        if {*self.state.load().unfinished} & {*services}:
+            with suppress(Cancelled), self.state.locked(leave_it):
+                self._note_starts((), [*services])
 
     def stop(self, names: Sequence[str] = ()) -> Result:
         """Stop containers and keep them, their data and their ports. What is not there counts as stopped."""
@@ -153,10 +163,11 @@ class Environment(Lending, Caching, Inventory):
         check_name(name, "a snapshot")
         self._load()
         with self._changing():
-            if name in [one.name for one in self.snapshots()]:
-                raise ConfigError(f"cannot save snapshot {name!r}: it is there", f"'devenv snapshot rm {name}' first")
+            snapshot.check_free(self.state, name)
             present, observed = self._there(()), self.observe()
             plan, services = snapshot.plan_save(present, observed)
+            # Known before they are made: what a killed devenv leaves of them is then ours to remove.
+            self.state.amend(saving=[operation.subject for operation in plan.operations])
             try:
                 self._settle(present, observed)  # the last thing before they stand still
                 with snapshot.standing_still(self.engine, list(observed.containers.values())):
@@ -182,9 +193,10 @@ class Environment(Lending, Caching, Inventory):
             desired, _selected, observed = self._desired((), keep=False)
             snapshot.check(saved, self.images, observed.images, self.profile.services)
             self._preflight(desired, observed)  # while the secrets are those of the data
-            self.state.restore_secrets(saved.secrets)
+            # On record first: secrets and data change hands together, or an `up` completes it.
+            self._renew(renewal := Renewal(dict.fromkeys(saved.services, name), saved.provisioned))
             self._keep(saved.services)
-            return self._bring_up((), renewal=Renewal(dict.fromkeys(saved.services, name), saved.provisioned))
+            return self._bring_up((), renewal=renewal)
 
     def snapshots(self) -> list[Snapshot]:
         """The environment's snapshots, the newest first."""
@@ -347,21 +359,18 @@ class Environment(Lending, Caching, Inventory):
 
     # ---- the steps -------------------------------------------------------------------------------------------
 
-    def _existing(
-        self,
-        names: Sequence[str],
-        make: Callable[[Desired, Observed], Plan],
-        lock: AbstractContextManager[None] | None = None,
-    ) -> Result:
+    def _existing(self, names: Sequence[str], make: Callable[[Desired, Observed], Plan]) -> Result:
         self._load()
-        if not lock:
-            self._check_trust()
-        with lock or self._changing():
-            wanted = self.containers(names)
-            desired, _selected, observed = self._desired((), keep=False, check_ports=False)
-            there = {name: desired.services[name] for name in desired.services if name in wanted}
-            selected = replace(desired, services=there)
-            if not lock:
-                self._keep(there)
+        self._check_trust()
+        with self._changing():
+            selected, observed = self._made(names)
+            self._keep(selected.services)
             plan = make(selected, observed)
             return Result(plan, selected.services, self._execute(plan, selected, observed))
+
+    def _made(self, names: Sequence[str]) -> tuple[Desired, Observed]:
+        """The services that have a container, and what is there. Raises ConfigError if one of `names` has none."""
+        wanted = self.containers(names)
+        desired, _selected, observed = self._desired((), keep=False, check_ports=False)
+        there = {name: desired.services[name] for name in desired.services if name in wanted}
+        return replace(desired, services=there), observed

@@ -16,7 +16,7 @@ from devenv import wiring
 from devenv.bringup import BringUp
 from devenv.errors import ConfigError, DevenvError
 from devenv.model import Desired, Observed, Operation, Plan
-from devenv.names import check_component
+from devenv.names import check_component, identifier
 from devenv.plandown import plan_stop
 from devenv.resolve import select
 from devenv.timing import Watch
@@ -50,6 +50,7 @@ class Lending(BringUp):
                 stack.callback(self._return_services)
                 stack.enter_context(self.state.using())
                 if name not in self._listed:
+                    self._check_free(name)
                     stack.enter_context(self.state.lent(check_component(name)))
                     stack.callback(self._take_back, name)
                 if ending:
@@ -177,6 +178,16 @@ class Lending(BringUp):
             self.state.amend(borrowed={})
 
     # ---- components --------------------------------------------------------------------------------------------
+
+    def _check_free(self, name: str) -> None:
+        """Raise ConfigError if somebody's component is the same to a service: it would go when the run ends."""
+        held = {other for other, has in self.state.lendings().items() if has and other != name}
+        for other in sorted(self._listed | held | (self._former() - self._left_behind())):
+            if identifier(other) == identifier(name):
+                raise ConfigError(
+                    f"cannot make component {name!r} for a run: data of {other!r} would go with it",
+                    "choose another name" if other != name else "choose another name, or 'devenv up --drop' drops it",
+                )
 
     def _take_back(self, component: str) -> None:
         with self._changing():

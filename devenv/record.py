@@ -18,7 +18,7 @@ class Record:
     the wired files; `unfinished` the services whose first start was begun and not seen to end; `renewing` those that
     are to lose their data, each with the snapshot that it gets instead, or nothing; `borrowed` the services that runs
     brought up, each with what was there of it before (see lending.py); `owner` the token that everything made for it
-    carries.
+    carries; `saving` the images that the last save of a snapshot was to make, until it is known what became of them.
     """
 
     id: str
@@ -32,6 +32,7 @@ class Record:
     renewing: dict[str, str] = field(default_factory=dict)
     borrowed: dict[str, str] = field(default_factory=dict)
     owner: str = ""
+    saving: list[str] = field(default_factory=list)
     format: int = FORMAT
 
 
@@ -42,7 +43,7 @@ def understood(data: Mapping[str, Any], empty: Record) -> Record:
     for key, kind in (("ports", int), ("provisioned", str), ("renewing", str), ("borrowed", str)):
         if not all(isinstance(value, kind) for value in fields.get(key, {}).values()):
             del fields[key]
-    for key in ("files", "unfinished"):
+    for key in ("files", "unfinished", "saving"):
         if not all(isinstance(name, str) for name in fields.get(key, ())):
             del fields[key]
     return Record(**{**known, **fields})

@@ -3,7 +3,7 @@
     <state folder>/environments/<id>/snapshots/<name>.json    what it holds and what made it, 0600
     devenv/snapshot:<id>-<random>-<service>-<volume>          an image on the engine for each volume
 
-The file is written last: images that none names are what an interrupted `save` left.
+The file is written last. What images a save makes is on record before: those that no file names it left unfinished.
 """
 
 from __future__ import annotations
@@ -92,6 +92,15 @@ def load_all(state: State) -> list[Snapshot]:
         except ConfigError:
             continue
     return sorted(found, key=lambda snapshot: snapshot.saved, reverse=True)
+
+
+def check_free(state: State, name: str) -> None:
+    """Raise ConfigError if there is a snapshot of that name, also one that cannot be read."""
+    if (path := _path(state, name)).exists():
+        raise ConfigError(
+            f"cannot save snapshot {name!r}: it is there",
+            f"'devenv snapshot rm {name}' first; if that cannot read it, remove {path}",
+        )
 
 
 # ---- save ------------------------------------------------------------------------------------------------------
@@ -215,16 +224,17 @@ def remove(state: State, engine: Engine, snapshot: Snapshot) -> None:
 
 
 def leftovers(state: State, there: Collection[str]) -> list[str]:
-    """The images of interrupted saves: those of this environment that no snapshot names.
+    """The images of an interrupted save: those on record that no snapshot names.
 
     None, if there is a snapshot that cannot be read: nobody can tell which images are its own.
     """
+    if not (saving := state.load().saving):
+        return []
     snapshots = load_all(state)
     if len(snapshots) < len([*state.snapshots.glob("*.json")]):
         return []
     named = {image for snapshot in snapshots for image in snapshot.images}
-    mine = f"{REPOSITORY}:{state.id}-"
-    return [image for image in there if image.startswith(mine) and image not in named]
+    return [image for image in saving if image in there and image not in named]
 
 
 def _path(state: State, name: str) -> Path:

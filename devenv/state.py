@@ -278,8 +278,10 @@ class State:
 
     def restore_secrets(self, saved: Mapping[str, str]) -> None:
         """Have these secrets again; others stay."""
-        make_private(self.folder)
-        write_files({self.folder / "secrets.json": _to_json({**self.secrets(()), **saved})})
+        known = self.secrets(())
+        if (restored := {**known, **saved}) != known:
+            make_private(self.folder)
+            write_files({self.folder / "secrets.json": _to_json(restored)})
 
 
 def all_records() -> list[Record]:

@@ -227,6 +227,7 @@ class Steps:
     # ---- doing and remembering -------------------------------------------------------------------------------
 
     def _execute(self, plan: Plan, desired: Desired, observed: Observed) -> list[Timing]:
+        """Carry a plan out and remember what comes of it: for those who hold the environment's lock."""
         parts: dict[str, str] = {}
         ready: list[str] = []
 
@@ -234,24 +235,11 @@ class Steps:
             ready.append(service)
             self._note_starts((), [service])
 
-        self._cancelled = threading.Event()
-        if self._over.is_set():
-            raise Cancelled
-        context = Context(
-            engine=self.engine,
-            desired=desired,
-            containers={name: container.id for name, container in observed.containers.items()},
-            network=next(iter(observed.networks), ""),
-            timeout=self._timeout,
-            catalogue=self.catalogue,
-            images=self.images,
-            stop_seconds={name: s.options.stop_grace_period for name, s in self.catalogue.items()},
+        context = replace(
+            self._context(desired, observed),
             provisioned=parts.__setitem__,
             created=lambda service: self._note_starts((), [service] if self.catalogue[service].resumes else ()),
             became_ready=became_ready,
-            golden=lambda service: self._golden_of(service, desired),
-            note=self._report.note,
-            cancelled=self._cancelled,
         )
         # Known before they are made: what a killed devenv leaves can then be found, made again or dropped.
         unknown = {"provision": "", "prepare": _BEGUN}
@@ -265,6 +253,28 @@ class Steps:
             self._note_renewed({*emptied, *(service.name for service in created)} & {*ready})
             self._remember(parts)
             self._forget([op.target for op in plan.operations if op.action == "drop" and parts.get(op.target) == ""])
+
+    def _execute_beside(self, plan: Plan, desired: Desired, observed: Observed) -> list[Timing]:
+        """Carry out a plan that changes nothing of the environment, and leave its record to those who hold the lock."""
+        return execute(plan, self._context(desired, observed), self._report)
+
+    def _context(self, desired: Desired, observed: Observed) -> Context:
+        self._cancelled = threading.Event()
+        if self._over.is_set():
+            raise Cancelled
+        return Context(
+            engine=self.engine,
+            desired=desired,
+            containers={name: container.id for name, container in observed.containers.items()},
+            network=next(iter(observed.networks), ""),
+            timeout=self._timeout,
+            catalogue=self.catalogue,
+            images=self.images,
+            stop_seconds={name: s.options.stop_grace_period for name, s in self.catalogue.items()},
+            golden=lambda service: self._golden_of(service, desired),
+            note=self._report.note,
+            cancelled=self._cancelled,
+        )
 
     def _note_starts(self, begun: Sequence[str], finished: Sequence[str]) -> None:
         """Which services were started for the first time and are not known to have got through it.
@@ -330,9 +340,11 @@ class Steps:
         return Result(plan, {}, timings)
 
     def _remove_leftovers(self, images: Collection[str]) -> None:
-        """Remove what interrupted saves of snapshots left among these images."""
-        for image in snapshot.leftovers(self.state, images):
-            self.engine.remove_image(image)
+        """Remove what an interrupted save of a snapshot left among these images."""
+        if left := snapshot.leftovers(self.state, images):
+            for image in left:
+                self.engine.remove_image(image)
+            self.state.amend(saving=[])
 
     # ---- components ----------------------------------------------------------------------------------------------
 
@@ -373,27 +385,6 @@ class Steps:
         """Who has a part of some service that nobody asks for any more."""
         return set(former_components(self.state.load().provisioned, self.profile, self.catalogue))
 
-    def _adopt(self) -> None:
-        """Put components on record that were made for tests by processes that are gone: they are left behind, too."""
-        if not (names := self.state.abandoned()):
-            return
-        observed, record = self.observe(), self.state.load()
-        services = [name for name, s in self.catalogue.items() if name in observed.services and s.provisioner]
-        pairs = {f"{service}/{name}": "" for service in services for name in names}
-        self.state.save(replace(record, provisioned={**pairs, **record.provisioned}))
-        self.state.adopt()
-
     def _left_behind(self) -> set[str]:
         """The components that were lent to somebody who was killed."""
         return {name for name, held in self.state.lendings().items() if not held} - self._listed
-
-    def _forget_lent(self, components: Collection[str]) -> None:
-        """Forget that these components were lent, those that have no part of any service any more."""
-        still_there = {pair.partition("/")[2] for pair in self.state.load().provisioned}
-        for component in {*components} - still_there:
-            self.state.returned(component)
-
-    def _note_former(self) -> None:
-        if kept := sorted(self._former() - self._left_behind()):
-            names = " ".join(kept)
-            self._report.note(f"not in devenv.yaml any more, their data is kept: {names} ('devenv up --drop' drops it)")

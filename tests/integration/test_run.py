@@ -163,6 +163,18 @@ def test_a_component_is_lent_to_one_run_at_a_time(etcd: Project) -> None:
     etcd.devenv("run", "--component", "mine", "--", "true")
 
 
+@pytest.mark.parametrize("name", ["my_service", "my-service"])
+def test_a_component_whose_data_somebody_keeps_is_not_lent(etcd: Project, name: str) -> None:
+    etcd.configure("profile: coordination\ncomponents: [my-service]\n")
+    etcd.devenv("up")
+    put(etcd, "/my-service/key")
+    # With the name itself: it is not listed any more, and its data is kept until `up --drop`.
+    etcd.configure("profile: coordination\n" + ("components: [my-service]\n" if name == "my_service" else ""))
+    refused = etcd.devenv("run", "--component", name, "--", "true", check=False)
+    one_clear_line(refused, 3, f"cannot make component {name!r} for a run", "my-service")
+    assert keys(etcd) == ["/my-service/key"]
+
+
 def test_what_the_user_brings_up_meanwhile_stays(etcd: Project) -> None:
     with running(etcd) as (run, _):
         etcd.devenv("up")

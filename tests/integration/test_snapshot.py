@@ -13,6 +13,9 @@ import pytest
 import requests
 from project import Project, new_project, one_clear_line, ours, remove
 
+from devenv.environment import Environment
+from devenv.errors import Cancelled
+
 # How long after services began to stand still devenv is killed, in seconds; a save of etcd takes about one.
 MOMENTS = (0.0, 0.3, 0.6)
 
@@ -282,6 +285,31 @@ def test_a_restore_that_was_killed_is_finished_by_the_next_up(etcd: Project, mom
     assert keys(etcd) == ["saved"]
     assert etcd.devenv("up").stdout  # nothing is left to be finished
     assert keys(etcd) == ["saved"]
+
+
+@pytest.mark.parametrize("step", ["_bring_up", "_plan"])
+def test_passwords_go_with_the_data_where_a_restore_ends_before_it_begins(
+    etcd: Project, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    etcd.configure("profile: coordination\nservices: {etcd: {auth: true}}\n")
+    etcd.devenv("up")
+    first = etcd.env()["ETCDCTL_USER"]
+    etcd.devenv("exec", "etcd", "etcdctl", "--user", first, "put", "saved", "1")
+    etcd.devenv("snapshot", "save", "one")
+    etcd.devenv("down", "--volumes")
+    etcd.devenv("up")
+    assert etcd.env()["ETCDCTL_USER"] != first
+    monkeypatch.setenv("DEVENV_STATE_DIR", str(etcd.state))
+
+    def ends(*_: object, **__: object) -> None:
+        raise Cancelled
+
+    with monkeypatch.context() as patched, pytest.raises(Cancelled):
+        patched.setattr(Environment, step, ends)
+        Environment(etcd.folder).restore("one")
+    etcd.devenv("up")
+    assert etcd.env()["ETCDCTL_USER"] == first
+    assert etcdctl(etcd, "--user", first, "get", "saved") == "saved\n1"
 
 
 def test_two_environments_save_and_restore_at_once(etcd: Project, tmp_path: Path, client: docker.DockerClient) -> None:

@@ -134,13 +134,16 @@ def test_those_that_did_pause_go_on_when_another_one_could_not() -> None:
     assert "unpause id-one" in engine.calls and "unpause id-two" not in engine.calls
 
 
-def test_what_no_snapshot_names_is_left_over(state: State) -> None:
-    mine = [f"devenv/snapshot:{state.id}-{number}" for number in range(2)]
-    foreign = ["devenv/snapshot:other-1", "devenv/one:1", "someone/elses:1"]
+def test_what_a_save_was_to_make_and_no_snapshot_names_is_left_over(state: State) -> None:
+    mine = [f"devenv/snapshot:{state.id}-{number}" for number in range(3)]
+    # Not on record: of another state folder's, or nobody's.
+    foreign = [f"devenv/snapshot:{state.id}-other", "devenv/snapshot:other-1", "devenv/one:1"]
     kept = {"one": replace(SAVED["one"], volumes={"data": mine[0]})}
     engine: Any = FakeEngine()
     snapshot.write(state, "before", kept, engine)
-    assert snapshot.leftovers(state, [*mine, *foreign]) == [mine[1]]
+    assert snapshot.leftovers(state, [*mine, *foreign]) == []
+    state.amend(saving=mine)
+    assert snapshot.leftovers(state, [*mine[:2], *foreign]) == [mine[1]]
     # What it names may be any of them.
     (state.snapshots / "garbled.json").write_text("{")
     assert snapshot.leftovers(state, [*mine, *foreign]) == []
