@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import tarfile
 from typing import IO, Any
 
@@ -11,6 +12,8 @@ from devenv.names import familiar
 
 # The lists that an archive has of its images: every engine's, and that of the OCI's layout, which new ones prefer.
 _MANIFEST, _INDEX = "manifest.json", "index.json"
+# What engines read to find out which images there are.
+_READ = (_MANIFEST, _INDEX, "oci-layout", "repositories")
 # What newer engines note the whole name of an image as.
 _NAME = "io.containerd.image.name"
 _MOST_BYTES = 4 << 20
@@ -41,11 +44,22 @@ def images_in(archive: IO[bytes], name: str) -> dict[str, set[str]]:
 
 
 def _lists(archive: IO[bytes]) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     with tarfile.open(fileobj=archive, mode="r:") as tar:
         # To the end: a piece of an archive is none.
         for member in tar:
-            if member.name in (_MANIFEST, _INDEX) and member.isreg() and member.size <= _MOST_BYTES:
-                content = tar.extractfile(member)
-                found[member.name] = json.load(content) if content else None
+            if (name := posixpath.normpath(f"/{member.name}").lstrip("/")) not in _READ:
+                continue
+            # Of several, or through a link, an engine might read another one than is read here.
+            if name in found or member.name != name or not _is_plain(member):
+                raise ValueError(f"{member.name} is not the one {name}")
+            content = tar.extractfile(member)
+            found[name] = json.load(content) if content else None
+        # They go for each member that comes later, here; not so in engines.
+        if tar.pax_headers:
+            raise ValueError("it has headers for all members")
     return found
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    return member.isreg() and not member.issparse() and member.size <= _MOST_BYTES

@@ -13,6 +13,7 @@ from devenv.errors import ConfigError
 from devenv.imagetar import images_in
 
 HEX = "a" * 64
+EVIL = json.dumps([{"Config": f"{HEX}.json", "RepoTags": ["alpine:3"], "Layers": ["layer"]}]).encode()
 
 
 def archive(**files: Any) -> io.BytesIO:
@@ -64,6 +65,59 @@ def test_a_name_that_only_one_of_the_lists_has_is_found() -> None:
 def test_what_is_no_whole_archive_is_refused(content: bytes) -> None:
     with pytest.raises(ConfigError, match=r"cannot load cache\.tar: it is no whole archive of images"):
         images_in(io.BytesIO(content), "cache.tar")
+
+
+def with_member(name: str, content: bytes = EVIL, **about: Any) -> bytes:
+    """An archive of one image of devenv's, and another member before or behind its list."""
+    buffer = archive(manifest=[entry("devenv/e:1")])
+    with tarfile.open(fileobj=buffer, mode="a") as tar:
+        member = tarfile.TarInfo(name)
+        for key, value in about.items():
+            setattr(member, key, value)
+        member.size = len(content) if member.isreg() else 0
+        tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "index.json", "oci-layout", "repositories"])
+@pytest.mark.parametrize("spelled", ["./{}", "/{}", "//{}", "layer/../{}", "../{}", ".//{}"])
+def test_a_list_that_only_an_engine_would_take_for_one_is_refused(name: str, spelled: str) -> None:
+    with pytest.raises(ConfigError, match="it is no whole archive of images"):
+        images_in(io.BytesIO(with_member(spelled.format(name), b"{}")), "cache.tar")
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {},
+        {"type": tarfile.SYMTYPE, "linkname": "layer"},
+        {"type": tarfile.LNKTYPE, "linkname": "layer"},
+        {"type": tarfile.DIRTYPE},
+    ],
+    ids=["a second one", "a symbolic link", "a hard link", "a folder"],
+)
+def test_another_list_than_the_one_that_is_read_is_refused(about: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="it is no whole archive of images"):
+        images_in(io.BytesIO(with_member("manifest.json", **about)), "cache.tar")
+
+
+def test_headers_that_go_for_all_members_are_refused() -> None:
+    """tarfile would take the second list for a layer, and Go's reader, which engines use, for a list."""
+    buffer = archive(manifest=[entry("devenv/e:1")])
+    with tarfile.open(fileobj=buffer, mode="a") as tar:
+        header = tarfile.TarInfo.create_pax_global_header({"path": "layer"})
+        buffer.write(header)
+        tar.offset += len(header)
+        member = tarfile.TarInfo("manifest.json")
+        member.size = len(EVIL)
+        tar.addfile(member, io.BytesIO(EVIL))
+    with pytest.raises(ConfigError, match="it is no whole archive of images"):
+        images_in(io.BytesIO(buffer.getvalue()), "cache.tar")
+
+
+def test_other_members_may_be_called_anything() -> None:
+    content = with_member("blobs/sha256/manifest.json")
+    assert images_in(io.BytesIO(content), "cache.tar").keys() == {"devenv/e:1"}
 
 
 @pytest.mark.parametrize("manifest", [[entry()], []])
