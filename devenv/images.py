@@ -14,7 +14,7 @@ from typing import Any
 
 from voluptuous import Optional, Required, Schema
 
-from devenv import document, golden
+from devenv import document
 from devenv.catalogue import data_folder
 from devenv.components import digest
 from devenv.engine import Engine
@@ -161,16 +161,13 @@ def _not_ours(reference: str, image: Mapping[str, Any]) -> NotOurs:
 
 
 def stale_images(engine: Engine, current: Iterable[Image]) -> list[str]:
-    """Images that devenv once built and that no present definition asks for, by tag or id.
+    """The names that devenv once gave to images and that no present definition asks for.
 
-    Not golden states: another project may begin with them, and `devenv gc` knows how old they are.
+    Not golden states: another project may begin with them, and `devenv gc` knows how old they are. Nor what has another
+    name, or none: an image that somebody made of ours has all of its labels.
     """
-    wanted = {image.reference for image in current}
-    found = []
-    for image in engine.devenv_images():
-        tags = [tag for tag in image.get("RepoTags") or () if tag != "<none>:<none>"]
-        if any(tag.startswith(f"{golden.REPOSITORY}:") for tag in tags):
-            continue
-        # Somebody may be making what is wanted and not there yet.
-        found += [tag for tag in tags if tag.removesuffix(DRAFT) not in wanted] if tags else [image["Id"]]
-    return found
+    wanted = {image.reference for image in current if image.how != "pull"}
+    repositories = {reference.rpartition(":")[0] for reference in wanted}
+    tags = [familiar(tag) for image in engine.devenv_images() for tag in image.get("RepoTags") or ()]
+    # Somebody may be making what is wanted and not there yet.
+    return [tag for tag in tags if tag.rpartition(":")[0] in repositories and tag.removesuffix(DRAFT) not in wanted]

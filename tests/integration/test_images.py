@@ -125,6 +125,48 @@ def test_nothing_is_built_on_a_base_that_is_not_devenvs(
         remove(client, base, there["etcd"]["reference"])
 
 
+STALE = """
+from devenv.environment import Environment
+from devenv.images import images_for, stale_images
+from devenv.model import Profile
+environment = Environment()
+environment._load()
+print(*stale_images(environment.engine, images_for(Profile("", {}), environment.catalogue).values()))
+"""
+
+
+def ran(project: Project, code: str) -> list[str]:
+    """What a program prints that uses the library of the project's checkout, in words."""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=project.folder, env=project.environ, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_prune_takes_the_names_that_devenv_gave_and_nothing_that_somebody_made(
+    project: Project, client: docker.DockerClient, checkout: Path, tiny: str
+) -> None:
+    project.devenv("images", "build")
+    mine = f"mine-{project.id}:1"
+    genuine = client.images.get(tiny).id
+    built(client, f"FROM {tiny}\nENV MINE=1\n", mine)
+    client.images.build(fileobj=io.BytesIO(f"FROM {tiny}\nENV MINE=2\n".encode()), labels={"mine": project.id}, rm=True)
+    (unnamed,) = client.images.list(filters={"label": f"mine={project.id}"})
+    kept = f"mine-{project.id}:kept"
+    client.images.get(tiny).tag(kept)
+    try:
+        assert client.images.get(mine).labels[LABEL_ENVIRONMENT] == unnamed.labels[LABEL_ENVIRONMENT] == SHARED
+        # What it would remove, and not `prune` itself: that would take what other tests made and use.
+        assert tiny not in ran(project, STALE)
+        (checkout / "compose/etcd/Dockerfile").write_text(TINY.format(unique=uuid.uuid4()))
+        found = ran(project, STALE)
+        assert tiny in found and not {mine, kept, unnamed.id} & {*found}
+        assert connect().remove_image(tiny)
+        assert client.images.get(kept).id == genuine and client.images.get(mine) and client.images.get(unnamed.id)
+    finally:
+        for image in (mine, unnamed.id, kept):
+            client.images.remove(image, force=True)
+
+
 GOLDEN = """
 from devenv import golden
 from devenv.environment import Environment
@@ -143,11 +185,7 @@ def test_what_has_the_name_of_a_golden_state_is_no_data(
     # A golden state of this test's own.
     text = compose.read_text().replace("pids_limit: 256", "pids_limit: 259")
     compose.write_text(text.replace("  role: coordination\n", "  role: coordination\n  golden: [data]\n"))
-    command = [sys.executable, "-c", GOLDEN]
-    golden = subprocess.run(
-        command, cwd=project.folder, env=project.environ, capture_output=True, text=True, check=True
-    )
-    reference = golden.stdout.strip()
+    (reference,) = ran(project, GOLDEN)
     base = listed(project)[BASE]["reference"]
     try:
         # Something else, plainly; and what was made of data of ours.

@@ -192,6 +192,15 @@ def test_golden_states_and_snapshots_are_data(environment: str) -> None:
 
 
 def test_what_nobody_asks_for_is_stale_and_not_what_is_being_made() -> None:
-    tags = [REFERENCE, REFERENCE + DRAFT, "devenv/one:older", "devenv/one:older" + DRAFT, "devenv/golden:one-v-1"]
+    stale = ["devenv/one:older", "devenv/one:older" + DRAFT, "localhost/devenv/one:podmans"]
+    tags = [REFERENCE, f"localhost/{REFERENCE}", REFERENCE + DRAFT, *stale, "devenv/golden:one-v-1"]
     engine = FakeEngine(Observed(images=dict.fromkeys(tags, "id")))
-    assert stale_images(engine, [ONE.image]) == ["devenv/one:older", "devenv/one:older" + DRAFT]  # type: ignore[arg-type]
+    found = stale_images(engine, [ONE.image])  # type: ignore[arg-type]
+    assert found == ["devenv/one:older", "devenv/one:older" + DRAFT, "devenv/one:podmans"]
+
+
+def test_what_somebody_made_of_ours_is_not_stale() -> None:
+    # It has all of our labels. The one that a profile names is pulled, whatever it was made of.
+    tags = ["<none>:<none>", "mine:1", "devenv/mine:1", "theirs/one:1", "registry/devenv/one:1"]
+    engine = FakeEngine(Observed(images=dict.fromkeys(tags, "id")))
+    assert stale_images(engine, [ONE.image, Image("mine:2", "pull", "two")]) == []  # type: ignore[arg-type]
