@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from devenv.errors import ConfigError, DevenvError
 from devenv.images import BASE
 from devenv.results import ServiceStatus
-from devenv.state import write_files
+from devenv.state import make_folders, write_files
 from devenv.timing import as_data
 from devenv.trace import as_trace
 from devenv.userfile import reason_of, way_out
@@ -59,11 +59,11 @@ def make_folder(folder: Path, project: Path) -> None:
     if reason := way_out(folder, project):
         raise ConfigError(f"cannot write artifacts to {folder}: {reason}", hint)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise ConfigError(f"cannot write artifacts to {folder}: it is no folder", hint) from error
+        make_folders(folder)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot write artifacts to {folder}: {reason_of(error)}", hint) from error
+    if not folder.is_dir():
+        raise ConfigError(f"cannot write artifacts to {folder}: it is no folder", hint)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f"cannot write artifacts to {folder}: no permission", hint)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from devenv.errors import NoEngine
+from devenv.state import make_private, state_folder
 
 Say = Callable[[str], None]
 # "refused" is a socket file that a dead program left.
@@ -121,8 +122,9 @@ class Host:
 
     def spawn(self, argv: Sequence[str], log: Path) -> Poll:
         """Start a daemon that outlives devenv; returns what tells its end."""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
+        make_private(log.parent)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "ab") as output:
             daemon = subprocess.Popen(  # noqa: S603 - as in run()
                 list(argv),
                 stdin=subprocess.DEVNULL,
@@ -382,8 +384,7 @@ def _remove(name: str, why: str, say: Say, host: Host) -> None:
 def _log_file(host: Host) -> Path:
     if host.uid() == 0:
         return host.path("/var/log/devenv-dockerd.log")
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "devenv" / "dockerd.log"
+    return state_folder() / "dockerd.log"
 
 
 def _tail(daemon: Daemon) -> list[str]:

@@ -319,14 +319,19 @@ def new_token() -> str:
 def make_private(folder: Path) -> None:
     """Have a folder; it and those above it that are not there are made for their owner alone, whatever the umask."""
     try:
-        # With `parents`, only the last one would get the mode.
-        for part in [part for part in (*reversed(folder.parents), folder) if not part.exists()]:
-            part.mkdir(mode=0o700, exist_ok=True)
+        make_folders(folder)
     except OSError as error:
         raise DevenvError(
             f"cannot create the state folder {folder}: {error.strerror}",
             hint="set DEVENV_STATE_DIR to a folder that you may write to",
         ) from error
+
+
+def make_folders(folder: Path) -> None:
+    """The same, for a folder of any kind. Raises OSError."""
+    # With `parents`, only the last one would get the mode.
+    for part in [part for part in (*reversed(folder.parents), folder) if not part.exists()]:
+        part.mkdir(mode=0o700, exist_ok=True)
 
 
 @contextmanager

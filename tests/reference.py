@@ -449,7 +449,7 @@ KEPT = [
     ("`devenv.yaml`", "by `devenv init` only, and never over one that is there"),
     (
         "`/var/log/devenv-dockerd.log`",
-        "log of an engine that `doctor --fix` started without systemd; a user's is `~/.local/state/devenv/dockerd.log`",
+        "log of an engine that `doctor --fix` started without systemd; a user's is `STATE/dockerd.log`",
     ),
 ]
 

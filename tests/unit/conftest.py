@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,11 @@ def own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     # Wherever the tests run.
     monkeypatch.setattr("devenv.bringup.own_container", lambda: "")
     return folder
+
+
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    """The worst that a user can have set."""
+    before = os.umask(0)
+    yield
+    os.umask(before)

@@ -49,7 +49,9 @@ def with_engine(environment: Environment) -> Telling:
     return engine
 
 
-def test_files_are_for_their_owners_eyes_and_replace_those_of_before(environment: Environment, tmp_path: Path) -> None:
+def test_files_are_for_their_owners_eyes_and_replace_those_of_before(
+    environment: Environment, tmp_path: Path, no_umask: None
+) -> None:
     with_engine(environment)
     folder = tmp_path / "some" / "artifacts"
     first = write_artifacts(environment, folder)
@@ -57,7 +59,8 @@ def test_files_are_for_their_owners_eyes_and_replace_those_of_before(environment
     assert write_artifacts(environment, folder) == first == sorted(folder.iterdir())
     assert [path.name for path in first] == ["engine.json", "etcd.log", "events.json", "inspect.json", "status.json"]
     assert (folder / "etcd.log").read_text() == "first line\nlast line\n"
-    assert folder.stat().st_mode & 0o777 == 0o700 and {path.stat().st_mode & 0o777 for path in first} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (folder, folder.parent)} == {0o700}
+    assert {path.stat().st_mode & 0o777 for path in first} == {0o600}
     status = json.loads((folder / "status.json").read_text())
     assert status["services"]["etcd"]["state"] == "failed" and status["environment"]["id"] == environment.id
 

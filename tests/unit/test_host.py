@@ -71,12 +71,31 @@ def test_a_failed_installation_shows_the_end_of_what_apt_said(machine):
 
 
 def test_an_ordinary_user_with_sudo_acts_through_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("DEVENV_STATE_DIR", str(tmp_path / "state"))
     machine = FakeHost(tmp_path, "ID=linuxmint\nID_LIKE='ubuntu debian'\n", uid=1000)
     bring_up(machine)
     assert machine.ran == ["sudo -n true"]
     assert machine.spawned[0].startswith("sudo -n ")
-    assert (tmp_path / "state/devenv/dockerd.log").exists()
+    assert (tmp_path / "state/dockerd.log").exists()
+
+
+def test_the_log_of_a_daemon_and_its_folders_are_for_their_owner_alone_whatever_the_umask(
+    tmp_path: Path, no_umask: None
+) -> None:
+    log = tmp_path / "state" / "devenv" / "dockerd.log"
+    for _ in range(2):
+        poll = host.Host().spawn(["sh", "-c", "echo started"], log)
+        poll.__self__.wait()  # type: ignore[attr-defined]
+    assert log.read_text() == "started\nstarted\n"
+    modes = {path: path.stat().st_mode & 0o777 for path in (log, log.parent, log.parent.parent)}
+    assert modes == {log: 0o600, log.parent: 0o700, log.parent.parent: 0o700}
+
+
+def test_a_link_in_place_of_a_daemons_log_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "log").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="symbolic links"):
+        host.Host().spawn(["true"], tmp_path / "log")
+    assert not (tmp_path / "mine").exists()
 
 
 @pytest.mark.parametrize(

@@ -70,14 +70,6 @@ def test_an_id_is_safe_in_every_name_on_the_engine(folder: str) -> None:
 # ---- writing -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def no_umask() -> Iterator[None]:
-    """The worst that a user can have set."""
-    before = os.umask(0)
-    yield
-    os.umask(before)
-
-
 def test_a_written_file_is_for_its_owner_alone_whatever_the_umask(tmp_path: Path, no_umask: None) -> None:
     write_files({tmp_path / "f": b"new"})
     assert (mode(tmp_path / "f"), (tmp_path / "f").read_bytes()) == (0o600, b"new")
