@@ -57,7 +57,8 @@ class _Remains(Environment):
             containers, volumes = self._present(observed, ()), self._volumes(observed, ())
             plan = plan_down(containers, self._needs(), observed.networks, volumes, gently=False)
             timings = self._execute(plan, self._nothing(), observed)
-            self.state.forget()
+            # As when an environment goes down: a project that comes back must not take over a stranger's token.
+            self.state.forget(observed.owner if observed.strangers else "")
             self._files.restore_all(wired.path for wired in self._files.wired() if not wired.path.exists())
             return Result(plan, {}, timings)
 
@@ -70,6 +71,7 @@ def listed() -> list[Gone]:
 def remove(identity: str, report: Report) -> Result:
     """Remove an environment whose project folder is gone, with its data and its snapshots.
 
+    Where strangers have its labels, its token stays on record, and it is `listed` until they are gone, too.
     Raises ConfigError if it is no such environment.
     """
     records = {record.id: record for record in elsewhere.gone()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -119,6 +120,31 @@ def test_gc_takes_what_a_killed_run_left_and_no_strangers(
     assert TOLD in etcd.devenv("gc").stderr
     forger.check()
     assert labelled(forger, client) == strangers
+
+
+def test_an_environment_that_is_gone_is_on_record_as_long_as_there_are_strangers(
+    etcd: Project, client: docker.DockerClient, forger: Forger, tmp_path: Path
+) -> None:
+    (tmp_path / "here").mkdir()
+    here = Project(tmp_path / "here", etcd.state)
+    etcd.devenv("up")
+    # Its token is trusted by whoever knows none.
+    stranger = forger.make("volume", f"devenv-{forger.id}-etcd-data2")
+    etcd.folder.rename(tmp_path / "away")
+    remove = ("gc", "--keep", "100000", "--remove", forger.id)
+    assert TOLD + stranger in here.devenv(*remove).stderr
+    assert labelled(forger, client) == {stranger}
+    forger.check()
+    # Back again, it is a stranger still, and what it holds is not taken for the environment's.
+    (tmp_path / "away").rename(etcd.folder)
+    assert TOLD + stranger in etcd.devenv("up").stderr
+    etcd.devenv("down", "--volumes")
+    forger.check()
+    etcd.folder.rename(tmp_path / "away")
+    forger.remove(stranger)
+    here.devenv(*remove)
+    assert here.devenv("gc", "--keep", "100000").stdout == "nothing to remove\n"
+    (tmp_path / "away").rename(etcd.folder)
 
 
 def test_a_stranger_with_the_very_name_ends_an_up_before_anything_is_done(
