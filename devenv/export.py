@@ -87,9 +87,10 @@ def write(tool: str, files: Mapping[str, str], output: Path, project: Path) -> l
     Raises ConfigError where that cannot be done, and where a link leads out of the project or the folder.
     """
     paths = {output / name if name else output: text.encode() for name, text in files.items()}
-    for path in paths:
+    for path in (output, *paths):
         if reason := way_out(path, project) or way_out(path, output, "the folder"):
             raise ConfigError(f"cannot write {path}: {reason}", "remove the link, or name another place")
+    for path in paths:
         if path.is_dir():
             raise ConfigError(f"cannot write {path}: it is a folder", "name a file")
         try:

@@ -85,7 +85,7 @@ def _microseconds(seconds: float) -> int:
 def check_place(path: Path, project: Path) -> None:
     """Raises ConfigError if no file can be written there. Nothing but a regular file is ever replaced.
 
-    That is also where a link leads out of the project.
+    That is also where a link leads out of the project, and outside of it for a link.
     """
     if reason := way_out(path, project) or _refusal(real_path(path)):
         raise ConfigError(f"cannot write {path}: {reason}", hint="name a file in a folder that you may write to")
@@ -108,4 +108,7 @@ def _refusal(real: Path) -> str:
 def write_trace(path: Path, run: Run, project: Path) -> None:
     """Write the run for Perfetto and chrome://tracing. Raises ConfigError where that cannot be done."""
     check_place(path, project)
-    write_files({real_path(path): (json.dumps(as_trace(run)) + "\n").encode()}, 0o644)
+    real = real_path(path)
+    # Outside of the project not to where a link leads that somebody put there meanwhile.
+    target = real if real.is_relative_to(project.resolve()) else path
+    write_files({target: (json.dumps(as_trace(run)) + "\n").encode()}, 0o644)

@@ -52,16 +52,21 @@ def exists(path: Path, refuse: Refusal) -> bool:
 
 
 def way_out(path: Path, folder: Path, name: str = "the project") -> str:
-    """Why nothing is written to a path in the folder that a link leads out of: it may have come with a clone.
+    """Why nothing is written to a path: a link leads out of the folder with it, or it is one itself, elsewhere.
 
-    Empty if none does. A link that stays in the folder, which is called `name`, is followed.
+    The first may have come with a clone, the second be somebody else's in a folder like /tmp. Empty if neither is so. A
+    link that stays in the folder, which is called `name`, is followed.
     """
     real = real_path(path)
     if real.is_relative_to(folder.resolve()):
         return ""
-    if not any(os.path.islink(part) for part in _own_parts(path, folder)):  # noqa: PTH114  what has no name is no link
-        return ""
-    return f"it is a symbolic link that leads out of {name}, to {real}"
+    if any(_is_link(part) for part in _own_parts(path, folder)):
+        return f"it is a symbolic link that leads out of {name}, to {real}"
+    return f"it is a symbolic link, to {real}" if _is_link(path) else ""
+
+
+def _is_link(path: Path) -> bool:
+    return os.path.islink(path)  # noqa: PTH114  what has no name is no link
 
 
 def refuse_outside(path: Path, real: Path, project: Path, inside_only: bool, refuse: Refusal) -> None:
@@ -70,8 +75,6 @@ def refuse_outside(path: Path, real: Path, project: Path, inside_only: bool, ref
         return
     if reason := way_out(path, project):
         raise refuse(reason)
-    if path.is_symlink():
-        raise refuse(f"it is a symbolic link, to {real}")
     if inside_only:
         raise refuse("it is outside of the project")
 

@@ -16,6 +16,7 @@ from devenv.cli import main
 from devenv.environment import Environment
 from devenv.errors import ConfigError, NoEngine
 from devenv.state import State
+from devenv.trace import write_trace
 from devenv.userfile import way_out
 
 # Each link, and what would write to it or through it.
@@ -88,6 +89,43 @@ def test_nothing_is_written_through_a_link_that_leads_out(link: str, arguments: 
     lines = [line for line in done.stderr.splitlines() if line.startswith("cannot ")]
     assert len(lines) == 1 and lines[0].startswith("cannot write ") and link in lines[0]
     assert tree(outside.parent) == before and Path(link).is_symlink()
+
+
+# What writes to a place that is named on the command line, outside of the project.
+ELSEWHERE = [
+    ["up", "--trace", "{}"],
+    ["status", "--trace", "{}"],
+    ["ci", "--artifacts", "{}", "--", "true"],
+    ["ci", "--summary", "{}", "--", "true"],
+    ["images", "save", "{}"],
+    ["export", "compose", "--output", "{}"],
+    ["export", "zuul", "--output", "{}"],
+]
+
+
+@pytest.mark.parametrize("arguments", ELSEWHERE, ids=" ".join)
+def test_nothing_is_written_through_a_link_that_somebody_put_where_all_may(
+    arguments: Sequence[str], outside: Path, tmp_path: Path
+) -> None:
+    (shared := tmp_path / "tmp").mkdir()
+    (shared / "link").symlink_to(outside)
+    before = tree(outside.parent)
+    done = CliRunner().invoke(main, [argument.format(shared / "link") for argument in arguments])
+    assert done.exit_code == 3, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("cannot ")]
+    assert line.startswith("cannot write ") and f"{shared / 'link'}: it is a symbolic link, to {outside}" in line
+    assert tree(outside.parent) == before and [path.name for path in shared.iterdir()] == ["link"]
+
+
+def test_a_link_that_comes_late_is_replaced_and_not_followed(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody puts it there when the place was looked at."""
+    (tmp_path / "mine").write_text("mine")
+    trace = tmp_path / "trace.json"
+    monkeypatch.setattr("devenv.trace.check_place", lambda path, _: path.symlink_to(tmp_path / "mine"))
+    write_trace(trace, TYPICAL, project)
+    assert (tmp_path / "mine").read_text() == "mine" and not trace.is_symlink()
 
 
 def test_a_link_that_stays_in_the_project_is_followed(project: Path) -> None:
