@@ -16,6 +16,7 @@ from devenv.catalogue import data_folder
 from devenv.errors import ConfigError
 from devenv.model import ComponentChoice, Profile, ProjectFile, ServiceChoice
 from devenv.names import COMPONENT, COMPONENT_RULE, IMAGE, NAME, NAME_RULE, identifier
+from devenv.userfile import of_another, open_to_others
 
 PROJECT_FILE = "devenv.yaml"
 WIRED_FOLDER = ".devenv"
@@ -177,10 +178,25 @@ def existing_folder(path: Path) -> Path:
 
 
 def find_project(start: Path) -> Path:
-    """The nearest folder, upwards from `start`, that holds a devenv.yaml or a .devenv/; else `start` itself."""
+    """The nearest folder, upwards from `start`, that holds a devenv.yaml or a .devenv/; else `start` itself.
+
+    Raises ConfigError where these are another user's: whoever may write to /tmp could be above anybody's folder.
+    """
     start = start.resolve()
-    marks = ((folder, folder / PROJECT_FILE, folder / WIRED_FOLDER) for folder in (start, *start.parents))
-    return next((folder for folder, file, wired in marks if file.is_file() or wired.is_dir()), start)
+    for folder in (start, *start.parents):
+        file, wired = folder / PROJECT_FILE, folder / WIRED_FOLDER
+        if file.is_file() or wired.is_dir():
+            _refuse_others(folder, file, wired)
+            return folder
+    return start
+
+
+def _refuse_others(folder: Path, file: Path, wired: Path) -> None:
+    reasons = {file: of_another(file), wired: open_to_others(wired), folder: of_another(folder)}
+    for path, reason in reasons.items():
+        if reason:
+            mend = f"'chmod go-w {path}' if it is yours, else " if path == wired else ""
+            raise ConfigError(f"cannot use {path}: {reason}", f"{mend}'devenv init' in a folder of your own")
 
 
 def shipped_profiles() -> dict[str, Path]:

@@ -37,6 +37,7 @@ import platformdirs
 from devenv.errors import Cancelled, ConfigError, DevenvError
 from devenv.locks import is_held, open_lock, own
 from devenv.record import FORMAT, Record, understood
+from devenv.userfile import open_to_others, real_path
 
 # Nothing to escape in URLs, INI, YAML, SQL or a shell, and no dash, which a program could take for an option.
 _SECRET_ALPHABET, _SECRET_LENGTH = string.ascii_letters + string.digits, 32
@@ -50,14 +51,21 @@ _GLANCES = 10
 
 def state_folder() -> Path:
     """Where devenv keeps its state: DEVENV_STATE_DIR, else the platform's place for a user's state."""
-    chosen = os.environ.get("DEVENV_STATE_DIR")
-    return Path(chosen) if chosen else platformdirs.user_state_path("devenv")
+    return _own("DEVENV_STATE_DIR", platformdirs.user_state_path)
 
 
 def cache_folder() -> Path:
     """Where devenv keeps what it can make again: DEVENV_CACHE_DIR, else the platform's place."""
-    chosen = os.environ.get("DEVENV_CACHE_DIR")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("devenv")
+    return _own("DEVENV_CACHE_DIR", platformdirs.user_cache_path)
+
+
+def _own(variable: str, default: Callable[[str], Path]) -> Path:
+    """A folder of this user's. Raises ConfigError where others could change what is in it."""
+    folder = Path(os.environ.get(variable) or default("devenv"))
+    if reason := open_to_others(real_path(folder)):
+        hint = f"'chmod go-w {folder}' if it is yours, else set {variable} to a folder of your own"
+        raise ConfigError(f"cannot use {folder}: {reason}", hint)
+    return folder
 
 
 def wired_record() -> Path:

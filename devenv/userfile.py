@@ -96,6 +96,28 @@ def check(path: Path, refuse: Refusal) -> None:
         raise refuse(f"no permission to write to its folder {path.parent}")
 
 
+def of_another(path: Path) -> str:
+    """Why what is there is not relied on: another user made it. Empty if nobody did.
+
+    What is root's may be used by all. Root may use anybody's: a CI's job is root in a container, its checkout not.
+    """
+    try:
+        owner, user = path.lstat().st_uid, os.geteuid()
+    except OSError:
+        return ""
+    return f"it belongs to another user (uid {owner})" if user and owner not in (0, user) else ""
+
+
+def open_to_others(folder: Path) -> str:
+    """Why a folder is not relied on: another user has made it, or may write to it. Empty if neither is so."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return ""
+    writable = stat.S_ISDIR(found.st_mode) and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return of_another(folder) or ("other users may write to it" if writable else "")
+
+
 def _own_parts(path: Path, folder: Path) -> Iterator[Path]:
     """The path and those above it as far as they are in the folder."""
     path = Path.cwd() / path

@@ -39,3 +39,19 @@ def no_umask() -> Iterator[None]:
     before = os.umask(0)
     yield
     os.umask(before)
+
+
+@pytest.fixture
+def owners(monkeypatch: pytest.MonkeyPatch) -> dict[Path, int]:
+    """Whose some paths are, to be filled in; all others are this user's, who is not root."""
+    found: dict[Path, int] = {}
+    lstat = Path.lstat
+
+    def told(path: Path) -> os.stat_result:
+        mode, *fields = lstat(path)
+        fields[3] = found.get(path, 1000)
+        return os.stat_result((mode, *fields))
+
+    monkeypatch.setattr(Path, "lstat", told)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    return found

@@ -169,6 +169,61 @@ def test_the_project_is_the_folder_behind_a_link(project: Path, tmp_path: Path) 
     assert find_project(tmp_path / "link") == project.resolve()
 
 
+# ---- whose it is -------------------------------------------------------------------------------------------------
+
+
+def test_a_project_of_another_user_is_refused_from_any_folder_below(project: Path, owners: dict[Path, int]) -> None:
+    (below := own(project, "") / "mine").mkdir()
+    owners[file := project / "devenv.yaml"] = 4711
+    with pytest.raises(ConfigError, match=rf"^cannot use {file}: it belongs to another user \(uid 4711\)$") as refusal:
+        find_project(below)
+    assert "'devenv init' in a folder of your own" in refusal.value.hint
+    # What has a file of its own is no part of it.
+    own(below, "")
+    assert find_project(below) == below.resolve()
+
+
+@pytest.mark.parametrize("name", ["", ".devenv"])
+def test_so_is_one_of_which_only_a_folder_is_another_users(name: str, project: Path, owners: dict[Path, int]) -> None:
+    (own(project, "") / ".devenv").mkdir(mode=0o700)
+    owners[project / name] = 4711
+    with pytest.raises(ConfigError, match=f"^cannot use {project / name}: it belongs to another user"):
+        find_project(project)
+
+
+def test_so_is_another_users_link_to_a_file_of_ones_own(project: Path, tmp_path: Path, owners: dict[Path, int]) -> None:
+    (own(project, "") / "devenv.yaml").rename(tmp_path / "mine.yaml")
+    (link := project / "devenv.yaml").symlink_to(tmp_path / "mine.yaml")
+    owners[link] = 4711
+    with pytest.raises(ConfigError, match=f"^cannot use {link}: it belongs to another user"):
+        find_project(project)
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+@pytest.mark.parametrize("mode", [0o720, 0o702])
+def test_passwords_are_not_kept_in_a_folder_that_others_may_write_to(
+    mode: int, user: int, project: Path, owners: dict[Path, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    (wired := project / ".devenv").mkdir()
+    wired.chmod(mode)
+    with pytest.raises(ConfigError, match=f"^cannot use {wired}: other users may write to it") as refusal:
+        find_project(project)
+    assert f"'chmod go-w {wired}'" in refusal.value.hint
+    wired.chmod(0o755)
+    assert find_project(project) == project.resolve()
+
+
+@pytest.mark.parametrize(("owner", "user"), [(4711, 0), (0, 4711)], ids=["root anybody's", "anybody root's"])
+def test_root_may_use_anybodys_project_and_anybody_roots(
+    owner: int, user: int, project: Path, owners: dict[Path, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    (wired := own(project, "") / ".devenv").mkdir(mode=0o700)
+    owners.update(dict.fromkeys((project, wired, project / "devenv.yaml"), owner))
+    assert find_project(project) == project.resolve()
+
+
 # ---- what is wrong -----------------------------------------------------------------------------------------------
 
 

@@ -23,9 +23,11 @@ from devenv.record import Record
 from devenv.state import (
     State,
     all_records,
+    cache_folder,
     environment_id,
     held,
     ports_locked,
+    state_folder,
     write_files,
 )
 from devenv.userfile import replace_file, written_whole
@@ -65,6 +67,38 @@ def test_a_link_to_a_folder_is_the_same_environment(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["/", "/ü/ß", "/x/" + "long" * 50, "/a b;c$(d)", "/-x-", os.fsdecode(b"/p/\xff")])
 def test_an_id_is_safe_in_every_name_on_the_engine(folder: str) -> None:
     assert re.fullmatch(r"[a-z0-9][a-z0-9-]{0,24}-[0-9a-f]{8}", environment_id(Path(folder), "default"))
+
+
+# ---- where it is kept --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variable", "folder_of"), [("DEVENV_STATE_DIR", state_folder), ("DEVENV_CACHE_DIR", cache_folder)]
+)
+def test_nothing_is_kept_where_others_could_change_it(
+    variable: str,
+    folder_of: Callable[[], Path],
+    tmp_path: Path,
+    owners: dict[Path, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(variable, str(tmp_path / "link"))
+    (tmp_path / "link").symlink_to(folder := tmp_path / "folder")
+    assert folder_of() == tmp_path / "link"
+    folder.mkdir()
+    for mode in (0o720, 0o702):
+        folder.chmod(mode)
+        with pytest.raises(ConfigError, match=r"^cannot use .*link: other users may write to it") as refusal:
+            folder_of()
+        assert f"set {variable} to a folder of your own" in refusal.value.hint
+    folder.chmod(0o755)
+    assert folder_of() == tmp_path / "link"
+    owners[folder] = 4711
+    with pytest.raises(ConfigError, match=r"^cannot use .*link: it belongs to another user"):
+        folder_of()
+    # Root may use anybody's, but nobody else may write to it.
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert folder_of() == tmp_path / "link"
 
 
 # ---- writing -----------------------------------------------------------------------------------------------------
