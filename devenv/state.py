@@ -145,7 +145,7 @@ class State:
         Raises ConfigError if a newer devenv wrote it: what this one does not know would be lost.
         """
         path = self.folder / "record.json"
-        record = understood(_read_json(path), Record(self.id, self._name, str(self._project)))
+        record = understood({**_read_json(path), "id": self.id}, Record(self.id, self._name, str(self._project)))
         if record.format > FORMAT:
             raise ConfigError(
                 f"cannot use environment {self.id}: a newer devenv wrote {path}",
@@ -293,11 +293,12 @@ class State:
 
 
 def all_records() -> list[Record]:
-    """The records of every environment of this user."""
+    """The records of every environment of this user: those that say that they are of the folder that they are in."""
+    found = [(path.parent.name, _read_json(path)) for path in sorted(state_folder().glob("environments/*/record.json"))]
     return [
         understood(data, Record("", "", ""))
-        for path in sorted(state_folder().glob("environments/*/record.json"))
-        if {"id", "name", "project"} <= (data := _read_json(path)).keys()
+        for folder, data in found
+        if {"id", "name", "project"} <= data.keys() and data["id"] == folder
     ]
 
 

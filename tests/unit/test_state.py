@@ -448,7 +448,7 @@ def test_a_garbled_record_is_an_empty_one(state: State, tmp_path: Path, content:
     assert state.load() == Record(state.id, "default", str(tmp_path))
 
 
-@pytest.mark.parametrize("content", [*GARBLED, b'{"id": "x", "name": "y", "project": "z", "ports": [], "more": 1}'])
+@pytest.mark.parametrize("content", [*GARBLED, b'{"id": "other", "name": "y", "project": "z", "ports": [], "more": 1}'])
 def test_the_garbled_record_of_one_environment_does_not_harm_the_others(state: State, content: bytes) -> None:
     record = state.load()
     state.save(record)
@@ -458,6 +458,15 @@ def test_the_garbled_record_of_one_environment_does_not_harm_the_others(state: S
     records = all_records()
     assert record in records
     assert all(isinstance(port, int) for found in records for port in found.ports.values())
+
+
+@pytest.mark.parametrize("identity", ["../../elsewhere", "/etc", "", "another-1", None])
+def test_a_record_is_of_the_folder_that_it_is_in(identity: object, state: State) -> None:
+    state.save(state.load())
+    path = state.folder / "record.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "id": identity}))
+    assert all_records() == []
+    assert state.load().id == state.id
 
 
 def test_forgetting_drops_record_and_secrets_but_not_the_lock(state: State) -> None:
