@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from ipaddress import IPv6Address
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -191,6 +192,10 @@ def own_addresses(canary: Canary, client: docker.DockerClient) -> set[str]:
         # That of the way out, if there is any: nothing is sent.
         unused.connect(("192.0.2.1", 9))
         found.add(unused.getsockname()[0])
+    with suppress(FileNotFoundError):
+        rows = [line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines()]
+        # In the kernel's words: the address, and 00 where it is a global one.
+        found |= {str(IPv6Address(int(address, 16))) for address, _, _, scope, *_ in rows if scope == "00"}
     return found
 
 
