@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -119,6 +119,25 @@ class Engine:
         for image in self._client.images.list(filters={"label": label}):
             _remove(left, f"image {image.short_id}", partial(self._client.images.remove, str(image.id), force=True))
         return left
+
+    def volumes(self, *labels: str) -> set[str]:
+        """The names of all volumes that the containers of these environments have, of those without one of their own,
+        too.
+        """
+        containers = (found for label in labels for found in self._containers(label, stopped=True))
+        return {mount["Name"] for one in containers for mount in one.attrs["Mounts"] if mount["Type"] == "volume"}
+
+    def remaining(self, name: str, volumes: Collection[str] = ()) -> list[str]:
+        """What has this name, or one that begins with it and a dash, whatever labels it has; and these volumes."""
+
+        def is_meant(other: str) -> bool:
+            return f"{other}-".startswith(f"{name}-")
+
+        client = self._client
+        found = [f"container {one.name}" for one in client.containers.list(all=True) if is_meant(one.name)]
+        found += [f"network {one.name}" for one in client.networks.list() if is_meant(one.name)]
+        names = {one.name for one in client.volumes.list()}
+        return found + [f"volume {one}" for one in sorted(names) if is_meant(one) or one in volumes]
 
     def remove_at_once(self, label: str) -> float:
         """Have the engine remove all of an environment, as much at a time as it allows; seconds that this takes it."""

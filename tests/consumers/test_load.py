@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import docker
 import pytest
 from project import REPOSITORY, ports_held
 
+from tests.bench.engine import Engine
 from tests.bench.process import Failed
 from tests.soak import page
 from tests.soak.crowd import Crowd
@@ -42,6 +45,19 @@ def test_all_components_are_dropped_by_the_services_own_account(figures: Mapping
 
 def test_nothing_is_left_of_environments_that_were_up_at_once(figures: Mapping[str, str]) -> None:
     assert figures["containers that ran"].startswith("4,") and figures["objects and files left of them"] == "0"
+
+
+def test_what_is_left_is_found_by_its_name_without_any_label() -> None:
+    engine, client = Engine(), docker.from_env()
+    name = f"devenv-soaked-{uuid.uuid4().hex[:8]}"
+    made = [client.volumes.create(one) for one in (f"{name}-etcd-data", f"{name}2-etcd-data", f"of-{name}")]
+    made.append(network := client.networks.create(name))
+    try:
+        assert engine.remaining(name) == [f"network {network.name}", f"volume {name}-etcd-data"]
+        assert engine.remaining(name, [f"of-{name}", "gone"])[1:] == [f"volume {name}-etcd-data", f"volume of-{name}"]
+    finally:
+        for one in made:
+            one.remove()
 
 
 # ---- what is made of figures -------------------------------------------------------------------------------------

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.engine import Engine
 from tests.bench.samples import Tell
 from tests.bench.sides import Devenv, down_together, up_together
+
+# What stays of an environment's state: to remove it would give two holders the lock.
+_STAYS = "lock"
 
 
 @dataclass(frozen=True)
@@ -38,19 +41,30 @@ class Crowd:
 def measure_crowd(side: Devenv, environments: int, tell: Tell) -> Crowd:
     """Start as many environments of one project at the same time, count what runs, remove all at the same time."""
     engine, before = Engine(), _files(side.folder)
+    volumes: set[str] = set()
     some = [side.sibling(f"soak-{number + 1}") for number in range(environments)]
     tell(f"  {environments} environments come up")
     try:
         up = up_together(some)
         services = some[0].services()
         running = sum(engine.running(one.label) for one in some)
+        volumes = engine.volumes(*(one.label for one in some))
         megabytes = engine.memory(*(one.label for one in some)).rss
     finally:
         tell("  all of them go")
         down = down_together(some)
-    left = [name for one in some for name in engine.sweep(one.label)]
+    left = [name for one in some for name in _remaining(engine, one, volumes)]
     left += sorted(_files(side.folder) - before)
-    return Crowd(environments, services, up, down, running, megabytes, tuple(left))
+    return Crowd(environments, services, up, down, running, megabytes, tuple(dict.fromkeys(left)))
+
+
+def _remaining(engine: Engine, side: Devenv, volumes: Collection[str]) -> list[str]:
+    """By label, by name, of the volumes that its containers had, and of its state."""
+    identity = side.label.partition("=")[2]
+    state = side.folder / "state" / "environments" / identity
+    found = [*engine.sweep(side.label), *engine.remaining(f"devenv-{identity}", volumes)]
+    kept = sorted(path for path in state.rglob("*") if path != state / _STAYS)
+    return [*found, *(str(path.relative_to(side.folder)) for path in kept)]
 
 
 def _files(folder: Path) -> set[str]:
