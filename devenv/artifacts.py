@@ -39,15 +39,16 @@ _PASSWORD = re.compile(r"(://[^/@]*?:)[^/@]*@")
 _OUR_LABELS = "io.devenv."
 
 
-def write_artifacts(environment: Environment, folder: Path) -> list[Path]:
+def write_artifacts(environment: Environment, folder: Path, passwords: Iterable[str] = ()) -> list[Path]:
     """Write all that can be found out about an environment to a folder, which is made if need be; returns the files.
 
+    `passwords` are those that are not on record: of components for tests.
     It never matters whether services, or the engine, are there. Raises ConfigError where the files cannot be written.
     """
     make_folder(folder, environment.project)
     texts = {f"{service}.log": log for service, log in _logs(environment).items()}
     texts |= {name: _told(find) for name, find in _finders(environment).items()}
-    hide = hider(environment)
+    hide = hider(environment, passwords)
     files = {folder / name: hide(text).encode() for name, text in texts.items() if text}
     write_files(files)
     return sorted(files)
@@ -68,9 +69,10 @@ def make_folder(folder: Path, project: Path) -> None:
         raise ConfigError(f"cannot write artifacts to {folder}: no permission", hint)
 
 
-def hider(environment: Environment) -> Callable[[str], str]:
-    """What replaces every secret of the environment in a text."""
-    secrets = sorted(filter(None, environment.state.secrets((), keep=False).values()), key=len, reverse=True)
+def hider(environment: Environment, passwords: Iterable[str] = ()) -> Callable[[str], str]:
+    """What replaces every secret of the environment in a text, and these passwords."""
+    known = {*environment.state.secrets((), keep=False).values(), *passwords}
+    secrets = sorted(filter(None, known), key=len, reverse=True)
 
     def hide(text: str) -> str:
         for secret in secrets:

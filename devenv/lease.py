@@ -163,6 +163,11 @@ class Lease:
         status = environment.status([service])[service]
         return status.reason or status.state, environment.logs(service, _LOG_LINES, since)
 
+    @property
+    def passwords(self) -> list[str]:
+        """Those of its components, which no record has."""
+        return [password for pool in [*self._pools.values()] for password in pool.passwords]
+
     def close(self) -> None:
         """Drop the components, and use the environment no longer. It goes on running: see `clear`."""
         self.environment.cancel()
@@ -261,6 +266,11 @@ class Leases:
             environment = Environment(project, name, profile, settings=settings)
             self._leases[key] = Lease(environment, fresh)
         return self._leases[key]
+
+    @property
+    def passwords(self) -> list[str]:
+        """Those of the components of all leases."""
+        return [password for lease in [*self._leases.values()] for password in lease.passwords]
 
     def close(self) -> None:
         """Drop all components, and use no environment any longer."""

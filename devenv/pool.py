@@ -56,6 +56,8 @@ class Pool:
         self._left = {name for name, one in self._provisioners.items() if name in going and one.slow_to_drop}
         self._ahead: deque[Made] = deque()
         self._lock = Lock()
+        # Of all components so far: a service may log one of a component that has gone.
+        self.passwords: list[str] = []
         # One for each service: they wait for servers nearly all the time.
         self._makers = ThreadPoolExecutor(len(services) or 1, thread_name_prefix="devenv-make")
         self._dropper = ThreadPoolExecutor(1, thread_name_prefix="devenv-drop")
@@ -104,7 +106,8 @@ class Pool:
         services, parts = {}, {}
         for name, service in self._desired.services.items():
             ports = {key: endpoint.port for key, endpoint in service.endpoints.items()}
-            part = provision(self._catalogue[name], service.values, ports, choice, new_secret())
+            self.passwords.append(password := new_secret())
+            part = provision(self._catalogue[name], service.values, ports, choice, password)
             services[name], parts[name] = replace(service, components={choice.name: part}), part
         desired = replace(self._desired, services=services, components={choice.name: choice})
         begun = tuple(self._makers.submit(self._ensure, name, part) for name, part in parts.items())

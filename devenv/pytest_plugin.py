@@ -194,8 +194,9 @@ class Session:
         from devenv.artifacts import write_artifacts
         from devenv.lease import environments
 
+        passwords = self._leases.passwords if self._leases else ()
         for environment in environments(_project(self._config)):
-            write_artifacts(environment, folder / environment.name)
+            write_artifacts(environment, folder / environment.name, passwords)
 
 
 def _controls_workers(config: pytest.Config) -> bool:
@@ -209,13 +210,16 @@ def _project(config: pytest.Config) -> Path:
 
 
 def _section(lease: Lease, service: str, since: float) -> tuple[str, str]:
+    """What a service logged, as a report may show it: CIs keep these, and show them to others."""
+    from devenv.artifacts import hider
     from devenv.errors import DevenvError
 
     try:
         state, lines = lease.view(service, since)
     except DevenvError as error:
         state, lines = error.message, []
-    return f"{service} ({state}), its log during the test", "\n".join(lines)
+    hide = hider(lease.environment, lease.passwords)
+    return f"{service} ({hide(state)}), its log during the test", hide("\n".join(lines))
 
 
 def _fail(error: DevenvError) -> NoReturn:

@@ -35,6 +35,7 @@ def _started(project: Project, *arguments: str) -> dict[str, Any]:
         "args": command,
         "cwd": project.folder,
         "env": {**project.environ, "PYTHONUNBUFFERED": "1"},
+        "umask": project.umask,
         **pipes,
         **listen,
     }

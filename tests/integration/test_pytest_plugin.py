@@ -300,6 +300,35 @@ def test_a_failed_test_shows_what_its_services_logged_meanwhile(etcd: Project) -
     assert "etcd (ready), its log during the test" in after and "root user does not exist" not in after
 
 
+def test_no_password_that_a_service_logged_is_in_a_report_or_in_artifacts(project: Project) -> None:
+    project.configure("profile: messaging\n")
+    write(
+        project,
+        "test_logged.py",
+        """
+        import amqp
+
+        def test_logged(devenv, devenv_component):
+            for service in (devenv.service("rabbitmq"), devenv_component.service("rabbitmq")):
+                (password,) = (value for name, value in service.env.items() if name.endswith("_RABBITMQ_PASSWORD"))
+                with open("passwords", "a") as stream:
+                    print(password, file=stream)
+                with pytest.raises(amqp.exceptions.AccessRefused):
+                    # RabbitMQ logs who it does not know.
+                    where = f"127.0.0.1:{service.endpoint.port}"
+                    amqp.Connection(where, userid=password, password="wrong", connect_timeout=10).connect()
+            pytest.fail("to see the log")
+        """,
+    )
+    done = pytest_run(project, "--devenv-artifacts", "out")
+    outcome(done, failed=1)
+    passwords = (project.folder / "passwords").read_text().split()
+    assert len({*passwords}) == 2
+    for text in (done.stdout, (project.folder / "out" / "default" / "rabbitmq.log").read_text()):
+        assert text.count("user '***'") >= 2
+        assert not [password for password in passwords if password in text]
+
+
 def test_artifacts_are_written_for_ci(etcd: Project) -> None:
     write(etcd, "test_artifacts.py", "def test(devenv_component):\n    assert devenv_component.services\n")
     outcome(pytest_run(etcd, "--devenv-artifacts", "out"), passed=1)

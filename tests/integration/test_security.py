@@ -8,11 +8,12 @@ import re
 import socket
 import tarfile
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -23,6 +24,7 @@ import pymysql
 import pytest
 import requests
 from project import Project, new_project, ours, remove
+from suites import outcome, pytest_run
 
 from devenv.doctor import PORTS_SAFE_SINCE
 
@@ -38,8 +40,24 @@ components:
 # A component that Keystone refuses, once everything else of it was made.
 REFUSED = CONFIG + "  refused: {roles: [nosuchrole]}\n"
 SECRET = re.compile(rb"Canary[a-z]{26}")
+# A suite of which a test fails, so that all that devenv has to say about it is said.
+SUITE = """
+def test_fails(devenv, devenv_component):
+    assert devenv.services and devenv_component.services
+    assert False
+"""
 # How often the watch looks, in seconds.
 PERIOD = 0.02
+
+
+def encoded(secret: bytes) -> Iterator[bytes]:
+    """What is in the Base64 of any text that the secret is in, for each place in it where that can begin."""
+    for before, depending in enumerate((0, 2, 3)):
+        text = b64encode(b"x" * before + secret)
+        yield text[depending : (before + len(secret)) // 3 * 4]
+
+
+BASE64 = re.compile(b"|".join(encoded(b"Canary")))
 
 
 # ---- the environment ---------------------------------------------------------------------------------------------
@@ -74,9 +92,12 @@ class Canary:
         return done.stdout
 
     def secrets_in(self, content: bytes | str) -> set[str]:
-        """The names of the secrets that are in it."""
+        """The names of the secrets that are in it, as they are or in Base64."""
         raw = content if isinstance(content, bytes) else content.encode()
-        return {self.secrets.get(found, "of nobody") for found in SECRET.findall(raw)}
+        found = {self.secrets.get(found, "of nobody") for found in SECRET.findall(raw)}
+        if BASE64.search(raw):
+            found |= {name for secret, name in self.secrets.items() if any(text in raw for text in encoded(secret))}
+        return found
 
     def exposed(self) -> Iterator[str]:
         """Files with secrets, and folders of devenv's, that others may look into; whatever others may write."""
@@ -132,6 +153,8 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canary]:
     for variable, name in (("HOME", "home"), ("TMPDIR", "tmp")):
         (place / name).mkdir()
         project.extra[variable] = str(place / name)
+    # The folders that Python makes are not devenv's.
+    project.extra["PYTHONDONTWRITEBYTECODE"] = "1"
     project.extra["DEVENV_CACHE_DIR"] = str(place / "home" / "cache")
     (project.folder / "nova.conf").touch(mode=0o600)
     given = frozenset(path for path in place.rglob("*") if path.is_dir())
@@ -151,10 +174,25 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canary]:
         remove(project)
 
 
+# After an `up`; each is run with --debug.
+COMMANDS = [
+    *("plan --format json", "status --timing --format json", "logs", "doctor", "images list", "images sbom"),
+    *("snapshot save before", "reset", "snapshot restore before", "snapshot list", "gc --keep 100000"),
+    *(
+        "run --component nova -- true",
+        "run -- true",
+        "wire nova nova.conf",
+        "unwire nova nova.conf",
+        "wire nova nova.conf",
+    ),
+    *("stop", "start", "down", "up", "wait"),
+]
+
+
 def work(canary: Canary) -> None:
     """What people do, with as much told as can be."""
     canary.devenv("--debug", "up", "--timing", "--trace", "trace.json")
-    for command in ("plan --format json", "status --timing --format json", "logs", "snapshot save before"):
+    for command in COMMANDS:
         canary.devenv("--debug", *command.split())
     for tool in ("github", "gitlab", "zuul"):
         canary.devenv("export", tool)
@@ -164,6 +202,10 @@ def work(canary: Canary) -> None:
         *["ci", "--component", "nova", "--artifacts", "artifacts", "--summary", "s.md", "--", "sh", "-c", "false"],
         check=False,
     )
+    (canary.project.folder / "test_suite.py").write_text(SUITE)
+    failed = pytest_run(canary.project, "--devenv-artifacts", "suite")
+    outcome(failed, failed=1)
+    canary.said["pytest"] = failed.stdout
     canary.project.configure(REFUSED)
     canary.devenv("--debug", "up", check=False)
     canary.project.configure(CONFIG)
@@ -187,7 +229,9 @@ def processes(container: docker.models.containers.Container) -> list[Path]:
 def own_addresses(canary: Canary, client: docker.DockerClient) -> set[str]:
     """Addresses of this machine that others on its networks could send to."""
     networks = [*ours(client, canary.id)["networks"], "bridge"]
-    found = {client.networks.get(name).attrs["IPAM"]["Config"][0]["Gateway"] for name in networks}
+    pools = [client.networks.get(name).attrs["IPAM"]["Config"][0] for name in networks]
+    # Some engines do not tell that of their own bridge: it is the first one.
+    found = {pool.get("Gateway") or str(next(ip_network(pool["Subnet"]).hosts())) for pool in pools}
     with socket.socket(type=socket.SOCK_DGRAM) as unused, suppress(OSError):
         # That of the way out, if there is any: nothing is sent.
         unused.connect(("192.0.2.1", 9))
@@ -373,8 +417,12 @@ def secrets_of(project: Project) -> dict[str, str]:
 
 
 def test_no_secret_is_in_what_leaves_the_machine(canary: Canary) -> None:
-    artifacts = sorted((canary.project.folder / "artifacts").iterdir())
-    assert {path.name for path in artifacts} >= {"mysql.log", "inspect.json", "status.json", "trace.json"}
+    artifacts = []
+    for folder in ("artifacts", "suite/default"):
+        collected = sorted((canary.project.folder / folder).iterdir())
+        assert {path.name for path in collected} >= {"mysql.log", "inspect.json", "status.json", "trace.json"}
+        artifacts += collected
+    assert "its log during the test" in canary.said["pytest"]
     for path in (*artifacts, canary.project.folder / "s.md", canary.project.folder / "trace.json"):
         assert not canary.secrets_in(path.read_bytes()), path
     for tool in ("github", "gitlab", "zuul"):
