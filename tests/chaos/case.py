@@ -132,8 +132,11 @@ class Place:
         word = self._prepare(scenario)
         done = self._run([word if a == WORD else a for a in scenario.arguments], plan)
         self._there = ""
+        killed = done.returncode == -signal.SIGKILL
+        if plan.fault == "kill" and not killed:
+            plan.hit = ""  # It had ended by itself.
         succeeded = done.returncode == 0 and "cannot" not in done.stdout
-        if done.returncode != -signal.SIGKILL:
+        if not killed:
             yield from checks.one_clear_line(done) if scenario.arguments else checks.clear_report(done)
         if plan.fault == "delay" and not succeeded:
             yield f"an answer that came late was none: {done.stdout[-1000:]}{done.stderr[-1000:]}"

@@ -60,7 +60,9 @@ class _Message:
 class Plan:
     """Request number `at`, counted from 1, meets the fault; `kill` is how devenv is killed.
 
-    `requests` are those that came, each as its method and path without ids; `hit` is the one that met the fault.
+    `requests` are those that came, each as its method and path without ids; `hit` is the one that met the fault. It
+    stays empty where there were not so many, and where the fault could not be applied: to the answer of an engine that
+    hangs up, to the input and output of a program, to an answer that nobody waits for any more.
     """
 
     fault: str = ""
@@ -68,6 +70,17 @@ class Plan:
     kill: Callable[[], None] = lambda: None
     requests: list[str] = field(default_factory=list)
     hit: str = ""
+
+    @contextmanager
+    def meets(self, request: _Message) -> Iterator[None]:
+        """The body applies the fault to this request."""
+        # Not afterwards: devenv may have ended, and been judged, before this thread comes to it.
+        self.hit = _described(request)
+        try:
+            yield
+        except OSError:  # Nobody was there to meet it.
+            self.hit = ""
+            raise
 
 
 class Proxy:
@@ -108,7 +121,8 @@ class Proxy:
                     if fault == "error":
                         for _ in _body(asked, request):
                             pass
-                        client.sendall(_refusal())
+                        with plan.meets(request):
+                            client.sendall(_refusal())
                     elif not _Exchange(client, asked, engine, answered, request).run(fault, plan):
                         return
 
@@ -116,10 +130,7 @@ class Proxy:
         with self._lock:
             plan = self._plan
             plan.requests.append(_described(request))
-            if len(plan.requests) != plan.at:
-                return "", plan
-            plan.hit = plan.requests[-1]
-            return plan.fault, plan
+            return plan.fault if len(plan.requests) == plan.at else "", plan
 
 
 @dataclass
@@ -181,13 +192,15 @@ class _Exchange:
 
     def _spoil(self, fault: str, plan: Plan, answer: _Message) -> bool:
         data = answer.raw + b"".join(self._answer_body(answer))
-        if fault == "kill":
-            plan.kill()
-        elif fault == "truncate":
-            self.client.sendall(data[: len(data) // 2])
-        elif fault == "delay":
+        if fault == "delay":
             time.sleep(_DELAY_SECONDS)
-            self.client.sendall(data)
+        with plan.meets(self.request):
+            if fault == "kill":
+                plan.kill()
+            elif fault == "truncate":
+                self.client.sendall(data[: len(data) // 2])
+            elif fault == "delay":
+                self.client.sendall(data)
         return fault == "delay"
 
 
@@ -261,6 +274,8 @@ def _relay(client: socket.socket, asked: IO[bytes], engine: socket.socket, answe
     threading.Thread(target=back, name="chaos-relay", daemon=True).start()
     while chunk := answered.read1(_CHUNK):  # type: ignore[attr-defined]
         client.sendall(chunk)
+    # Both ends hear of it: the client, and the thread that still waits for what it says.
+    client.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager

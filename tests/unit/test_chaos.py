@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -88,15 +91,76 @@ def test_what_is_not_answered_is_done(engine: HttpEngine, between: Proxy, fault:
     with pytest.raises(NoAnswer):
         client.ask("GET", "/containers/json")
     assert engine.whats == ["GET /containers/json"]
+    assert plan.hit == "GET /containers/json"
     assert bool(killed) == (fault == "kill")
 
 
 def test_a_delayed_answer_comes(between: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr("tests.chaos.proxy.time.sleep", slept.append)
-    client, _ = faulty(between, "delay")
+    client, plan = faulty(between, "delay")
     assert client.ask("GET", "/containers/json") == ["one"]
     assert slept == [2.0]
+    assert plan.hit == "GET /containers/json"
+
+
+@contextmanager
+def engine_that_says(path: Path, answer: bytes) -> Iterator[threading.Thread]:
+    """It takes one request, answers with these bytes, hangs up, and ends once the other side has hung up, too."""
+
+    def serve() -> None:
+        with listener.accept()[0] as asked:
+            asked.recv(1 << 16)
+            asked.sendall(answer)
+            asked.shutdown(socket.SHUT_WR)
+            while asked.recv(1 << 16):
+                pass
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield thread
+        thread.join()
+
+
+@contextmanager
+def connected(between: Proxy) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(between.url.removeprefix("unix://"))
+        yield client
+
+
+_EXEC = b"POST /exec/0123/start HTTP/1.1\r\nHost: docker\r\n\r\n"
+_RAW = b"HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\n\r\nwhat a program says"
+
+
+@pytest.mark.parametrize("fault", ["kill", "drop", "delay", "truncate"])
+@pytest.mark.parametrize("answer", [b"", _RAW, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"])
+def test_a_fault_that_cannot_be_applied_is_not_met(tmp_path: Path, fault: str, answer: bytes) -> None:
+    with engine_that_says(tmp_path / "e", answer), proxy(tmp_path / "s", str(tmp_path / "e")) as between:
+        between.follow(plan := Plan(fault, 1))
+        with connected(between) as client:
+            client.sendall(_EXEC)
+            said = b"".join(iter(lambda: client.recv(1 << 16), b""))
+    assert plan.requests == ["POST /exec/…/start"]
+    assert plan.hit == ""
+    assert said == (answer if answer == _RAW else b"")
+
+
+def test_an_answer_that_nobody_waits_for_any_more_meets_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = b"HTTP/1.1 204 No Content\r\n\r\n"
+    with engine_that_says(tmp_path / "e", answer) as engine, proxy(tmp_path / "s", str(tmp_path / "e")) as between:
+        between.follow(plan := Plan("delay", 1))
+        with connected(between) as client:
+            monkeypatch.setattr("tests.chaos.proxy.time.sleep", lambda _: client.close())
+            client.sendall(_EXEC)
+            engine.join()
+    assert plan.requests == ["POST /exec/…/start"]
+    assert plan.hit == ""
 
 
 def test_figures_name_what_was_not_survived(tmp_path: Path) -> None:
