@@ -23,7 +23,7 @@ from devenv.connection import endpoint_in_use
 from devenv.environment import Environment
 from devenv.errors import DevenvError
 from devenv.state import environment_id
-from tests.chaos import checks
+from tests.chaos import checks, files
 from tests.chaos.proxy import Plan, Proxy, proxy
 from tests.chaos.scenarios import SCENARIOS, SUITE, WORD, Scenario
 from tests.integration.project import REPOSITORY, Completed, Project, new_project
@@ -87,6 +87,7 @@ class Place:
         # What devenv.yaml said when all that it asks for was last seen to be there, or nothing.
         self._there = ""
         (project.folder / "pytest.ini").touch()
+        files.put_own(project)
 
     def count(self, scenario: Scenario) -> int:
         """How many requests a scenario has in which nothing goes wrong. Raises AssertionError if something does."""
@@ -121,8 +122,10 @@ class Place:
         except DevenvError as error:
             problems.append(f"down --volumes: {error}")
         problems += [f"after down --volumes: {left}" for left in checks.nothing(self._client, self._id, volumes)]
+        problems += [f"after down --volumes: {wrong}" for wrong in files.own_options(self.project, wired=False)]
         if problems:
             checks.sweep(self._client, self._id)
+            files.put_own(self.project)
         return problems
 
     # ---- its steps -----------------------------------------------------------------------------------------------
@@ -140,17 +143,19 @@ class Place:
             yield from checks.one_clear_line(done) if scenario.arguments else checks.clear_report(done)
         if plan.fault == "delay" and not succeeded:
             yield f"an answer that came late was none: {done.stdout[-1000:]}{done.stderr[-1000:]}"
-        yield from checks.whole_files(self.project, self._id)
+        yield from files.whole(self.project, self._id)
         if succeeded and scenario.empties:
             yield from (f"at once: {left}" for left in checks.nothing(self._client, self._id))
         mended = self.project.devenv(*scenario.mended_by, check=False)
         if mended.returncode:
             yield f"then '{' '.join(scenario.mended_by)}' ended with {mended.returncode}: {mended.stderr[-2000:]}"
             return
-        yield from checks.whole_files(self.project, self._id)
-        yield from checks.no_leftovers(self.project, self._id)
+        yield from files.whole(self.project, self._id)
+        yield from files.no_leftovers(self.project, self._id)
+        yield from files.credentials(self.project, self._id)
+        yield from files.own_options(self.project, scenario.wires)
         yield from checks.one_of_each(checks.objects(self._client, self._id), scenario.services)
-        yield from checks.logins(self.project, self._id)
+        yield from checks.logins(self.project)
         yield from checks.tests_components(self.project)
         words = scenario.after_success if succeeded else scenario.after
         yield from checks.data(self.project, [word if w == WORD else w for w in words])

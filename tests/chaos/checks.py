@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
-import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,6 @@ from tests.integration.project import Completed, Project
 
 _LABEL = "io.devenv.environment"
 _SECONDS = 10
-# Only to be locked: they hold a process's number or nothing.
-_LOCKS = ("lock", "users", "ports.lock")
 
 
 # ---- what a command says -------------------------------------------------------------------------------------------
@@ -46,37 +42,6 @@ def clear_report(done: Completed) -> Iterator[str]:
         yield f"a traceback: {said[-3000:]}"
     elif done.returncode not in (0, 1) or (done.returncode == 1 and "cannot " not in said):
         yield f"exit code {done.returncode}: {said[-3000:]}"
-
-
-# ---- files -----------------------------------------------------------------------------------------------------------
-
-
-def whole_files(project: Project, identity: str) -> Iterator[str]:
-    """Every JSON file can be read as such, and nobody else may read a file or look into a folder."""
-    for path in _files(project, identity):
-        if path.suffix == ".json" and not path.name.startswith("."):
-            try:
-                json.loads(path.read_text())
-            except ValueError as error:
-                yield f"{path.name} is half-written: {error}"
-        if path.name not in _LOCKS and stat.S_IMODE(path.stat().st_mode) & 0o077:
-            yield f"others can read {path}"
-
-
-def no_leftovers(project: Project, identity: str) -> Iterator[str]:
-    """No file is there that was to replace another one."""
-    yield from (f"{path} was left" for path in _files(project, identity) if path.name.endswith(".new"))
-
-
-def _files(project: Project, identity: str) -> Iterator[Path]:
-    for folder in (project.folder / ".devenv", _state(project, identity)):
-        if folder.exists():
-            yield folder
-            yield from folder.rglob("*")
-
-
-def _state(project: Project, identity: str) -> Path:
-    return project.state / "environments" / identity
 
 
 # ---- what is on the engine -------------------------------------------------------------------------------------------
@@ -159,10 +124,9 @@ def sweep(client: docker.DockerClient, identity: str) -> None:
 # ---- credentials and data ------------------------------------------------------------------------------------------
 
 
-def logins(project: Project, identity: str) -> Iterator[str]:
+def logins(project: Project) -> Iterator[str]:
     """What the files say is what the services take: of the administrator, and of each component."""
     folder = project.folder / ".devenv"
-    known = set(json.loads((_state(project, identity) / "secrets.json").read_text()).values())
     for path in (folder / "env", *sorted(folder.glob("*.env"))):
         values = from_dotenv(path.read_text())
         for what, check in _LOGINS.items():
@@ -171,11 +135,6 @@ def logins(project: Project, identity: str) -> Iterator[str]:
                     check(values)
                 except (pymysql.MySQLError, requests.RequestException, OSError) as error:
                     yield f"{path.name}: {what} does not log in: {error}"
-        yield from (f"{path.name}: {n} is in no secrets.json" for n, v in values.items() if _foreign(n, v, known))
-
-
-def _foreign(name: str, value: str, known: set[str]) -> bool:
-    return name.endswith("PASSWORD") and value not in known
 
 
 def connect(url: str) -> pymysql.connections.Connection[Any]:
@@ -199,20 +158,31 @@ def _amqp(url: str) -> None:
         connection.channel().queue_declare("", exclusive=True)
 
 
-def http(method: str, url: str, body: object) -> Any:
+def http(method: str, url: str, body: object = None, **more: Any) -> requests.Response:
     with Session() as session:
         session.trust_env = False
-        answer = session.request(method, url, json=body, timeout=_SECONDS)
+        answer = session.request(method, url, json=body, timeout=_SECONDS, **more)
         answer.raise_for_status()
-        return answer.json()
+        return answer
 
 
-def _keystone(values: Mapping[str, str]) -> None:
+def etcd(values: Mapping[str, str], path: str, body: Mapping[str, object]) -> Any:
+    """What etcd answers to the administrator or the component of whom these are the variables."""
+    url = values.get("ETCD_ENDPOINTS") or values["DEVENV_ETCD_URL"]
+    headers = {}
+    if login := values.get("ETCDCTL_USER"):  # With `auth: true`.
+        name, _, password = login.partition(":")
+        answer = http("POST", f"{url}/v3/auth/authenticate", {"name": name, "password": password})
+        headers["Authorization"] = answer.json()["token"]
+    return http("POST", f"{url}/v3/{path}", body, headers=headers).json()
+
+
+def keystone_token(values: Mapping[str, str]) -> str:
     domain = {"id": values["OS_USER_DOMAIN_ID"]}
     user = {"name": values["OS_USERNAME"], "password": values["OS_PASSWORD"], "domain": domain}
     scope = {"project": {"name": values["OS_PROJECT_NAME"], "domain": domain}}
     body = {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": scope}}
-    http("POST", f"{values['OS_AUTH_URL']}/auth/tokens", body)
+    return http("POST", f"{values['OS_AUTH_URL']}/auth/tokens", body).headers["X-Subject-Token"]
 
 
 _LOGINS = {
@@ -220,16 +190,16 @@ _LOGINS = {
     "DATABASE_URL": lambda values: _mysql(values["DATABASE_URL"]),
     "DEVENV_RABBITMQ_URL": lambda values: _amqp(values["DEVENV_RABBITMQ_URL"]),
     "AMQP_URL": lambda values: _amqp(values["AMQP_URL"]),
-    "DEVENV_ETCD_URL": lambda values: key(values["DEVENV_ETCD_URL"], "/"),
-    "ETCD_ENDPOINTS": lambda values: key(values["ETCD_ENDPOINTS"], values["ETCD_PREFIX"]),
-    "OS_AUTH_URL": _keystone,
+    "DEVENV_ETCD_URL": lambda values: key(values, "/"),
+    "ETCD_ENDPOINTS": lambda values: key(values, values["ETCD_PREFIX"]),
+    "OS_AUTH_URL": keystone_token,
 }
 
 
-def key(url: str, name: str) -> str:
+def key(values: Mapping[str, str], name: str) -> str:
     """What etcd has at a key, or an empty text."""
-    found = http("POST", f"{url}/v3/kv/range", {"key": _coded(name)}).get("kvs")
-    return base64.b64decode(found[0]["value"]).decode() if found else ""
+    found = etcd(values, "kv/range", {"key": coded(name)}).get("kvs")
+    return decoded(found[0]["value"]) if found else ""
 
 
 def put_marks(folder: Path, mark: str) -> None:
@@ -238,14 +208,13 @@ def put_marks(folder: Path, mark: str) -> None:
     with connect(values["DATABASE_URL"]) as connection, connection.cursor() as cursor:
         cursor.execute("DROP TABLE IF EXISTS mark")
         cursor.execute("CREATE TABLE mark SELECT %s AS word", [mark])
-    body = {"key": _coded(f"{values['ETCD_PREFIX']}mark"), "value": _coded(mark)}
-    http("POST", f"{values['ETCD_ENDPOINTS']}/v3/kv/put", body)
+    etcd(values, "kv/put", {"key": coded(f"{values['ETCD_PREFIX']}mark"), "value": coded(mark)})
 
 
 def marks(folder: Path) -> dict[str, str]:
     """The words that the component's parts hold, by service; an empty one where there is none."""
     values = _component(folder)
-    found = {"etcd": key(values["ETCD_ENDPOINTS"], f"{values['ETCD_PREFIX']}mark")}
+    found = {"etcd": key(values, f"{values['ETCD_PREFIX']}mark")}
     if url := values.get("DATABASE_URL"):
         with connect(url) as connection, connection.cursor() as cursor:
             found["mysql"] = ""
@@ -277,5 +246,9 @@ def _component(folder: Path) -> dict[str, str]:
     return from_dotenv((folder / ".devenv" / "nova.env").read_text())
 
 
-def _coded(text: str) -> str:
+def coded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
+
+
+def decoded(text: str) -> str:
+    return base64.b64decode(text).decode()

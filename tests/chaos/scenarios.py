@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 from devenv.environment import Environment
 from tests.chaos.checks import marks, put_marks
+from tests.chaos.files import OWN_FILE
 from tests.chaos.proxy import FAULTS
 
 _TWO = "profile: database\nservices: {etcd: {}}\ncomponents: [nova]\n"
 _ETCD = "profile: coordination\ncomponents: [nova]\n"
 _ALL = "components: [nova]\n"
 _DRIFTED = "profile: database\nservices: {etcd: {durable: true}}\ncomponents: [nova]\n"
-_MORE = "profile: database\nservices: {etcd: {}}\ncomponents: [nova, cinder]\n"
+# A second component, and the first one's options in a file of the user's.
+_MORE = f"profile: database\nservices: {{etcd: {{}}}}\ncomponents: {{nova: {{wire: [{OWN_FILE}]}}, cinder: {{}}}}\n"
 # The words in the data: from before, and of what comes after a snapshot.
 KEPT, LATER = "kept", "later"
 # In arguments and among what the data may be: what `prepare` names.
@@ -72,6 +74,11 @@ class Scenario:
     # Whether what is there in the end is left for the next case, which needs less then to begin.
     lasts: bool = False
     faults: tuple[str, ...] = tuple(FAULTS)
+
+    @property
+    def wires(self) -> bool:
+        """Whether devenv's options are to be in the user's file in the end."""
+        return OWN_FILE in self.during
 
 
 _NEW = {"before": "", "after": ("",), "after_success": ("",)}
