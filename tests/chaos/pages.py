@@ -13,13 +13,17 @@ from tests.chaos.case import Outcome
 from tests.chaos.proxy import FAULTS
 
 _DOCS = Path(__file__).resolve().parents[2] / "docs"
+_COUNTED = """\
+Requests are those of one run of the scenario in which nothing goes wrong, before all cases. A service that comes up is
+asked for its state until it works, so another run may have some more, which are not tried, or some less. A case is "not
+met", and none of those run, if there was no such request that time, or the fault could not be applied to its answer."""
 _BETWEEN = re.compile(r"(?<=<!-- sweep -->\n).*(?=<!-- end of sweep -->)", re.DOTALL)
 
 
 def figures(requests: Mapping[str, int], outcomes: Sequence[Outcome], about: Mapping[str, Any]) -> dict[str, Any]:
-    """All that is told of a sweep. Its cases are those in which there was such a request.
+    """All that is told of a sweep. Its cases are those in which the fault was met, or something did not hold.
 
-    `requests` is how many each scenario has when nothing goes wrong: it may be some less another time.
+    `requests` is how many each scenario has when nothing goes wrong.
     """
     met = [outcome for outcome in outcomes if outcome.request or outcome.problems]
     return {
@@ -57,7 +61,8 @@ def page(told: Mapping[str, Any]) -> str:
     lost = "".join(f"- {case} ({request}): {_first(why)}\n" for case, (request, *why) in told["not survived"].items())
     return (
         f"{told['date']}, {told['cores']} cores, Docker Engine {told['engine']}, {told['minutes']} minutes:\n"
-        f"**{told['cases']} cases run, {told['survived']} survived.**\n\n{table}\n"
+        f"**{told['cases']} cases run, {told['survived']} survived.** Not met: {told['not met']}.\n\n"
+        f"{_COUNTED}\n\n{table}\n"
         "All of it, with how many cases each kind of request had, is in [reliability.json](reliability.json).\n\n"
         + (f"Not survived:\n\n{lost}" if lost else "")
     )
