@@ -94,7 +94,7 @@ def credentials(project: Project, identity: str) -> Iterator[str]:
     components = [path.stem for path in folder.glob("*.env")]
     known = {name: {v for k, v in secrets.items() if k.endswith(f"/{name}")} for name in components}
     known[""] = {v for k, v in secrets.items() if "/" not in k}
-    for path in [*(path for path in folder.rglob("*") if path.is_file()), project.folder / OWN_FILE]:
+    for path in filter(Path.is_file, (*folder.rglob("*"), project.folder / OWN_FILE)):
         for what, password in passwords(said(path)):
             # In clouds.yaml each component has a cloud, any other file is of one or none.
             who = next((name for name in components if name in (path.name.partition(".")[0], *what[:-1])), "")

@@ -15,7 +15,7 @@ from tests.chaos.proxy import FAULTS
 _DOCS = Path(__file__).resolve().parents[2] / "docs"
 _COUNTED = """\
 Requests are those of one run of the scenario in which nothing goes wrong, before all cases. A service that comes up is
-asked for its state until it works, so another run may have some more, which are not tried, or some less. A case is "not
+asked for its state until it works, so another run may have some more, which are not tried, or fewer. A case is "not
 met", and none of those run, if there was no such request that time, or the fault could not be applied to its answer."""
 _BETWEEN = re.compile(r"(?<=<!-- sweep -->\n).*(?=<!-- end of sweep -->)", re.DOTALL)
 

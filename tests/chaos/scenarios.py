@@ -107,7 +107,19 @@ SCENARIOS = {
         Scenario("drop", 6, ("up", "--drop"), before=_MORE, lasts=True),
         Scenario("pytest session", 28, (), _ETCD, services=("etcd",), empties=True, **_NEW),
         Scenario("pytest session where all runs", 6, (), mended_by=("gc",), lasts=True),
-        # `up` with more services: a kill at each request is what the others do not stand for.
+        # With more services: what two do not stand for is a kill at each request, and where data goes, an error, too.
         Scenario("up of all four", 40, ("up",), _ALL, services=_ALL_FOUR, faults=("kill",), **_NEW),
+        Scenario(
+            "reset of all four",
+            30,
+            ("reset",),
+            _ALL,
+            before=_ALL,
+            services=_ALL_FOUR,
+            after=(KEPT, ""),
+            after_success=("",),
+            lasts=True,
+            faults=("kill", "error"),
+        ),
     )
 }

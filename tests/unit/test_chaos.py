@@ -176,6 +176,6 @@ def test_figures_name_what_was_not_survived(tmp_path: Path) -> None:
     assert text.startswith("before\n<!-- sweep -->\n2026-11-25, 2 cores")
     assert text.endswith("<!-- end of sweep -->\nafter\n")
     assert "**2 cases run, 1 survived.** Not met: 1." in text
-    assert "another run may have some more, which are not tried, or some less" in text
+    assert "another run may have some more, which are not tried, or fewer" in text
     assert "| up | 3 | 2 | 1 | 1 of 2 |  |  |  |  |" in text
     assert "- up, kill at request 2 (GET /networks): volume x is left\n" in text
