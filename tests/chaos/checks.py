@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import amqp
 import docker
 import pymysql
 import requests
@@ -133,7 +134,7 @@ def logins(project: Project) -> Iterator[str]:
             if what in values:
                 try:
                     check(values)
-                except (pymysql.MySQLError, requests.RequestException, OSError) as error:
+                except (pymysql.MySQLError, amqp.AMQPError, OSError) as error:
                     yield f"{path.name}: {what} does not log in: {error}"
 
 
@@ -149,8 +150,6 @@ def _mysql(url: str) -> None:
 
 
 def _amqp(url: str) -> None:
-    import amqp
-
     at = urlsplit(url)
     with amqp.Connection(
         f"{at.hostname}:{at.port}", at.username, at.password, virtual_host=at.path[1:], connect_timeout=_SECONDS

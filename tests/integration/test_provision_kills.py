@@ -1,0 +1,157 @@
+"""devenv is killed after each statement and each request that gives a component its parts, and that takes them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+from project import Project, new_project, remove
+
+from devenv.environment import Environment
+from devenv.names import identifier
+from devenv.state import environment_id
+from devenv.wiring import from_dotenv
+from tests.chaos import checks, files
+
+SERVICES = ("mysql", "rabbitmq", "etcd", "keystone")
+# The command line, which ends by SIGKILL once a service has done so many things for a component. Neither what goes on
+# in the other services at that moment counts, nor what probes ask, nor what HTTP only reads: to be killed after that is
+# to be killed after the last thing that was done.
+KILLED = """
+import os, signal, sys, threading
+from pymysql.cursors import Cursor
+from requests import Session
+from devenv import cli
+from devenv.provision import Provisioner
+
+service, left = sys.argv.pop(1), int(sys.argv.pop(1))
+thread = threading.local()
+
+def noted(act):
+    def acting(self, component):
+        thread.service = self.service
+        act(self, component)
+        thread.service = ""
+    return acting
+
+def counted(send):
+    def sending(self, what, *arguments, **more):
+        global left
+        answer = send(self, what, *arguments, **more)
+        left -= what != "GET" and getattr(thread, "service", "") == service
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+    return sending
+
+Provisioner.ensure, Provisioner.drop = noted(Provisioner.ensure), noted(Provisioner.drop)
+Cursor.execute, Session.request = counted(Cursor.execute), counted(Session.request)
+cli.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """All four services; etcd gives components users, which takes more steps than a prefix."""
+    shared = new_project(tmp_path_factory.mktemp("kills"), "kills")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("DEVENV_STATE_DIR", str(shared.state))
+        wanted(shared)
+        up(shared)
+        yield shared
+        remove(shared)
+
+
+def wanted(project: Project, name: str = "") -> None:
+    """Have devenv.yaml name this component or none."""
+    catalog = f'{{catalog: {{type: {name}, url: "http://127.0.0.1:8774"}}}}'
+    component = f"{{{name}: {catalog}}}" if name else "{}"
+    project.configure(f"services: {{etcd: {{auth: true}}}}\ncomponents: {component}\n")
+
+
+def up(project: Project, drop: bool = False) -> None:
+    Environment(project.folder).up(drop=drop)
+
+
+def killed_after(project: Project, service: str, step: int, *arguments: str) -> bool:
+    """Run the command line, to be killed after this step in this service; whether there was one."""
+    command = [sys.executable, "-c", KILLED, service, str(step), *arguments]
+    done = subprocess.run(command, cwd=project.folder, env=project.environ, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode != 0
+
+
+def problems(project: Project) -> list[str]:
+    """What of all credentials on disk is not in the state folder, too, or does not log in."""
+    return [*checks.logins(project), *files.credentials(project, environment_id(project.folder, "default"))]
+
+
+def fill(project: Project, name: str) -> None:
+    """Have the component use what it got, so that there is something to be taken away with it."""
+    values = from_dotenv((project.folder / ".devenv" / f"{name}.env").read_text())
+    with checks.connect(values["DATABASE_URL"]) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE IF NOT EXISTS mark (word TEXT)")
+    checks.etcd(values, "kv/put", {"key": checks.coded(f"/{name}/mark"), "value": checks.coded("mark")})
+
+
+def held(project: Project) -> set[str]:
+    """The names of all that components may have, as the services themselves tell their administrator."""
+    admin = from_dotenv((project.folder / ".devenv" / "env").read_text())
+    with checks.connect(admin["DEVENV_MYSQL_URL"]) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT schema_name FROM information_schema.schemata UNION ALL SELECT user FROM mysql.user")
+        names = [name for (name,) in cursor.fetchall()]
+    login = (admin["DEVENV_RABBITMQ_USER"], admin["DEVENV_RABBITMQ_PASSWORD"])
+    management = admin["DEVENV_RABBITMQ_MANAGEMENT_URL"]
+    for kind in ("vhosts", "users"):
+        names += [one["name"] for one in checks.http("GET", f"{management}/api/{kind}", auth=login).json()]
+    every = checks.coded("\0")
+    keys = checks.etcd(admin, "kv/range", {"key": every, "range_end": every, "keys_only": True}).get("kvs", [])
+    names += [checks.decoded(one["key"]).split("/")[1] for one in keys]
+    for kind in ("user", "role"):
+        names += checks.etcd(admin, f"auth/{kind}/list", {})[f"{kind}s"]
+    token = {"X-Auth-Token": checks.keystone_token(admin)}
+    for kind in ("users", "services"):
+        listed = checks.http("GET", f"{admin['OS_AUTH_URL']}/{kind}", headers=token).json()[kind]
+        names += [one.get("type", one["name"]) for one in listed]
+    return {*names}
+
+
+def held_of(project: Project, *names: str) -> set[str]:
+    return held(project) & {*names, *map(identifier, names)}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_component_whose_making_was_killed_at_any_step_is_completed(running: Project, service: str) -> None:
+    names = []
+    for step in count(1):
+        names.append(f"made-{service}-{step}")
+        wanted(running, names[-1])
+        if not killed_after(running, service, step, "up"):
+            break
+        up(running)
+        assert problems(running) == [], f"killed after step {step} in {service}"
+        fill(running, names[-1])
+    assert step > 3
+    wanted(running)
+    up(running, drop=True)
+    assert held_of(running, *names) == set()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_component_whose_dropping_was_killed_at_any_step_goes(running: Project, service: str) -> None:
+    name = f"gone-{service}"
+    for step in count(1):
+        wanted(running, name)
+        up(running)
+        fill(running, name)
+        wanted(running)
+        killed = killed_after(running, service, step, "up", "--drop")
+        up(running, drop=True)
+        assert held_of(running, name) == set(), f"killed after step {step} in {service}"
+        if not killed:
+            break
+    assert step > 2
