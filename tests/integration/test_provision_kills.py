@@ -155,3 +155,18 @@ def test_a_component_whose_dropping_was_killed_at_any_step_goes(running: Project
         if not killed:
             break
     assert step > 2
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_component_whose_dropping_was_killed_at_any_step_comes_back(running: Project, service: str) -> None:
+    name = f"back-{service}"
+    for step in count(1):
+        wanted(running, name)
+        up(running)
+        assert problems(running) == [], f"killed before step {step} in {service}"
+        fill(running, name)
+        wanted(running)
+        if not killed_after(running, service, step, "up", "--drop"):
+            break
+    assert step > 2
+    assert held_of(running, name) == set()
