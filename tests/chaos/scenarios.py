@@ -12,6 +12,7 @@ from tests.chaos.proxy import FAULTS
 
 _TWO = "profile: database\nservices: {etcd: {}}\ncomponents: [nova]\n"
 _ETCD = "profile: coordination\ncomponents: [nova]\n"
+_GUARDED = "profile: database\nservices: {etcd: {auth: true}}\ncomponents: [nova]\n"
 _ALL = "components: [nova]\n"
 _DRIFTED = "profile: database\nservices: {etcd: {durable: true}}\ncomponents: [nova]\n"
 # A second component, and the first one's options in a file of the user's.
@@ -97,12 +98,23 @@ SCENARIOS = {
             "snapshot restore",
             20,
             ("snapshot", "restore", WORD),
+            _GUARDED,
+            before=_GUARDED,
             prepare=_hold_data_of_one_snapshot,
             after=(KEPT, LATER),
             after_success=(WORD,),
             lasts=True,
         ),
-        Scenario("reset", 24, ("reset",), after=(KEPT, ""), after_success=("",), lasts=True),
+        Scenario(
+            "reset",
+            24,
+            ("reset",),
+            _GUARDED,
+            before=_GUARDED,
+            after=(KEPT, ""),
+            after_success=("",),
+            lasts=True,
+        ),
         Scenario("ensure", 6, ("up",), _MORE, lasts=True),
         Scenario("drop", 6, ("up", "--drop"), before=_MORE, lasts=True),
         Scenario("pytest session", 28, (), _ETCD, services=("etcd",), empties=True, **_NEW),
