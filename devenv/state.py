@@ -345,7 +345,7 @@ def make_folders(folder: Path) -> None:
 
 @contextmanager
 def held(path: Path, waiting: Callable[[str], None], over: Event | None = None) -> Iterator[None]:
-    """Hold a lock on a file; `waiting` is told while somebody else has it, and may raise to give up.
+    """Hold a lock on a file; `waiting` is told once when somebody else has it, and may raise to give up.
 
     Raises Cancelled if it is `over` before that.
     """
@@ -354,7 +354,7 @@ def held(path: Path, waiting: Callable[[str], None], over: Event | None = None) 
         stream = open_lock(path)
     except OSError as error:
         raise _no_room(error, path) from error
-    with stream:
+    with stream, own(stream):
         told = False
         while True:
             if over and over.is_set():

@@ -404,6 +404,24 @@ def test_a_link_in_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "mine").read_text() == "mine"
 
 
+def test_a_forked_child_does_not_hold_the_lock_of_its_parent(state: State) -> None:
+    code = (
+        "import os, sys, pathlib; from devenv.locks import is_held; from devenv.state import State\n"
+        "state = State(pathlib.Path(sys.argv[1]), 'default')\n"
+        "with state.locked(print):\n"
+        "    if not os.fork(): sys.stdin.read(); os._exit(0)\n"
+        "    print(is_held(state.folder / 'lock'))\n"
+        "print(is_held(state.folder / 'lock'), flush=True); os.wait()"
+    )
+    command = [sys.executable, "-c", code, str(state.folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdin
+        # The child lives until its input ends.
+        assert [process.stdout.readline(), process.stdout.readline()] == ["True\n", "False\n"]
+        process.stdin.close()
+        assert process.wait() == 0
+
+
 def test_a_lock_is_held_on_any_file(tmp_path: Path) -> None:
     path = tmp_path / "not/there/yet/x.lock"
 
