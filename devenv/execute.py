@@ -221,7 +221,7 @@ def _build_image(operation: Operation, context: Context, tell: Tell) -> None:
     from devenv.imagebuild import build_image, build_lock, make_base
 
     # Another project's devenv may be at the same image: then theirs will do.
-    with build_lock(operation.subject, tell):
+    with build_lock(operation.subject, tell, context.cancelled):
         if context.engine.has_image(operation.subject):
             check_image(context.engine, operation.subject)
             return
@@ -251,7 +251,14 @@ def _fill(operation: Operation, context: Context, _: Tell) -> None:
 def _keep(operation: Operation, context: Context, tell: Tell) -> None:
     service = context.desired.services[operation.target]
     try:
-        golden.keep(context.engine, context.containers[service.name], service, context.golden(service), tell)
+        golden.keep(
+            context.engine,
+            context.containers[service.name],
+            service,
+            context.golden(service),
+            tell,
+            context.cancelled,
+        )
     except DevenvError as error:
         # The service works all the same; only the next environment's first start is a slow one.
         context.note(f"the golden state of {service.name} was not kept: {error}")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from devenv.components import digest
@@ -85,13 +86,18 @@ def content_of(definition: ServiceDefinition) -> dict[str, Any]:
 
 
 def keep(
-    engine: Engine, container: str, service: DesiredService, images: Mapping[str, str], progress: Progress
+    engine: Engine,
+    container: str,
+    service: DesiredService,
+    images: Mapping[str, str],
+    progress: Progress,
+    over: Event | None = None,
 ) -> None:
-    """Keep the volumes of a running container as `images`, by volume.
+    """Keep the volumes of a running container as `images`, by volume. Raises Cancelled if it is `over` before its turn.
 
     The container pauses for that: what is kept is what a killed server would leave, all of one instant.
     """
-    with held(cache_folder() / f"golden-{service.name}.lock", progress):
+    with held(cache_folder() / f"golden-{service.name}.lock", progress, over):
         # Another environment with this content may have been first.
         if engine.images().keys() >= {*images.values()}:
             return

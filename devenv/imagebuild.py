@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event
 from typing import IO, Any
 
 from devenv import host, images
@@ -216,7 +217,7 @@ def _run(command: list[str], progress: Progress) -> None:
 
 
 @contextmanager
-def build_lock(reference: str, progress: Progress) -> Iterator[None]:
-    """Let one devenv of this user build an image at a time."""
-    with held(cache_folder() / f"{reference.replace('/', '-').replace(':', '-')}.lock", progress):
+def build_lock(reference: str, progress: Progress, over: Event | None = None) -> Iterator[None]:
+    """Let one devenv of this user build an image at a time. Raises Cancelled if it is `over` before its turn."""
+    with held(cache_folder() / f"{reference.replace('/', '-').replace(':', '-')}.lock", progress, over):
         yield

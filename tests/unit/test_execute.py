@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -392,10 +393,15 @@ def test_an_image_that_another_devenv_built_meanwhile_will_do(
 
 def test_an_interrupt_ends_the_wait_for_another_devenv(engine: FakeEngine, built: list[str]) -> None:
     run = building(engine)
-    run.cancelled.set()
+    told: list[str] = []
+
+    def interrupt(text: str) -> None:
+        told.append(text)
+        run.cancelled.set()
+
     with build_lock("devenv/one:1", pytest.fail), pytest.raises(Cancelled):
-        module._build_image(build().operations[0], run, failing(Cancelled()))  # type: ignore[arg-type]
-    assert built == []
+        module._build_image(build().operations[0], run, interrupt)
+    assert built == [] and told == [f"waiting for another devenv (process {os.getpid()})"]
 
 
 # ---- limits ------------------------------------------------------------------------------------------------------

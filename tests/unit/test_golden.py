@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from fake_engine import FakeEngine
 
 from devenv import golden
 from devenv.catalogue import load_catalogue
-from devenv.errors import NoEngine, ServiceFailed
+from devenv.errors import Cancelled, NoEngine, NotOurs, ServiceFailed
 from devenv.model import Desired, Observed, Operation, Plan, ServiceDefinition
+from devenv.state import held
 
 VOLUME = "devenv-env-1-mysql-data"
 SERVICES = ("mysql", "keystone")
@@ -162,6 +164,14 @@ def test_what_another_environment_kept_meanwhile_is_not_kept_again() -> None:
     engine = FakeEngine(Observed(images=dict.fromkeys(IMAGES.values(), "id")))
     keep(engine)
     assert "pause c" not in engine.calls
+
+
+def test_an_interrupt_ends_the_wait_for_another_devenv_that_keeps_the_same(cache: Path) -> None:
+    engine, over = FakeEngine(), Event()
+    waiting = held(cache / "golden-one.lock", pytest.fail)
+    with waiting, pytest.raises(Cancelled):
+        golden.keep(engine, "c", ONE, IMAGES, lambda _: over.set(), over)  # type: ignore[arg-type]
+    assert engine.calls == []
 
 
 # ---- thrown away -------------------------------------------------------------------------------------------------
