@@ -28,7 +28,7 @@ from devenv.model import (
     Observed,
     ObservedContainer,
 )
-from devenv.ownership import carries, name_of, split, trusted
+from devenv.ownership import carries, filler, name_of, split, trusted
 from devenv.ports import HOST
 
 # Where a service's files go: a volume of its own, since a read-only root file system takes no copies.
@@ -151,14 +151,12 @@ class Engine(Images, Looks):
         """Create a volume that holds what the image has in `folder`.
 
         The engine itself copies that when a container is created, which is never started. Raises NotOurs if the
-        volume is another's; ServiceFailed if the image is not there.
+        volume, or the container's name, is another's; ServiceFailed if the image is not there.
         """
         self.ensure_volume(volume, labels, service)
         wanted = never_started(image, {**labels, LABEL_SERVICE: service}, [_mount(folder, volume)])
-        name = f"{volume}-fill"
-        with asking(f"fill volume {volume}"), unless_taken(name):
-            container = self._client.ask("POST", "/containers/create", {"name": name}, wanted)["Id"]
-        self.remove(container)
+        with asking(f"fill volume {volume}"):
+            self.remove(self._created(filler(volume), labels, wanted))
 
     def remove_volume(self, name: str) -> None:
         with asking(f"remove volume {name}"), unless_gone():
@@ -187,12 +185,18 @@ class Engine(Images, Looks):
 
     def _create(self, service: DesiredService, labels: Labels, network: str) -> str:
         wanted = _wanted(service, labels, network, limits=not self._no_ulimit.is_set())
-        with asking(f"create container {service.container}"), unless_taken(service.container):
-            query = {"name": service.container}
+        with asking(f"create container {service.container}"):
+            return self._created(service.container, labels, wanted)
+
+    def _created(self, name: str, labels: Labels, wanted: Mapping[str, Any]) -> str:
+        """The id of a container that is created. Raises NotOurs if another's has the name."""
+        query = {"name": name}
+        with unless_taken(name):
             try:
                 return str(self._client.ask("POST", "/containers/create", query, wanted)["Id"])
             except Refused as error:
-                if error.status != 409 or not (late := self.carrying(f"/containers/{service.container}/json", labels)):
+                # The engine goes on with what a killed devenv asked for.
+                if error.status != 409 or not (late := self.carrying(f"/containers/{name}/json", labels)):
                     raise
                 self.remove(late)
             return str(self._client.ask("POST", "/containers/create", query, wanted)["Id"])

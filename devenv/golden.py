@@ -15,7 +15,7 @@ from typing import Any
 
 from devenv.components import digest
 from devenv.engine import Engine
-from devenv.errors import DevenvError, NoEngine
+from devenv.errors import DevenvError, NoEngine, NotOurs
 from devenv.model import (
     LABEL_ENVIRONMENT,
     LABEL_SERVICE,
@@ -34,6 +34,8 @@ REPOSITORY = "devenv/golden"
 CAUSE = "golden state"
 # What all golden states together may take of the engine's disk, in bytes: about ten of four services.
 LIMIT = 1_000_000_000
+# What the engine, or a service in its log, says of a full disk: no other state would fit either.
+_FULL = "no space left on device"
 # Raise it when other data is made of the same content, e.g. by a provisioner.
 _FORMAT = 1
 # Where a definition lies says nothing about what is in it.
@@ -132,7 +134,7 @@ def blamed(plan: Plan, desired: Desired, error: DevenvError) -> dict[str, str]:
 
     That is one that was filled from it and did not become ready, or did not let become ready what needs it.
     """
-    if isinstance(error, NoEngine):
+    if isinstance(error, NoEngine | NotOurs) or _FULL in "\n".join((error.message, *error.detail)).lower():
         return {}
     filled = {op.target: op.subject for op in plan.operations if op.action == "fill" and op.cause == CAUSE}
     used = {name: filled[v] for name, s in desired.services.items() for v in s.volumes if v in filled}

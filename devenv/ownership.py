@@ -36,6 +36,11 @@ def name_of(listed: Mapping[str, Any]) -> str:
     return str(listed["Names"][0].lstrip("/") if "Names" in listed else listed["Name"])
 
 
+def filler(volume: str) -> str:
+    """The container that a volume is filled through."""
+    return f"{volume}-fill"
+
+
 def trusted(environment: str, listed: Listed) -> str:
     """The token to go by where none is on record, or nothing."""
     for kind in _KINDS:
@@ -62,6 +67,7 @@ def check_names(desired: Desired, observed: Observed) -> None:
     """Raise NotOurs if a stranger has a name that one of ours is to get."""
     wanted = {f"container {service.container}" for service in desired.services.values()}
     wanted |= {f"volume {volume}" for service in desired.services.values() for volume in service.volumes}
+    wanted |= {f"container {filler(v)}" for s in desired.services.values() for v in s.volumes.keys() - observed.volumes}
     # Names of networks are not unique: where ours is there, another one is not in the way.
     wanted |= set() if observed.networks else {f"network {desired.network}"}
     for stranger in observed.strangers:

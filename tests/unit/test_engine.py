@@ -208,6 +208,22 @@ def test_a_container_that_a_killed_devenv_asked_for_is_made_anew() -> None:
     assert asked.create(ONE, OWN, "n") == "c2"
 
 
+def test_a_volume_is_filled_where_a_killed_devenv_asked_for_the_same() -> None:
+    asked, client = engine({"GET /containers/v-fill/json": {"Id": "late", "Config": {"Labels": OWN}}})
+    client.answers[CREATE] = Refused(409, "it is there")
+    client.then["DELETE /containers/late"] = {CREATE: {"Id": "c2"}}
+    asked.fill_volume("v", "i:1", "/data", OWN, "one")
+    assert client.whats[-3:] == ["DELETE /containers/late", CREATE, "DELETE /containers/c2"]
+
+
+def test_a_container_of_somebody_elses_that_is_named_like_the_one_to_fill_a_volume_stays() -> None:
+    asked, client = engine({"GET /containers/v-fill/json": {"Id": "x", "Config": {"Labels": {}}}})
+    client.answers[CREATE] = Refused(409, "it is there")
+    with pytest.raises(NotOurs, match="cannot create v-fill"):
+        asked.fill_volume("v", "i:1", "/data", OWN, "one")
+    assert not [what for what in client.whats if what.startswith("DELETE")]
+
+
 @pytest.mark.parametrize("labels", [None, {LABEL_ENVIRONMENT: "e"}, {**OWN, LABEL_OWNER: "other"}])
 def test_a_volume_that_somebody_else_has_is_not_ours(labels: dict[str, str] | None) -> None:
     asked, _ = engine({"POST /volumes/create": {"Labels": labels}})

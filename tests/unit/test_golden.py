@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -14,7 +15,7 @@ from fake_engine import FakeEngine
 
 from devenv import golden
 from devenv.catalogue import load_catalogue
-from devenv.errors import Cancelled, NoEngine, NotOurs, ServiceFailed
+from devenv.errors import Cancelled, DevenvError, NoEngine, NotOurs, ServiceFailed
 from devenv.model import Desired, Observed, Operation, Plan, ServiceDefinition
 from devenv.state import held
 
@@ -182,7 +183,9 @@ BOTH = desired(MYSQL, consumer(), WEB)
 FILLED = Plan((Operation("fill", "v", golden.CAUSE, subject="image"), Operation("create", "mysql")))
 
 
-def blamed(*operations: str, plan: Plan = FILLED, error: type[Any] = ServiceFailed) -> dict[str, str]:
+def blamed(
+    *operations: str, plan: Plan = FILLED, error: Callable[[str], DevenvError] = ServiceFailed
+) -> dict[str, str]:
     failure = error("cannot go on")
     failure.operations = operations
     return golden.blamed(plan, BOTH, failure)
@@ -202,6 +205,12 @@ def test_neither_a_snapshot_nor_an_engine_that_went_away_costs_a_golden_state() 
     restored = Plan((Operation("fill", "v", "snapshot one", subject="image"),))
     assert blamed("ready mysql", plan=restored) == {}
     assert blamed("ready mysql", error=NoEngine) == {}
+
+
+def test_neither_a_name_that_is_taken_nor_a_full_disk_costs_a_golden_state() -> None:
+    assert blamed("fill v", error=NotOurs) == {}
+    full = partial(ServiceFailed, detail=["[ERROR] [InnoDB] OS error 28: No space left on device"])
+    assert blamed("ready mysql", error=full) == {}
 
 
 # ---- the disk ----------------------------------------------------------------------------------------------------

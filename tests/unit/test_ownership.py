@@ -98,7 +98,13 @@ WANTED = desired(ETCD)
 
 
 @pytest.mark.parametrize(
-    "stranger", [f"container {ETCD.container}", "volume devenv-env-etcd-data", "network devenv-env"]
+    "stranger",
+    [
+        f"container {ETCD.container}",
+        "volume devenv-env-etcd-data",
+        "container devenv-env-etcd-data-fill",
+        "network devenv-env",
+    ],
 )
 def test_a_stranger_with_a_name_that_is_needed_is_refused(stranger: str) -> None:
     name = stranger.partition(" ")[2]
@@ -112,8 +118,9 @@ def test_a_stranger_with_a_name_that_is_needed_is_refused(stranger: str) -> None
     [
         Observed(strangers=("container devenv-env-mysql", "volume devenv-env", f"network {ETCD.container}")),
         Observed(networks=("n",), strangers=("network devenv-env",)),
+        Observed(volumes={"devenv-env-etcd-data": "etcd"}, strangers=("container devenv-env-etcd-data-fill",)),
     ],
-    ids=["other names", "a network beside ours"],
+    ids=["other names", "a network beside ours", "a volume that is there needs no filling"],
 )
 def test_a_stranger_that_is_not_in_the_way_is_not(observed: Observed) -> None:
     check_names(WANTED, observed)
