@@ -342,9 +342,9 @@ class Environment(Lending, Caching, Inventory):
     # ---- images ----------------------------------------------------------------------------------------------
 
     def image_references(self) -> dict[str, str]:
-        """The image that each service of the profile runs, and the base of those that are built."""
+        """The image of each service of the profile and of those that they need, and the base of what is built."""
         self._load()
-        return {name: self.images[name].reference for name in (BASE, *self.profile.services)}
+        return {name: self.images[name].reference for name in (BASE, *select(self.profile, self.catalogue))}
 
     def usual_ports(self) -> dict[int, str]:
         """The ports that the profile's services have when nobody else has them, with who wants each.

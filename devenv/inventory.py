@@ -36,10 +36,11 @@ class Inventory(Steps):
     """An environment that can tell of its images."""
 
     def list_images(self) -> list[ImageStatus]:
-        """The image of each service of the profile, the base first."""
+        """The image of each service of the profile and of those that they need, the base first."""
         self._load()
+        services = select(self.profile, self.catalogue)
         there = self.engine.images()
-        return [self._status(name, self.images[name], there) for name in (BASE, *self.profile.services)]
+        return [self._status(name, self.images[name], there) for name in (BASE, *services)]
 
     def _status(self, service: str, image: Image, there: Mapping[str, str]) -> ImageStatus:
         if image.reference not in there:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fake_engine import FakeEngine, Recorder
 
 from devenv.cli_images import _row
 from devenv.environment import Environment
-from devenv.errors import NotOurs
+from devenv.errors import ConfigError, NotOurs
 from devenv.images import LABEL_BASE
 from devenv.model import Observed
 from devenv.results import ImageStatus
@@ -73,6 +73,14 @@ def environment(tmp_path: Path, engine: Reader) -> Environment:
 
 def looks(engine: Reader) -> int:
     return sum(call.startswith("look into") for call in engine.calls)
+
+
+@pytest.mark.parametrize("look", [Environment.list_images, Environment.image_references])
+def test_a_service_that_nobody_knows_is_a_clear_error(environment: Environment, look: Callable[..., object]) -> None:
+    (environment.project / "devenv.yaml").write_text("services: [mysq]\n")
+    with pytest.raises(ConfigError, match="cannot find service 'mysq'") as error:
+        look(environment)
+    assert "mysql" in error.value.hint
 
 
 def test_the_version_is_that_of_the_package_that_matters(environment: Environment, engine: Reader) -> None:
