@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -16,11 +16,13 @@ from devenv.errors import DevenvError
 
 # What a terminal or a CI system tells a program.
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+# Those that ask it to end.
+_ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT)
 # As a shell has it.
 _NOT_FOUND, _NOT_RUNNABLE, _SIGNALLED = 127, 126, 128
 # As timeout(1) has it.
 _OUT_OF_TIME = 124
-# How long a program may take to end when its time is over, and how often it is looked at meanwhile.
+# How long a program may take to end when its time is over or it was asked to, and how often it is looked at meanwhile.
 _GRACE_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
 
@@ -50,14 +52,15 @@ def run_program(command: Sequence[str], variables: Mapping[str, str]) -> int:
 def run_group(command: Sequence[str], variables: Mapping[str, str], limit: float | None = None) -> int:
     """Run a program as `run_program` does, in a session of its own: signals go to all that it starts.
 
-    Raises OutOfTime when it ran for `limit` seconds; then it and all of its group are gone.
+    Raises OutOfTime when it ran for `limit` seconds. Then, and after a signal that asks it to end, all of its group are
+    gone.
     """
-    with _signals_held(False) as received, _started(command, variables, alone=True) as process:
-        received.to(partial(_signal_group, process))
+    with _signals_held(False) as received, _started(command, variables, alone=True) as process, _Ending(process) as end:
+        received.to(end.signal)
         try:
             return _code_of(process.wait(limit))
         except subprocess.TimeoutExpired as expired:
-            _end_group(process)
+            end.signal(signal.SIGTERM)
             hint = "--timeout SECONDS gives it more time"
             raise OutOfTime(f"cannot finish {command[0]} within {limit:g} s: it was ended", hint) from expired
 
@@ -76,16 +79,35 @@ def _code_of(status: int) -> int:
     return _SIGNALLED - status if status < 0 else status
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a program and all that it started: asked at first, then not. What is left would keep its output open."""
-    deadline = time.monotonic() + _GRACE_SECONDS
-    _signal_group(process, signal.SIGTERM)
-    # The group is there for as long as anybody is in it, the program itself or not.
-    while _signal_group(process, 0) and time.monotonic() < deadline:
-        process.poll()
-        time.sleep(_LOOK_SECONDS)
-    _signal_group(process, signal.SIGKILL)
-    process.wait()
+class _Ending:
+    """The end of a program and of all that it started: asked at first, then not. What is left keeps its output open."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        # The program is waited for elsewhere, by who gets its exit code.
+        self._patience: threading.Thread | None = None
+
+    def __enter__(self) -> _Ending:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._patience:
+            self._patience.join()
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on; if it asks the program to end, that is the case after a while."""
+        _signal_group(self._process, number)
+        if number in _ENDING and not self._patience:
+            self._patience = threading.Thread(target=self._see_to_it, daemon=True)
+            self._patience.start()
+
+    def _see_to_it(self) -> None:
+        deadline = time.monotonic() + _GRACE_SECONDS
+        # The group is there for as long as anybody is in it, the program itself or not.
+        while _signal_group(self._process, 0) and time.monotonic() < deadline:
+            self._process.poll()
+            time.sleep(_LOOK_SECONDS)
+        _signal_group(self._process, signal.SIGKILL)
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:

@@ -92,6 +92,48 @@ sys.exit(run_group([*shell, sys.executable, "-c", {inner!r}], {{}}))
         assert run.stdout.read() == ""
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "code", [f"import sys, subprocess; subprocess.run([sys.executable, '-c', {STUBBORN!r}])", STUBBORN]
+)
+def test_what_does_not_hear_that_it_is_to_end_is_ended_all_the_same(number: signal.Signals, code: str) -> None:
+    stubborn = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{code}"
+    outer = f"""
+import sys
+from devenv import program
+program._GRACE_SECONDS = 0.1
+sys.exit(program.run_group([sys.executable, "-c", {stubborn!r}], {{}}))
+"""
+    command = [sys.executable, "-c", outer]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
+        assert run.stdout and run.stdout.readline() == "begun\n"
+        run.send_signal(number)
+        assert run.wait() > 128
+        assert run.stdout.read() == ""
+
+
+def test_a_signal_that_asks_for_something_else_ends_nothing() -> None:
+    inner = """
+import signal
+signal.signal(signal.SIGUSR1, lambda *_: print("heard", flush=True))
+print("begun", flush=True)
+exit(int(input()))
+"""
+    outer = f"""
+import sys
+from devenv import program
+program._GRACE_SECONDS = 0
+sys.exit(program.run_group([sys.executable, "-c", {inner!r}], {{}}))
+"""
+    command, pipe = [sys.executable, "-c", outer], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True) as run:
+        assert run.stdout and run.stdout.readline() == "begun\n"
+        run.send_signal(signal.SIGUSR1)
+        assert run.stdout.readline() == "heard\n"
+        run.communicate("4\n")
+        assert run.returncode == 4
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT])
 def test_signals_go_to_the_program_and_not_to_devenv(number: signal.Signals) -> None:
     inner = f"""
