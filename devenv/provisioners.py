@@ -25,6 +25,10 @@ _MARK = "devenv component {}"  # Describes what is ours in Keystone's catalog.
 # etcd's messages say more than its codes.
 _THERE = "already exists"
 _DENIED = "authentication failed"
+# What it says of a token when it was started anew, or had nothing to do for five minutes.
+_FORGOTTEN = "invalid auth token"
+# How often a request is made again whose login is older than the last change: other threads make one each.
+_OLD_REVISIONS = 100
 
 
 class MySQL(Provisioner):
@@ -217,37 +221,54 @@ class Etcd(_Http):
         wanted = {"permType": "READWRITE", **_range(component.settings["prefix"])}
         if not self._guarded:
             return
-        token, name = self._token(), component.settings["user"]
+        name = component.settings["user"]
         user = {"name": name, "password": component.settings["password"]}
-        made = self._etcd("auth/user/add", user, token, accept=_THERE).ok
+        made = self._as_root("auth/user/add", user, accept=_THERE).ok
         # A new password ends the user's sessions, so one that works is not set.
         if not made and not self._etcd("auth/authenticate", user, accept=_DENIED).ok:
-            self._etcd("auth/user/changepw", user, token)
-        if not self._etcd("auth/role/add", {"name": name}, token, accept=_THERE).ok:
-            for found in self._etcd("auth/role/get", {"role": name}, token).json().get("perm", []):
+            self._as_root("auth/user/changepw", user)
+        if not self._as_root("auth/role/add", {"name": name}, accept=_THERE).ok:
+            for found in self._as_root("auth/role/get", {"role": name}).json().get("perm", []):
                 if found != wanted:
-                    self._etcd("auth/role/revoke", {"role": name, **found}, token)
-        self._etcd("auth/role/grant", {"name": name, "perm": wanted}, token)
-        self._etcd("auth/user/grant", {"user": name, "role": name}, token)
+                    self._as_root("auth/role/revoke", {"role": name, **found})
+        self._as_root("auth/role/grant", {"name": name, "perm": wanted})
+        self._as_root("auth/user/grant", {"user": name, "role": name})
 
     def _remove(self, component: Component) -> None:
-        token = self._token() if self._guarded else ""
-        self._etcd("kv/deleterange", _range(component.settings["prefix"]), token)
-        if token:
+        self._as_root("kv/deleterange", _range(component.settings["prefix"]))
+        if self._guarded:
             name = component.settings["user"]
-            self._etcd("auth/user/delete", {"name": name}, token, accept="not found")
-            self._etcd("auth/role/delete", {"role": name}, token, accept="not found")
+            self._as_root("auth/user/delete", {"name": name}, accept="not found")
+            self._as_root("auth/role/delete", {"role": name}, accept="not found")
+
+    def _as_root(self, path: str, body: Mapping[str, object], accept: str = "") -> Any:
+        """Nobody is root where there are no logins."""
+        if not self._guarded:
+            return self._etcd(path, body, accept=accept)
+        token = self._token()
+        try:
+            return self._etcd(path, body, token, accept)
+        except Refused as error:
+            if _FORGOTTEN not in str(error):
+                raise
+        with self._lock:
+            if self._known.get("token") == token:  # No other thread was faster.
+                del self._known["token"]
+        return self._etcd(path, body, self._token(), accept)
 
     def _token(self) -> str:
         return str(self._once("token", lambda: self._etcd("auth/authenticate", self._root).json()["token"]))
 
-    def _etcd(self, path: str, body: Mapping[str, object], token: str = "", accept: str = "") -> Any:
+    def _etcd(
+        self, path: str, body: Mapping[str, object], token: str = "", accept: str = "", attempts: int = _OLD_REVISIONS
+    ) -> Any:
         try:
             return self._ask("POST", f"/v3/{path}", body, accept, headers={"Authorization": token} if token else {})
         except Refused as error:
-            if "revision of auth store is old" not in str(error):
+            if not attempts or "revision of auth store is old" not in str(error):
                 raise
-            return self._etcd(path, body, token, accept)  # Another thread changed a user or a role meanwhile.
+        # Another thread changed a user or a role meanwhile.
+        return self._etcd(path, body, token, accept, attempts - 1)
 
 
 class Keystone(_Http):
@@ -316,23 +337,26 @@ class Keystone(_Http):
             self._delete("user", user)
 
     def _find(self, kind: str, **wanted: str | None) -> list[dict[str, Any]]:
-        listed = self._once(kind, lambda: self._keystone("GET", f"/{kind}").json()[kind])
+        with self._lock:  # Other threads make and delete some.
+            listed = list(self._once(kind, lambda: self._keystone("GET", f"/{kind}").json()[kind]))
         return [one for one in listed if one.items() >= wanted.items()]
 
     def _id(self, kind: str, name: str) -> str:
         for one in self._find(kind + "s", name=name, domain_id="default" if kind == "project" else None):
             return str(one["id"])
-        known = ", ".join(sorted(one["name"] for one in self._known[kind + "s"]))
+        known = ", ".join(sorted(one["name"] for one in self._find(kind + "s")))
         raise Refused(f"there is no {kind} {name!r}", f"there are: {known}; mend '{kind}s' in devenv.yaml")
 
     def _create(self, kind: str, body: Mapping[str, object]) -> str:
         made = self._keystone("POST", f"/{kind}s", {kind: body}).json()[kind]
-        self._known.get(kind + "s", []).append(made)
+        with self._lock:
+            self._known.get(kind + "s", []).append(made)
         return str(made["id"])
 
     def _delete(self, kind: str, one: dict[str, Any]) -> None:
         self._keystone("DELETE", f"/{kind}s/{one['id']}", accept="HTTP 404")
-        self._known[kind + "s"].remove(one)
+        with self._lock:
+            self._known[kind + "s"].remove(one)
 
     def _keystone(self, method: str, path: str, body: object = None, accept: str = "") -> Any:
         token = self._once("token", lambda: self.target.settings.get("token") or self._token())

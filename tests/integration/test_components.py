@@ -15,6 +15,10 @@ import pytest
 import requests
 from project import REPOSITORY, Project, new_project, one_clear_line, plan_of, remove
 
+from devenv.probe import Target
+from devenv.provision import Component
+from devenv.provisioners import Etcd
+
 TWO = """
 components:
   nova: {catalog: {type: compute, url: "http://127.0.0.1:8774/v2.1"}, roles: [admin]}
@@ -377,7 +381,18 @@ def test_etcd_asks_for_a_login_when_it_is_switched_on_and_no_longer_when_off(pro
     assert etcd(url, "kv/put", {"key": "L2dsYW5jZS8=", "value": "eA=="}, ticket).status_code == 403  # /glance/
     assert plan_of(project) == []
     assert project.json("status")["services"]["etcd"]["state"] == "ready"
+
+    # Who has logged in as root does so again once etcd was started anew.
+    root = env(project)
+    settings = {"auth": "true", "password": root["DEVENV_ETCD_PASSWORD"]}
+    work = Etcd(Target(root["DEVENV_ETCD_HOST"], int(root["DEVENV_ETCD_PORT"]), url, settings))
+    made = Component("later", {"user": "later", "password": "later's", "prefix": "/later/"})
+    work.ensure(made)
     project.devenv("restart")
+    work.ensure(made)
+    work.drop(made)
+    work.close()
+    assert etcd(url, "auth/authenticate", {"name": "later", "password": "later's"}).status_code == 400
 
     project.configure("profile: coordination\nservices: {etcd: {auth: true}}\n")
     project.devenv("up", "--drop")

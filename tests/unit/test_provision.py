@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from typing import Any
 
 import pytest
@@ -258,6 +259,36 @@ def test_etcd_is_asked_again_when_another_thread_changed_a_user(server: Server) 
     server.reply = reply
     Etcd(server.target()).ensure(component())
     assert server.asked.count("POST /v3/auth/role/grant") == 3
+
+
+def test_etcd_that_goes_on_refusing_is_believed(server: Server) -> None:
+    server.reply = lambda asked, _: (
+        400 if asked.endswith("user/add") else 200,
+        {"token": "t", "message": "etcdserver: revision of auth store is old"},
+    )
+    with pytest.raises(ServiceFailed, match="revision of auth store is old"):
+        Etcd(server.target()).ensure(component())
+
+
+def test_etcd_that_forgot_who_logged_in_is_told_once_more_by_all_threads_together(server: Server) -> None:
+    logins = count(1)
+    valid = "t1"
+
+    def reply(asked: str, body: Any) -> Answer:
+        if asked.endswith("/authenticate") and body["name"] == "root":
+            return 200, {"token": f"t{next(logins)}"}
+        known = server.tokens[-1] == valid or asked.endswith("/authenticate")
+        return (200, {}) if known else (401, {"code": 16, "message": "etcdserver: invalid auth token"})
+
+    server.reply = reply
+    work = Etcd(server.target())
+    work.ensure(component())
+    valid = "t2"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: work.ensure(component(f"c{number}")), range(8)))
+    work.drop(component())
+    work.close()
+    assert next(logins) == 3
 
 
 # Keystone
