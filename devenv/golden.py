@@ -27,6 +27,7 @@ from devenv.model import (
     ServiceDefinition,
     Source,
 )
+from devenv.names import familiar
 from devenv.plan import providers
 from devenv.state import cache_folder, held, make_private
 
@@ -176,7 +177,7 @@ def listed(engine: Engine) -> list[Golden]:
     """The golden states on the engine, the one that was used last first."""
     found = []
     for image in engine.devenv_images():
-        for tag in image.get("RepoTags") or ():
+        for tag in map(familiar, image.get("RepoTags") or ()):
             if tag.startswith(f"{REPOSITORY}:"):
                 found.append(Golden(tag, int(image["Size"]), _used(tag, float(image["Created"]))))
     return sorted(found, key=lambda golden: golden.used, reverse=True)

@@ -16,6 +16,7 @@ NAME_RULE = "lower-case letters, digits and dashes, a letter first, at most 31"
 # It becomes the name of databases, users, vhosts and files. MySQL allows its users 32 characters.
 COMPONENT = re.compile(r"[a-z][a-z0-9_-]{0,30}\Z")
 COMPONENT_RULE = "lower-case letters, digits, - and _, a letter first, at most 31"
+_OURS = "localhost/devenv/"
 # An image, in Docker's own grammar, shortened: [host[:port]/]path[:tag][@digest].
 IMAGE = re.compile(r"[a-zA-Z0-9][\w.-]*(?::\d+)?(?:/[\w.-]+)*(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?\Z", flags=re.ASCII)
 
@@ -41,7 +42,8 @@ def identifier(component: str) -> str:
 
 def familiar(reference: str) -> str:
     """An image's reference as people write it: without the registry and the namespaces that engines add."""
-    for implied in ("docker.io/library/", "index.docker.io/library/", "docker.io/", "index.docker.io/", "localhost/"):
+    for implied in ("docker.io/library/", "index.docker.io/library/", "docker.io/", "index.docker.io/"):
         if reference.startswith(implied):
             return reference.removeprefix(implied)
-    return reference
+    # podman's namespace for what was made on the host. Of others' images it is part of the name.
+    return reference.removeprefix("localhost/") if reference.startswith(_OURS) else reference

@@ -228,6 +228,12 @@ def test_those_that_were_not_used_for_longest_go_first(cache: Path) -> None:
     assert [one.image for one in golden.collect(engine, 0)] == [tags[1], tags[0]]  # type: ignore[arg-type]
 
 
+def test_podmans_names_of_golden_states_are_known() -> None:
+    engine = FakeEngine()
+    engine.devenv_images = lambda: [{"RepoTags": ["localhost/devenv/golden:one-v-1"], "Size": 1, "Created": 1}]  # type: ignore[method-assign]
+    assert [one.image for one in golden.listed(engine)] == ["devenv/golden:one-v-1"]  # type: ignore[arg-type]
+
+
 def test_a_cache_folder_that_cannot_be_written_only_forgets_what_was_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ DIGEST = "sha256:" + "0" * 64
         ("docker.io/bitnami/etcd", "bitnami/etcd"),
         ("index.docker.io/bitnami/etcd", "bitnami/etcd"),
         ("localhost/devenv/base:1", "devenv/base:1"),
+        ("localhost/mysql:8.4", "localhost/mysql:8.4"),
         (f"docker.io/library/mysql@{DIGEST}", f"mysql@{DIGEST}"),
         ("quay.io/coreos/etcd:v3", "quay.io/coreos/etcd:v3"),
         ("localhost:5000/mysql", "localhost:5000/mysql"),
