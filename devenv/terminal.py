@@ -50,14 +50,16 @@ def print_logs(environment: Environment, services: Sequence[str], follow: bool, 
 
 
 def _merged(engine: Engine, containers: dict[str, str], tail: Tail) -> Iterator[tuple[str, str]]:
-    """Lines of all containers as they come, until the last of them ends."""
-    lines: queue.SimpleQueue[tuple[str, str | None]] = queue.SimpleQueue()
+    """Lines of all containers as they come, until the last of them ends. Raises what reading one of them raised."""
+    lines: queue.SimpleQueue[tuple[str, str | Exception | None]] = queue.SimpleQueue()
 
     def read(name: str, container: str) -> None:
         try:
             for line in engine.follow(container, tail):
                 lines.put((name, line))
-        finally:
+        except Exception as error:
+            lines.put((name, error))
+        else:
             lines.put((name, None))
 
     for name, container in containers.items():
@@ -66,6 +68,8 @@ def _merged(engine: Engine, containers: dict[str, str], tail: Tail) -> Iterator[
     open_logs = len(containers)
     while open_logs:
         name, line = lines.get()
+        if isinstance(line, Exception):
+            raise line
         if line is None:
             open_logs -= 1
         else:

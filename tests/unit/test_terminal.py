@@ -1,4 +1,4 @@
-"""`devenv exec`: this process's input and output joined to a socket that a test holds the other end of."""
+"""`devenv exec`: this process's input and output joined to a socket that a test holds the other end of; merged logs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from devenv import terminal
+from devenv.errors import NoEngine
 
 Command = Callable[[socket.socket], None]
 MANY = os.urandom(5_000_000)
@@ -177,3 +178,37 @@ def test_a_reader_of_ours_that_went_away_is_not_taken_for_the_container_s(feed, 
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Gone(), write_through=True))
     with pytest.raises(BrokenPipeError):
         run(lambda inside: inside.sendall(frame(b"out")))
+
+
+# ---- logs --------------------------------------------------------------------------------------------------------
+
+
+class Logging:
+    """An environment of two services, one of whose logs cannot be read to its end."""
+
+    def __init__(self, end: Exception | None) -> None:
+        self._end, self.engine = end, self
+
+    def containers(self, services: Sequence[str]) -> dict[str, str]:
+        return {name: f"id-{name}" for name in services}
+
+    def follow(self, container: str, tail: object) -> Iterator[str]:
+        yield f"first of {container}"
+        if self._end and container == "id-etcd":
+            raise self._end
+
+
+def follow(end: Exception | None) -> None:
+    environment: Any = Logging(end)
+    terminal.print_logs(environment, ["etcd", "mysql"], follow=True, tail="all")
+
+
+def test_logs_are_followed_until_all_have_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    follow(None)
+    assert sorted(capsys.readouterr().out.splitlines()) == ["etcd  | first of id-etcd", "mysql | first of id-mysql"]
+
+
+def test_a_log_that_cannot_be_followed_any_more_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(NoEngine, match="hung up"):
+        follow(NoEngine("cannot follow the logs: it hung up"))
+    assert "first of id-etcd" in capsys.readouterr().out
