@@ -47,14 +47,19 @@ class Group(click.Group):
         except (click.Abort, KeyboardInterrupt):
             click.echo("interrupted", err=True)
             sys.exit(_INTERRUPTED)
-        except BrokenPipeError:
-            # Somebody read as much as they wanted, e.g. `devenv logs | head`.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
         except OSError as error:
             _show_where()
             show(DevenvError(f"cannot go on: {error}", "make room or allow it, then run the same again"))
             sys.exit(DevenvError.exit_code)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        # In here: outside of it, click ends with 1.
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Somebody read as much as they wanted, e.g. `devenv logs | head`.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
 
 
 def show_debugging() -> None:
