@@ -118,29 +118,34 @@ def snapshot_rm(context: click.Context, names: tuple[str, ...]) -> None:
 @format_option
 @click.pass_context
 def gc(context: click.Context, keep: int, identities: tuple[str, ...], format_: str) -> None:
-    """Remove what killed runs left, and golden states not used for long.
+    """Remove what runs left in the project's environments, and golden states not used for long.
 
-    They are the data of first starts, which `up` keeps and begins with; without them it takes longer once. Environments
-    whose project folder was moved or deleted are only shown: --remove removes one.
+    These are the data of first starts, which `up` keeps and begins with; without them it takes longer once.
+    Environments whose project folder was moved or deleted are only shown: --remove removes one.
     """
-    from devenv import gone
+    from devenv import gone, lease
     from devenv.report import reporter
 
     for identity in identities:
         gone.remove(identity, reporter(sys.stderr))
-    removed, left = environment_of(context).collect(keep * 1_000_000), gone.listed()
+    collected, removed = lease.collect(environment_of(context), keep * 1_000_000, reporter(sys.stderr))
+    left = gone.listed()
     if format_ == "json":
-        print_json({"golden": [asdict(golden) for golden in removed], "gone": [asdict(one) for one in left]})
+        ended, unused, lost = ([asdict(one) for one in some] for some in (collected, removed, left))
+        print_json({"environments": ended, "golden": unused, "gone": lost})
         return
     for identity in identities:
         click.echo(f"removed {identity}")
+    for one in collected:
+        parts = [*one.services, *(f"component {name}" for name in one.components)]
+        click.echo(f"ended in environment {one.environment}: {', '.join(parts)}")
     for golden in removed:
         click.echo(f"removed {golden.image}, {golden.size / 1e6:.0f} MB")
-    for one in left:
-        amounts = f"{one.containers} containers, {one.volumes} volumes, {one.snapshots} snapshots"
-        click.echo(f"{one.id}: its folder {one.project} was moved or deleted ({amounts})")
-        click.echo(f"  'devenv gc --remove {one.id}' removes it, with its data")
-    if not (identities or removed or left):
+    for other in left:
+        amounts = f"{other.containers} containers, {other.volumes} volumes, {other.snapshots} snapshots"
+        click.echo(f"{other.id}: its folder {other.project} was moved or deleted ({amounts})")
+        click.echo(f"  'devenv gc --remove {other.id}' removes it, with its data")
+    if not (identities or collected or removed or left):
         click.echo("nothing to remove")
 
 

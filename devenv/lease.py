@@ -25,6 +25,9 @@ from devenv.state import all_records, write_files
 if TYPE_CHECKING:
     from oslo_config.cfg import ConfigOpts
 
+    from devenv.execute import Report
+    from devenv.golden import Golden
+
 # Of a run that is to begin with nothing: it leaves the developer's own environment alone.
 FRESH = "pytest"
 # Of each service in the report of a test.
@@ -289,9 +292,40 @@ def clear(project: Path) -> None:
         environment.clear(others=False)
 
 
-def environments(project: Path) -> list[Environment]:
+@dataclass(frozen=True)
+class Collected:
+    """What went of an environment: services that a run had brought up, and components of killed runs."""
+
+    environment: str
+    services: Sequence[str]
+    components: Sequence[str]
+
+
+def collect(environment: Environment, limit: int, report: Report | None = None) -> tuple[list[Collected], list[Golden]]:
+    """What `Environment.collect` removes in all environments of its project; returns what that was."""
+    others = [one for one in environments(environment.project, report) if one.name != environment.name]
+    collected: list[Collected] = []
+    golden: list[Golden] = []
+    for one in (environment, *others):
+        before, left = one.observe(), _left(one)
+        golden += one.collect(limit)
+        after = one.observe()
+        ended = [name for name in before.services if name not in after.services or before.runs(name) > after.runs(name)]
+        if ended or left - _left(one):
+            collected.append(Collected(one.name, sorted(ended), sorted(left - _left(one))))
+    return collected, golden
+
+
+def _left(environment: Environment) -> set[str]:
+    """The components of killed runs."""
+    state = environment.state
+    return {*state.abandoned(), *(name for name, held in state.lendings().items() if not held)}
+
+
+def environments(project: Path, report: Report | None = None) -> list[Environment]:
     """Those of a project that anything is on record of."""
-    return [Environment(project, record.name) for record in all_records() if record.project == str(project)]
+    names = [record.name for record in all_records() if record.project == str(project)]
+    return [Environment(project, name, report=report) for name in names]
 
 
 if __name__ == "__main__":  # for a process that can start no threads any more

@@ -56,10 +56,7 @@ class Requirement:
 
 @dataclass(frozen=True)
 class ContainerOptions:
-    """The Compose keys that devenv supports and hands to the engine as they are.
-
-    Sizes are in bytes, durations in whole seconds.
-    """
+    """The Compose keys that devenv hands to the engine as they are; sizes are in bytes, durations in whole seconds."""
 
     user: str = ""
     hostname: str = ""
@@ -349,6 +346,10 @@ class Observed:
     def services(self) -> set[str]:
         """Those of which anything is there: a container, or data."""
         return {*self.containers, *self.volumes.values()}
+
+    def runs(self, service: str) -> bool:
+        """Whether there is a running container of it."""
+        return service in self.containers and self.containers[service].running
 
 
 # ---- planned ------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def _state_of(service: DesiredService, observed: Observed, engine: Engine) -> tu
         try:
             load_probe(service.probe["kind"])(target_of(service, service.probe))
         except NotReady as error:
-            idle = [name for name in service.depends if not _runs(observed, name)]
+            idle = [name for name in service.depends if not observed.runs(name)]
             return "starting", f"needs {', '.join(idle)}, which does not run" if idle else str(error)
         return "ready", ""
     if container.exit_code is None:
@@ -44,7 +44,3 @@ def _state_of(service: DesiredService, observed: Observed, engine: Engine) -> tu
     if engine.state(container.id).get("OOMKilled"):
         return "failed", f"exited {container.exit_code}, killed for want of memory"
     return "stopped" if container.exit_code in _STOPPED else "failed", f"exited {container.exit_code}"
-
-
-def _runs(observed: Observed, service: str) -> bool:
-    return service in observed.containers and observed.containers[service].running

@@ -200,6 +200,15 @@ def test_what_is_kept_serves_the_next_run_and_goes_with_it(etcd: Project, client
     assert all_of(etcd, client) == NOTHING
 
 
+def test_gc_ends_what_was_kept_in_any_environment_and_says_so(etcd: Project, client: docker.DockerClient) -> None:
+    write(etcd, "test_keep.py", "def test(devenv_component):\n    assert devenv_component.services == ['etcd']\n")
+    outcome(pytest_run(etcd, "--devenv-fresh", "--devenv-keep"), passed=1)
+    assert all_of(etcd, client)["containers"]
+    assert "ended in environment pytest: etcd\n" in etcd.devenv("gc").stdout
+    assert all_of(etcd, client) == NOTHING
+    assert "environment pytest" not in etcd.devenv("gc").stdout
+
+
 @pytest.mark.parametrize("command", ["reset", "start", "up"])
 def test_what_the_user_took_over_stays(etcd: Project, client: docker.DockerClient, command: str) -> None:
     write(etcd, "test_keep.py", "def test(devenv_component):\n    assert devenv_component.services == ['etcd']\n")
