@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from devenv.connection import asking, unless_gone
 from devenv.enginehttp import Client, Refused, decoded
 from devenv.errors import DevenvError
 from devenv.model import LABEL_ENVIRONMENT
+from devenv.ownership import name_of
 
 # For a container that is never started, should somebody start it.
 _NOBODY = "65534:65534"
@@ -23,8 +25,9 @@ _CONFINED = {
     "PidsLimit": 1,
     "Memory": 16 << 20,
 }
-# In place of an environment, on a container that an image is read through; in seconds, longer than anybody reads one.
-_READING = "reading"
+# In place of an environment, on a container that an image is read through, and what its name begins with; in seconds,
+# longer than anybody reads one.
+_READING, _READER = "reading", "devenv-reading-"
 _READING_SECONDS = 600
 
 
@@ -94,10 +97,11 @@ class Looks:
         with asking(f"look into image {image}"):
             query = {"all": True, "filters": _label(_READING)}
             for left in self._client.ask("GET", "/containers/json", query):
-                if left["State"] == "created" and time.time() - left["Created"] > _READING_SECONDS:
+                old = left["State"] == "created" and time.time() - left["Created"] > _READING_SECONDS
+                if old and name_of(left).startswith(_READER):
                     self._throw_away(left["Id"])
-            wanted = never_started(image, {LABEL_ENVIRONMENT: _READING})
-            container = str(self._client.ask("POST", "/containers/create", body=wanted)["Id"])
+            wanted, name = never_started(image, {LABEL_ENVIRONMENT: _READING}), _READER + secrets.token_hex(8)
+            container = str(self._client.ask("POST", "/containers/create", {"name": name}, wanted)["Id"])
         try:
             yield container
         finally:
@@ -109,10 +113,11 @@ class Looks:
 
     def has(self, container: str, path: str) -> bool:
         """Whether a container, running or not, has a file or folder."""
-        try:
-            self._client.ask("HEAD", f"/containers/{container}/archive", {"path": path})
-        except Refused:
-            return False  # whatever the reason: copying then fails with it, or works
+        with asking(f"look for {path} in container {container}"):
+            try:
+                self._client.ask("HEAD", f"/containers/{container}/archive", {"path": path})
+            except Refused:
+                return False  # whatever the reason: copying then fails with it, or works
         return True
 
     def read_folder(self, container: str, folder: str) -> Generator[bytes, None, None]:

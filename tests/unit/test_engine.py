@@ -322,9 +322,10 @@ def test_a_volume_is_filled_by_a_container_that_is_never_started() -> None:
 def test_an_image_is_read_through_a_container_that_is_never_started_and_what_a_killed_one_left_goes() -> None:
     now = time.time()
     listed = [
-        {"Id": "old", "State": "created", "Created": now - 3600},
-        {"Id": "another's", "State": "created", "Created": now - 5},
-        {"Id": "started", "State": "exited", "Created": now - 3600},
+        {"Id": "old", "State": "created", "Created": now - 3600, "Names": ["/devenv-reading-1"]},
+        {"Id": "another's", "State": "created", "Created": now - 5, "Names": ["/devenv-reading-2"]},
+        {"Id": "started", "State": "exited", "Created": now - 3600, "Names": ["/devenv-reading-3"]},
+        {"Id": "only labelled", "State": "created", "Created": now - 3600, "Names": ["/mine"]},
     ]
     asked, client = engine({"GET /containers/json": listed})
     with pytest.raises(ZeroDivisionError), asked.unstarted("i:1") as container:
@@ -332,9 +333,18 @@ def test_an_image_is_read_through_a_container_that_is_never_started_and_what_a_k
         assert client.whats == ["GET /containers/json", "DELETE /containers/old", CREATE]
         raise ZeroDivisionError
     assert client.whats[-1] == "DELETE /containers/c1"
+    assert str(client.query(CREATE)["name"]).startswith("devenv-reading-")
     label = client.query("GET /containers/json")["filters"]
     (name, _, value), (key, made) = label["label"].partition("="), client.last(CREATE)["Labels"].popitem()  # type: ignore[index]
     assert (name, value) == (key, made)
+
+
+def test_a_file_that_is_not_there_is_no_failure_and_an_engine_that_hangs_up_is_one() -> None:
+    look = "HEAD /containers/c1/archive"
+    assert engine({look: b""})[0].has("c1", "/x")
+    assert not engine({look: Refused(404, "no such file")})[0].has("c1", "/x")
+    with pytest.raises(NoEngine, match="cannot look for /x in container c1"):
+        engine({look: ConnectionResetError(104, "Connection reset by peer")})[0].has("c1", "/x")
 
 
 # ---- starting ----------------------------------------------------------------------------------------------------
