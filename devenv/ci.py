@@ -155,7 +155,8 @@ class _Doing:
         except DevenvError as error:
             self._show(error)
         except OSError as error:
-            self._show(DevenvError(f"cannot write {job.step_summary}: {error.strerror}"))
+            hint = "GITHUB_STEP_SUMMARY names it: have it writable, or unset that"
+            self._show(DevenvError(f"cannot write {job.step_summary}: {error.strerror}", hint))
 
 
 def _reason_of(error: BaseException) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from devenv.enginesdk import Sdk
 
 _HINT = "run 'devenv doctor' to see what is missing, 'devenv doctor --fix' to mend it"
+_REFUSED_HINT = "'devenv doctor' looks at the engine, whose own log says more; then run the same again"
 _CONTEXT_HINT = "'docker context ls' shows them"
 _DEFAULT_SOCKET = "/var/run/docker.sock"
 
@@ -142,7 +143,7 @@ def asking(what: str, hint: str = "") -> Iterator[None]:
     try:
         yield
     except Refused as error:
-        raise ServiceFailed(f"cannot {what}: {error}", hint) from error
+        raise ServiceFailed(f"cannot {what}: {error}", hint or _REFUSED_HINT) from error
     except OSError as error:
         raise NoEngine(f"cannot {what}: the engine does not answer ({_reason(error)})", _HINT) from error
 

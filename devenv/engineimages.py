@@ -15,6 +15,7 @@ from devenv.names import familiar
 
 # Seconds without a byte: older engines write all that they save, or are to load, to their disk before they go on.
 _ARCHIVE_TIMEOUT = 1800.0
+_NO_ROOM = "if the engine's disk is full: 'devenv gc --keep 0' and 'devenv snapshot rm NAME' make room"
 
 
 class Images:
@@ -94,14 +95,13 @@ class Images:
 
     def import_image(self, tag: str, tarball: Path, labels: Mapping[str, str]) -> None:
         """Make an image of one layer out of a root file system."""
-        self._import(f"import image {tag}", tag, _chunks(tarball), labels)
+        self._import(f"import image {tag}", tag, _chunks(tarball), labels, _NO_ROOM)
 
     def import_data(self, tag: str, stream: Iterable[bytes], labels: Mapping[str, str]) -> None:
         """Make an image of one layer that holds what a tar stream does; it is there whole or not at all."""
-        hint = "if the engine's disk is full: 'devenv gc --keep 0' and 'devenv snapshot rm NAME' make room"
-        self._import(f"keep data as {tag}", tag, stream, labels, hint)
+        self._import(f"keep data as {tag}", tag, stream, labels, _NO_ROOM)
 
-    def _import(self, what: str, tag: str, stream: Iterable[bytes], labels: Mapping[str, str], hint: str = "") -> None:
+    def _import(self, what: str, tag: str, stream: Iterable[bytes], labels: Mapping[str, str], hint: str) -> None:
         name, _, version = tag.rpartition(":")
         changes = [f'LABEL {key}="{value}"' for key, value in labels.items()]
         query = {"fromSrc": "-", "repo": name, "tag": version, "changes": changes}

@@ -58,7 +58,10 @@ def _pull(engine: Engine, wanted: str, progress: Progress) -> str:
     digests = map(familiar, engine.inspect_image(wanted).get("RepoDigests") or ())
     if found := next((digest for digest in digests if digest.partition("@")[0] == name), ""):
         return found
-    raise ServiceFailed(f"cannot tell which image {wanted} is: the engine knows no digest of it")
+    raise ServiceFailed(
+        f"cannot tell which image {wanted} is: the engine knows no digest of it",
+        hint=f"'docker image rm {wanted}', then run the same again: it is pulled anew",
+    )
 
 
 def _bootstrap_base(

@@ -64,6 +64,12 @@ def test_each_failure_of_the_engine_is_one_of_ours(error: Exception, kind: type[
     assert caught.value.hint == "a hint" if kind is ServiceFailed else "devenv doctor" in caught.value.hint
 
 
+def test_a_refusal_of_which_nothing_more_is_known_says_where_to_look() -> None:
+    with pytest.raises(ServiceFailed) as caught, asking("do it"):
+        raise refusal(500)
+    assert "'devenv doctor'" in caught.value.hint
+
+
 @pytest.mark.parametrize("error", [NotOurs("cannot x"), Cancelled(), KeyboardInterrupt(), ZeroDivisionError()])
 def test_what_is_no_failure_of_the_engine_comes_out_as_it_is(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, asking("do it"):
