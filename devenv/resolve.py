@@ -116,7 +116,7 @@ def choose_ports(
 
     A pinned port is taken as it is, then the remembered one, then the well-known one if it is free, then any
     free one. Raises NotOurs, naming the holder, when a pinned or remembered port is somebody else's by now; without
-    `check` nothing is tried, which is for looking only.
+    `check` these are not tried, which is for looking only.
     """
     # A "created" container may be starting right now, for a devenv that was killed.
     holding = [c for c in (*observed.containers.values(), *observed.extra) if c.alive or c.state == "created"]

@@ -4,11 +4,11 @@
     <state folder>/environments/<id>/record.json    project, name, profile, ports, what is provisioned, the token
     <state folder>/environments/<id>/secrets.json   0600
     <state folder>/environments/<id>/timing.json    what the last `up` did, and when
-    <state folder>/environments/<id>/snapshots/     one file per snapshot
+    <state folder>/environments/<id>/snapshots/     one file per snapshot, with the secrets of its data, 0600
     <state folder>/environments/<id>/users          held, together with others, by each run that uses the services
     <state folder>/environments/<id>/lent/<name>    held by the run that a component is lent to
-    <state folder>/environments/<id>/pools/<token>/ one process's components for tests, an empty file for each, and a
-                                                    lock that it holds
+    <state folder>/environments/<id>/pools/<token>/ one process's components for tests, and a lock that it holds: a file
+                                                    for each, with its passwords once its overlay was asked for, 0600
 
 The engine's labels are the truth about what runs; the record is a cache, except for ports and secrets.
 The token makes what runs known as the environment's own; a lost one is taken over from there (see ownership.py).

@@ -438,6 +438,13 @@ KEPT = [
     ("`STATE/environments/ID/record.json`", "project, profile, ports, components and token of an environment"),
     ("`STATE/environments/ID/secrets.json`", "its secrets, 0600"),
     ("`STATE/environments/ID/timing.json`", "what the last `up` did and when, for `status --timing`"),
+    ("`STATE/environments/ID/snapshots/NAME.json`", "what a snapshot holds, with the secrets of its data, 0600"),
+    (
+        "`STATE/environments/ID/pools/TOKEN/NAME.conf`",
+        "a test's component and its overlay, with its passwords, 0600; beside it a lock of the process that has it",
+    ),
+    ("`STATE/environments/ID/users`", "held by all who use the services for a while"),
+    ("`STATE/environments/ID/lent/NAME`", "held by the one whom a component is lent to"),
     (
         "`STATE/environments/ID/lock`, `STATE/ports.lock`, `STATE/folders.lock`",
         "held by the one devenv that changes something",
@@ -446,6 +453,8 @@ KEPT = [
     ("`STATE/trust.json`, `STATE/trust.lock`", "which files `devenv trust` allowed, with the hashes of what they held"),
     ("`CACHE/wheels/`", "Python wheels that images are built of; may be removed"),
     ("`CACHE/packages/`", "which packages are in an image, by its id; may be removed"),
+    ("`CACHE/golden/`", "an empty file for each golden state, whose time says when it was used last; may be removed"),
+    ("`CACHE/*.lock`", "held by the one devenv that makes an image or keeps a golden state"),
     ("`devenv.yaml`", "by `devenv init` only, and never over one that is there"),
     (
         "`/var/log/devenv-dockerd.log`",
