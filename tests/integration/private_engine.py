@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 import docker
-from project import Completed, Project
+from project import Completed, Project, not_root, require
 
 # Seconds in which an engine answers after it was started, or is given up.
 _START_SECONDS = 60
@@ -22,9 +22,8 @@ NEEDED = ("dockerd", "ip", "nsenter", "mkfs.ext4", "mount")
 
 def missing() -> str:
     """What keeps this host from having a second engine; empty if nothing does."""
-    if os.geteuid() != 0:
-        return "only root may start a second engine"
-    return ", ".join(f"no {name}" for name in NEEDED if not shutil.which(name))
+    programs = ", ".join(f"no {name}" for name in NEEDED if not shutil.which(name))
+    return not_root("start a second engine") or programs
 
 
 @dataclass
@@ -107,6 +106,7 @@ class PrivateEngine:
 @contextmanager
 def private_engine(folder: Path, megabytes: int, *options: str) -> Iterator[PrivateEngine]:
     """Start an engine on a disk of that size; it and all that it has are gone afterwards."""
+    require(missing())
     # Not the name of the folder, which may be long: a socket's path has at most 107 bytes.
     run = Path(f"/run/devenv-test-{os.getpid()}")
     namespace = run.name

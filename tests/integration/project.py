@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import pytest
 
 from devenv.catalogue import load_catalogue
 
@@ -43,7 +44,15 @@ class Project:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         return {**clean, "DEVENV_STATE_DIR": str(self.state), "PYTHONPATH": str(self.checkout), **self.extra}
 
-    def devenv(self, *arguments: str, check: bool = True, cwd: Path | None = None, stdin: str = "") -> Completed:
+    def devenv(
+        self,
+        *arguments: str,
+        check: bool = True,
+        cwd: Path | None = None,
+        stdin: str = "",
+        limit: float | None = None,
+    ) -> Completed:
+        """Run it to its end; raises TimeoutExpired if that does not come in `limit` seconds."""
         command = [sys.executable, "-m", "devenv.cli", *arguments]
         done = subprocess.run(
             command,
@@ -54,6 +63,7 @@ class Project:
             input=stdin,
             check=False,
             umask=self.umask,
+            timeout=limit,
         )
         assert "Traceback" not in done.stderr or "--debug" in arguments, done.stderr
         assert not check or done.returncode == 0, f"devenv {arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
@@ -186,6 +196,17 @@ def plan_of(project: Project, *services: str) -> list[tuple[str, str, str]]:
     """What `devenv plan` says it would do: action, target and cause, readiness checks left out."""
     operations: list[Mapping[str, str]] = project.json("plan", *services)["operations"]
     return [(op["action"], op["target"], op["cause"]) for op in operations if op["action"] != "ready"]
+
+
+def require(missing: str) -> None:
+    """Skip the test for what is missing here, if anything is; in CI, where nobody reads what was skipped, it fails."""
+    if missing:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
+
+
+def not_root(what: str) -> str:
+    """What is missing where only root may do what a test does; empty for root."""
+    return "" if os.geteuid() == 0 else f"only root may {what}"
 
 
 def until(run: subprocess.Popen[str], seen: str) -> None:

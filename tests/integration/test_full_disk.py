@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from private_engine import PrivateEngine, missing, private_engine
+from private_engine import PrivateEngine, private_engine
 from project import Project, one_clear_line
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "none")
 # In MB: room for etcd's image, its base, an etcd and two copies of its data.
 DISK = 900
 # In bytes: less than the data of an etcd, which takes its space in advance.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import docker
 import pytest
-from private_engine import PrivateEngine, missing, private_engine
+from private_engine import PrivateEngine, private_engine
 from project import Project, one_clear_line
 
 # In MB: room for the images of MySQL and the base, and for the data of one.
@@ -27,7 +27,6 @@ def fresh(tmp_path: Path) -> Iterator[PrivateEngine]:
         yield engine
 
 
-@pytest.mark.skipif(bool(missing()), reason=missing() or "none")
 def test_an_engine_without_images_starts_from_golden_state_and_builds_nothing(
     project: Project, fresh: PrivateEngine
 ) -> None:
