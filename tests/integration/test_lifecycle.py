@@ -13,6 +13,7 @@ from pathlib import Path
 import docker
 import pytest
 from project import Project, ours, plan_of
+from unharmed import ALL, unharmed
 
 
 def put(project: Project, word: str) -> None:
@@ -91,53 +92,53 @@ def test_a_port_that_is_pinned_later_moves_the_service_there(project: Project) -
 
 def test_a_container_removed_by_hand_comes_back_with_its_data(project: Project, client: docker.DockerClient) -> None:
     project.devenv("up", "etcd")
-    put(project, "kept")
     (name,) = ours(client, project.id)["containers"]
-    client.containers.get(name).remove(force=True, v=True)
-    assert project.json("status")["services"]["etcd"]["state"] == "absent"
-    project.devenv("up", "etcd")
-    assert get(project) == "kept"
+    with unharmed(project):
+        client.containers.get(name).remove(force=True, v=True)
+        assert project.json("status")["services"]["etcd"]["state"] == "absent"
+        project.devenv("up", "etcd")
 
 
 def test_a_killed_container_is_reported_and_started_again(project: Project, client: docker.DockerClient) -> None:
     project.devenv("up", "etcd")
     (name,) = ours(client, project.id)["containers"]
-    client.containers.get(name).kill()
-    assert project.json("status")["services"]["etcd"]["state"] in ("stopped", "failed")
-    assert plan_of(project, "etcd") == [("start", "etcd", "container exited 137")]
-    project.devenv("up", "etcd")
-    assert project.json("status")["services"]["etcd"]["state"] == "ready"
+    with unharmed(project):
+        client.containers.get(name).kill()
+        assert project.json("status")["services"]["etcd"]["state"] in ("stopped", "failed")
+        assert plan_of(project, "etcd") == [("start", "etcd", "container exited 137")]
+        project.devenv("up", "etcd")
 
 
 def test_a_paused_container_goes_on(project: Project, client: docker.DockerClient) -> None:
     project.devenv("up", "etcd")
     (name,) = ours(client, project.id)["containers"]
-    client.containers.get(name).pause()
-    assert plan_of(project, "etcd") == [("start", "etcd", "container is paused")]
-    project.devenv("up", "etcd")
-    assert project.json("status")["services"]["etcd"]["state"] == "ready"
+    with unharmed(project):
+        client.containers.get(name).pause()
+        assert plan_of(project, "etcd") == [("start", "etcd", "container is paused")]
+        project.devenv("up", "etcd")
 
 
 def test_a_network_removed_by_hand_comes_back(project: Project, client: docker.DockerClient) -> None:
     project.devenv("up", "etcd")
     (network,) = client.networks.list(names=ours(client, project.id)["networks"])
-    for container in client.containers.list(filters={"label": f"io.devenv.environment={project.id}"}):
-        network.disconnect(container, force=True)
-    network.remove()
-    project.devenv("up", "etcd")
-    assert project.json("status")["services"]["etcd"]["state"] == "ready"
+    with unharmed(project):
+        for container in client.containers.list(filters={"label": f"io.devenv.environment={project.id}"}):
+            network.disconnect(container, force=True)
+        network.remove()
+        project.devenv("up", "etcd")
 
 
 def test_a_network_that_was_made_anew_while_a_container_was_stopped(
     project: Project, client: docker.DockerClient
 ) -> None:
     project.devenv("up", "etcd", "mysql")
-    project.devenv("stop")
     (network,) = ours(client, project.id)["networks"]
-    client.networks.get(network).remove()
-    project.devenv("up", "etcd")
-    assert ("create", "mysql", "its network was removed") in plan_of(project, "mysql")
-    project.devenv("up", "mysql")
+    with unharmed(project):
+        project.devenv("stop")
+        client.networks.get(network).remove()
+        project.devenv("up", "etcd")
+        assert ("create", "mysql", "its network was removed") in plan_of(project, "mysql")
+        project.devenv("up", "mysql")
 
 
 def test_keystone_follows_when_its_database_lost_its_data(project: Project) -> None:
@@ -158,14 +159,6 @@ def test_down_of_what_is_not_there_is_nothing_to_do(project: Project, client: do
     assert ours(client, project.id)["volumes"] == []
 
 
-def test_lost_state_is_made_anew_and_the_services_follow(project: Project) -> None:
-    project.devenv("up", "keystone")
-    for path in project.state.glob("environments/*/*.json"):
-        path.write_text("{ this is no JSON")
-    project.devenv("up", "keystone")
-    assert {project.json("status")["services"][name]["state"] for name in ("mysql", "keystone")} == {"ready"}
-
-
 def test_up_from_a_sub_folder_is_up_of_the_project(project: Project) -> None:
     project.configure("profile: coordination\n")
     inside = project.folder / "a" / "b"
@@ -177,14 +170,15 @@ def test_up_from_a_sub_folder_is_up_of_the_project(project: Project) -> None:
 
 def test_eight_ups_at_once_make_one_of_everything(project: Project, client: docker.DockerClient) -> None:
     command = [sys.executable, "-m", "devenv.cli", "up", "etcd", "mysql"]
-    runs = [
-        subprocess.Popen(
-            command, cwd=project.folder, env=project.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        for _ in range(8)
-    ]
-    outputs = [run.communicate()[0] for run in runs]
-    assert [run.returncode for run in runs] == [0] * 8, outputs
+    with unharmed(project, "etcd", "mysql"):
+        runs = [
+            subprocess.Popen(
+                command, cwd=project.folder, env=project.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
+            for _ in range(8)
+        ]
+        outputs = [run.communicate()[0] for run in runs]
+        assert [run.returncode for run in runs] == [0] * 8, outputs
     found, prefix = ours(client, project.id), f"devenv-{project.id}"
     assert (found["containers"], found["networks"]) == ([f"{prefix}-etcd", f"{prefix}-mysql"], [prefix])
     # And a nameless one for the files of each.
@@ -197,16 +191,16 @@ def test_ctrl_c_during_up_leaves_what_the_next_up_completes(project: Project) ->
     assert code == 130
     assert "interrupted" in rest
     assert "Traceback" not in rest
-    project.devenv("up")
-    assert {one["state"] for one in project.json("status")["services"].values()} == {"ready"}
+    with unharmed(project, *ALL):
+        project.devenv("up")
 
 
 @pytest.mark.parametrize("moment", ["create network", "create mysql", "start keystone", "ready mysql", "provision"])
 def test_a_killed_devenv_leaves_what_the_next_up_completes(project: Project, moment: str) -> None:
     code, _ = project.up_until(moment, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    project.devenv("up")
-    assert {one["state"] for one in project.json("status")["services"].values()} == {"ready"}
+    with unharmed(project, *ALL):
+        project.devenv("up")
 
 
 def test_wait_and_logs_and_exec_reach_the_running_services(running: Project) -> None:
