@@ -11,7 +11,10 @@ from pathlib import Path
 
 import docker
 import pytest
-from project import Project, one_clear_line, ours
+from project import Project, not_root, one_clear_line, ours, require
+from unharmed import ALL, unharmed
+
+from devenv.wiring import from_dotenv
 
 TALKS = "for i in $(seq 30); do echo line $i; done"
 
@@ -149,12 +152,10 @@ def test_a_devenv_folder_that_is_a_link_is_refused_before_anything_starts(
     assert list(elsewhere.iterdir()) == []
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
-
-
 @pytest.fixture
 def small_disk(project: Project) -> Iterator[Path]:
     """The project's .devenv/ on a file system of 64 KiB."""
+    require(not_root("mount a file system"))
     folder = project.folder / ".devenv"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "devenv-test", folder], check=True)
@@ -162,7 +163,6 @@ def small_disk(project: Project) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-@needs_root
 def test_a_full_disk_leaves_the_old_files_whole(project: Project, small_disk: Path) -> None:
     project.devenv("up", "etcd")
     before = {path.name: path.read_text() for path in small_disk.iterdir()}
@@ -173,11 +173,12 @@ def test_a_full_disk_leaves_the_old_files_whole(project: Project, small_disk: Pa
     one_clear_line(project.devenv("up", "mysql", "etcd", check=False), 3, "No space left", str(small_disk))
     filler.unlink()
     assert {path.name: path.read_text() for path in small_disk.iterdir()} == before
+    known = project.env()
     project.devenv("up", "mysql", "etcd")
-    assert "DEVENV_MYSQL_URL" in (small_disk / "env").read_text()
+    assert from_dotenv((small_disk / "env").read_text()) == project.env() == known
+    assert "DEVENV_MYSQL_URL" in known and known.items() >= from_dotenv(before["env"]).items()
 
 
-@needs_root
 def test_a_read_only_folder_is_refused_before_anything_starts(
     project: Project, small_disk: Path, client: docker.DockerClient
 ) -> None:
@@ -187,10 +188,15 @@ def test_a_read_only_folder_is_refused_before_anything_starts(
 
 
 def test_dead_proxies_do_not_matter(project: Project) -> None:
-    dead = "http://127.0.0.1:9"
-    project.extra = {name: dead for name in ("HTTP_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy")}
-    project.devenv("up", "keystone", "etcd")
-    assert project.json("status")["services"]["keystone"]["state"] == "ready"
+    names = [f"{scheme}_proxy" for scheme in ("http", "https", "all")]
+    dead = dict.fromkeys((*names, *map(str.upper, names)), "http://127.0.0.1:9")
+    # Nor does the user's own list of exceptions help.
+    project.extra = {**dead, "no_proxy": "", "NO_PROXY": ""}
+    services = "services: {mysql: {}, rabbitmq: {}, etcd: {}, keystone: {}}\n"
+    project.configure(f"{services}components: [nova]\n")
+    with unharmed(project, *ALL):
+        done = project.json("up")["operations"]
+        assert {op["target"] for op in done if op["action"] == "provision"} >= {f"{name}/nova" for name in ALL}
 
 
 def test_a_credential_helper_that_is_not_installed_does_not_matter(project: Project, tmp_path: Path) -> None:
@@ -209,7 +215,8 @@ def test_ctrl_c_ends_a_build_and_the_next_one_completes(project: Project, checko
     assert code == 130
     assert "Traceback" not in rest
     dockerfile.write_text(original)
-    project.devenv("up", "etcd")
+    with unharmed(project, "etcd"):
+        project.devenv("up", "etcd")
 
 
 def test_looking_writes_nothing(project: Project) -> None:
