@@ -40,3 +40,13 @@ def test_every_promise_about_security_has_a_test() -> None:
     promises = [row for row in rows if not row.startswith(("| **", "| promise |"))]
     assert promises
     assert not [row for row in promises if not NAMED.search(row) or FILE_ALONE.search(row)]
+
+
+def test_every_fault_has_a_test_that_is_there() -> None:
+    page = (TESTS.parent / "docs" / "reliability.md").read_text()
+    _, _, table = page.partition("\n| fault | what happens | test |\n|---|---|---|\n")
+    rows = table.partition("\n\n")[0].splitlines()
+    assert len(rows) >= 20
+    for row in rows:
+        named = NAMED.findall(row.rpartition(" | ")[2])
+        assert named and all(f"def {name}(" in (TESTS / file).read_text() for file, name in named), row
