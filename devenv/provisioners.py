@@ -144,7 +144,8 @@ class RabbitMQ(_Http):
 
     def _make(self, component: Component) -> None:
         user, vhost = (quote(component.settings[key], safe="") for key in ("user", "vhost"))
-        self._rabbit("PUT", f"/api/vhosts/{vhost}", {})
+        if self._rabbit("PUT", f"/api/vhosts/{vhost}", {}).status_code != 201:  # It was there.
+            self._start(vhost)
         # Without a tag: it may not use the management interface. Connections stay open over a new password.
         answer = self._rabbit("PUT", f"/api/users/{user}", {"password": component.settings["password"], "tags": ""})
         if answer.status_code != 201:  # It was there.
@@ -152,6 +153,12 @@ class RabbitMQ(_Http):
                 if permission["vhost"] != component.settings["vhost"]:
                     self._rabbit("DELETE", f"/api/permissions/{quote(permission['vhost'], safe='')}/{user}")
         self._rabbit("PUT", f"/api/permissions/{vhost}/{user}", {"configure": ".*", "write": ".*", "read": ".*"})
+
+    def _start(self, vhost: str) -> None:
+        """Start what stands still: for good, if whoever asked for it was killed meanwhile."""
+        for node, state in self._rabbit("GET", f"/api/vhosts/{vhost}").json().get("cluster_state", {}).items():
+            if state != "running":
+                self._rabbit("POST", f"/api/vhosts/{vhost}/start/{quote(node, safe='')}")
 
     def _remove(self, component: Component) -> None:
         self._rabbit("DELETE", f"/api/vhosts/{quote(component.settings['vhost'], safe='')}")

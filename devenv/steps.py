@@ -242,7 +242,7 @@ class Steps:
             became_ready=became_ready,
         )
         # Known before they are made: what a killed devenv leaves can then be found, made again or dropped.
-        unknown = {"provision": "", "prepare": _BEGUN}
+        unknown = {"provision": "", "drop": "", "prepare": _BEGUN}
         self._remember({op.target: unknown[op.action] for op in plan.operations if op.action in unknown})
         emptied = [op.target for op in plan.operations if op.action == "empty"]
         created = [desired.services[op.target] for op in plan.operations if op.action == "create"]
