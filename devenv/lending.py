@@ -81,7 +81,7 @@ class Lending(BringUp):
             with self._as_found(names) as missing, self._noting(watch) if missing else nullcontext():
                 self._bring_up(names)
             desired, selected, observed = self._desired(names, keep=False, check_ports=False)
-        services = {name: desired.services[name] for name in selected.services if _runs(name, observed)}
+        services = {name: desired.services[name] for name in selected.services if observed.runs(name)}
         return replace(desired, services=services)
 
     def selected(self, names: Sequence[str] = ()) -> list[str]:
@@ -138,7 +138,7 @@ class Lending(BringUp):
         self._prepare(names)
         observed, record = self.observe(), self.state.load()
         wanted = select(self.profile, self.catalogue, names)
-        missing = [name for name in wanted if not _runs(name, observed)]
+        missing = [name for name in wanted if not observed.runs(name)]
         before = {name: _before(name, observed) for name in missing if name not in record.borrowed}
         if before:
             self.state.save(replace(record, borrowed={**record.borrowed, **before}))
@@ -201,7 +201,7 @@ class Lending(BringUp):
                 # Not only what is known to be in place: an interrupted `up` may have made more.
                 present, _selected, observed = self._desired((), keep=False, check_ports=False)
                 drops = [
-                    Operation("drop", p, "its run has ended") for p in pairs if _runs(p.partition("/")[0], observed)
+                    Operation("drop", p, "its run has ended") for p in pairs if observed.runs(p.partition("/")[0])
                 ]
                 self._execute(Plan(tuple(drops)), present, observed)
             self._forget_lent(components)
@@ -210,11 +210,6 @@ class Lending(BringUp):
         except DevenvError as error:
             names = ", ".join(sorted(components))
             self._report.note(f"not all of {names} is dropped ({error.message}): 'devenv gc' does it")
-
-
-def _runs(service: str, observed: Observed) -> bool:
-    container = observed.containers.get(service)
-    return container is not None and container.running
 
 
 def _before(service: str, observed: Observed) -> str:

@@ -14,6 +14,7 @@ from typing import IO
 from devenv.errors import ConfigError
 
 _MOST_BYTES = 32 * 1024 * 1024
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,20 @@ def of_another(path: Path) -> str:
 def open_to_others(folder: Path) -> str:
     """Why a folder is not relied on: another user has made it, or may write to it. Empty if neither is so."""
     try:
-        found = folder.lstat()
+        mode = folder.lstat().st_mode
+        if of_another(folder) or not stat.S_ISDIR(mode) or not mode & _OTHERS_WRITE or not _keeps_modes(folder, mode):
+            return of_another(folder)
     except OSError:
         return ""
-    writable = stat.S_ISDIR(found.st_mode) and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return of_another(folder) or ("other users may write to it" if writable else "")
+    return "other users may write to it"
+
+
+def _keeps_modes(folder: Path, mode: int) -> bool:
+    """Whether its file system has modes at all. One of Windows', as WSL shows it, lets everybody, and means its own."""
+    folder.chmod(mode & ~_OTHERS_WRITE)
+    kept = folder.lstat().st_mode != mode
+    folder.chmod(mode)
+    return kept
 
 
 def _own_parts(path: Path, folder: Path) -> Iterator[Path]:

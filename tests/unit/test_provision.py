@@ -177,9 +177,19 @@ def test_a_rabbitmq_settles_by_a_change_that_changes_nothing(server: Server) -> 
 
 
 def test_a_rabbitmq_user_loses_its_former_vhost(server: Server) -> None:
-    server.reply = lambda asked, _: (200, [{"vhost": "old"}, {"vhost": "nova"}]) if "GET" in asked else (204, None)
+    answers = {"GET /api/users/nova/permissions": [{"vhost": "old"}, {"vhost": "nova"}], "GET /api/vhosts/nova": {}}
+    server.reply = lambda asked, _: (200, answers[asked]) if asked in answers else (204, None)
     RabbitMQ(server.target()).ensure(component())
     assert [asked for asked in server.asked if "DELETE" in asked] == ["DELETE /api/permissions/old/nova"]
+
+
+def test_a_rabbitmq_vhost_that_was_left_standing_still_is_started(server: Server) -> None:
+    states = {"rabbit@one": "stopped", "rabbit@two": "running"}
+    server.reply = lambda asked, _: (
+        (200, {"cluster_state": states}) if asked == "GET /api/vhosts/nova" else (201 if "users" in asked else 204, None)
+    )
+    RabbitMQ(server.target()).ensure(component())
+    assert [asked for asked in server.asked if "POST" in asked] == ["POST /api/vhosts/nova/start/rabbit%40one"]
 
 
 # etcd

@@ -91,6 +91,11 @@ def test_nothing_is_kept_where_others_could_change_it(
         with pytest.raises(ConfigError, match=r"^cannot use .*link: other users may write to it") as refusal:
             folder_of()
         assert f"set {variable} to a folder of your own" in refusal.value.hint
+        # Where there are no modes, everybody seems to be allowed everything.
+        with monkeypatch.context() as without:
+            without.setattr("pathlib.Path.chmod", lambda *_, **__: None)
+            assert folder_of() == tmp_path / "link"
+        assert folder.stat().st_mode & 0o777 == mode
     folder.chmod(0o755)
     assert folder_of() == tmp_path / "link"
     owners[folder] = 4711
