@@ -135,7 +135,10 @@ class _Run:
                             self._done.add(operation.key)
                         else:
                             self._failures[operation.key] = error
-            except BaseException:
+            except BaseException as error:
+                if self._interrupted and isinstance(error, KeyboardInterrupt):
+                    self._report.end()
+                    os._exit(130)
                 # An interrupt outside of the wait: what runs must not go on for minutes.
                 self._context.cancelled.set()
                 raise
@@ -158,8 +161,7 @@ class _Run:
             return wait(running, return_when=FIRST_COMPLETED).done
         except KeyboardInterrupt:
             if self._interrupted:
-                self._report.end()
-                os._exit(130)
+                raise
             self._interrupted = True
             self._context.cancelled.set()
             self._report.note("interrupted: ending what has begun (once more to stop at once)")

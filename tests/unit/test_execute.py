@@ -257,6 +257,29 @@ def test_an_interrupt_between_two_waits_cancels_as_well(engine: FakeEngine) -> N
     assert run.cancelled.is_set()
 
 
+def test_a_second_interrupt_ends_at_once_also_while_the_first_is_told(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+    engine.on["create one"] = lambda: ended.wait(20) and "made"
+    interrupt_once(monkeypatch, lambda: None)
+
+    class Impatient(Recorder):
+        def note(self, text: str) -> None:
+            raise KeyboardInterrupt
+
+    def end(code: int) -> None:
+        ended.set()
+        raise SystemExit(code)
+
+    monkeypatch.setattr(module.os, "_exit", end)
+    run = context(engine)
+    with pytest.raises(SystemExit, match="130"):
+        execute(plan("create one"), run, Impatient())
+    # What ran when it ended had not come to its end before.
+    assert run.containers["one"] == "made"
+
+
 # ---- readiness ---------------------------------------------------------------------------------------------------
 
 
