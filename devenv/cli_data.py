@@ -118,10 +118,11 @@ def snapshot_rm(context: click.Context, names: tuple[str, ...]) -> None:
 @format_option
 @click.pass_context
 def gc(context: click.Context, keep: int, identities: tuple[str, ...], format_: str) -> None:
-    """Remove what runs of the project left, and golden states not used for long.
+    """Remove what runs left, and golden states not used for long.
 
-    These are the data of first starts, which `up` keeps and begins with; without them it takes longer once.
-    Environments whose project folder was moved or deleted are only shown: --remove removes one.
+    What runs left goes in all environments of the project. Golden states are the data of first starts, which `up`
+    keeps and begins with; without them it takes longer once. Environments whose project folder was moved or
+    deleted are only shown: --remove removes one.
     """
     from devenv import gone, lease
     from devenv.report import reporter

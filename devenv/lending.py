@@ -200,9 +200,7 @@ class Lending(BringUp):
             if pairs:
                 # Not only what is known to be in place: an interrupted `up` may have made more.
                 present, _selected, observed = self._desired((), keep=False, check_ports=False)
-                drops = [
-                    Operation("drop", p, "its run has ended") for p in pairs if observed.runs(p.partition("/")[0])
-                ]
+                drops = [Operation("drop", p, "its run has ended") for p in pairs if observed.runs(p.partition("/")[0])]
                 self._execute(Plan(tuple(drops)), present, observed)
             self._forget_lent(components)
             if pairs:

@@ -184,10 +184,11 @@ def test_a_rabbitmq_user_loses_its_former_vhost(server: Server) -> None:
 
 
 def test_a_rabbitmq_vhost_that_was_left_standing_still_is_started(server: Server) -> None:
-    states = {"rabbit@one": "stopped", "rabbit@two": "running"}
-    server.reply = lambda asked, _: (
-        (200, {"cluster_state": states}) if asked == "GET /api/vhosts/nova" else (201 if "users" in asked else 204, None)
-    )
+    answers = {
+        "GET /api/vhosts/nova": (200, {"cluster_state": {"rabbit@one": "stopped", "rabbit@two": "running"}}),
+        "PUT /api/users/nova": (201, None),
+    }
+    server.reply = lambda asked, _: answers.get(asked, (204, None))
     RabbitMQ(server.target()).ensure(component())
     assert [asked for asked in server.asked if "POST" in asked] == ["POST /api/vhosts/nova/start/rabbit%40one"]
 
