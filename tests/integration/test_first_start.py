@@ -8,21 +8,27 @@ import subprocess
 import sys
 import tarfile
 from contextlib import suppress
+from functools import partial
 
 import docker
 from docker.models.containers import Container
-from project import Project, ours, until
+from project import Project, until
+from unharmed import unharmed
 
 DATA = "/var/lib/mysql/data"
 # In seconds; `make chaos` has it be 0.25.
 STEP = float(os.environ.get("KILL_EVERY", "1"))
 # Seconds after the container was started.
 MOMENTS = [number * STEP for number in range(1, 200)]
+MARK = "left-by-the-test"
+
+
+def name_of(project: Project) -> str:
+    return f"devenv-{project.id}-mysql"
 
 
 def container_of(project: Project, client: docker.DockerClient) -> Container:
-    (name,) = ours(client, project.id)["containers"]
-    return client.containers.get(name)
+    return client.containers.get(name_of(project))
 
 
 def server_id(container: Container) -> str:
@@ -39,25 +45,51 @@ def server_id(container: Container) -> str:
 
 def killed_at(moment: float, project: Project, client: docker.DockerClient) -> str:
     """Kill devenv and MySQL so many seconds after the start; the server's id by then."""
+    name = name_of(project)
     with project.begin("up", "--no-golden", "mysql") as run:
         until(run, "start mysql")
         with suppress(subprocess.TimeoutExpired):
             run.wait(moment)
         run.kill()
-    container = container_of(project, client)
+    # It may be another one than before.
+    container = client.containers.get(name)
     container.kill()
     return server_id(container)
+
+
+def in_data(project: Project, client: docker.DockerClient, command: str) -> set[str]:
+    """What the words are that a shell prints as the server's user, where its data is."""
+    server = container_of(project, client)
+    printed = client.containers.run(
+        server.image,
+        ["-euc", command],
+        entrypoint="sh",
+        working_dir=DATA,
+        volumes={f"{server.name}-data": {"bind": "/var/lib/mysql"}},
+        network_disabled=True,
+        remove=True,
+    )
+    return {*printed.decode().split()}
 
 
 def test_mysql_killed_again_and_again_in_its_first_start_is_made_anew_until_it_is_complete_and_kept_from_then_on(
     project: Project, client: docker.DockerClient
 ) -> None:
-    first = next(found for moment in MOMENTS if (found := killed_at(moment, project, client)))
+    project.killed_after("create mysql", "up", "--no-golden", "mysql")
+    with suppress(docker.errors.APIError):  # It may not have been started.
+        container_of(project, client).kill()
+    mark = partial(in_data, project, client, f"mkdir -p db.new && touch db.new/{MARK}")
+    # With a mark in whatever is not complete.
+    first = next(found for moment in MOMENTS if not mark() and (found := killed_at(moment, project, client)))
+    assert (in_data(project, client, "ls"), {MARK} & in_data(project, client, "ls db")) == ({"db", "owner"}, set())
+    in_data(project, client, f"touch db/{MARK}")
     # It is complete now, but has not worked yet.
     for moment in (0.25, 0.5, 0.75):
         assert killed_at(moment, project, client) == first
-    project.devenv("up", "--no-golden", "mysql")
+    with unharmed(project, "mysql"):
+        project.devenv("up", "--no-golden", "mysql")
     assert server_id(container_of(project, client)) == first
+    assert (in_data(project, client, "ls"), {MARK} & in_data(project, client, "ls db")) == ({"db", "owner"}, {MARK})
     assert project.devenv("exec", "mysql", "mysql", "-Ne", "SELECT 6 * 7").stdout == "42\n"
 
 
