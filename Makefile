@@ -25,7 +25,7 @@ down: $(INSTALLED) ## Remove the services; their data stays
 
 test: check unit $(CONSUMERS) ## Run everything: lint, types, unit, integration, consumer tests, a sample of the chaos
 	@$(DEVENV) doctor --fix
-	@$(VENV)/bin/pytest tests/integration tests/consumers tests/chaos --numprocesses $(PROCESSES) --dist loadgroup
+	@$(VENV)/bin/pytest tests/integration tests/consumers tests/chaos --numprocesses $(PROCESSES) --dist loadfile
 
 check: $(INSTALLED) ## Lint and type-check
 	@$(VENV)/bin/ruff check .

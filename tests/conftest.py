@@ -1,11 +1,24 @@
-"""How tests are spread over processes: `pytest --numprocesses N --dist loadgroup`."""
+"""How tests are spread over processes: `pytest --numprocesses N --dist loadfile`."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+# All others keep the tests of a file in one process, for what they share. These share what is named before a comma.
+_APART = tuple(f"integration/test_{name}.py" for name in ("example", "faults", "pytest_plugin")) + (
+    "chaos/test_sample.py",
+)
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tests of one file run in one process, for what they share; a file may say that they share less."""
-    if not item.get_closest_marker("xdist_group"):
-        item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return nodeid.partition(", ")[0] if file.endswith(_APART) else file
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None

@@ -39,13 +39,11 @@ def test_each_fault_is_tried_in_each_scenario() -> None:
     assert len(_SAMPLE) >= 60
 
 
-# Where several processes run the tests, the cases of a scenario are for one: each begins with what the last one left.
+# The cases of a scenario are for one process: each begins with what the last one left. See tests/conftest.py.
 @pytest.mark.parametrize(
     ("place", "case"),
-    [
-        pytest.param(c.scenario, c, id=str(c), marks=pytest.mark.xdist_group(name=f"chaos {c.scenario}"))
-        for c in _SAMPLE
-    ],
+    [(case.scenario, case) for case in _SAMPLE],
+    ids=map(str, _SAMPLE),
     indirect=["place"],
 )
 def test_what_goes_wrong_at_any_request_is_survived(place: Place, case: Case) -> None:
