@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 
 # All others keep the tests of a file in one process, for what they share. These share what is named before a comma.
-_APART = tuple(f"integration/test_{name}.py" for name in ("example", "faults", "pytest_plugin")) + (
-    "chaos/test_sample.py",
-)
+_APART = ("test_example.py", "test_faults.py", "test_pytest_plugin.py", "chaos/test_sample.py")
 
 
 @pytest.hookimpl(optionalhook=True)
