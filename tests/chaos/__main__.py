@@ -59,7 +59,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--at", type=int, default=0, metavar="N", help="only the request of this number")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="only so many cases, chosen by --seed")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="(default: 1)")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="cases side by side (default: 2)")
+    # They wait as much as they work.
+    jobs = (os.cpu_count() or 1) + 1
+    parser.add_argument("--jobs", type=int, default=jobs, metavar="N", help=f"cases side by side (default: {jobs})")
     return parser.parse_args(arguments)
 
 
