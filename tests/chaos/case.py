@@ -105,7 +105,7 @@ class Place:
                 problems.append(problem)
         except (AssertionError, DevenvError, OSError, MySQLError, subprocess.TimeoutExpired) as error:
             problems.append(f"{type(error).__name__}: {error}")
-        if problems or not scenario.lasts:
+        if problems or not scenario.lasts or case.fault == "kill":
             problems += self.clear()
         return Outcome(case, plan.hit, round(time.monotonic() - began, 1), tuple(problems))
 

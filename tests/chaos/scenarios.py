@@ -72,7 +72,7 @@ class Scenario:
     after: tuple[str, ...] = (KEPT,)
     after_success: tuple[str, ...] = (KEPT,)
     empties: bool = False
-    # Whether what is there in the end is left for the next case, which needs less then to begin.
+    # Whether what is there in the end is left for the next case, which needs less then to begin; not after a kill.
     lasts: bool = False
     faults: tuple[str, ...] = tuple(FAULTS)
 
