@@ -1,0 +1,45 @@
+"""A long run of tests takes no more memory than a short one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from project import Project
+
+# Prints the memory of its process (RSS, in kB) after hundreds of components, and twice after as many again.
+CODE = """
+import os, sys, time
+from pathlib import Path
+from devenv.environment import Environment
+from devenv.lease import Lease
+
+def memory():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1000
+
+lease, pools = Lease(Environment(Path.cwd())), Path(sys.argv[1])
+try:
+    for _ in range(3):
+        for _ in range(200):
+            component = lease.component()
+            component.env
+            component.give_back()
+        assert [*pools.rglob("*.conf")]
+        # They go behind the tests' back: what is still to be dropped is noted there.
+        while len([*pools.rglob("*.conf")]) > 10:
+            time.sleep(0.01)
+        print(memory())
+finally:
+    lease.close()
+"""
+
+
+def test_components_that_come_and_go_leave_no_memory_taken(project: Project) -> None:
+    project.configure("profile: coordination\n")
+    project.devenv("up")
+    pools = project.state / "environments" / project.id / "pools"
+    command = [sys.executable, "-c", CODE, str(pools)]
+    done = subprocess.run(command, cwd=project.folder, env=project.environ, capture_output=True, text=True, check=True)
+    first, *later = map(int, done.stdout.split())
+    # One kB for each of them would be 400 kB.
+    assert len(later) == 2 and max(later) - first < 400, done.stdout
