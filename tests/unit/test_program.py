@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -64,9 +65,16 @@ def test_a_program_whose_time_is_over_is_ended_with_all_that_it_started(
     with pytest.raises(OutOfTime, match=r"cannot finish .* within 3 s: it was ended") as error:
         run_group([sys.executable, "-c", code], {}, limit=3)
     assert error.value.exit_code == 124
-    stat = Path(f"/proc/{file.read_text()}/stat")
-    # Who has no init to collect it stays on the list as a zombie.
-    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    while _runs(file.read_text()):
+        time.sleep(0.01)  # The kernel takes its time.
+
+
+def _runs(pid: str) -> bool:
+    """Whether it has not ended: who has no init to collect it stays on the list as a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -79,6 +87,7 @@ signal.pause()
 """
     outer = f"""
 import sys
+import time
 from devenv.program import run_group
 shell = ["sh", "-c", 'trap "exit 5" {number.value}; "$@" & wait', "sh"]
 sys.exit(run_group([*shell, sys.executable, "-c", {inner!r}], {{}}))
@@ -100,6 +109,7 @@ def test_what_does_not_hear_that_it_is_to_end_is_ended_all_the_same(number: sign
     stubborn = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{code}"
     outer = f"""
 import sys
+import time
 from devenv import program
 program._GRACE_SECONDS = 0.1
 sys.exit(program.run_group([sys.executable, "-c", {stubborn!r}], {{}}))
@@ -121,6 +131,7 @@ exit(int(input()))
 """
     outer = f"""
 import sys
+import time
 from devenv import program
 program._GRACE_SECONDS = 0
 sys.exit(program.run_group([sys.executable, "-c", {inner!r}], {{}}))
@@ -144,6 +155,7 @@ signal.pause()
 """
     outer = f"""
 import sys
+import time
 from devenv.program import run_program
 sys.exit(run_program([sys.executable, "-c", {inner!r}], {{}}))
 """
