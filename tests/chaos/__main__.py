@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from devenv.engine import connect
 from tests.chaos import pages
@@ -28,28 +28,38 @@ Free = SimpleQueue[Place]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the cases and tell what came of each; 1 if one was not survived. A complete sweep is written to docs/."""
-    options, began = _parse(arguments), time.monotonic()
+    """Run the cases and tell what came of each; 1 if one was not survived.
+
+    The figures of each scenario of which all cases ran are written to docs/ when its last case has run.
+    """
+    options = _parse(arguments)
     # Also where a shell started this in the background, with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    swept: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder, places(Path(folder), options.jobs) as free:
         counted = _counted(options.scenario or SCENARIOS, free)
         cases = [case for case in _all_of(counted) if _chosen(case, options)]
         if options.sample:
             cases = random.Random(options.seed).sample(cases, min(options.sample, len(cases)))
-        outcomes = _run(cases, free)
-    about = {
+        # The shortest first, so that something is seen early.
+        for name, _ in reversed(Counter(case.scenario for case in cases).most_common()):
+            began = time.monotonic()
+            outcomes = _run([case for case in cases if case.scenario == name], free)
+            swept[name] = pages.figures(counted[name], outcomes, _about(began))
+            if not (options.fault or options.at or options.sample):
+                pages.write({name: swept[name]})
+    print(pages.page(swept), flush=True)
+    return 1 if any(one["not survived"] for one in swept.values()) else 0
+
+
+def _about(began: float) -> dict[str, Any]:
+    return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "cores": os.cpu_count(),
         "engine": connect().version()["Version"],
         "minutes": round((time.monotonic() - began) / 60),
     }
-    told = pages.figures(counted, outcomes, about)
-    if not (options.scenario or options.fault or options.at or options.sample):
-        pages.write(told)
-    print(pages.page(told), flush=True)
-    return 1 if told["not survived"] else 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -89,24 +99,22 @@ def _counted(names: Iterable[str], free: Free) -> dict[str, int]:
 
 
 def _run(cases: Sequence[Case], free: Free) -> list[Outcome]:
-    """All cases of one scenario, then those of the next: the shortest first, so that something is seen early."""
+    """Cases of one scenario; after them, nothing is there any more."""
     outcomes: list[Outcome] = []
-    for name, _ in reversed(Counter(case.scenario for case in cases).most_common()):
-        some = [case for case in cases if case.scenario == name]
-        with ThreadPoolExecutor(free.qsize()) as pool:
-            running = [pool.submit(_somewhere, free, lambda here, case=case: here.run(case)) for case in some]
-            try:
-                for future in as_completed(running):
-                    outcomes.append(outcome := future.result())
-                    _tell_outcome(outcome, f"[{len(outcomes)}/{len(cases)}]")
-            except KeyboardInterrupt:
-                pool.shutdown(cancel_futures=True)
-                raise
-        for here in [free.get() for _ in range(free.qsize())]:
-            if left := here.clear():
-                outcomes.append(outcome := Outcome(Case(name, "all of them", 0), "", 0, tuple(left)))
-                _tell_outcome(outcome, "[afterwards]")
-            free.put(here)
+    with ThreadPoolExecutor(free.qsize()) as pool:
+        running = [pool.submit(_somewhere, free, lambda here, case=case: here.run(case)) for case in cases]
+        try:
+            for future in as_completed(running):
+                outcomes.append(outcome := future.result())
+                _tell_outcome(outcome, f"[{len(outcomes)}/{len(cases)}]")
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
+    for here in [free.get() for _ in range(free.qsize())]:
+        if left := here.clear():
+            outcomes.append(outcome := Outcome(Case(cases[0].scenario, "all of them", 0), "", 0, tuple(left)))
+            _tell_outcome(outcome, "[afterwards]")
+        free.put(here)
     return sorted(outcomes, key=lambda outcome: outcome.case)
 
 

@@ -1,4 +1,4 @@
-"""What a complete sweep leaves behind: its figures in docs/reliability.md and docs/reliability.json."""
+"""What the sweep of a scenario leaves behind: its figures in docs/reliability.md and docs/reliability.json."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.chaos.case import Outcome
 from tests.chaos.proxy import FAULTS
+from tests.chaos.scenarios import SCENARIOS
 
 _DOCS = Path(__file__).resolve().parents[2] / "docs"
 _COUNTED = """\
@@ -20,21 +21,17 @@ met", and none of those run, if there was no such request that time, or the faul
 _BETWEEN = re.compile(r"(?<=<!-- sweep -->\n).*(?=<!-- end of sweep -->)", re.DOTALL)
 
 
-def figures(requests: Mapping[str, int], outcomes: Sequence[Outcome], about: Mapping[str, Any]) -> dict[str, Any]:
-    """All that is told of a sweep. Its cases are those in which the fault was met, or something did not hold.
+def figures(requests: int, outcomes: Sequence[Outcome], about: Mapping[str, Any]) -> dict[str, Any]:
+    """All that is told of a scenario. Its cases are those in which the fault was met, or something did not hold.
 
-    `requests` is how many each scenario has when nothing goes wrong.
+    `requests` is how many it has when nothing goes wrong.
     """
     met = [outcome for outcome in outcomes if outcome.request or outcome.problems]
     return {
         **about,
-        "cases": len(met),
-        "survived": len(_survived(met)),
+        "requests": requests,
         "not met": len(outcomes) - len(met),
-        "scenarios": {
-            name: {"requests": number, **_by_fault([o for o in met if o.case.scenario == name])}
-            for name, number in requests.items()
-        },
+        **_by_fault(met),
         "requests met": dict(Counter(outcome.request for outcome in met if outcome.request).most_common()),
         "not survived": {str(o.case): [o.request, *o.problems] for o in met if o.problems},
     }
@@ -50,21 +47,21 @@ def _survived(outcomes: Iterable[Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes if not outcome.problems]
 
 
-def page(told: Mapping[str, Any]) -> str:
-    """The same for people."""
-    heads = ("scenario", "requests", "cases", "survived", *FAULTS)
-    rows = [heads, ("---", *["---:"] * (len(heads) - 1))]
-    for name, one in told["scenarios"].items():
+def page(swept: Mapping[str, Mapping[str, Any]]) -> str:
+    """The figures of scenarios, for people."""
+    heads = ("scenario", "swept on", "requests", "cases", "survived", *FAULTS)
+    rows = [heads, ("---", "---", *["---:"] * (len(heads) - 2))]
+    for name, one in swept.items():
         by_fault = [_share(one["faults"].get(fault)) for fault in FAULTS]
-        rows.append((name, str(one["requests"]), str(one["cases"]), str(one["survived"]), *by_fault))
+        rows.append((name, *(str(one[key]) for key in ("date", "requests", "cases", "survived")), *by_fault))
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    lost = "".join(f"- {case} ({request}): {_first(why)}\n" for case, (request, *why) in told["not survived"].items())
+    lost = [why for one in swept.values() for why in one["not survived"].items()]
+    cases, survived, missed = (sum(one[key] for one in swept.values()) for key in ("cases", "survived", "not met"))
     return (
-        f"{told['date']}, {told['cores']} cores, Docker Engine {told['engine']}, {told['minutes']} minutes:\n"
-        f"**{told['cases']} cases run, {told['survived']} survived.** Not met: {told['not met']}.\n\n"
-        f"{_COUNTED}\n\n{table}\n"
-        "All of it, with how many cases each kind of request had, is in [reliability.json](reliability.json).\n\n"
-        + (f"Not survived:\n\n{lost}" if lost else "")
+        f"**{cases} cases run, {survived} survived.** Not met: {missed}.\n\n{_COUNTED}\n\n{table}\n"
+        "All of it, with the machine, and how many cases each kind of request had, is in\n"
+        "[reliability.json](reliability.json).\n\n"
+        + "".join(f"- Not survived: {case} ({request}): {_first(why)}\n" for case, (request, *why) in lost)
     )
 
 
@@ -79,10 +76,12 @@ def _first(problems: Sequence[str]) -> str:
     return problems[0].splitlines()[0][:200]
 
 
-def write(told: Mapping[str, Any], folder: Path = _DOCS) -> None:
-    """Have both files hold these figures; of the page, only what stands between its two marks changes."""
-    (folder / "reliability.json").write_text(json.dumps(told, indent=2) + "\n")
-    path = folder / "reliability.md"
-    text, found = _BETWEEN.subn(lambda _: page(told), path.read_text())
+def write(swept: Mapping[str, Any], folder: Path = _DOCS) -> None:
+    """Have both files hold these scenarios' figures, beside those of others; of the page what its marks enclose."""
+    figures, path = folder / "reliability.json", folder / "reliability.md"
+    known = json.loads(figures.read_text()) if figures.exists() else {}
+    whole = {name: {**known, **swept}[name] for name in SCENARIOS if name in known or name in swept}
+    figures.write_text(json.dumps(whole, indent=2) + "\n")
+    text, found = _BETWEEN.subn(lambda _: page(whole), path.read_text())
     assert found == 1, f"{path.name} does not say where the figures go"
     path.write_text(text)

@@ -171,11 +171,23 @@ def test_figures_name_what_was_not_survived(tmp_path: Path) -> None:
     ]
     (tmp_path / "reliability.md").write_text("before\n<!-- sweep -->\nold\n<!-- end of sweep -->\nafter\n")
     about = {"date": "2026-11-25", "cores": 2, "engine": "20.10", "minutes": 3}
-    pages.write(pages.figures({"up": 3}, outcomes, about), tmp_path)
+    pages.write({"up": pages.figures(3, outcomes, about)}, tmp_path)
     text = (tmp_path / "reliability.md").read_text()
-    assert text.startswith("before\n<!-- sweep -->\n2026-11-25, 2 cores")
+    assert text.startswith("before\n<!-- sweep -->\n**2 cases run")
     assert text.endswith("<!-- end of sweep -->\nafter\n")
     assert "**2 cases run, 1 survived.** Not met: 1." in text
     assert "another run may have some more, which are not tried, or fewer" in text
-    assert "| up | 3 | 2 | 1 | 1 of 2 |  |  |  |  |" in text
-    assert "- up, kill at request 2 (GET /networks): volume x is left\n" in text
+    assert "| up | 2026-11-25 | 3 | 2 | 1 | 1 of 2 |  |  |  |  |" in text
+    assert "- Not survived: up, kill at request 2 (GET /networks): volume x is left\n" in text
+
+
+def test_a_scenario_that_is_swept_keeps_the_figures_of_others(tmp_path: Path) -> None:
+    (tmp_path / "reliability.md").write_text("<!-- sweep -->\n<!-- end of sweep -->\n")
+    for name, date in (("reset", "first"), ("up", "second"), ("reset", "third")):
+        about = {"date": date, "cores": 2, "engine": "20.10", "minutes": 3}
+        outcomes = [Outcome(Case(name, "kill", 1), "GET /_ping", 1.0, ())]
+        pages.write({name: pages.figures(1, outcomes, about)}, tmp_path)
+    text = (tmp_path / "reliability.md").read_text()
+    assert "**2 cases run, 2 survived.**" in text
+    assert text.index("| up | second | 1 | 1 | 1 |") < text.index("| reset | third | 1 | 1 | 1 |")
+    assert "first" not in text
