@@ -33,7 +33,7 @@ check: $(INSTALLED) ## Lint and type-check
 	@$(VENV)/bin/mypy
 
 unit: $(INSTALLED) ## Run the tests that need no engine
-	@$(VENV)/bin/pytest tests/unit --numprocesses $(PROCESSES)
+	@$(VENV)/bin/pytest tests/unit
 
 integration: $(INSTALLED) ## Run the tests against the real engine and the real services
 	@$(DEVENV) doctor --fix
