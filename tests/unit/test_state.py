@@ -413,8 +413,10 @@ def test_a_forked_child_does_not_hold_the_lock_of_its_parent(state: State) -> No
     code = (
         "import os, sys, pathlib; from devenv.locks import is_held; from devenv.state import State\n"
         "state = State(pathlib.Path(sys.argv[1]), 'default')\n"
+        "told, tell = os.pipe()\n"
         "with state.locked(print):\n"
-        "    if not os.fork(): sys.stdin.read(); os._exit(0)\n"
+        "    if not os.fork(): os.write(tell, b'.'); sys.stdin.read(); os._exit(0)\n"
+        "    os.read(told, 1)  # Until it runs it has what its parent has.\n"
         "    print(is_held(state.folder / 'lock'))\n"
         "print(is_held(state.folder / 'lock'), flush=True); os.wait()"
     )
