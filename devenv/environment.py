@@ -172,7 +172,10 @@ class Environment(Lending, Caching, Inventory):
                 self._settle(present, observed)  # the last thing before they stand still
                 with snapshot.standing_still(self.engine, list(observed.containers.values())):
                     self._execute(plan, present, observed)
-                return snapshot.write(self.state, name, services, self.engine)
+                saved = snapshot.write(self.state, name, services, self.engine)
+                # Else each later `up` would look into all snapshots for whose these are.
+                self.state.amend(saving=[])
+                return saved
             finally:
                 self._remove_leftovers(self.engine.images())
 

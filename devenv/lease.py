@@ -318,8 +318,7 @@ def collect(environment: Environment, limit: int, report: Report | None = None) 
 
 def _left(environment: Environment) -> set[str]:
     """The components of killed runs."""
-    state = environment.state
-    return {*state.abandoned(), *(name for name, held in state.lendings().items() if not held)}
+    return {*environment.state.abandoned(), *environment.state.left_behind()}
 
 
 def environments(project: Path, report: Report | None = None) -> list[Environment]:

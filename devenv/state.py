@@ -173,9 +173,8 @@ class State:
         for name in (*(() if owner else ("record.json",)), "timing.json", "secrets.json"):
             (self.folder / name).unlink(missing_ok=True)
         self.adopt()
-        for component, held in self.lendings().items():
-            if not held:
-                (self._lent / component).unlink(missing_ok=True)
+        for component in self.left_behind():
+            (self._lent / component).unlink(missing_ok=True)
 
     def save_timing(self, timing: Mapping[str, Any]) -> None:
         make_private(self.folder)
@@ -222,6 +221,10 @@ class State:
     def lendings(self) -> dict[str, bool]:
         """The components that are lent, or were to somebody who was killed: whether somebody has them."""
         return {path.name: is_held(path) for path in sorted(self._lent.glob("*"))}
+
+    def left_behind(self) -> set[str]:
+        """The components that were lent to somebody who was killed."""
+        return {name for name, held in self.lendings().items() if not held}
 
     @contextmanager
     def pool(self) -> Iterator[Path]:

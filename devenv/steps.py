@@ -342,9 +342,7 @@ class Steps:
     def _remove_leftovers(self, images: Collection[str]) -> None:
         """Remove what an interrupted save of a snapshot left among these images."""
         if left := snapshot.leftovers(self.state, images):
-            for image in left:
-                self.engine.remove_image(image)
-            self.state.amend(saving=[])
+            self.state.amend(saving=[image for image in left if not self.engine.remove_image(image)])
 
     # ---- components ----------------------------------------------------------------------------------------------
 
@@ -386,5 +384,5 @@ class Steps:
         return set(former_components(self.state.load().provisioned, self.profile, self.catalogue))
 
     def _left_behind(self) -> set[str]:
-        """The components that were lent to somebody who was killed."""
-        return {name for name, held in self.state.lendings().items() if not held} - self._listed
+        """The components that were lent to somebody who was killed, but for those of devenv.yaml."""
+        return self.state.left_behind() - self._listed

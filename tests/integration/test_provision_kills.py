@@ -141,15 +141,21 @@ def test_a_component_whose_making_was_killed_at_any_step_is_completed(running: P
     assert held_of(running, *names) == set()
 
 
+def killed_while_dropped(project: Project, name: str, service: str, step: int) -> bool:
+    """Have a whole component that holds something, and begin to drop it; whether there was such a step."""
+    wanted(project, name)
+    up(project)
+    assert problems(project) == [], f"killed before step {step} in {service}"
+    fill(project, name)
+    wanted(project)
+    return killed_after(project, service, step, "up", "--drop")
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_component_whose_dropping_was_killed_at_any_step_goes(running: Project, service: str) -> None:
     name = f"gone-{service}"
     for step in count(1):
-        wanted(running, name)
-        up(running)
-        fill(running, name)
-        wanted(running)
-        killed = killed_after(running, service, step, "up", "--drop")
+        killed = killed_while_dropped(running, name, service, step)
         up(running, drop=True)
         assert held_of(running, name) == set(), f"killed after step {step} in {service}"
         if not killed:
@@ -161,12 +167,7 @@ def test_a_component_whose_dropping_was_killed_at_any_step_goes(running: Project
 def test_a_component_whose_dropping_was_killed_at_any_step_comes_back(running: Project, service: str) -> None:
     name = f"back-{service}"
     for step in count(1):
-        wanted(running, name)
-        up(running)
-        assert problems(running) == [], f"killed before step {step} in {service}"
-        fill(running, name)
-        wanted(running)
-        if not killed_after(running, service, step, "up", "--drop"):
+        if not killed_while_dropped(running, name, service, step):
             break
     assert step > 2
     assert held_of(running, name) == set()
