@@ -18,7 +18,7 @@ from devenv.program import run_group
 from devenv.results import ServiceStatus
 from devenv.state import write_files
 from devenv.timing import Run, in_words
-from devenv.trace import check_place
+from devenv.userfile import check_place
 
 # Of each service, in the log of a job that failed; the artifacts have all of it.
 _LAST_LINES = 100

@@ -100,7 +100,7 @@ def images_save(context: click.Context, file: Path, services: tuple[str, ...], f
 
     With - for FILE to standard output. What several images have in common is in it once.
     """
-    from devenv.trace import check_place
+    from devenv.userfile import check_place
 
     began = time.monotonic()
     environment = environment_of(context)

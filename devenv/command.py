@@ -207,7 +207,8 @@ def tracing(environment: Environment, path: Path | None) -> Iterator[None]:
     if not path:
         yield
         return
-    from devenv.trace import check_place, write_trace
+    from devenv.trace import write_trace
+    from devenv.userfile import check_place
 
     check_place(path, environment.project)
     try:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from devenv.errors import ConfigError
 from devenv.state import write_files
 from devenv.timing import Run, Span, Step, before, critical, in_words, waits
-from devenv.userfile import real_path, reason_of, way_out
+from devenv.userfile import check_place, real_path
 
 
 def as_trace(run: Run) -> dict[str, Any]:
@@ -80,29 +78,6 @@ def _flows(run: Run, tracks: Sequence[tuple[str, list[Span]]]) -> Iterator[dict[
 
 def _microseconds(seconds: float) -> int:
     return round(seconds * 1_000_000)
-
-
-def check_place(path: Path, project: Path) -> None:
-    """Raises ConfigError if no file can be written there. Nothing but a regular file is ever replaced.
-
-    That is also where a link leads out of the project, and outside of it for a link.
-    """
-    if reason := way_out(path, project) or _refusal(real_path(path)):
-        raise ConfigError(f"cannot write {path}: {reason}", hint="name a file in a folder that you may write to")
-
-
-def _refusal(real: Path) -> str:
-    try:
-        if real.is_dir():
-            return "it is a folder"
-        if real.exists() and not real.is_file():
-            return "it is not a regular file"
-        if not real.parent.is_dir():
-            return f"there is no folder {real.parent}"
-        places = [real.parent, *([real] if real.exists() else ())]
-    except OSError as error:
-        return reason_of(error)
-    return "" if all(os.access(place, os.W_OK) for place in places) else "no permission"
 
 
 def write_trace(path: Path, run: Run, project: Path) -> None:

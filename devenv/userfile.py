@@ -70,6 +70,29 @@ def _is_link(path: Path) -> bool:
     return os.path.islink(path)  # noqa: PTH114  what has no name is no link
 
 
+def check_place(path: Path, project: Path) -> None:
+    """Raises ConfigError if no file can be written there. Nothing but a regular file is ever replaced.
+
+    That is also where a link leads out of the project, and outside of it for a link.
+    """
+    if reason := way_out(path, project) or _no_place(real_path(path)):
+        raise ConfigError(f"cannot write {path}: {reason}", hint="name a file in a folder that you may write to")
+
+
+def _no_place(real: Path) -> str:
+    try:
+        if real.is_dir():
+            return "it is a folder"
+        if real.exists() and not real.is_file():
+            return "it is not a regular file"
+        if not real.parent.is_dir():
+            return f"there is no folder {real.parent}"
+        places = [real.parent, *([real] if real.exists() else ())]
+    except OSError as error:
+        return reason_of(error)
+    return "" if all(os.access(place, os.W_OK) for place in places) else "no permission"
+
+
 def refuse_outside(path: Path, real: Path, project: Path, inside_only: bool, refuse: Refusal) -> None:
     """Raises ConfigError for a link that leads out of the project, and for another file outside if `inside_only`."""
     if real.is_relative_to(project.resolve()):

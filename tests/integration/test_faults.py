@@ -305,14 +305,15 @@ def test_a_service_that_outgrows_its_memory_is_told_by_status_and_mended_by_up(
     memory = container.attrs["HostConfig"]["Memory"]
     container.update(mem_limit=64 << 20, memswap_limit=64 << 20)
     put = {"key": "a2V5", "value": "A" * 1_400_000}
-    killed = client.events(filters={"container": container.id, "event": "oom"}, decode=True)
+    began, killed = time.time(), {"container": container.id, "event": "oom"}
     with unharmed(project):
         with pytest.raises(requests.ConnectionError):
             while True:
                 requests.post(f"{url}/v3/kv/put", json=put, timeout=30).raise_for_status()
         # The engine gets to know of the end, and why, one after the other.
         container.wait()
-        next(killed)
+        while not list(client.events(since=began, until=time.time(), filters=killed, decode=True)):
+            pass
         status = project.json("status", "etcd")["services"]["etcd"]
         assert (status["state"], status["reason"]) == ("failed", "exited 137, killed for want of memory")
         container.update(mem_limit=memory, memswap_limit=2 * memory)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from tests.chaos.scenarios import SCENARIOS
 
 TESTS = Path(__file__).parents[1]
 PAGES = [path for name in ("security", "reliability") if (path := TESTS.parent / "docs" / f"{name}.md").is_file()]
@@ -50,3 +53,9 @@ def test_every_fault_has_a_test_that_is_there() -> None:
     for row in rows:
         named = NAMED.findall(row.rpartition(" | ")[2])
         assert named and all(f"def {name}(" in (TESTS / file).read_text() for file, name in named), row
+
+
+def test_every_scenario_was_swept_to_its_end_and_survived() -> None:
+    swept = json.loads((TESTS.parent / "docs" / "reliability.json").read_text())
+    assert list(swept) == list(SCENARIOS)
+    assert not {name: one["not survived"] for name, one in swept.items() if one["not survived"]}

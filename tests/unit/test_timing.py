@@ -36,7 +36,8 @@ from devenv.timing import (
     understood,
     waits,
 )
-from devenv.trace import as_trace, check_place, write_trace
+from devenv.trace import as_trace, write_trace
+from devenv.userfile import check_place
 
 ID = "nova-12345678"
 
