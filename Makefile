@@ -9,6 +9,8 @@ BENCH := $(VENV)/.bench
 AUDIT := $(VENV)/.audit
 # Tests against real services that run side by side; each has an environment or two up. They wait as much as they work.
 PROCESSES ?= 3
+# Tests run devenv thousands of times, which would be compiled each time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help up down test check unit integration consumers chaos bench soak audit clean venv-package

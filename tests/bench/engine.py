@@ -134,7 +134,9 @@ class Engine:
             return f"{other}-".startswith(f"{name}-")
 
         client = self._client
-        found = [f"container {one.name}" for one in client.containers.list(all=True) if is_meant(one.name)]
+        # Those of others come and go meanwhile.
+        containers = client.containers.list(all=True, ignore_removed=True)
+        found = [f"container {one.name}" for one in containers if is_meant(one.name)]
         found += [f"network {one.name}" for one in client.networks.list() if is_meant(one.name)]
         names = {one.name for one in client.volumes.list()}
         return found + [f"volume {one}" for one in sorted(names) if is_meant(one) or one in volumes]
@@ -151,7 +153,7 @@ class Engine:
             return time.perf_counter() - began
 
     def _containers(self, label: str, stopped: bool = False) -> list[Any]:
-        return list(self._client.containers.list(all=stopped, filters={"label": label}))
+        return list(self._client.containers.list(all=stopped, filters={"label": label}, ignore_removed=True))
 
 
 def _remove(left: list[str], name: str, remove: Callable[[], Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def checkout(project: Project, tmp_path: Path) -> Path:
     """A copy of the source tree that the project's command line runs from, for the test to change."""
     copy = tmp_path / "checkout"
     for name in ("devenv", "compose", "profiles"):
-        shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / name, copy / name)
     project.checkout = copy
     return copy
 
@@ -74,3 +75,10 @@ def etcd_that(client: docker.DockerClient, tmp_path: Path, project: Project) -> 
 
     yield build
     client.images.remove(tag, force=True)
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """What a test left open is told of in this test: garbage is collected at its end, not in a later one."""
+    yield
+    gc.collect()

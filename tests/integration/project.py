@@ -186,10 +186,15 @@ def ours(client: docker.DockerClient, identity: str) -> dict[str, list[str]]:
     """What the engine has of an environment, by kind: names of containers, networks and volumes."""
     label = {"label": f"io.devenv.environment={identity}"}
     return {
-        "containers": sorted(c.name for c in client.containers.list(all=True, filters=label)),
+        "containers": sorted(c.name for c in client.containers.list(all=True, filters=label, ignore_removed=True)),
         "networks": [n.name for n in client.networks.list(filters=label)],
         "volumes": sorted(v.name for v in client.volumes.list(filters=label)),
     }
+
+
+def tags(client: docker.DockerClient, repository: str | None = None) -> set[str]:
+    """The names of images, of all in one request: those of others come and go meanwhile."""
+    return {tag for image in client.api.images(repository) for tag in image["RepoTags"] or ()}
 
 
 def plan_of(project: Project, *services: str) -> list[tuple[str, str, str]]:

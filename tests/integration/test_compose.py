@@ -89,7 +89,7 @@ def left(client: docker.DockerClient, name: str) -> dict[str, list[str]]:
     """What the engine has of a Compose project."""
     label = {"label": f"com.docker.compose.project={name}"}
     return {
-        "containers": [c.name for c in client.containers.list(all=True, filters=label)],
+        "containers": [c.name for c in client.containers.list(all=True, filters=label, ignore_removed=True)],
         "networks": [n.name for n in client.networks.list(filters=label)],
         "volumes": [v.name for v in client.volumes.list(filters=label)],
     }

@@ -13,7 +13,7 @@ import docker
 import pymysql
 import pytest
 import requests
-from project import Project, new_project, plan_of, remove
+from project import Project, new_project, plan_of, remove, tags
 
 from devenv.environment import Environment
 from devenv.execute import Report
@@ -24,12 +24,12 @@ MOMENTS = (0.0, 0.2, 0.4, 0.6)
 
 
 def golden_images(client: docker.DockerClient) -> set[str]:
-    return {tag for image in client.images.list("devenv/golden") for tag in image.tags}
+    return tags(client, "devenv/golden")
 
 
 def nameless(client: docker.DockerClient) -> set[str]:
     """Images that lost their name to another one."""
-    return {image.id for image in client.images.list(filters={"dangling": True, "label": "io.devenv.service=etcd"})}
+    return {image["Id"] for image in client.api.images(filters={"dangling": True, "label": "io.devenv.service=etcd"})}
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import docker
 import pytest
-from project import Project, one_clear_line, ours
+from project import Project, one_clear_line, ours, tags
 
 
 @pytest.fixture
@@ -29,8 +29,7 @@ def lost(project: Project) -> str:
 
 
 def snapshots(client: docker.DockerClient, identity: str) -> list[str]:
-    tags = [tag for image in client.images.list("devenv/snapshot") for tag in image.tags]
-    return [tag for tag in tags if f":{identity}-" in tag]
+    return [tag for tag in tags(client, "devenv/snapshot") if f":{identity}-" in tag]
 
 
 def test_a_deleted_folder_leaves_an_environment_that_gc_finds_and_removes_if_told_to(

@@ -106,8 +106,9 @@ def test_what_is_no_archive_of_devenvs_is_refused(project: Project, client: dock
         assert client.images.get(tag).id == other
         client.images.remove(other, force=True)
     finally:
-        for image in [i for i in client.images.list(all=True) if i.id == before or tag in i.tags]:
-            client.images.remove(image.id, force=True)
+        for image in client.api.images(all=True):
+            if image["Id"] == before or tag in (image["RepoTags"] or ()):
+                client.images.remove(image["Id"], force=True)
     for name, content in (("half.tar", foreign[: len(foreign) // 2]), ("small.gz", gzip.compress(foreign))):
         (project.folder / name).write_bytes(content)
         one_clear_line(project.devenv("images", "load", name, check=False), 3, f"cannot load {name}: it is no whole")

@@ -14,7 +14,7 @@ from typing import Any
 import docker
 import pytest
 import yaml
-from project import Project, one_clear_line, ours
+from project import Project, one_clear_line, ours, tags
 from registry import Registry, image, serving
 
 from devenv import host, imagebuild, images
@@ -43,7 +43,7 @@ def listed(project: Project) -> dict[str, Any]:
 
 
 def remove(client: docker.DockerClient, *references: str) -> None:
-    there = {tag for image in client.images.list() for tag in image.tags}
+    there = tags(client)
     for reference in references:
         for tag in there & {reference, f"{reference}-draft", f"{reference}-kept"}:
             client.images.remove(tag, force=True)
@@ -204,9 +204,10 @@ def test_what_has_the_name_of_a_golden_state_is_no_data(
 def registry(client: docker.DockerClient) -> Iterator[Registry]:
     with serving(str(uuid.uuid4()), client.version()["Arch"], TAG) as one:
         yield one
-        for found in client.images.list():
-            if any(name.startswith(f"{one.address}/") for name in [*found.tags, *found.attrs["RepoDigests"]]):
-                client.images.remove(found.id, force=True)
+        for found in client.api.images():
+            names = [*(found["RepoTags"] or ()), *(found["RepoDigests"] or ())]
+            if any(name.startswith(f"{one.address}/") for name in names):
+                client.images.remove(found["Id"], force=True)
 
 
 @pytest.mark.parametrize("pinned", [False, True], ids=["by tag", "pinned"])
@@ -246,7 +247,7 @@ def test_another_image_than_the_pinned_one_is_not_taken(
         imagebuild.make_base(connect(), reference, lambda text: None)
     assert registry.digest in registry.asked
     assert "cannot pull image" in failure.value.detail[0] and "digest" in failure.value.detail[0]
-    assert not [tag for one in client.images.list() for tag in one.tags if reference in tag]
+    assert not [tag for tag in tags(client) if reference in tag]
 
 
 # ---- what is in them ---------------------------------------------------------------------------------------------

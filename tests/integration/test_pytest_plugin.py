@@ -102,9 +102,10 @@ def test_services_start_only_when_a_test_asks_for_one_of_them(project: Project, 
         from devenv.connection import endpoint_in_use
 
         def running():
-            label = f"io.devenv.environment={os.environ['IDENTITY']}"
+            label = {"label": f"io.devenv.environment={os.environ['IDENTITY']}"}
             client = docker.DockerClient(base_url=endpoint_in_use()[0])
-            found = sorted(c.labels["io.devenv.service"] for c in client.containers.list(filters={"label": label}))
+            there = client.containers.list(filters=label, ignore_removed=True)
+            found = sorted(container.labels["io.devenv.service"] for container in there)
             client.close()
             return found
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import docker
 import pytest
 import requests
-from project import Project, new_project, one_clear_line, ours, remove
+from project import Project, new_project, one_clear_line, ours, remove, tags
 
 from devenv.environment import Environment
 from devenv.errors import Cancelled
@@ -22,7 +22,7 @@ MOMENTS = (0.0, 0.3, 0.6)
 
 def saved_images(client: docker.DockerClient, project: Project) -> set[str]:
     mine = f"devenv/snapshot:{project.id}-"
-    return {tag for image in client.images.list("devenv/snapshot") for tag in image.tags if tag.startswith(mine)}
+    return {tag for tag in tags(client, "devenv/snapshot") if tag.startswith(mine)}
 
 
 @pytest.fixture(autouse=True)
