@@ -111,6 +111,7 @@ def as_markdown(report: Report) -> str:
         date=report.date,
         machine=_machine(report.machine),
         load=report.machine["load_before"],
+        additions=report.machine["additions_ms"],
         versions=", ".join(f"{name} {version}" for name, version in report.versions.items()),
         method=(_METHOD if report.has_peer else _METHOD_ALONE).format(rounds=rounds),
         summary=f"**{report.summary}**",
