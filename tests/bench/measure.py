@@ -15,6 +15,7 @@ COMPONENT_RUNS, MANY = 5, 100
 ONE_COMPONENT, MANY_COMPONENTS = "component, all four roles", f"{MANY} components"
 FIRST_UP, SECOND_UP, GOLDEN_UP, KEPT_UP = "first up", "up again", "up, golden", "up, data kept"
 ENGINE_DOWN = "removed by the engine"
+STATUS, IMPORTS = "status", "imports alone"
 STOP, START, DOWN, DOWN_VOLUMES, RESET = "stop", "start", "down", "down --volumes", "reset"
 
 
@@ -77,7 +78,8 @@ def _look(side: Side, samples: Samples, engine: Engine, tell: Tell) -> None:
     tell(f"  {side.name:<8} {'memory':<24} {megabytes:6.0f} MB")
     if isinstance(side, Devenv):
         for _ in range(STATUS_RUNS):
-            samples.add("status", side.name, side.status().seconds * 1000)
+            samples.add(STATUS, side.name, side.status().seconds * 1000)
+            samples.add(IMPORTS, side.name, side.imports().seconds * 1000)
 
 
 # ---- devenv alone --------------------------------------------------------------------------------------------------

@@ -11,12 +11,14 @@ from tests.bench.measure import (
     ENGINE_DOWN,
     FIRST_UP,
     GOLDEN_UP,
+    IMPORTS,
     KEPT_UP,
     MANY_COMPONENTS,
     ONE_COMPONENT,
     RESET,
     SECOND_UP,
     START,
+    STATUS,
     STOP,
     alone,
 )
@@ -133,7 +135,7 @@ def make_table(samples: Samples, images_mb: float, peer: str) -> Table:
     make.plain(RESTORE, make.ours(RESTORE), "s", _RESTORE_S)
     make.plain(KNOWN, max(known(samples).values(), default=None), "ms", _KNOWN_MS)
     make.plain("devenv --help", make.ours("--help"), "ms", _HELP_MS)
-    make.plain("devenv status", make.ours("status"), "ms", _STATUS_MS)
+    make.plain("devenv status", make.ours(STATUS), "ms", _STATUS_MS)
     make.plain(ONE_COMPONENT, make.ours(ONE_COMPONENT), "ms", _COMPONENT_MS)
     make.plain(MANY_COMPONENTS, make.ours(MANY_COMPONENTS), "s", _MANY_COMPONENTS_S)
     make.plain(MEDIAN, make.ours(MEDIAN), "ms", _TEST_MEDIAN_MS)
@@ -165,11 +167,12 @@ def known(samples: Samples) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds devenv from below on a machine, in seconds.
+    """What bounds devenv from below on a machine, in seconds; for `status` and `imports` in ms.
 
     `golden_cpu` is the processor time of a golden `up`, the machine's whole; `golden_least` that shared out evenly.
     `slowest` is the service whose own golden `up` takes longest, and `slowest_seconds` how long. `engine_down` is what
-    the engine takes to remove an environment, asked by nobody else.
+    the engine takes to remove an environment, asked by nobody else; `imports` what Python takes to start and to import
+    what a `status` imports.
     """
 
     cores: int
@@ -181,6 +184,8 @@ class Limits:
     engine_down: float
     stop: float
     start: float
+    status: float
+    imports: float
 
     @property
     def golden_least(self) -> float:
@@ -190,12 +195,12 @@ class Limits:
 def limits(samples: Samples, cores: int) -> Limits | None:
     """The limits, if all that they are made of was measured."""
     slowest, seconds = slowest_alone(samples)
-    found = [
-        samples.median(what, US) for what in (GOLDEN_UP, cpu(GOLDEN_UP), cpu(alone(slowest)), ENGINE_DOWN, STOP, START)
+    golden, golden_cpu, slowest_cpu, *more = [
+        samples.median(what, US)
+        for what in (GOLDEN_UP, cpu(GOLDEN_UP), cpu(alone(slowest)), ENGINE_DOWN, STOP, START, STATUS, IMPORTS)
     ]
-    golden, golden_cpu, slowest_cpu, engine_down, stop, start = found
-    if seconds and golden and golden_cpu and slowest_cpu and engine_down and stop and start:
-        return Limits(cores, golden, golden_cpu, slowest, seconds, slowest_cpu, engine_down, stop, start)
+    if seconds and golden and golden_cpu and slowest_cpu and all(more):
+        return Limits(cores, golden, golden_cpu, slowest, seconds, slowest_cpu, *more)
     return None
 
 

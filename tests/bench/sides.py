@@ -21,6 +21,8 @@ SERVICES = ("mysql", "rabbitmq", "etcd", "keystone")
 # Removes every golden state; the images are what is left where this devenv has no such command yet.
 FORGET_GOLDEN = ("gc", "--keep", "0")
 GOLDEN_IMAGES = "devenv/golden"
+# What `status` imports comes with these: devenv, and the clients with which it logs in to MySQL and RabbitMQ.
+_IMPORTED = ("devenv.cli", "devenv.environment", "devenv.report", "devenv.trace", "amqp", "pymysql")
 
 
 class Side(Protocol):
@@ -75,6 +77,10 @@ class Devenv:
 
     def status(self) -> Done:
         return self.run("status")
+
+    def imports(self) -> Done:
+        """Python starts, and imports what it does for `status`; nothing else."""
+        return run([sys.executable, "-c", f"import {', '.join(_IMPORTED)}"], self.environment)
 
     def version(self) -> str:
         return self.run("--version").output.split()[-1]

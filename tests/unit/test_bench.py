@@ -20,6 +20,7 @@ from tests.bench.measure import (
     ENGINE_DOWN,
     FIRST_UP,
     GOLDEN_UP,
+    IMPORTS,
     KEPT_UP,
     RESET,
     SECOND_UP,
@@ -188,11 +189,11 @@ def test_without_compose_its_rows_are_seconds_without_a_target() -> None:
 
 def test_limits_are_told_when_all_that_they_are_made_of_was_measured() -> None:
     assert limits(samples(), 2) is None
-    more = {ENGINE_DOWN: [0.4], cpu(GOLDEN_UP): [6.0, 7.0, 8.0], cpu(alone("keystone")): [3.0]}
+    more = {IMPORTS: [150.0], ENGINE_DOWN: [0.4], cpu(GOLDEN_UP): [6.0, 7.0, 8.0], cpu(alone("keystone")): [3.0]}
     found = limits(samples(OURS | more), 2)
     assert found and (found.slowest, found.golden_least, found.engine_down) == ("keystone", 3.5, 0.4)
     page = pages.as_markdown(report(samples(OURS | more), limits=found))
-    for words in ("at work for 7.0 s", "cannot be below 0.78", "takes 0.60 of a golden"):
+    for words in ("at work for 7.0 s", "cannot be below 0.78", "takes 0.60 of a golden", "Of the 200 ms", "150 ms are"):
         assert words in page
 
 
