@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -88,8 +88,9 @@ class Pool:
         return made
 
     def give_back(self, made: Made) -> None:
-        """Have a component dropped, some time."""
-        self._dropper.submit(self._drop, made)
+        """Have a component dropped, some time. Hundreds may wait for that: no more of them is kept than it takes."""
+        parts = {name: _called(part) for name, part in made.parts.items() if name not in self._left}
+        self._dropper.submit(self._drop, made.note, parts, [one for one in made.begun if not one.done()])
 
     def close(self) -> None:
         """Drop what is left; return when all of it has gone."""
@@ -114,16 +115,19 @@ class Pool:
         return Made(choice.name, desired, note, parts, begun)
 
     def _ensure(self, service: str, part: Provision) -> None:
-        self._provisioners[service].ensure(Component(part.component, part.settings))
+        self._provisioners[service].ensure(_called(part))
 
-    def _drop(self, made: Made) -> None:
+    def _drop(self, note: Path, parts: Mapping[str, Component], begun: Sequence[Future[None]]) -> None:
         # Those that a test may ask for any moment are made first.
-        for future in [future for one in (made, *self._ahead) for future in one.begun]:
+        for future in [*begun, *(future for made in self._ahead for future in made.begun)]:
             future.exception()
         # What cannot be dropped now, as its service does not run, is dropped by the next `up`.
         with suppress(DevenvError):
-            for name, part in made.parts.items():
-                if name not in self._left:
-                    self._provisioners[name].drop(Component(part.component, part.settings))
-            if not self._left & made.parts.keys():
-                made.note.unlink(missing_ok=True)
+            for service, component in parts.items():
+                self._provisioners[service].drop(component)
+            if not self._left:
+                note.unlink(missing_ok=True)
+
+
+def _called(part: Provision) -> Component:
+    return Component(part.component, part.settings)
