@@ -113,7 +113,7 @@ class _Bench:
             "alone": lambda: measure_alone(devenv, rounds, self._engine, samples, _tell),
             "components": lambda: measure_components(devenv, samples, _tell),
             "suite": lambda: measure_suite(devenv, samples, _tell),
-            "snapshots": lambda: measure_snapshots(devenv, rounds, samples, _tell),
+            "snapshots": lambda: measure_snapshots(devenv, rounds, self._engine, samples, _tell),
             "scale": lambda: self._measure_scale(environments),
             "others": lambda: self._measure_others(images),
             "help": lambda: measure_help(devenv, samples, _tell),

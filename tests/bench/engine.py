@@ -152,6 +152,30 @@ class Engine:
             list(pool.map(lambda left: left.remove(), [*networks, *named]))
             return time.perf_counter() - began
 
+    def copy_volumes(self, label: str) -> float:
+        """Have the engine copy all volumes of an environment into images, side by side; seconds that this takes it."""
+        volumes = [
+            (container, mount["Destination"])
+            for container in self._containers(label)
+            for mount in container.attrs["Mounts"]
+            if mount["Type"] == "volume"
+        ]
+
+        def copy(number: int) -> str:
+            container, folder = volumes[number]
+            content, _ = container.get_archive(folder, chunk_size=1 << 20)
+            tag = {"repository": "devenv-bench/copy", "tag": str(number)}
+            self._client.api.import_image_from_stream(content, **tag)
+            return ":".join(tag.values())
+
+        with ThreadPoolExecutor(len(volumes)) as pool:
+            began = time.perf_counter()
+            copies = list(pool.map(copy, range(len(volumes))))
+            seconds = time.perf_counter() - began
+        for reference in copies:
+            self._client.images.remove(reference)
+        return seconds
+
     def _containers(self, label: str, stopped: bool = False) -> list[Any]:
         return list(self._client.containers.list(all=stopped, filters={"label": label}, ignore_removed=True))
 

@@ -26,7 +26,7 @@ from tests.bench.others import Task
 from tests.bench.readiness import READY
 from tests.bench.samples import Samples, cpu
 from tests.bench.sides import SERVICES
-from tests.bench.snapshots import RESTORE, SAVE
+from tests.bench.snapshots import ENGINE_COPY, RESTORE, SAVE
 from tests.bench.suite import ALL, MEDIAN, SECONDS, WORST
 
 US, THEM = "devenv", "compose"
@@ -171,8 +171,8 @@ class Limits:
 
     `golden_cpu` is the processor time of a golden `up`, the machine's whole; `golden_least` that shared out evenly.
     `slowest` is the service whose own golden `up` takes longest, and `slowest_seconds` how long. `engine_down` is what
-    the engine takes to remove an environment, asked by nobody else; `imports` what Python takes to start and to import
-    what a `status` imports.
+    the engine takes to remove an environment, asked by nobody else, `engine_copy` to copy its data into images;
+    `imports` what Python takes to start and to import what a `status` imports.
     """
 
     cores: int
@@ -186,6 +186,7 @@ class Limits:
     start: float
     status: float
     imports: float
+    engine_copy: float
 
     @property
     def golden_least(self) -> float:
@@ -195,10 +196,10 @@ class Limits:
 def limits(samples: Samples, cores: int) -> Limits | None:
     """The limits, if all that they are made of was measured."""
     slowest, seconds = slowest_alone(samples)
-    golden, golden_cpu, slowest_cpu, *more = [
-        samples.median(what, US)
-        for what in (GOLDEN_UP, cpu(GOLDEN_UP), cpu(alone(slowest)), ENGINE_DOWN, STOP, START, STATUS, IMPORTS)
-    ]
+    golden, golden_cpu, slowest_cpu = (
+        samples.median(what, US) for what in (GOLDEN_UP, cpu(GOLDEN_UP), cpu(alone(slowest)))
+    )
+    more = [samples.median(what, US) for what in (ENGINE_DOWN, STOP, START, STATUS, IMPORTS, ENGINE_COPY)]
     if seconds and golden and golden_cpu and slowest_cpu and all(more):
         return Limits(cores, golden, golden_cpu, slowest, seconds, slowest_cpu, *more)
     return None

@@ -45,7 +45,7 @@ from tests.bench.rows import (
 from tests.bench.samples import Samples, cpu, operations
 from tests.bench.scale import Point
 from tests.bench.sides import SERVICES
-from tests.bench.snapshots import RESTORE, SAVE
+from tests.bench.snapshots import ENGINE_COPY, RESTORE, SAVE
 
 COMPOSE = "docker compose 2.40.3"
 OURS = {
@@ -189,7 +189,13 @@ def test_without_compose_its_rows_are_seconds_without_a_target() -> None:
 
 def test_limits_are_told_when_all_that_they_are_made_of_was_measured() -> None:
     assert limits(samples(), 2) is None
-    more = {IMPORTS: [150.0], ENGINE_DOWN: [0.4], cpu(GOLDEN_UP): [6.0, 7.0, 8.0], cpu(alone("keystone")): [3.0]}
+    more = {
+        IMPORTS: [150.0],
+        ENGINE_COPY: [2.0],
+        ENGINE_DOWN: [0.4],
+        cpu(GOLDEN_UP): [6.0, 7.0, 8.0],
+        cpu(alone("keystone")): [3.0],
+    }
     found = limits(samples(OURS | more), 2)
     assert found and (found.slowest, found.golden_least, found.engine_down) == ("keystone", 3.5, 0.4)
     page = pages.as_markdown(report(samples(OURS | more), limits=found))
