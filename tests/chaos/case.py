@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from devenv.errors import DevenvError
 from devenv.state import environment_id
 from tests.chaos import checks, files
 from tests.chaos.proxy import Plan, Proxy, proxy
-from tests.chaos.scenarios import SCENARIOS, SUITE, WORD, Scenario
+from tests.chaos.scenarios import SCENARIOS, SUITE, Scenario
 from tests.integration.project import REPOSITORY, Completed, Project, new_project
 
 # A command that takes longer hangs: the longest has three seconds of work, or many times that on a busy machine.
@@ -84,8 +85,6 @@ class Place:
     def __init__(self, project: Project, between: Proxy, ports: Ports, client: docker.DockerClient) -> None:
         self.project, self._proxy, self._ports, self._client = project, between, ports, client
         self._id = environment_id(project.folder, "default")
-        # What devenv.yaml said when all that it asks for was last seen to be there, or nothing.
-        self._there = ""
         (project.folder / "pytest.ini").touch()
         files.put_own(project)
 
@@ -97,7 +96,7 @@ class Place:
         return len(plan.requests)
 
     def run(self, case: Case) -> Outcome:
-        """Run a case; whoever runs the last one of a scenario has to `clear`."""
+        """Run a case, and take all down; whoever runs the last one of a scenario has to `clear` snapshots, too."""
         plan, began, scenario = Plan(case.fault, case.at), time.monotonic(), SCENARIOS[case.scenario]
         problems: list[str] = []
         try:
@@ -105,26 +104,26 @@ class Place:
                 problems.append(problem)
         except (AssertionError, DevenvError, OSError, MySQLError, subprocess.TimeoutExpired) as error:
             problems.append(f"{type(error).__name__}: {error}")
-        if problems or not scenario.lasts or case.fault == "kill":
-            problems += self.clear()
+        problems += self.clear(snapshots=bool(problems))
         return Outcome(case, plan.hit, round(time.monotonic() - began, 1), tuple(problems))
 
-    def clear(self) -> list[str]:
-        """Take all down; what is left after that."""
-        self._there = ""
+    def clear(self, snapshots: bool = True) -> list[str]:
+        """Take all down, and remove whole `snapshots`, which stay otherwise; what is left after that."""
         volumes = checks.mounted(checks.objects(self._client, self._id))
         environment = Environment(self.project.folder)
         problems = []
         try:
-            for snapshot in environment.snapshots():
+            for snapshot in environment.snapshots() if snapshots else ():
                 environment.remove_snapshot(snapshot.name)
             environment.down(volumes=True)
+            problems += [f"after down --volumes: {wrong}" for wrong in self._snapshots()]
         except DevenvError as error:
             problems.append(f"down --volumes: {error}")
         problems += [f"after down --volumes: {left}" for left in checks.nothing(self._client, self._id, volumes)]
         problems += [f"after down --volumes: {wrong}" for wrong in files.own_options(self.project, wired=False)]
         if problems:
             checks.sweep(self._client, self._id)
+            shutil.rmtree(files.state_of(self.project, self._id) / "snapshots", ignore_errors=True)
             files.put_own(self.project)
         return problems
 
@@ -132,9 +131,8 @@ class Place:
 
     def _survived(self, scenario: Scenario, plan: Plan) -> Iterator[str]:
         """What does not hold after the command, and after the one that mends what it left."""
-        word = self._prepare(scenario)
-        done = self._run([word if a == WORD else a for a in scenario.arguments], plan)
-        self._there = ""
+        self._prepare(scenario)
+        done = self._run(scenario.arguments, plan)
         killed = done.returncode == -signal.SIGKILL
         if plan.fault == "kill" and not killed:
             plan.hit = ""  # It had ended by itself.
@@ -157,24 +155,23 @@ class Place:
         yield from checks.one_of_each(checks.objects(self._client, self._id), scenario.services)
         yield from checks.logins(self.project)
         yield from checks.tests_components(self.project)
-        words = scenario.after_success if succeeded else scenario.after
-        yield from checks.data(self.project, [word if w == WORD else w for w in words])
-        yield from checks.whole_snapshots(Environment(self.project.folder).snapshots(), self._client, self._id)
-        self._there = scenario.during
+        yield from checks.data(self.project, scenario.after_success if succeeded else scenario.after)
+        yield from self._snapshots()
 
-    def _prepare(self, scenario: Scenario) -> str:
-        """Bring about what is there before; what the scenario's `prepare` names."""
+    def _snapshots(self) -> Iterator[str]:
+        saved = Environment(self.project.folder).snapshots()
+        yield from checks.whole_snapshots(saved, self._client, self._id)
+
+    def _prepare(self, scenario: Scenario) -> None:
+        """Bring about what is there before."""
         self._ports.hold()
-        word = ""
         if scenario.before:
             self.project.configure(scenario.before)
             environment = Environment(self.project.folder)
-            if self._there != scenario.before:
-                environment.up(drop=True)
-            word = scenario.prepare(environment)
+            environment.up()
+            scenario.prepare(environment)
         self.project.configure(scenario.during)
         (self.project.folder / "test_suite.py").write_text(SUITE.format(services=[*scenario.services]))
-        return word
 
     def _run(self, arguments: Sequence[str], plan: Plan) -> Completed:
         """A command of devenv's, or else the test suite, with the engine behind the proxy."""

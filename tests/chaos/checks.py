@@ -97,7 +97,6 @@ def nothing(client: docker.DockerClient, identity: str, volumes: Collection[str]
     if volumes:
         there = {volume["Name"] for volume in client.api.volumes()["Volumes"] or []}
         yield from (f"volume {name} is left" for name in sorted(there & {*volumes}))
-    yield from (f"image {tag} is left" for tag in snapshot_images(client, identity))
 
 
 def whole_snapshots(snapshots: Sequence[Snapshot], client: docker.DockerClient, identity: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from devenv.environment import Environment
-from tests.chaos.checks import marks, put_marks
+from tests.chaos.checks import put_marks
 from tests.chaos.files import OWN_FILE
 from tests.chaos.proxy import FAULTS
 
@@ -17,10 +17,8 @@ _ALL = "components: [nova]\n"
 _DRIFTED = "profile: database\nservices: {etcd: {durable: true}}\ncomponents: [nova]\n"
 # A second component, and the first one's options in a file of the user's.
 _MORE = f"profile: database\nservices: {{etcd: {{}}}}\ncomponents: {{nova: {{wire: [{OWN_FILE}]}}, cinder: {{}}}}\n"
-# The words in the data: from before, and of what comes after a snapshot.
+# The words in the data: from before, and from after a snapshot.
 KEPT, LATER = "kept", "later"
-# In arguments and among what the data may be: what `prepare` names.
-WORD = "…"
 # A suite whose test has a component of its own.
 SUITE = """
 import pytest
@@ -31,23 +29,20 @@ def test_a_component(devenv_component):
 """
 
 
-def _hold_data(environment: Environment) -> str:
+def _hold_data(environment: Environment) -> None:
     put_marks(environment.project, KEPT)
     for snapshot in environment.snapshots():
         environment.remove_snapshot(snapshot.name)
-    return KEPT
 
 
-def _hold_data_of_one_snapshot(environment: Environment) -> str:
-    """There are two, made with different passwords; the name of the other one, which is also the word it holds."""
+def _hold_other_data_than_saved(environment: Environment) -> None:
+    """The data has other passwords than those of the snapshot, which stays for all cases."""
     if not environment.snapshots():
         put_marks(environment.project, KEPT)
         environment.save(KEPT)
         environment.down(volumes=True)
         environment.up()
-        put_marks(environment.project, LATER)
-        environment.save(LATER)
-    return KEPT if LATER in marks(environment.project).values() else LATER
+    put_marks(environment.project, LATER)
 
 
 @dataclass(frozen=True)
@@ -66,14 +61,12 @@ class Scenario:
     arguments: tuple[str, ...]
     during: str = _TWO
     before: str = _TWO
-    prepare: Callable[[Environment], str] = _hold_data
+    prepare: Callable[[Environment], None] = _hold_data
     mended_by: tuple[str, ...] = ("up",)
     services: tuple[str, ...] = ("etcd", "mysql")
     after: tuple[str, ...] = (KEPT,)
     after_success: tuple[str, ...] = (KEPT,)
     empties: bool = False
-    # Whether what is there in the end is left for the next case, which needs less then to begin; not after a kill.
-    lasts: bool = False
     faults: tuple[str, ...] = tuple(FAULTS)
 
     @property
@@ -89,21 +82,19 @@ SCENARIOS = {
     scenario.name: scenario
     for scenario in (
         Scenario("up", 22, ("up",), **_NEW),
-        Scenario("second up", 6, ("up",), lasts=True),
-        Scenario("up after drift", 12, ("up",), _DRIFTED, lasts=True),
-        Scenario("down", 10, ("down",), lasts=True),
+        Scenario("second up", 6, ("up",)),
+        Scenario("up after drift", 12, ("up",), _DRIFTED),
+        Scenario("down", 10, ("down",)),
         Scenario("down --volumes", 11, ("down", "--volumes"), after=(), after_success=("",), empties=True),
-        Scenario("snapshot save", 21, ("snapshot", "save", "now"), lasts=True),
+        Scenario("snapshot save", 21, ("snapshot", "save", "now")),
         Scenario(
             "snapshot restore",
             20,
-            ("snapshot", "restore", WORD),
+            ("snapshot", "restore", KEPT),
             _GUARDED,
             before=_GUARDED,
-            prepare=_hold_data_of_one_snapshot,
+            prepare=_hold_other_data_than_saved,
             after=(KEPT, LATER),
-            after_success=(WORD,),
-            lasts=True,
         ),
         Scenario(
             "reset",
@@ -113,12 +104,11 @@ SCENARIOS = {
             before=_GUARDED,
             after=(KEPT, ""),
             after_success=("",),
-            lasts=True,
         ),
-        Scenario("ensure", 6, ("up",), _MORE, lasts=True),
-        Scenario("drop", 6, ("up", "--drop"), before=_MORE, lasts=True),
+        Scenario("ensure", 6, ("up",), _MORE),
+        Scenario("drop", 6, ("up", "--drop"), before=_MORE),
         Scenario("pytest session", 28, (), _ETCD, services=("etcd",), empties=True, **_NEW),
-        Scenario("pytest session where all runs", 6, (), mended_by=("gc",), lasts=True),
+        Scenario("pytest session where all runs", 6, (), mended_by=("gc",)),
         # With more services: what two do not stand for is a kill at each request, and where data goes, an error, too.
         Scenario("up of all four", 40, ("up",), _ALL, services=_ALL_FOUR, faults=("kill",), **_NEW),
         Scenario(
@@ -130,7 +120,6 @@ SCENARIOS = {
             services=_ALL_FOUR,
             after=(KEPT, ""),
             after_success=("",),
-            lasts=True,
             faults=("kill", "error"),
         ),
     )

@@ -39,7 +39,7 @@ def test_each_fault_is_tried_in_each_scenario() -> None:
     assert len(_SAMPLE) >= 60
 
 
-# The cases of a scenario are for one process: each begins with what the last one left. See tests/conftest.py.
+# The cases of a scenario are for one process: those of a restore share a snapshot. See tests/conftest.py.
 @pytest.mark.parametrize(
     ("place", "case"),
     [(case.scenario, case) for case in _SAMPLE],
