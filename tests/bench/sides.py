@@ -160,7 +160,8 @@ class Compose:
         project = f"devenv-bench-{os.getpid()}"
         self._command = [*program, "--project-name", project, "--file", str(COMPOSE_FILE)]
         self.environment = {f"{service.upper()}_IMAGE": reference for service, reference in images.items()}
-        self.environment["BENCH_PASSWORD"] = secrets.token_urlsafe(16)
+        # Hexadecimal: one that begins with a dash would be an option of keystone-manage.
+        self.environment["BENCH_PASSWORD"] = secrets.token_hex(16)
         self.label = f"com.docker.compose.project={project}"
 
     def up(self) -> Done:
