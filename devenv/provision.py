@@ -82,9 +82,11 @@ class Provisioner:
         """Close the connections that it keeps."""
 
     def _make(self, component: Component) -> None:
+        """What a subclass has to say: how a component's part is made, and mended."""
         raise NotImplementedError
 
     def _remove(self, component: Component) -> None:
+        """What a subclass has to say: how all of it goes."""
         raise NotImplementedError
 
     def _empty(self, initial: bytes) -> None:

@@ -18,6 +18,8 @@ from tests.bench.process import Failed
 
 _SAMPLES, _PAUSE = 5, 0.3
 _SERVICE_LABEL = "io.devenv.service"
+# What is made to see how long that takes.
+_COPIES = "devenv-bench/copy"
 
 
 @dataclass(frozen=True)
@@ -161,20 +163,18 @@ class Engine:
             if mount["Type"] == "volume"
         ]
 
-        def copy(number: int) -> str:
+        def copy(number: int) -> None:
             container, folder = volumes[number]
             content, _ = container.get_archive(folder, chunk_size=1 << 20)
-            tag = {"repository": "devenv-bench/copy", "tag": str(number)}
-            self._client.api.import_image_from_stream(content, **tag)
-            return ":".join(tag.values())
+            self._client.api.import_image_from_stream(content, repository=_COPIES, tag=str(number))
 
-        with ThreadPoolExecutor(len(volumes)) as pool:
-            began = time.perf_counter()
-            copies = list(pool.map(copy, range(len(volumes))))
-            seconds = time.perf_counter() - began
-        for reference in copies:
-            self._client.images.remove(reference)
-        return seconds
+        try:
+            with ThreadPoolExecutor(len(volumes)) as pool:
+                began = time.perf_counter()
+                list(pool.map(copy, range(len(volumes))))
+                return time.perf_counter() - began
+        finally:
+            self.remove_images(_COPIES)
 
     def _containers(self, label: str, stopped: bool = False) -> list[Any]:
         return list(self._client.containers.list(all=stopped, filters={"label": label}, ignore_removed=True))

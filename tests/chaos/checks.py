@@ -16,7 +16,7 @@ from requests import Session
 
 from devenv.snapshot import Snapshot
 from devenv.wiring import from_dotenv
-from tests.integration.project import Completed, Project
+from tests.integration.project import Completed, Project, snapshot_images
 
 _LABEL = "io.devenv.environment"
 _SECONDS = 10
@@ -64,12 +64,6 @@ def objects(client: docker.DockerClient, identity: str) -> dict[str, Mapping[str
             if ours:
                 found[f"{kind} {names[0]}"] = thing
     return found
-
-
-def snapshot_images(client: docker.DockerClient, identity: str) -> set[str]:
-    """The images that hold, or were to hold, data of an environment."""
-    tags = (tag for image in client.api.images() for tag in image["RepoTags"] or ())
-    return {tag for tag in tags if tag.startswith(f"devenv/snapshot:{identity}-")}
 
 
 def mounted(found: Mapping[str, Mapping[str, Any]]) -> set[str]:

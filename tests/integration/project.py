@@ -197,6 +197,11 @@ def tags(client: docker.DockerClient, repository: str | None = None) -> set[str]
     return {tag for image in client.api.images(repository) for tag in image["RepoTags"] or ()}
 
 
+def snapshot_images(client: docker.DockerClient, identity: str) -> set[str]:
+    """The images that hold, or were to hold, data of an environment."""
+    return {tag for tag in tags(client, "devenv/snapshot") if tag.startswith(f"devenv/snapshot:{identity}-")}
+
+
 def plan_of(project: Project, *services: str) -> list[tuple[str, str, str]]:
     """What `devenv plan` says it would do: action, target and cause, readiness checks left out."""
     operations: list[Mapping[str, str]] = project.json("plan", *services)["operations"]

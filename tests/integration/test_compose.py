@@ -17,7 +17,7 @@ import pymysql
 import pytest
 import requests
 import yaml
-from project import REPOSITORY, Completed, Project, ours
+from project import REPOSITORY, Completed, Project, ours, require
 
 FILES = sorted((REPOSITORY / "compose").glob("*/compose.yaml"))
 NOTHING: dict[str, list[str]] = {"containers": [], "networks": [], "volumes": []}
@@ -33,8 +33,7 @@ components:
 @pytest.fixture(scope="module")
 def compose(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     command = composing.find(tmp_path_factory.mktemp("compose"))
-    if not command:
-        pytest.skip("no docker compose 2 here, and none to be had from Debian; DEVENV_BENCH_COMPOSE may name one")
+    require("" if command else "no docker compose 2 here or from Debian; DEVENV_BENCH_COMPOSE may name one")
     return command
 
 

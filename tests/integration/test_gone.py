@@ -9,7 +9,7 @@ from pathlib import Path
 
 import docker
 import pytest
-from project import Project, one_clear_line, ours, tags
+from project import Project, one_clear_line, ours, snapshot_images
 
 
 @pytest.fixture
@@ -28,10 +28,6 @@ def lost(project: Project) -> str:
     return project.id
 
 
-def snapshots(client: docker.DockerClient, identity: str) -> list[str]:
-    return [tag for tag in tags(client, "devenv/snapshot") if f":{identity}-" in tag]
-
-
 def test_a_deleted_folder_leaves_an_environment_that_gc_finds_and_removes_if_told_to(
     project: Project, here: Project, client: docker.DockerClient
 ) -> None:
@@ -40,13 +36,13 @@ def test_a_deleted_folder_leaves_an_environment_that_gc_finds_and_removes_if_tol
     shutil.rmtree(project.folder)
     said = here.devenv("gc", "--keep", "100000").stdout
     assert f"{project.folder} was moved or deleted" in said
-    assert (ours(client, identity), len(snapshots(client, identity))) == (before, 1)
+    assert (ours(client, identity), len(snapshot_images(client, identity))) == (before, 1)
     (found,) = json.loads(here.devenv("gc", "--keep", "100000", "--format", "json").stdout)["gone"]
     assert (found["id"], found["containers"], found["volumes"], found["snapshots"]) == (identity, 1, 1, 1)
     command = said.partition("'devenv ")[2].partition("'")[0]
     here.devenv(*command.split(), "--keep", "100000")
     assert ours(client, identity) == {"containers": [], "networks": [], "volumes": []}
-    assert snapshots(client, identity) == []
+    assert snapshot_images(client, identity) == set()
     assert here.devenv("gc", "--keep", "100000").stdout == "nothing to remove\n"
 
 

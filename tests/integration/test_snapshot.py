@@ -11,7 +11,7 @@ from pathlib import Path
 import docker
 import pytest
 import requests
-from project import Project, new_project, one_clear_line, ours, remove, tags
+from project import Project, new_project, one_clear_line, ours, remove, snapshot_images
 
 from devenv.environment import Environment
 from devenv.errors import Cancelled
@@ -20,15 +20,10 @@ from devenv.errors import Cancelled
 MOMENTS = (0.0, 0.3, 0.6)
 
 
-def saved_images(client: docker.DockerClient, project: Project) -> set[str]:
-    mine = f"devenv/snapshot:{project.id}-"
-    return {tag for tag in tags(client, "devenv/snapshot") if tag.startswith(mine)}
-
-
 @pytest.fixture(autouse=True)
 def nothing_left(project: Project, client: docker.DockerClient) -> Iterator[None]:
     yield
-    for tag in saved_images(client, project):
+    for tag in snapshot_images(client, project.id):
         client.images.remove(tag)
 
 
@@ -133,7 +128,7 @@ def test_all_services_are_saved_together_and_restored_together(project: Project,
     assert data.found("early") == [True] * 4 and data.found("late") == [False] * 4
 
     project.devenv("snapshot", "rm", "one")
-    assert not saved_images(client, project)
+    assert not snapshot_images(client, project.id)
     one_clear_line(project.devenv("snapshot", "restore", "one", check=False), 3, "cannot find snapshot 'one'")
 
 
@@ -241,7 +236,7 @@ def test_data_that_was_deleted_behind_devenvs_back_is_missed_before_anything_is_
     etcd.devenv("up")
     etcd.devenv("snapshot", "save", "one")
     etcdctl(etcd, "put", "key", "1")
-    for tag in saved_images(client, etcd):
+    for tag in snapshot_images(client, etcd.id):
         client.images.remove(tag)
     one_clear_line(etcd.devenv("snapshot", "restore", "one", check=False), 3, "not on this engine any more")
     assert keys(etcd) == ["key"]
@@ -268,7 +263,7 @@ def test_a_save_that_was_killed_is_no_snapshot_and_leaves_no_data_behind(
     assert killed
     # The next save removes what they left, and is whole.
     etcd.devenv("snapshot", "save", "whole")
-    assert len(saved_images(client, etcd)) == 1
+    assert len(snapshot_images(client, etcd.id)) == 1
     etcdctl(etcd, "del", "key")
     etcd.devenv("snapshot", "restore", "whole")
     assert keys(etcd) == ["key"]

@@ -211,7 +211,7 @@ def test_a_connection_that_the_engine_closed_meanwhile_is_not_used_again(engine:
     for n in range(4):
         (idle,) = client._idle
         while not _hung_up(idle.sock):
-            time.sleep(0.001)
+            time.sleep(0.001)  # The engine's thread ends it after its answer.
         assert client.ask("GET", f"/{n}") == {"asked": f"GET /{n}"}
     assert engine.connections == 5
 

@@ -87,7 +87,6 @@ signal.pause()
 """
     outer = f"""
 import sys
-import time
 from devenv.program import run_group
 shell = ["sh", "-c", 'trap "exit 5" {number.value}; "$@" & wait', "sh"]
 sys.exit(run_group([*shell, sys.executable, "-c", {inner!r}], {{}}))
@@ -109,7 +108,6 @@ def test_what_does_not_hear_that_it_is_to_end_is_ended_all_the_same(number: sign
     stubborn = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{code}"
     outer = f"""
 import sys
-import time
 from devenv import program
 program._GRACE_SECONDS = 0.1
 sys.exit(program.run_group([sys.executable, "-c", {stubborn!r}], {{}}))
@@ -131,7 +129,6 @@ exit(int(input()))
 """
     outer = f"""
 import sys
-import time
 from devenv import program
 program._GRACE_SECONDS = 0
 sys.exit(program.run_group([sys.executable, "-c", {inner!r}], {{}}))
@@ -155,7 +152,6 @@ signal.pause()
 """
     outer = f"""
 import sys
-import time
 from devenv.program import run_program
 sys.exit(run_program([sys.executable, "-c", {inner!r}], {{}}))
 """
