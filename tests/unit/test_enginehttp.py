@@ -163,7 +163,7 @@ def test_a_refusal_of_something_long_can_be_read(tmp_path: Path) -> None:
     """An engine that answers before it has read everything, and hangs up."""
 
     def serve(listener: socket.socket) -> None:
-        pong = b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 0\r\n\r\n"
+        pong = b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
         for answer in (pong, b"HTTP/1.1 400 No\r\nContent-Length: 13\r\n\r\nnot that name"):
             with listener.accept()[0] as connection:
                 connection.recv(1000)
