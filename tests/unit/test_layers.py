@@ -51,6 +51,10 @@ MAY_NAME_SERVICES = {"probe", "provisioners"}
 HELP_TEXTS = {("profile", "TEMPLATE")}
 # Who makes what is not devenv's own, as the user's umask says: a job's report, devenv.yaml, an export.
 FOR_OTHERS = {"ci", "cli", "export"}
+# What a clone shows first; a new one is a decision.
+TOP = {"compose", "devenv", "docs", "profiles", "tests"} | {
+    *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "pyproject.toml")
+}
 SLOW = {"docker", "rich", "requests", "yaml", "voluptuous", "pymysql", "amqp"}
 
 
@@ -120,6 +124,11 @@ def test_whatever_makes_a_file_or_a_folder_says_that_it_is_for_its_owner_alone(m
                 assert call.endswith(f", {0o600})"), call
             if name in ("mkdir", "touch") and not call.startswith("golden."):
                 assert f"mode={0o700 if name == 'mkdir' else 0o600}" in call and "parents=" not in call, call
+
+
+def test_the_top_level_is_what_it_was_decided_to_be() -> None:
+    kept = subprocess.run(["git", "ls-files", "-z"], cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
+    assert {path.partition("/")[0] for path in kept.stdout.split("\0") if path[:1] not in ("", ".")} == TOP
 
 
 @pytest.mark.parametrize("module", MODULES)

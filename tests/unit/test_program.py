@@ -63,7 +63,7 @@ def test_a_program_whose_time_is_over_is_ended_with_all_that_it_started(
     file = tmp_path / "child"
     code = FAMILY.format(handler=handler, child=child, file=str(file))
     with pytest.raises(OutOfTime, match=r"cannot finish .* within 3 s: it was ended") as error:
-        run_group([sys.executable, "-c", code], {}, limit=3)
+        pytest.fail(f"it ended by itself, with {run_group([sys.executable, '-c', code], {}, limit=3)}")
     assert error.value.exit_code == 124
     while _runs(file.read_text()):
         time.sleep(0.01)  # The kernel takes its time.
