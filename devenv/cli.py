@@ -49,7 +49,12 @@ def main(project: Path | None, env_name: str, profile: str, debug: bool) -> None
 @main.command()
 @services_argument
 @drop_option
-@click.option("--golden/--no-golden", default=True, help="Begin with the data of an earlier first start, or keep it.")
+@click.option(
+    "--golden/--no-golden",
+    default=True,
+    show_default=True,
+    help="Start new volumes with the data of an earlier first start, and keep that of this one if there is none.",
+)
 @timeout_option
 @timing_options
 @format_option
@@ -92,7 +97,7 @@ def up(
 @format_option
 @click.pass_context
 def down(context: click.Context, services: tuple[str, ...], volumes: bool, format_: str) -> None:
-    """Remove containers and the network; data is kept unless --volumes."""
+    """Remove containers and the network; with --volumes data, too."""
     began = time.monotonic()
     print_done(environment_of(context).down(services, volumes), format_, "down", began)
 
@@ -228,7 +233,12 @@ def plan(context: click.Context, services: tuple[str, ...], drop: bool, format_:
 @main.command()
 @component_option
 @click.option(
-    "--format", "format_", type=click.Choice(["json", "dotenv", "shell"]), default="dotenv", help="How to print it."
+    "--format",
+    "format_",
+    type=click.Choice(["json", "dotenv", "shell"]),
+    default="dotenv",
+    show_default=True,
+    help="How to print it.",
 )
 @click.pass_context
 def env(context: click.Context, component: str, format_: str) -> None:
@@ -273,13 +283,19 @@ def unwire(context: click.Context, component: str, files: tuple[Path, ...], clou
 @main.command()
 @click.argument("tool")
 @click.option("--component", default="", metavar="NAME", help="Whose login a CI's job has; else the first component's.")
-@click.option("--output", type=click.Path(path_type=Path), metavar="PATH", help="Write a file, or a folder's, instead.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Write this file (zuul: below this folder) instead of printing.",
+)
 @click.pass_context
 def export(context: click.Context, tool: str, component: str, output: Path | None) -> None:
     """Say the environment in another tool's words.
 
-    The tools are compose, devstack, github, gitlab and zuul. Only devstack is told of what runs. A Compose file and
-    devstack's local.conf are for this machine and hold passwords; the files for a CI hold none.
+    The tools are compose, devstack, github, gitlab and zuul. devstack is told of the services that run; the others are
+    made from devenv.yaml. A Compose file and devstack's local.conf are for this machine and hold passwords; the files
+    for a CI hold none of them.
     """
     from devenv.export import as_text, write
 

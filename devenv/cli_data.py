@@ -27,9 +27,10 @@ from devenv.command import (
 @format_option
 @click.pass_context
 def reset(context: click.Context, services: tuple[str, ...], component: str, wait_timeout: float, format_: str) -> None:
-    """Have the data again as it was right after the first `up`.
+    """Delete all data, and be ready as right after the first `up`.
 
-    Ports, secrets and snapshots stay.
+    Without names, of all services of the profile; those that do not run are started. It cannot be undone. Ports,
+    secrets and snapshots stay.
     """
     if services and component:
         raise click.UsageError("cannot reset services and a component at once: name one or the other")
@@ -118,11 +119,11 @@ def snapshot_rm(context: click.Context, names: tuple[str, ...]) -> None:
 @format_option
 @click.pass_context
 def gc(context: click.Context, keep: int, identities: tuple[str, ...], format_: str) -> None:
-    """Remove what runs left, and golden states not used for long.
+    """Remove what killed runs left, and old golden states.
 
-    What runs left goes in all environments of the project. Golden states are the data of first starts, which `up`
-    keeps and begins with; without them it takes longer once. Environments whose project folder was moved or
-    deleted are only shown: --remove removes one.
+    What a `devenv run` or a test run left when it was killed goes in all environments of the project. Golden states
+    are the data of first starts, which `up` keeps and begins with; without them it takes longer once. Environments
+    whose project folder was moved or deleted are only shown: --remove removes one.
     """
     from devenv import gone, lease
     from devenv.report import reporter

@@ -26,7 +26,7 @@ _STANDARD = "-"
 
 @click.group(cls=Group)
 def images() -> None:
-    """The images of services: list, build, prune, sbom, save, load, key."""
+    """The images of services: what there is, and builds and caches."""
 
 
 @images.command(name="list")

@@ -40,7 +40,7 @@ def run(context: click.Context, component: str, wait_timeout: float, services: t
 
     Services (all of the profile, if none is named) that do not run are brought up, and are afterwards what they were
     before. The command finds endpoints and credentials in its environment, as `devenv env --component` prints them;
-    its exit code is that of `run`.
+    `run` ends with its exit code.
     """
     _run(context, component, wait_timeout, services, _command(context))
 
@@ -90,7 +90,7 @@ def ci(
     wait_timeout: float,
     services: tuple[str, ...],
 ) -> None:
-    """Run a command as a CI job: with services, artifacts and a report.
+    """Run a command as a CI job: with services, artifacts, a report.
 
     As `run`, with log groups for GitHub and GitLab, the services' last lines if the command fails, and a report. The
     exit code is the command's; devenv's own if the services do not come up.

@@ -122,16 +122,15 @@ def services_argument(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def format_option(command: Callable[..., None]) -> Callable[..., None]:
-    return click.option("--format", "format_", type=_FORMATS, default="text", help="Output for people or programs.")(
-        command
-    )
+    words = "Output for people or programs."
+    return click.option("--format", "format_", type=_FORMATS, default="text", show_default=True, help=words)(command)
 
 
 def timeout_option(command: Callable[..., None]) -> Callable[..., None]:
     return click.option(
         "--wait-timeout",
         type=click.FloatRange(min=0.1),
-        default=180.0,
+        default=180,
         show_default=True,
         metavar="SECONDS",
         help="How long one service may take to become ready.",

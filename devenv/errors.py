@@ -1,7 +1,7 @@
 """Everything that devenv reports as a failure, and the exit code of each.
 
-    DevenvError                     1  unexpected
-    ├── ConfigError                 3  a file of the user's, a profile or a service definition is wrong, or not trusted
+    DevenvError                     1  unexpected; also: `wire --check` shows changes, or a check of `doctor` failed
+    ├── ConfigError                 3  a file is wrong, untrusted or unwritable, a name unknown or taken, nothing is up
     ├── NoEngine                    4  no container engine answers
     ├── ServiceFailed               5  an image, a container or a provisioning step failed
     ├── NotReadyInTime              6  a service runs but did not become ready

@@ -1,4 +1,4 @@
-"""The images of services: content-addressed, built on one base of Debian, or taken from a registry.
+"""The images of services: named by what they are built from, on one base of Debian, or taken from a registry.
 
 The tag of a built image is a hash of all that goes into it: the base's recipe, the Dockerfile, the folder
 `image/` beside it if there is one, and the list of Python wheels. Nothing is built while a tag exists. What came out is

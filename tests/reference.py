@@ -22,8 +22,8 @@ Words = Mapping[str, tuple[str, str, str]]
 
 def page() -> str:
     """The whole page."""
-    sections = [*_head(), *_commands(), *_exit_codes(), *_keys(), *_values(), *_variables(), *_files(), *_completion()]
-    return "\n".join(sections)
+    parts = (_head, _commands, _exit_codes, _services, _keys, _values, _variables, _files, _completion)
+    return "\n".join(line for part in parts for line in part())
 
 
 def _head() -> Iterator[str]:
@@ -61,8 +61,9 @@ def _options(command: click.Command) -> Iterator[str]:
         yield "| option | meaning |"
         yield "|---|---|"
     for option in options:
-        default = f" Default: {option.default:g}." if isinstance(option.default, float) else ""
-        yield f"| `{', '.join(option.opts)}` | {option.help}{default} |"
+        names, meaning = option.get_help_record(click.Context(command)) or ("", "")
+        escaped = names.replace("|", r"\|")
+        yield f"| `{escaped}` | {meaning} |"
     if options:
         yield ""
 
@@ -78,6 +79,28 @@ def _exit_codes() -> Iterator[str]:
     for code, meaning in [*sorted(codes), (130, "interrupted")]:
         yield f"| {code} | {meaning} |"
     yield ""
+    yield "`run`, `shell`, `ci` and `exec` end with the code of their command: 126 if it cannot be run, 127 if there is"
+    yield "none, 128 and the number of the signal that ended it. `ci --timeout` ends with 124 when the time is over."
+    yield ""
+
+
+def _services() -> Iterator[str]:
+    yield "## Services"
+    yield ""
+    yield "What `.devenv/env` and `devenv env` tell of each, and the names of endpoints for `ports:` in devenv.yaml. An"
+    yield "endpoint has a `_HOST`, a `_PORT` and a `_URL`. `devenv images list` shows the versions."
+    yield ""
+    yield from _table(("service", "role", "endpoint", "usual port", "variables"), _endpoints())
+
+
+def _endpoints() -> Iterator[tuple[str, ...]]:
+    for name, service in catalogue.load_catalogue().items():
+        prefix = f"DEVENV_{name.upper()}"
+        for number, (key, endpoint) in enumerate(service.endpoints.items()):
+            one = prefix if number == 0 else f"{prefix}_{key.upper()}"
+            told = [f"{one}_HOST", f"{one}_PORT", f"{one}_URL"]
+            told += [*(f"{prefix}_{word}" for word in service.outputs), *service.environment] if number == 0 else []
+            yield name, service.role, f"`{key}`", str(endpoint.port), ", ".join(f"`{variable}`" for variable in told)
 
 
 def _keys() -> Iterator[str]:
@@ -94,9 +117,10 @@ def _keys() -> Iterator[str]:
     yield ""
     rows = [(f"`{name}: {{{switch}: true}}`", SWITCHES[name, switch]) for name, switch in _switches()]
     yield from _table(("switch", "meaning"), rows)
-    yield "`components` is a list of names, or a mapping from names to these settings. A name is lower-case letters,"
-    yield "digits, `-` and `_`, at most 31 of them, and becomes that of the database (with `_` for `-`), the vhost, the"
-    yield "key prefix and the service user."
+    yield "`components` is a list of names, or a mapping from names to these settings. A name is a lower-case letter"
+    yield "and then letters, digits, `-` and `_`, at most 31 in all. It becomes that of the database (`_` for `-`),"
+    yield "the vhost, the key prefix and the service user; what services call their own, such as `root`, `admin` or"
+    yield "`guest`, is refused. Names of environments and snapshots are made of the same, without `_`."
     yield ""
     yield from _schema(profile._COMPONENT, COMPONENT)
     yield "## Keys of compose/SERVICE/compose.yaml"
@@ -160,8 +184,9 @@ def _values() -> Iterator[str]:
     yield "## Values in templates"
     yield ""
     yield "Templates are the files under `configs` and under `wire/`, and under `x-devenv` each `url` and what"
-    yield "`outputs`, `environment` and `probe` hold; there, as everywhere in a Compose file, a `$` is written `$$`. An"
-    yield "unknown name is an error, `$${` stands for `${`, and any other `$` for itself."
+    yield "`outputs`, `environment`, `probe`, `provisioner`, `settings` and `component` hold; there, as everywhere in a"
+    yield "Compose file, a `$` is written `$$`. An unknown name is an error, `$${` stands for `${`, and any other `$`"
+    yield "for itself."
     yield ""
     yield from _table(("value", "meaning"), VALUES)
 
