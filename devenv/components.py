@@ -87,16 +87,21 @@ def _words(choice: ComponentChoice, password: str) -> dict[str, str]:
 
 
 def check_components(profile: Profile, catalogue: Mapping[str, ServiceDefinition]) -> None:
-    """Raise ConfigError if a component has a name that is taken: by a service, by one that needs it, or by devenv."""
+    """Raise ConfigError if a component has a name that is not to be had."""
+    for name in profile.components:
+        check_free(name, catalogue, f" (in {profile.source})")
+
+
+def check_free(name: str, catalogue: Mapping[str, ServiceDefinition], where: str = "") -> None:
+    """Raise ConfigError if a component's name is taken: by a service, by one that needs it, or by devenv."""
     taken = {need.component: f"{service.name} has it" for service in catalogue.values() for need in service.requires}
     for service in catalogue.values():
         taken |= dict.fromkeys(service.component.reserved, f"{service.name} keeps it for itself")
-    for name in profile.components:
-        why = taken.get(name) or taken.get(identifier(name))
-        if name.replace("_", "-").partition("-")[0] == OWN:
-            why = "devenv keeps names that begin with it for itself"
-        if why:
-            raise ConfigError(f"cannot name a component {name!r} (in {profile.source}): {why}", "choose another name")
+    why = taken.get(name) or taken.get(identifier(name))
+    if name.replace("_", "-").partition("-")[0] == OWN:
+        why = "devenv keeps names that begin with it for itself"
+    if why:
+        raise ConfigError(f"cannot name a component {name!r}{where}: {why}", "choose another name")
 
 
 def same_place(one: Provision, other: Provision) -> bool:

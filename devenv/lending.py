@@ -14,6 +14,7 @@ from pathlib import Path
 
 from devenv import wiring
 from devenv.bringup import BringUp
+from devenv.components import check_free
 from devenv.errors import ConfigError, DevenvError
 from devenv.model import Desired, Observed, Operation, Plan
 from devenv.names import check_component, identifier
@@ -180,7 +181,11 @@ class Lending(BringUp):
     # ---- components --------------------------------------------------------------------------------------------
 
     def _check_free(self, name: str) -> None:
-        """Raise ConfigError if somebody's component is the same to a service: it would go when the run ends."""
+        """Raise ConfigError if somebody's component is the same to a service: it would go when the run ends.
+
+        Also if the name is a service's: Keystone's database would go.
+        """
+        check_free(name, self.catalogue)
         held = {other for other, has in self.state.lendings().items() if has and other != name}
         for other in sorted(self._listed | held | (self._former() - self._left_behind())):
             if identifier(other) == identifier(name):

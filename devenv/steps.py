@@ -12,7 +12,7 @@ from typing import Any
 
 from devenv import snapshot, wiring
 from devenv.catalogue import load_catalogue
-from devenv.components import check_components, former_components
+from devenv.components import check_components, former_components, needed_components
 from devenv.engine import Engine, connect
 from devenv.errors import Cancelled, ConfigError
 from devenv.execute import Context, Report, execute
@@ -384,5 +384,5 @@ class Steps:
         return set(former_components(self.state.load().provisioned, self.profile, self.catalogue))
 
     def _left_behind(self) -> set[str]:
-        """The components that were lent to somebody who was killed, but for those of devenv.yaml."""
-        return self.state.left_behind() - self._listed
+        """The components that were lent to somebody who was killed; those of devenv.yaml and of services never are."""
+        return self.state.left_behind() - self._listed - needed_components(self.catalogue)

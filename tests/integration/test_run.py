@@ -175,6 +175,17 @@ def test_a_component_whose_data_somebody_keeps_is_not_lent(etcd: Project, name: 
     assert keys(etcd) == ["/my-service/key"]
 
 
+def test_what_a_service_has_in_another_one_is_not_lent_and_stays(project: Project) -> None:
+    project.configure("profile: identity\n")
+    project.devenv("up")
+    for name in ("keystone", "mysql", "devenv"):
+        refused = project.devenv("run", "--component", name, "--", "true", check=False)
+        one_clear_line(refused, 3, f"cannot name a component {name!r}: ", "choose another name")
+    project.devenv("gc")
+    assert "nothing to change" in project.devenv("plan").stdout
+    assert state_of(project, "keystone") == "ready"
+
+
 def test_what_the_user_brings_up_meanwhile_stays(etcd: Project) -> None:
     with running(etcd) as (run, _):
         etcd.devenv("up")
