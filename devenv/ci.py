@@ -143,7 +143,8 @@ class _Doing:
 
     def _report(self) -> None:
         job, hide = self._job, hider(self._environment)
-        text = hide(markdown(self._story))
+        # A command's arguments need not be UTF-8.
+        text = hide(markdown(self._story)).encode(errors="backslashreplace").decode()
         if self._story.failed:
             self._log.error(hide(f"{shlex.join(job.command)}: {outcome(self._story)}"))
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import sys
@@ -35,6 +36,9 @@ class Group(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         # Importing makes many objects and hardly any garbage: collecting as rarely as this saves a tenth of a second.
         gc.set_threshold(100_000, 50, 50)
+        # The name of a folder need not be text, and not every locale has every letter.
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.ClickException as error:

@@ -87,9 +87,13 @@ def _words(choice: ComponentChoice, password: str) -> dict[str, str]:
 
 
 def check_components(profile: Profile, catalogue: Mapping[str, ServiceDefinition]) -> None:
-    """Raise ConfigError if a component has a name that is not to be had."""
-    for name in profile.components:
+    """Raise ConfigError if a component has a name, or a place in the service catalog, that is not to be had."""
+    roles = {service.role: service.name for service in catalogue.values()}
+    for name, choice in profile.components.items():
         check_free(name, catalogue, f" (in {profile.source})")
+        if owner := roles.get(choice.catalog.get("type", "")):
+            what = f"{name!r} as {choice.catalog['type']!r} (in {profile.source})"
+            raise ConfigError(f"cannot list component {what} in the catalog: that is {owner}", "choose another type")
 
 
 def check_free(name: str, catalogue: Mapping[str, ServiceDefinition], where: str = "") -> None:

@@ -138,7 +138,7 @@ def _plain(
         return _mapping(node, key, lines, problems, path, budget)
     try:
         return yaml.SafeLoader("").construct_object(node)
-    except (ValueError, KeyError, yaml.YAMLError):
+    except (ValueError, LookupError, yaml.YAMLError):
         problems.append(f"{path}:{line}: {_dotted(key)}not a valid {tagged}: quote the value")
         return None
 

@@ -33,6 +33,7 @@ from devenv.resolve import select
 from devenv.results import Result, ServiceStatus
 from devenv.status import status_of
 from devenv.timing import Run, Watch, understood
+from devenv.userfile import real_path
 
 if TYPE_CHECKING:
     from devenv.golden import Golden
@@ -310,8 +311,8 @@ class Environment(Lending, Caching, Inventory):
         """
         present = self._there([component] if component else ())
         listed = self._files.listed(present, component)
-        known = {job.path.resolve() for job in listed}
-        jobs = [Job(path, component, path.resolve() in known) for path in files]
+        known = {real_path(job.path) for job in listed}
+        jobs = [Job(path, component, real_path(path) in known) for path in files]
         if not jobs and not clouds and not (jobs := listed):
             raise ConfigError("cannot tell which file to wire: devenv.yaml lists none", "name a component and a file")
         jobs += [Job(clouds, "", False)] if clouds else []
@@ -328,7 +329,7 @@ class Environment(Lending, Caching, Inventory):
         wired = self._files.wired()
         if component and files:
             for other in wired:
-                if other.component != component and other.path in [path.resolve() for path in files]:
+                if other.component != component and other.path in map(real_path, files):
                     whose = repr(other.component) if other.component else "--clouds"
                     raise ConfigError(
                         f"cannot unwire {other.path} for {component!r}: it is for {whose}", "name that one"

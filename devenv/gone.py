@@ -57,6 +57,7 @@ class _Remains(Environment):
             containers, volumes = self._present(observed, ()), self._volumes(observed, ())
             plan = plan_down(containers, self._needs(), observed.networks, volumes, gently=False)
             timings = self._execute(plan, self._nothing(), observed)
+            self._remove_leftovers(observed.images)
             # As when an environment goes down: a project that comes back must not take over a stranger's token.
             self.state.forget(observed.owner if observed.strangers else "")
             self._files.restore_all(wired.path for wired in self._files.wired() if not wired.path.exists())

@@ -170,7 +170,8 @@ def fetch_wheels(engine: Engine, service: ServiceDefinition, progress: Progress)
         platforms = [f"--platform=manylinux_{version}_{machine}" for version in _MANYLINUX]
         _run(
             [
-                *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
+                # -P: with -m alone, a pip.py of the project that this is run in would be run.
+                *(sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
                 *(f"--python-version={images.PYTHON}", "--implementation=cp", *platforms, "--platform=any"),
                 *("--requirement", str(requirements), "--dest", str(fresh)),
             ],

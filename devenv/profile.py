@@ -170,7 +170,7 @@ def existing_folder(path: Path) -> Path:
     """The folder's real path. Raises ConfigError if there is none, be it the working directory itself."""
     try:
         real = path.resolve(strict=True)
-    except OSError:
+    except (OSError, RuntimeError):  # The second, of Python before 3.13, is for a link to itself.
         real = None
     if real is None or not real.is_dir():
         raise ConfigError(f"cannot use {path}: no such folder", hint="name an existing folder, or change to one")

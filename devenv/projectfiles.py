@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from devenv.errors import ConfigError
 from devenv.model import Desired
 from devenv.state import wired_record
+from devenv.userfile import real_path
 from devenv.wiring import CLOUDS, overlay_name
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class ProjectFiles:
 
     def choose(self, desired: Desired, texts: Texts) -> Merges:
         """What is listed, and what somebody had merged by hand: `up` keeps both current."""
-        jobs = {job.path.resolve(): job for job in self.listed(desired)}
+        jobs = {real_path(job.path): job for job in self.listed(desired)}
         stale = []
         for wired in self.wired():
             by_hand = not wired.listed and (not wired.component or wired.component in desired.components)
@@ -82,7 +83,7 @@ class ProjectFiles:
     def check(self, merges: Merges, texts: Texts) -> list[Path]:
         """The files that would change. Raises ConfigError for one that cannot be merged into."""
         # What a former component has in a file goes first: then there is nothing to find out before.
-        jobs = [job for job in merges.jobs if job.path.resolve() not in merges.stale]
+        jobs = [job for job in merges.jobs if real_path(job.path) not in merges.stale]
         changes = [self.merge(job, texts, write=False) for job in jobs]
         return [*merges.stale, *(change.path for change in changes if change.changed)]
 

@@ -173,18 +173,26 @@ class Session:
             return
         if not self._leases and not _controls_workers(self._config):
             return
+        if folder := self._config.getoption("--devenv-artifacts"):
+            self._told(self._write_artifacts, folder)
+        self._told(self._close)
+        if not self._config.getoption("--devenv-keep"):
+            self._told(self._clear)
+
+    def _told(self, act: Callable[..., None], *arguments: Any) -> None:
+        """Do one thing of the end; what goes wrong is told, and does not keep the next one from being done."""
         from devenv.errors import DevenvError
-        from devenv.lease import clear
 
         try:
-            if folder := self._config.getoption("--devenv-artifacts"):
-                self._write_artifacts(folder)
-            self._close()
-            if not self._config.getoption("--devenv-keep"):
-                clear(_project(self._config))
+            act(*arguments)
         except DevenvError as error:
             if reporter := self._config.pluginmanager.getplugin("terminalreporter"):
                 reporter.write_line(f"\ndevenv: {error.message}; {error.hint}", red=True)
+
+    def _clear(self) -> None:
+        from devenv.lease import clear
+
+        clear(_project(self._config))
 
     def _close(self) -> None:
         if self._leases:

@@ -17,6 +17,7 @@ from pathlib import Path
 from devenv.errors import ConfigError
 from devenv.model import ProjectFile
 from devenv.state import held, state_folder, write_files
+from devenv.userfile import real_path
 
 
 def needs(file: ProjectFile) -> list[str]:
@@ -53,7 +54,7 @@ def allow(file: ProjectFile, waiting: Callable[[str], None]) -> None:
 def revoke(path: Path, waiting: Callable[[str], None]) -> None:
     """Trust a file with nothing any more, whatever it holds."""
     with _changing(waiting) as record:
-        record.pop(str(path.resolve()), None)
+        record.pop(str(real_path(path)), None)
 
 
 # ---- the record --------------------------------------------------------------------------------------------------

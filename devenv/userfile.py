@@ -59,7 +59,7 @@ def way_out(path: Path, folder: Path, name: str = "the project") -> str:
     link that stays in the folder, which is called `name`, is followed.
     """
     real = real_path(path)
-    if real.is_relative_to(folder.resolve()):
+    if real.is_relative_to(real_path(folder)):
         return ""
     if any(_is_link(part) for part in _own_parts(path, folder)):
         return f"it is a symbolic link that leads out of {name}, to {real}"
@@ -95,7 +95,7 @@ def _no_place(real: Path) -> str:
 
 def refuse_outside(path: Path, real: Path, project: Path, inside_only: bool, refuse: Refusal) -> None:
     """Raises ConfigError for a link that leads out of the project, and for another file outside if `inside_only`."""
-    if real.is_relative_to(project.resolve()):
+    if real.is_relative_to(real_path(project)):
         return
     if reason := way_out(path, project):
         raise refuse(reason)
@@ -145,7 +145,10 @@ def open_to_others(folder: Path) -> str:
 
 def _keeps_modes(folder: Path, mode: int) -> bool:
     """Whether its file system has modes at all. One of Windows', as WSL shows it, lets everybody, and means its own."""
-    folder.chmod(mode & ~_OTHERS_WRITE)
+    try:
+        folder.chmod(mode & ~_OTHERS_WRITE)
+    except PermissionError:
+        return True  # It is root's, and means what it says.
     kept = folder.lstat().st_mode != mode
     folder.chmod(mode)
     return kept
@@ -154,7 +157,7 @@ def _keeps_modes(folder: Path, mode: int) -> bool:
 def _own_parts(path: Path, folder: Path) -> Iterator[Path]:
     """The path and those above it as far as they are in the folder."""
     path = Path.cwd() / path
-    for top in {folder.absolute(), folder.resolve()}:
+    for top in {folder.absolute(), real_path(folder)}:
         yield from (part for part in (path, *path.parents) if part != top and part.is_relative_to(top))
 
 

@@ -20,7 +20,10 @@ def limited(wired: Wired) -> Iterator[str]:
     limit = admin.identity.create_registered_limit(
         service_id=service.id, region_id="RegionOne", resource_name="consumers_servers", default_limit=10
     )
+    # Another one of the type, as a component's is that was renamed.
+    another = admin.identity.create_service(type="compute", name="former")
     yield admin.identity.find_project("demo").id
+    admin.identity.delete_service(another)
     admin.identity.delete_registered_limit(limit)
     admin.close()
 

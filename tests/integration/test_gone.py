@@ -33,10 +33,17 @@ def test_a_deleted_folder_leaves_an_environment_that_gc_finds_and_removes_if_tol
 ) -> None:
     identity = lost(project)
     before = ours(client, identity)
+    # What a killed `snapshot save` leaves: an image, and its name on record.
+    (saved,) = snapshot_images(client, identity)
+    client.images.get(saved).tag("devenv/snapshot", f"{identity}-interrupted")
+    record = project.state / "environments" / identity / "record.json"
+    record.write_text(
+        json.dumps(json.loads(record.read_text()) | {"saving": [f"devenv/snapshot:{identity}-interrupted"]})
+    )
     shutil.rmtree(project.folder)
     said = here.devenv("gc", "--keep", "100000").stdout
     assert f"{project.folder} was moved or deleted" in said
-    assert (ours(client, identity), len(snapshot_images(client, identity))) == (before, 1)
+    assert (ours(client, identity), len(snapshot_images(client, identity))) == (before, 2)
     (found,) = json.loads(here.devenv("gc", "--keep", "100000", "--format", "json").stdout)["gone"]
     assert (found["id"], found["containers"], found["volumes"], found["snapshots"]) == (identity, 1, 1, 1)
     command = said.partition("'devenv ")[2].partition("'")[0]

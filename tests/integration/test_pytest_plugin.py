@@ -13,7 +13,7 @@ from pathlib import Path
 
 import docker
 import pytest
-from project import REPOSITORY, Project, new_project
+from project import REPOSITORY, Project, new_project, ours
 from suites import NOTHING, all_of, outcome, pytest_begun, pytest_run, remains, write
 
 from devenv.connection import endpoint_in_use
@@ -337,6 +337,15 @@ def test_no_password_that_a_service_logged_is_in_a_report_or_in_artifacts(projec
     for text in (done.stdout, (project.folder / "out" / "default" / "rabbitmq.log").read_text()):
         assert text.count("user '***'") >= 2
         assert not [password for password in passwords if password in text]
+
+
+def test_artifacts_that_cannot_be_written_keep_nothing_from_going(etcd: Project, client: docker.DockerClient) -> None:
+    write(etcd, "test_artifacts.py", "def test(devenv_component):\n    assert devenv_component.services\n")
+    (etcd.folder / "out").write_text("mine")
+    done = pytest_run(etcd, "--devenv-artifacts", "out")
+    outcome(done, passed=1)
+    assert "devenv: cannot write artifacts to out/default: " in done.stdout
+    assert ours(client, etcd.id) == NOTHING
 
 
 def test_artifacts_are_written_for_ci(etcd: Project) -> None:

@@ -165,6 +165,12 @@ def test_the_report_is_added_to_what_other_steps_wrote(tmp_path: Path) -> None:
     assert code == 2 and "cannot write" in shown[0].message
 
 
+def test_an_argument_that_is_no_text_fails_no_job(tmp_path: Path) -> None:
+    job = Job([sys.executable, "-c", "", "t\udce9st"], summary=tmp_path / "own.md", step_summary=tmp_path / "step.md")
+    assert run_job(Lent(), job, JobLog(io.StringIO()), pytest.fail) == 0  # type: ignore[arg-type]
+    assert "t\\udce9st" in (tmp_path / "own.md").read_text()
+
+
 def test_the_report_has_a_table_of_services_and_what_was_slow() -> None:
     steps = (Step("start web", 0.5, 1.0, service="web"), Step("ready web", 1.0, 3.0, after=("start web",)))
     run = Run("env", "2026-01-01T00:00:00+00:00", "1", 3.0, (Span("plan", 0.0, 0.5),), steps)

@@ -177,6 +177,35 @@ def test_what_the_profile_no_longer_has_is_told(project: Path, monkeypatch: pyte
     assert "not in the profile: rabbitmq ('devenv down rabbitmq' removes)" in run("up", "--wait-timeout", "0.1").stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("plan",), "symbolic link"),
+        (("up",), "symbolic link"),
+        (("--project", "loop", "plan"), "no such folder"),
+        (("export", "zuul", "--output", "loop"), "loop"),
+    ],
+)
+def test_a_link_to_itself_is_exit_code_3(
+    arguments: tuple[str, ...], words: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("devenv.steps.connect", FakeEngine)
+    (project / "devenv.yaml").write_text("profile: coordination\ncomponents: {nova: {wire: [loop]}}\n")
+    (project / "loop").symlink_to("loop")
+    assert_clear_error(run(*arguments), 3, "loop", words)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
+def test_a_folder_whose_name_is_no_text_is_one(encoding: str, tmp_path: Path) -> None:
+    (folder := tmp_path / "n\udce9").mkdir()
+    command = [sys.executable, "-m", "devenv", "init"]
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"wrote ") and (folder / "devenv.yaml").exists()
+
+
 @pytest.mark.parametrize("make", [lambda path: path.write_text(""), lambda path: path.symlink_to("/tmp")])
 def test_a_devenv_folder_that_is_none_is_exit_code_3(project: Path, make: object) -> None:
     make(project / ".devenv")  # type: ignore[operator]

@@ -74,7 +74,19 @@ def test_a_tag_on_a_key_is_refused(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["!!int abc", "!!float abc", "!!bool perhaps", "!!map word", "!!seq word", "0b_", "0x_", "9" * 5000, "!!int [1]"],
+    [
+        "!!int abc",
+        "!!float abc",
+        "!!bool perhaps",
+        "!!map word",
+        "!!seq word",
+        "0b_",
+        "0x_",
+        "9" * 5000,
+        "!!int [1]",
+        "!!int ''",
+        "!!float _",
+    ],
 )
 def test_a_value_that_is_not_what_it_says_is_refused(path: Path, value: str) -> None:
     assert refused(path, f"x: 1\na: {value}\n").detail[0].startswith(f"{path}:2: a: ")

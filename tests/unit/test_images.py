@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +12,8 @@ from builders import BASE as BASE_IMAGE, desired, inspected, service
 from fake_engine import FakeEngine
 
 from devenv.catalogue import load_catalogue
-from devenv.errors import Cancelled, NotOurs
-from devenv.imagebuild import build_lock
+from devenv.errors import Cancelled, NotOurs, ServiceFailed
+from devenv.imagebuild import build_lock, fetch_wheels
 from devenv.images import (
     BASE,
     DRAFT,
@@ -205,3 +207,15 @@ def test_what_somebody_made_of_ours_is_not_stale() -> None:
     tags = ["<none>:<none>", "mine:1", "devenv/mine:1", "theirs/one:1", "registry/devenv/one:1"]
     engine = FakeEngine(Observed(images=dict.fromkeys(tags, "id")))
     assert stale_images(engine, [ONE.image, Image("mine:2", "pull", "two")]) == []  # type: ignore[arg-type]
+
+
+def test_pip_is_never_one_of_the_projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("pip", "queue"):
+        (tmp_path / f"{module}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    engine: Any = SimpleNamespace(info=dict)
+    with pytest.raises(ServiceFailed, match="cannot finish pip: exit code 1") as failure:
+        fetch_wheels(engine, load_catalogue()["keystone"], lambda _: None)
+    assert any("No matching distribution" in line for line in failure.value.detail)
+    assert not (tmp_path / "ran").exists()

@@ -120,6 +120,12 @@ def test_other_names_are_fine() -> None:
     check_components(profile(NOVA, MINE, ComponentChoice("on"), ComponentChoice("devenvy")), CATALOGUE)
 
 
+def test_no_component_is_what_a_service_is_in_the_catalog() -> None:
+    mine = ComponentChoice("mine", catalog={"type": "identity", "url": "http://127.0.0.1:1", "name": "mine"})
+    with pytest.raises(ConfigError, match=r"cannot list component 'mine' as 'identity' .*: that is keystone"):
+        check_components(profile(mine), CATALOGUE)
+
+
 def test_a_component_whose_file_is_anothers_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"cannot name a component 'oslo': oslo\.conf is another's"):
         files(ComponentChoice("oslo"))
@@ -163,7 +169,8 @@ def test_each_component_has_its_files() -> None:
 def test_sections_and_the_catalog_add_to_the_overlay() -> None:
     listed = replace(NOVA, sections={"neutron": "network", "cinder": ""})
     text, plain = files(listed)["nova.conf"], files(MINE)["my-service.conf"]
-    for section in ("[neutron]", "[cinder]", "endpoint_service_type = compute", "service_type = network"):
+    oslo_limit = "endpoint_service_type = compute\n"
+    for section in ("[neutron]", "[cinder]", oslo_limit, "endpoint_service_name = nova", "service_type = network"):
         assert section in text
         assert section not in plain
     cinder = text.partition("[cinder]")[2].partition("\n[")[0]

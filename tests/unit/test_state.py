@@ -11,6 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from devenv.state import (
     state_folder,
     write_files,
 )
-from devenv.userfile import replace_file, written_whole
+from devenv.userfile import open_to_others, replace_file, written_whole
 
 
 @pytest.fixture
@@ -104,6 +105,19 @@ def test_nothing_is_kept_where_others_could_change_it(
     # Root may use anybody's, but nobody else may write to it.
     monkeypatch.setattr("os.geteuid", lambda: 0)
     assert folder_of() == tmp_path / "link"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user for a while")
+@pytest.mark.parametrize(("mode", "reason"), [(0o777, "other users may write to it"), (0o755, "")])
+def test_a_folder_of_roots_is_used_unless_all_may_write_to_it(mode: int, reason: str) -> None:
+    with tempfile.TemporaryDirectory() as name:  # tmp_path is in a folder that only root may enter
+        folder = Path(name)
+        folder.chmod(mode)
+        os.seteuid(65534)
+        try:
+            assert open_to_others(folder) == reason
+        finally:
+            os.seteuid(0)
 
 
 # ---- writing -----------------------------------------------------------------------------------------------------
@@ -460,6 +474,7 @@ GARBLED = [
     b"[]",
     b"null",
     b"\xff\xfe",
+    b"[" * 100_000,
     b'{"ports": 3, "provisioned": "x", "timings": null}',
     b'{"unknown": 1, "nothing": null}',
     b'{"ports": {"mysql/sql": "abc", "etcd/client": null}}',
