@@ -105,6 +105,7 @@ class BringUp(Steps):
 
     def _up(self, names: Sequence[str], drop: bool, renewal: Renewal | None) -> Result:
         self._check_reach()
+        self._look_at_lendings()
         self._adopt()
         self._take_secrets(renewal)
         desired, selected, observed = self._desired(names)
@@ -145,6 +146,8 @@ class BringUp(Steps):
         golden.touch(op.subject for op in plan.operations if op.cause == golden.CAUSE)
         written, restored = self._tell_programs(desired, merges)
         self._forget_lent(self._left_behind())
+        for component in self.state.left_behind() & self._listed:
+            self.state.kept(component)
         self._note_former()
         self._remove_leftovers(observed.images)
         components = [
@@ -222,13 +225,17 @@ class BringUp(Steps):
         record, services = self.state.load(), renewal.services
         others = {p: digest for p, digest in record.provisioned.items() if p.partition("/")[0] not in services}
         saved = {p: digest for p, digest in renewal.provisioned.items() if p.partition("/")[0] in services}
-        self.state.amend(renewing={**record.renewing, **services}, provisioned={**others, **saved})
+        self.state.amend(
+            renewing={**record.renewing, **services},
+            renewed=[name for name in record.renewed if name not in services],
+            provisioned={**others, **saved},
+        )
 
     def _take_secrets(self, renewal: Renewal | None) -> None:
         """Have the secrets of a snapshot that is being restored: those of the data that services are to get."""
         renewing = {**self.state.load().renewing, **(renewal.services if renewal else {})}
         for name in sorted({*renewing.values()} - {""}):
-            self.state.restore_secrets(snapshot.load(self.state, name).secrets)
+            self.state.restore_secrets(snapshot.load(self.state, name).own_secrets)
 
     def _throw_away(self, bad: Mapping[str, str], error: DevenvError) -> None:
         """Remove golden states from which services do not start, and have all that was made of them made anew."""

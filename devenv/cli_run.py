@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -98,8 +97,6 @@ def ci(
     from devenv.ci import Job, run_job
     from devenv.joblog import job_log
 
-    # A CI system that cancels a job sends this: what was brought up goes then, as with Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     step_summary = os.environ.get("GITHUB_STEP_SUMMARY")
     job = Job(
         command=_command(context),

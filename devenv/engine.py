@@ -35,6 +35,8 @@ from devenv.ports import HOST
 CONFIG_FOLDER = "/etc/devenv"
 # In each data volume, the one folder that any user may write to: the user's id differs between images.
 DATA_FOLDER = "data"
+# The engine says nothing while it copies what may be gigabytes, in seconds.
+_COPY_TIMEOUT = 1800.0
 # How many of the last lines of a log.
 Tail = int | Literal["all"]
 # Of the environment that something is made for: its own, and its token.
@@ -107,7 +109,7 @@ class Engine(Images, Looks):
         with asking("list containers"):
             for listed in self._client.ask("GET", "/containers/json"):
                 if any(published.get("PublicPort") == port for published in listed["Ports"]):
-                    return f"container {listed['Names'][0].lstrip('/')}"
+                    return f"container {name_of(listed)}"
         return ""
 
     def state(self, container: str) -> dict[str, Any]:
@@ -156,7 +158,7 @@ class Engine(Images, Looks):
         self.ensure_volume(volume, labels, service)
         wanted = never_started(image, {**labels, LABEL_SERVICE: service}, [_mount(folder, volume)])
         with asking(f"fill volume {volume}"):
-            self.remove(self._created(filler(volume), labels, wanted))
+            self.remove(self._created(filler(volume), labels, wanted, _COPY_TIMEOUT))
 
     def remove_volume(self, name: str) -> None:
         with asking(f"remove volume {name}"), unless_gone():
@@ -188,18 +190,18 @@ class Engine(Images, Looks):
         with asking(f"create container {service.container}"):
             return self._created(service.container, labels, wanted)
 
-    def _created(self, name: str, labels: Labels, wanted: Mapping[str, Any]) -> str:
+    def _created(self, name: str, labels: Labels, wanted: Mapping[str, Any], timeout: float = TIMEOUT) -> str:
         """The id of a container that is created. Raises NotOurs if another's has the name."""
         query = {"name": name}
         with unless_taken(name):
             try:
-                return str(self._client.ask("POST", "/containers/create", query, wanted)["Id"])
+                return str(self._client.ask("POST", "/containers/create", query, wanted, timeout)["Id"])
             except Refused as error:
                 # The engine goes on with what a killed devenv asked for.
                 if error.status != 409 or not (late := self.carrying(f"/containers/{name}/json", labels)):
                     raise
                 self.remove(late)
-            return str(self._client.ask("POST", "/containers/create", query, wanted)["Id"])
+            return str(self._client.ask("POST", "/containers/create", query, wanted, timeout)["Id"])
 
     def _copy(self, container: str, folder: str, archive: IO[bytes]) -> None:
         self._client.ask("PUT", f"/containers/{container}/archive", {"path": folder}, archive.read())

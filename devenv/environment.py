@@ -110,14 +110,16 @@ class Environment(Lending, Caching, Inventory):
         return Result(plan, selected.services, timings)
 
     def _note_works(self, services: Collection[str]) -> None:
-        """Remember that a first start was got through that whoever began it did not see end."""
+        """Remember that a start on new data was got through that whoever began it did not see end."""
 
         def leave_it(_: str) -> None:
             raise Cancelled  # Who has the environment now sees it.
 
-        if {*self.state.load().unfinished} & {*services}:
+        record = self.state.load()
+        if {*record.unfinished, *record.renewed} & {*services}:
             with suppress(Cancelled), self.state.locked(leave_it):
-                self._note_starts((), [*services])
+                self._notes.starts((), [*services])
+                self._notes.renewed({*self.state.load().renewed} & {*services})
 
     def stop(self, names: Sequence[str] = ()) -> Result:
         """Stop containers and keep them, their data and their ports. What is not there counts as stopped."""
@@ -145,6 +147,11 @@ class Environment(Lending, Caching, Inventory):
             return self._empty(component)
         self._prepare(names)
         services = select(self.profile, self.catalogue, names) if names else self.profile.services
+        if names and (more := [name for name in services if name not in names]):
+            raise ConfigError(
+                f"cannot reset {', '.join(names)} alone: data is in {', '.join(more)}, too, with that of others",
+                f"'devenv reset {' '.join(services)}' empties all of these",
+            )
         with self._changing():
             self._keep(services)
             return self._bring_up(names, renewal=Renewal(dict.fromkeys(services, "")))
@@ -168,14 +175,15 @@ class Environment(Lending, Caching, Inventory):
             present, observed = self._there(()), self.observe()
             plan, services = snapshot.plan_save(present, observed)
             # Known before they are made: what a killed devenv leaves of them is then ours to remove.
-            self.state.amend(saving=[operation.subject for operation in plan.operations])
+            images = [operation.subject for operation in plan.operations]
+            self.state.amend(saving=[*self.state.load().saving, *images])
             try:
                 self._settle(present, observed)  # the last thing before they stand still
                 with snapshot.standing_still(self.engine, list(observed.containers.values())):
                     self._execute(plan, present, observed)
                 saved = snapshot.write(self.state, name, services, self.engine)
                 # Else each later `up` would look into all snapshots for whose these are.
-                self.state.amend(saving=[])
+                self.state.amend(saving=[image for image in self.state.load().saving if image not in images])
                 return saved
             finally:
                 self._remove_leftovers(self.engine.images())
@@ -235,8 +243,10 @@ class Environment(Lending, Caching, Inventory):
         desired, selected, observed = self._desired(names, keep=False, check_ports=False)
         services = {name: selected.services[name] for name in names} if names else desired.services
         with ThreadPoolExecutor(max(1, len(services))) as pool:
-            statuses = pool.map(lambda service: status_of(service, observed, self.engine), services.values())
-            return dict(zip(services, statuses, strict=True))
+            found = pool.map(lambda service: status_of(service, observed, self.engine), services.values())
+            statuses = dict(zip(services, found, strict=True))
+        self._note_works([name for name, status in statuses.items() if status.state == "ready"])
+        return statuses
 
     def timing(self) -> Run:
         """What the last `up` did and when, also if it failed. Raises ConfigError if none is on record."""

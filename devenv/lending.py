@@ -196,7 +196,16 @@ class Lending(BringUp):
 
     def _take_back(self, component: str) -> None:
         with self._changing():
-            self._drop({component})
+            # Its user may have put it into devenv.yaml meanwhile.
+            try:
+                self._load()
+            except DevenvError as error:
+                self._report.note(f"{component} is not dropped ({error.message}): 'devenv gc' does it")
+                return
+            if component in self._listed:
+                self.state.kept(component)
+            else:
+                self._drop({component})
 
     def _drop(self, components: set[str]) -> None:
         """Drop components that were made for runs. What cannot be dropped now goes with the next `up`."""

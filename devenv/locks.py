@@ -43,10 +43,11 @@ def own(stream: IO[str]) -> Iterator[None]:
 def is_held(path: Path) -> bool:
     """Whether anybody holds a lock on the file."""
     try:
-        with path.open() as stream:
+        # For writing: where the kernel makes a lock on NFS of it, it takes no other.
+        with path.open("r+") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError:
-        return False  # there is no such file
+        return True  # Somebody does, or nobody can tell: then it is safer to think so.
     return False

@@ -33,7 +33,11 @@ def carries(listed: Mapping[str, Any], owner: str) -> bool:
 
 
 def name_of(listed: Mapping[str, Any]) -> str:
-    return str(listed["Names"][0].lstrip("/") if "Names" in listed else listed["Name"])
+    if "Name" in listed:
+        return str(listed["Name"])
+    # A container whose removal got stuck has none.
+    names = listed["Names"] or [listed["Id"][:12]]
+    return str(names[0].lstrip("/"))
 
 
 def filler(volume: str) -> str:

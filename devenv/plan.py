@@ -55,6 +55,7 @@ def make_plan(
     emptied = _emptied(desired, observed, stale, renew, unfinished)
     kept = set(observed.volumes) - emptied.keys()
     needed = {pair for service in desired.services.values() for pair in service.needs}
+    others = {part.pair for service in desired.services.values() for part in service.components.values()} - needed
     operations = _image_operations(desired, observed, stale) + network
     # Before anything else of its service: it may have the name or the port that the service is to get.
     operations += [
@@ -68,12 +69,12 @@ def make_plan(
     for service in desired.services.values():
         operations += _service_operations(service, desired, observed, stale, operations, emptied)
         operations += _prepare_operations(service, stale, provisioned)
-        operations += _provision_operations(service, stale, provisioned, operations, needed.__contains__)
+        operations += _provision_operations(service, desired, stale, provisioned, operations, needed.__contains__)
     # The parts of the project's own components come last: no golden state may hold any of them.
     operations += _keep_operations(desired, stale, kept)
     for service in desired.services.values():
-        operations += _provision_operations(service, stale, provisioned, operations, lambda pair: pair not in needed)
-        operations += _drop_operations(service, provisioned, operations, drop)
+        operations += _provision_operations(service, desired, stale, provisioned, operations, others.__contains__)
+        operations += _drop_operations(service, desired, provisioned, operations, drop)
     return Plan(tuple(operations))
 
 
@@ -296,6 +297,7 @@ def _prepare_operations(
 
 def _provision_operations(
     service: DesiredService,
+    desired: Desired,
     stale: Mapping[str, str],
     provisioned: Mapping[str, str],
     known: Iterable[Operation],
@@ -308,21 +310,27 @@ def _provision_operations(
         there = provisioned.get(part.pair)
         cause = (anew or "its settings changed") if there else "new"
         if chosen(part.pair) and (anew or there != part.digest):
-            operations.append(_operation("provision", part.pair, cause, _usable(service), known))
+            operations.append(_operation("provision", part.pair, cause, _usable(service, desired), known))
     return operations
 
 
 def _drop_operations(
-    service: DesiredService, provisioned: Mapping[str, str], known: Iterable[Operation], drop: Collection[str]
+    service: DesiredService,
+    desired: Desired,
+    provisioned: Mapping[str, str],
+    known: Iterable[Operation],
+    drop: Collection[str],
 ) -> list[Operation]:
     """What takes the parts of former components away."""
     known, cause = tuple(known), "not in devenv.yaml any more"
     gone = [part.pair for name, part in service.former.items() if name in drop and part.pair in provisioned]
-    return [_operation("drop", pair, cause, _usable(service), known) for pair in gone]
+    return [_operation("drop", pair, cause, _usable(service, desired), known) for pair in gone]
 
 
-def _usable(service: DesiredService) -> list[str]:
-    return [f"ready {service.name}", f"prepare {service.name}", f"keep {service.name}"]
+def _usable(service: DesiredService, desired: Desired) -> list[str]:
+    # What a component has of it may lie in the data of those that it needs, of which nothing is kept with it, either.
+    kept = [f"keep {name}" for name in (service.name, *sorted(providers(service.name, desired)))]
+    return [f"ready {service.name}", f"prepare {service.name}", *kept]
 
 
 def _keep_operations(desired: Desired, stale: Mapping[str, str], kept: Collection[str]) -> Iterator[Operation]:

@@ -16,9 +16,10 @@ class Record:
 
     `ports` are host ports by "service/endpoint"; `provisioned` digests by "provider/component"; `files` the names of
     the wired files; `unfinished` the services whose first start was begun and not seen to end; `renewing` those that
-    are to lose their data, each with the snapshot that it gets instead, or nothing; `borrowed` the services that runs
+    are to lose their data, each with the snapshot that it gets instead, or nothing, and `renewed` those of them that
+    have, and are not known to work since; `borrowed` the services that runs
     brought up, each with what was there of it before (see lending.py); `owner` the token that everything made for it
-    carries; `saving` the images that the last save of a snapshot was to make, until it is known what became of them.
+    carries; `saving` the images that were to be made or removed with a snapshot, until it is known what became of them.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Record:
     files: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     renewing: dict[str, str] = field(default_factory=dict)
+    renewed: list[str] = field(default_factory=list)
     borrowed: dict[str, str] = field(default_factory=dict)
     owner: str = ""
     saving: list[str] = field(default_factory=list)
@@ -43,7 +45,7 @@ def understood(data: Mapping[str, Any], empty: Record) -> Record:
     for key, kind in (("ports", int), ("provisioned", str), ("renewing", str), ("borrowed", str)):
         if not all(isinstance(value, kind) for value in fields.get(key, {}).values()):
             del fields[key]
-    for key in ("files", "unfinished", "saving"):
+    for key in ("files", "unfinished", "renewed", "saving"):
         if not all(isinstance(name, str) for name in fields.get(key, ())):
             del fields[key]
     return Record(**{**known, **fields})

@@ -60,6 +60,12 @@ class Snapshot:
     def images(self) -> list[str]:
         return [image for service in self.services.values() for image in service.volumes.values()]
 
+    @property
+    def own_secrets(self) -> dict[str, str]:
+        """Those of the services that are in it: others keep the data that they have, and its passwords."""
+        whose = {name: name.partition("/")[0].partition(".")[0] for name in self.secrets}
+        return {name: secret for name, secret in self.secrets.items() if whose[name] in self.services}
+
 
 # ---- what there is --------------------------------------------------------------------------------------------
 
@@ -217,10 +223,14 @@ def sources(snapshot: Snapshot, services: Collection[str]) -> dict[str, Source]:
 
 
 def remove(state: State, engine: Engine, snapshot: Snapshot) -> None:
-    """Forget a snapshot and remove its data. The file goes first: what it names is there, or it is not."""
+    """Forget a snapshot and remove its data. The file goes first: what it names is there, or it is not.
+
+    What is not removed then stays on record, as what an interrupted save left does.
+    """
+    others = [image for image in state.load().saving if image not in snapshot.images]
+    state.amend(saving=[*others, *snapshot.images])
     _path(state, snapshot.name).unlink(missing_ok=True)
-    for image in snapshot.images:
-        engine.remove_image(image)
+    state.amend(saving=[*others, *(image for image in snapshot.images if not engine.remove_image(image))])
 
 
 def leftovers(state: State, there: Collection[str]) -> list[str]:

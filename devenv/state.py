@@ -255,9 +255,13 @@ class State:
     def _abandoned_pools(self) -> list[Path]:
         return [folder for folder in sorted(self._pools.glob("*")) if not is_held(folder / _POOL_LOCK)]
 
+    def kept(self, component: str) -> None:
+        """Forget that a component was lent: it is the project's own by now."""
+        (self._lent / component).unlink(missing_ok=True)
+
     def returned(self, component: str) -> None:
         """Forget that a component was lent, and its passwords."""
-        (self._lent / component).unlink(missing_ok=True)
+        self.kept(component)
         path = self.folder / "secrets.json"
         known = _read_json(path)
         kept = {name: secret for name, secret in known.items() if name.partition("/")[2] != component}

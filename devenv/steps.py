@@ -33,6 +33,8 @@ from devenv.model import (
     Timing,
 )
 from devenv.names import check_name
+from devenv.notes import Notes
+from devenv.plan import providers
 from devenv.plandown import plan_down
 from devenv.ports import holder
 from devenv.profile import existing_folder, find_project, load_profile
@@ -71,7 +73,7 @@ class Steps:
         # What carries the environment's label and is not its own, as it was seen last.
         self.strangers: tuple[str, ...] = ()
         self._cancelled, self._over = threading.Event(), threading.Event()
-        self._noting_starts = threading.Lock()
+        self._notes = Notes(self.state)
         # The components of devenv.yaml; the profile has those that are lent, too.
         self._listed: frozenset[str] = frozenset()
         self.catalogue: dict[str, ServiceDefinition] = {}
@@ -105,9 +107,9 @@ class Steps:
         return observed
 
     def _load_profile(self) -> None:
-        profile = load_profile(self.project, self._profile_name, settings=self._settings)
-        self._listed = frozenset(profile.components)
-        self.profile = self._with_lent(profile)
+        self._own = load_profile(self.project, self._profile_name, settings=self._settings)
+        self._listed = frozenset(self._own.components)
+        self._look_at_lendings()
 
     def _load(self) -> None:
         self._load_profile()
@@ -118,10 +120,11 @@ class Steps:
         check_components(self.profile, self.catalogue)
         self.images = images_for(self.profile, self.catalogue)
 
-    def _with_lent(self, profile: Profile) -> Profile:
-        """The profile with the components that somebody has for a while."""
-        lent = [name for name, held in self.state.lendings().items() if held and name not in profile.components]
-        return replace(profile, components={**profile.components, **{name: ComponentChoice(name) for name in lent}})
+    def _look_at_lendings(self) -> None:
+        """Have the profile with the components that somebody has for a while: again, after a wait for the lock."""
+        own = self._own.components
+        lent = [name for name, held in self.state.lendings().items() if held and name not in own]
+        self.profile = replace(self._own, components={**own, **{name: ComponentChoice(name) for name in lent}})
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -143,7 +146,8 @@ class Steps:
             observed = replace(observed, owner=new_token())
         present = [name for name in observed.containers if name in self.catalogue and name not in selected]
         everything = select(self._widened([*present, *selected]), self.catalogue, [*present, *selected])
-        ports = self._ports(everything, observed, keep, check_ports)
+        # Those of a remote engine are not this host's, where a tunnel to them may have the same.
+        ports = self._ports(everything, observed, keep, check_ports and self.engine.local)
         former = former_components(self.state.load().provisioned, self.profile, self.catalogue)
         secrets = self.state.secrets(secret_names(everything, self.profile, self.catalogue, former), keep)
         desired = resolve(self.id, everything, self.profile, self.catalogue, self.images, ports, secrets, former)
@@ -229,30 +233,46 @@ class Steps:
     def _execute(self, plan: Plan, desired: Desired, observed: Observed) -> list[Timing]:
         """Carry a plan out and remember what comes of it: for those who hold the environment's lock."""
         parts: dict[str, str] = {}
-        ready: list[str] = []
+        ready: set[str] = set()
+        made: set[str] = set()
+
+        def note_renewed() -> None:
+            # At once, like first starts. But who uses a service has to be made anew as well, or it misses its data.
+            left = {op.target for op in plan.operations if op.action == "create"} - made
+            missed = set().union(*(providers(name, desired) for name in left))
+            self._notes.renewed({*self.state.load().renewed, *emptied} & ready - missed)
+
+        def was_created(service: str) -> None:
+            made.add(service)
+            self._notes.starts((), [service] if self.catalogue[service].resumes else ())
+            self._notes.made(service)
+            note_renewed()
 
         def became_ready(service: str) -> None:
-            ready.append(service)
-            self._note_starts((), [service])
+            ready.add(service)
+            self._notes.starts((), [service])
+            note_renewed()
 
         context = replace(
             self._context(desired, observed),
             provisioned=parts.__setitem__,
-            created=lambda service: self._note_starts((), [service] if self.catalogue[service].resumes else ()),
+            created=was_created,
             became_ready=became_ready,
         )
         # Known before they are made: what a killed devenv leaves can then be found, made again or dropped.
         unknown = {"provision": "", "drop": "", "prepare": _BEGUN}
-        self._remember({op.target: unknown[op.action] for op in plan.operations if op.action in unknown})
+        self._notes.parts({op.target: unknown[op.action] for op in plan.operations if op.action in unknown})
         emptied = [op.target for op in plan.operations if op.action == "empty"]
         created = [desired.services[op.target] for op in plan.operations if op.action == "create"]
-        self._note_starts([s.name for s in created if not set(s.volumes) <= set(observed.volumes)], ())
+        self._notes.starts([s.name for s in created if not set(s.volumes) <= set(observed.volumes)], ())
         try:
             return execute(plan, context, self._report)
         finally:
-            self._note_renewed({*emptied, *(service.name for service in created)} & {*ready})
-            self._remember(parts)
-            self._forget([op.target for op in plan.operations if op.action == "drop" and parts.get(op.target) == ""])
+            self._notes.renewed({*emptied, *(service.name for service in created)} & ready)
+            self._notes.parts(parts)
+            self._notes.no_parts(
+                [op.target for op in plan.operations if op.action == "drop" and parts.get(op.target) == ""]
+            )
 
     def _execute_beside(self, plan: Plan, desired: Desired, observed: Observed) -> list[Timing]:
         """Carry out a plan that changes nothing of the environment, and leave its record to those who hold the lock."""
@@ -276,30 +296,10 @@ class Steps:
             cancelled=self._cancelled,
         )
 
-    def _note_starts(self, begun: Sequence[str], finished: Sequence[str]) -> None:
-        """Which services were started for the first time and are not known to have got through it.
-
-        Noted at once: whoever kills devenv a moment later must not lose what a service has by then.
-        """
-        with self._noting_starts:
-            self.state.amend(unfinished=sorted({*self.state.load().unfinished, *begun} - set(finished)))
-
-    def _note_renewed(self, services: Collection[str]) -> None:
-        renewing = self.state.load().renewing
-        self.state.amend(renewing={name: source for name, source in renewing.items() if name not in services})
-
     def _golden_of(self, service: DesiredService, desired: Desired) -> dict[str, str]:
         """The images for the golden state of a service, by volume: named by images as they are after all was built."""
         found = references(desired, self.catalogue, self.engine.images())
         return {volume: found[volume] for volume in service.golden}
-
-    def _remember(self, parts: Mapping[str, str]) -> None:
-        """What components have of services, by pair, with the digest of what they have or nothing."""
-        self.state.amend(provisioned={**self.state.load().provisioned, **parts})
-
-    def _forget(self, pairs: Collection[str]) -> None:
-        provisioned = self.state.load().provisioned
-        self.state.amend(provisioned={pair: digest for pair, digest in provisioned.items() if pair not in pairs})
 
     def _write(self, files: Mapping[str, str]) -> list[Path]:
         record = self.state.load()
@@ -335,8 +335,8 @@ class Steps:
         elif volumes:
             kept = {p: digest for p, digest in record.provisioned.items() if p.partition("/")[0] not in names}
             unfinished = [name for name in record.unfinished if name not in names]
-            renewing = {name: source for name, source in record.renewing.items() if name not in names}
-            self.state.amend(provisioned=kept, unfinished=unfinished, renewing=renewing)
+            self.state.amend(provisioned=kept, unfinished=unfinished)
+            self._notes.renewed(names)
         return Result(plan, {}, timings)
 
     def _remove_leftovers(self, images: Collection[str]) -> None:

@@ -84,10 +84,17 @@ class Project:
         assert done.returncode == 0, f"{command}\n{done.stdout}"
         return done.stdout
 
-    def killed_while_paused(self, client: docker.DockerClient, pause: float, *arguments: str) -> bool:
-        """Run the command line and kill it `pause` seconds after a container of it began to stand still.
+    def killed_while_paused(
+        self,
+        client: docker.DockerClient,
+        pause: float,
+        *arguments: str,
+        by: signal.Signals = signal.SIGKILL,
+        code: int = -signal.SIGKILL,
+    ) -> bool:
+        """Run the command line and send it a signal `pause` seconds after a container of it began to stand still.
 
-        Whether it came to that: it may have ended before.
+        Whether it came to that, and it ended with this code: it may have ended before.
         """
         label = f"io.devenv.environment={self.id}"
         with subprocess.Popen(
@@ -100,9 +107,9 @@ class Project:
                 if client.api.containers(filters={"label": label, "status": "paused"}):
                     with suppress(subprocess.TimeoutExpired):
                         run.wait(pause)
-                    run.kill()
+                    run.send_signal(by)
                     break
-        return run.returncode == -signal.SIGKILL
+        return run.returncode == code
 
     def killed_after(self, seen: str, *arguments: str) -> None:
         """Run the command line and kill it once it has reported `seen`."""

@@ -186,6 +186,33 @@ def test_what_a_service_has_in_another_one_is_not_lent_and_stays(project: Projec
     assert state_of(project, "keystone") == "ready"
 
 
+def test_a_component_that_is_put_into_devenv_yaml_meanwhile_stays(etcd: Project) -> None:
+    with running(etcd, "--component", "mine") as (run, _):
+        etcd.configure("profile: coordination\ncomponents: [mine]\n")
+        etcd.devenv("up")
+        put(etcd, "/mine/key")
+        assert end(run) == 0
+    assert keys(etcd) == ["/mine/key"] and (etcd.folder / ".devenv/mine.conf").exists()
+    # It is as if it never had been lent: without `--drop` its data is kept.
+    etcd.configure("profile: coordination\n")
+    assert "their data is kept: mine" in etcd.devenv("up").stderr
+    assert keys(etcd) == ["/mine/key"]
+
+
+def test_what_a_killed_run_had_and_is_in_devenv_yaml_by_now_stays(etcd: Project) -> None:
+    etcd.devenv("up")
+    with running(etcd, "--component", "mine") as (run, _):
+        run.kill()
+        run.communicate()
+    etcd.configure("profile: coordination\ncomponents: [mine]\n")
+    etcd.devenv("up")
+    put(etcd, "/mine/key")
+    etcd.configure("profile: coordination\n")
+    etcd.devenv("up")
+    etcd.devenv("gc", "--keep", "100000")
+    assert keys(etcd) == ["/mine/key"]
+
+
 def test_what_the_user_brings_up_meanwhile_stays(etcd: Project) -> None:
     with running(etcd) as (run, _):
         etcd.devenv("up")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -156,6 +158,48 @@ def test_one_service_is_reset_and_its_data_is_gone(project: Project) -> None:
     one_clear_line(project.devenv("reset", "mysql", check=False), 3, "cannot use service 'mysql'")
 
 
+def test_a_service_that_keeps_data_in_another_one_is_not_reset_without_it(project: Project) -> None:
+    project.configure("profile: identity\n")
+    refused = project.devenv("reset", "keystone", check=False)
+    one_clear_line(refused, 3, "cannot reset keystone alone: data is in mysql, too", "devenv reset mysql keystone")
+    project.devenv("reset", "mysql", "keystone")
+    assert project.json("status")["services"]["keystone"]["state"] == "ready"
+
+
+@pytest.mark.parametrize("look", ["wait", "status", "start"])
+def test_what_is_done_after_a_reset_that_was_not_seen_to_end_is_not_lost(project: Project, look: str) -> None:
+    project.configure("profile: database\n")
+    project.devenv("up")
+    execute = ("exec", "mysql", "mysql", "-N", "-e")
+    project.devenv(*execute, "CREATE TABLE devenv.before (a INT)")
+    late = project.devenv("reset", "--wait-timeout", "0.1", check=False)
+    assert late.returncode == 6, late.stderr
+    seen_ready(project, look)
+    project.devenv(*execute, "CREATE TABLE devenv.later (a INT)")
+    project.devenv("up")
+    assert project.devenv(*execute, "SHOW TABLES IN devenv").stdout.split() == ["later"]
+
+
+def test_what_is_done_after_a_first_start_that_was_not_seen_to_end_is_not_lost(project: Project) -> None:
+    project.configure("profile: messaging\n")
+    late = project.devenv("up", "--wait-timeout", "0.1", check=False)
+    assert late.returncode == 6, late.stderr
+    seen_ready(project, "status")
+    project.devenv("exec", "rabbitmq", "rabbitmqctl", "--quiet", "add_vhost", "mine")
+    project.devenv("down")
+    project.devenv("up")
+    assert "mine" in project.devenv("exec", "rabbitmq", "rabbitmqctl", "--quiet", "list_vhosts").stdout.split()
+
+
+def seen_ready(project: Project, look: str) -> None:
+    """Have devenv see by a command that the only service works."""
+    if look != "status":
+        project.devenv(look)
+        return
+    while [one["state"] for one in project.json("status")["services"].values()] != ["ready"]:
+        time.sleep(0.1)
+
+
 def test_a_queue_that_runs_is_emptied_and_one_that_cannot_be_is_made_anew(
     project: Project, client: docker.DockerClient
 ) -> None:
@@ -261,12 +305,26 @@ def test_a_save_that_was_killed_is_no_snapshot_and_leaves_no_data_behind(
         if not was_killed:
             etcd.devenv("snapshot", "rm", "one")
     assert killed
-    # The next save removes what they left, and is whole.
+    # The next save removes what they left, and is whole; also where the last one was followed by no `up`.
+    interrupted = f"devenv/snapshot:{etcd.id}-interrupted"
+    etcd.devenv("snapshot", "save", "whole")
+    client.images.get(min(snapshot_images(client, etcd.id))).tag(interrupted)
+    record = etcd.state / "environments" / etcd.id / "record.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"saving": [interrupted]}))
+    etcd.devenv("snapshot", "rm", "whole")
     etcd.devenv("snapshot", "save", "whole")
     assert len(snapshot_images(client, etcd.id)) == 1
     etcdctl(etcd, "del", "key")
     etcd.devenv("snapshot", "restore", "whole")
     assert keys(etcd) == ["key"]
+
+
+def test_a_save_that_was_asked_to_end_has_services_go_on(etcd: Project, client: docker.DockerClient) -> None:
+    etcd.devenv("up")
+    assert etcd.killed_while_paused(client, 0, "snapshot", "save", "one", by=signal.SIGTERM, code=130)
+    assert client.containers.get(f"devenv-{etcd.id}-etcd").status == "running"
+    etcd.devenv("gc", "--keep", "100000")
+    assert not snapshot_images(client, etcd.id)
 
 
 @pytest.mark.parametrize("moment", ["remove devenv-", "remove volume", "fill", "create", "start"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import socket
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from builders import container, converged, with_containers
 from fake_engine import FakeEngine
 
 from devenv.environment import Environment
-from devenv.errors import ConfigError, PortTaken, ServiceFailed
+from devenv.errors import ConfigError, NotOurs, PortTaken, ServiceFailed
 from devenv.model import Desired, Plan
+from devenv.snapshot import SavedService, Snapshot
 
 
 @pytest.fixture
@@ -99,3 +101,36 @@ def test_in_a_container_it_has_to_be_on_the_hosts_network(
         with pytest.raises(ConfigError, match="cannot reach services from container 0123abcd"):
             Environment().up()
     assert bool(tried) == reached
+
+
+def test_a_port_of_a_remote_engine_may_be_a_tunnels_here(tried: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    refusing(tried, 0, monkeypatch)
+    monkeypatch.setattr(FakeEngine, "local", False)
+    with socket.create_server(("127.0.0.1", 0)) as tunnel:
+        port = tunnel.getsockname()[1]
+        Environment(settings={"etcd": {"ports": {"client": port}}}).up()
+        monkeypatch.setattr(FakeEngine, "local", True)
+        with pytest.raises(NotOurs, match=f"127.0.0.1:{port} "):
+            Environment(settings={"etcd": {"ports": {"client": port}}}).up()
+
+
+def test_a_component_that_a_run_has_since_is_known_after_the_wait_for_the_lock(
+    tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(tried, 0, monkeypatch)
+    waits = Environment()
+    with ExitStack() as stack:
+
+        def prepare() -> None:
+            Environment._prepare(waits, ())
+            stack.enter_context(waits.state.lent("run-1"))  # somebody who had the lock first
+
+        monkeypatch.setattr(waits, "_prepare", lambda _: prepare())
+        waits.up()
+        assert "run-1" in waits.profile.components
+
+
+def test_a_snapshots_passwords_are_those_of_its_services() -> None:
+    saved = {"mysql.password": "1", "mysql/nova": "2", "etcd.root_password": "3", "etcd/nova": "4"}
+    services = {"mysql": SavedService("i", "d", {})}
+    assert Snapshot("s", "e", 0, "", 0, services, {}, saved).own_secrets == {"mysql.password": "1", "mysql/nova": "2"}

@@ -33,7 +33,7 @@ ROOMS = (
     {"provisioners", "imagebuild", "pool"},
     {"resolve", "images", "provision", "readiness"},
     {"golden"},
-    {"profile", "probe", "host", "components", "trust"},
+    {"profile", "probe", "host", "components", "trust", "notes"},
     {"catalogue", "elsewhere"},
     {"state", "plan", "plandown", "engine", "document"},
     {"engineimages", "enginelook"},

@@ -14,7 +14,7 @@ from devenv.artifacts import status_data
 from devenv.environment import Environment
 from devenv.errors import NotOurs
 from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER, LABEL_SERVICE, DesiredService, Observed
-from devenv.ownership import Listed, carries, check_names, split, trusted
+from devenv.ownership import Listed, carries, check_names, name_of, split, trusted
 
 # ---- a token where none is on record -----------------------------------------------------------------------------
 
@@ -51,6 +51,11 @@ VOLUME = one("devenv-e-etcd-data", "v", service="etcd")
 )
 def test_the_token_is_that_of_what_has_a_name_of_ours(listed: Listed, token: str) -> None:
     assert trusted("e", listed) == token
+
+
+@pytest.mark.parametrize("names", [None, []])
+def test_a_container_whose_removal_got_stuck_has_no_name_and_goes_by_its_id(names: Any) -> None:
+    assert name_of({"Id": "0123456789abcdef", "Names": names}) == "0123456789ab"
 
 
 def test_without_a_token_nothing_is_ours() -> None:

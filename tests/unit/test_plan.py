@@ -272,9 +272,12 @@ FROM_GOLDEN = {DATA: Source("devenv/golden:mysql-data-1", "golden state")}
 
 
 def test_a_first_start_is_kept_before_any_component_of_the_project_has_a_part_of_it() -> None:
-    plan = make_plan(replace(FRESH, keep=True), replace(Observed(), images=UP.images))
+    identity = replace(KEYSTONE, components={"nova": part("keystone/nova")})
+    plan = make_plan(replace(desired(GOLDEN, identity), keep=True), replace(Observed(), images=UP.images))
     assert after(plan, "keep mysql") == {"ready mysql", "ready keystone"}
     assert after(plan, "provision mysql/nova") == {"ready mysql", "keep mysql"}
+    # A user of Keystone's is data of MySQL's.
+    assert after(plan, "provision keystone/nova") == {"ready keystone", "keep mysql"}
     assert after(plan, "provision mysql/keystone") == {"ready mysql"}
     assert "keep" not in text(make_plan(FRESH, Observed()))
 

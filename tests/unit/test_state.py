@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -14,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -347,6 +350,24 @@ def test_it_is_used_until_the_last_one_has_gone(state: State) -> None:
     with state.using():
         with state.using():
             assert state.used()
+        assert state.used()
+    assert not state.used()
+
+
+def test_a_lock_is_seen_where_only_files_open_for_writing_can_be_locked(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS: flock(2)."""
+    real = fcntl.flock
+
+    def flock(stream: IO[str], operation: int) -> None:
+        if fcntl.fcntl(stream, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        real(stream, operation)
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert not state.used()
+    with state.using():
         assert state.used()
     assert not state.used()
 
