@@ -21,6 +21,15 @@ from devenv.catalogue import load_catalogue
 
 REPOSITORY = Path(__file__).parents[2]
 Completed = subprocess.CompletedProcess[str]
+# Of the sources that a project runs, which are not always these.
+_GOLDEN = """
+from devenv import golden
+from devenv.environment import Environment
+environment = Environment()
+environment._load()
+_, selected, observed = environment._desired((), keep=False, check_ports=False)
+print(*golden.references(selected, environment.catalogue, observed.images).values())
+"""
 
 
 @dataclass
@@ -213,6 +222,19 @@ def plan_of(project: Project, *services: str) -> list[tuple[str, str, str]]:
     """What `devenv plan` says it would do: action, target and cause, readiness checks left out."""
     operations: list[Mapping[str, str]] = project.json("plan", *services)["operations"]
     return [(op["action"], op["target"], op["cause"]) for op in operations if op["action"] != "ready"]
+
+
+def golden_states(project: Project) -> set[str]:
+    """The images that hold, or would hold, the golden states of its services."""
+    done = subprocess.run(
+        [sys.executable, "-c", _GOLDEN],
+        cwd=project.folder,
+        env=project.environ,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())
 
 
 def require(missing: str) -> None:

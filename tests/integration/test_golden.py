@@ -13,7 +13,7 @@ import docker
 import pymysql
 import pytest
 import requests
-from project import Project, new_project, plan_of, remove, tags
+from project import Project, golden_states, new_project, plan_of, remove, tags
 
 from devenv.environment import Environment
 from devenv.execute import Report
@@ -23,22 +23,27 @@ from devenv.model import Plan
 MOMENTS = (0.0, 0.2, 0.4, 0.6)
 
 
-def golden_images(client: docker.DockerClient) -> set[str]:
-    return tags(client, "devenv/golden")
-
-
 def nameless(client: docker.DockerClient) -> set[str]:
-    """Images that lost their name to another one."""
-    return {image["Id"] for image in client.api.images(filters={"dangling": True, "label": "io.devenv.service=etcd"})}
+    """Data of etcd that lost their name to others: images that come from no other one."""
+    filters = {"dangling": True, "label": "io.devenv.service=etcd"}
+    return {image["Id"] for image in client.api.images(filters=filters) if not image["ParentId"]}
 
 
-@pytest.fixture(autouse=True)
-def nothing_left(client: docker.DockerClient) -> Iterator[None]:
-    """What a test kept is of a content that nobody will ever ask for again."""
-    before = golden_images(client)
-    yield
-    for tag in golden_images(client) - before:
+@pytest.fixture
+def golden(client: docker.DockerClient) -> Iterator[set[str]]:
+    """What the test adds to it is gone afterwards: golden states of a content that nobody will ever ask for again.
+
+    Others come and go meanwhile, of tests in other processes.
+    """
+    own: set[str] = set()
+    yield own
+    for tag in kept(client, own):
         client.images.remove(tag)
+
+
+def kept(client: docker.DockerClient, golden: set[str]) -> set[str]:
+    """Which of the golden states there are."""
+    return golden & tags(client, "devenv/golden")
 
 
 @pytest.fixture
@@ -51,8 +56,11 @@ def other(project: Project, tmp_path: Path) -> Iterator[Project]:
 
 
 @pytest.fixture
-def etcd(checkout: Path, project: Project) -> Callable[[], None]:
-    """Sources in which etcd, which starts in a moment, has a golden state, too; each call makes another content."""
+def etcd(checkout: Path, project: Project, golden: set[str]) -> Callable[[], None]:
+    """Sources in which etcd, which starts in a moment, has a golden state, too; each call makes another content.
+
+    What it would be kept as is in `golden`.
+    """
     path = checkout / "compose" / "etcd" / "compose.yaml"
     before = path.read_text()
 
@@ -60,6 +68,7 @@ def etcd(checkout: Path, project: Project) -> Callable[[], None]:
         path.write_text(before.replace("  role: coordination\n", "  role: coordination\n  golden: [data]\n"))
         with (checkout / "compose" / "etcd" / "etcd.yaml").open("a") as stream:
             stream.write(f"# {uuid.uuid4()}\n")
+        golden.update(golden_states(project))
 
     project.configure("profile: coordination\n")
     change()
@@ -119,22 +128,23 @@ def token_of(env: dict[str, str], user: str, password: str, project: str = "") -
 
 
 def test_the_next_environment_begins_with_the_schema_but_with_no_credential_of_the_first(
-    project: Project, other: Project, checkout: Path, client: docker.DockerClient
+    project: Project, other: Project, checkout: Path, client: docker.DockerClient, golden: set[str]
 ) -> None:
     with (checkout / "compose" / "mysql" / "my.cnf").open("a") as stream:
         stream.write(f"# {uuid.uuid4()}\n")
     other.checkout = checkout
-    before = golden_images(client)
     project.configure("profile: identity\ncomponents: {nova: {}}\n")
     other.configure("profile: identity\n")
+    golden.update(golden_states(project))
+    assert golden == golden_states(other)
     project.devenv("up")
-    (kept,) = golden_images(client) - before
-    assert kept.startswith("devenv/golden:mysql-data-")
+    (image,) = kept(client, golden)
+    assert image.startswith("devenv/golden:mysql-data-")
     assert fills(other) == [f"devenv-{other.id}-mysql-data"]
 
     # Of all secrets only the mark that tells whose the data are is in it, in the clear or at all: it opens nothing.
     (path,) = project.state.glob(f"environments/{project.id}/secrets.json")
-    content = b"".join(client.images.get(kept).save())
+    content = b"".join(client.images.get(image).save())
     found = {name for name, secret in json.loads(path.read_text()).items() if secret.encode() in content}
     assert found == {"mysql.owner"}
     other.devenv("up")
@@ -176,7 +186,7 @@ def test_the_next_environment_begins_with_the_schema_but_with_no_credential_of_t
 
 
 def test_a_devenv_killed_while_it_keeps_a_golden_state_leaves_none_that_does_not_work(
-    etcd: Callable[[], None], project: Project, client: docker.DockerClient
+    etcd: Callable[[], None], golden: set[str], project: Project, client: docker.DockerClient
 ) -> None:
     killed = 0
     for moment in MOMENTS:
@@ -194,26 +204,26 @@ def test_a_devenv_killed_while_it_keeps_a_golden_state_leaves_none_that_does_not
 
 
 def test_two_environments_that_keep_the_same_at_once_leave_one(
-    etcd: Callable[[], None], project: Project, other: Project, client: docker.DockerClient
+    etcd: Callable[[], None], golden: set[str], project: Project, other: Project, client: docker.DockerClient
 ) -> None:
-    before, untagged = golden_images(client), nameless(client)
+    untagged = nameless(client)
     other.checkout = project.checkout
     other.configure("profile: coordination\n")
+    assert len(golden) == 1 and golden == golden_states(other)
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(p.devenv, "up") for p in (project, other)]:
             assert "not kept" not in done.result().stderr
-    assert len(golden_images(client) - before) == 1
+    assert kept(client, golden) == golden
     assert nameless(client) == untagged
     works(project)
     works(other)
 
 
 def test_without_golden_none_is_used_and_none_is_kept(
-    etcd: Callable[[], None], project: Project, client: docker.DockerClient
+    etcd: Callable[[], None], golden: set[str], project: Project, client: docker.DockerClient
 ) -> None:
-    before = golden_images(client)
     project.devenv("up", "--no-golden")
-    assert golden_images(client) == before
+    assert not kept(client, golden)
     project.devenv("down", "--volumes")
     project.devenv("up")
     project.devenv("down", "--volumes")
@@ -224,18 +234,17 @@ def test_without_golden_none_is_used_and_none_is_kept(
 
 
 def test_a_golden_state_that_does_not_start_is_thrown_away_with_a_warning(
-    etcd: Callable[[], None], project: Project, client: docker.DockerClient, tmp_path: Path
+    etcd: Callable[[], None], golden: set[str], project: Project, client: docker.DockerClient, tmp_path: Path
 ) -> None:
-    before = golden_images(client)
     project.devenv("up")
     project.devenv("down", "--volumes")
-    (kept,) = golden_images(client) - before
-    good = client.images.get(kept).id
+    (image,) = kept(client, golden)
+    good = client.images.get(image).id
     spoilt = tmp_path / "spoilt" / "etcd" / "data" / "etcd" / "member" / "snap"
     spoilt.mkdir(parents=True)
     (spoilt / "db").write_bytes(b"no database" * 1000)
     archive = shutil.make_archive(str(tmp_path / "spoilt"), "tar", tmp_path / "spoilt")
-    name, _, tag = kept.rpartition(":")
+    name, _, tag = image.rpartition(":")
     labels = [f'LABEL {key}="{value}"' for key, value in client.images.get(good).labels.items()]
     client.api.import_image_from_file(archive, repository=name, tag=tag, changes=labels)
     client.images.remove(good)
@@ -243,7 +252,7 @@ def test_a_golden_state_that_does_not_start_is_thrown_away_with_a_warning(
     assert "no start from the golden state of etcd" in done.stderr and "starting without it" in done.stderr
     works(project)
     # What the normal start left is kept in its place, and good.
-    assert client.images.get(kept).id != good
+    assert client.images.get(image).id != good
     project.devenv("down", "--volumes")
     assert fills(project)
     assert "starting without it" not in project.devenv("up").stderr
@@ -251,13 +260,16 @@ def test_a_golden_state_that_does_not_start_is_thrown_away_with_a_warning(
 
 
 def test_a_golden_state_that_is_deleted_behind_devenvs_back_is_done_without(
-    etcd: Callable[[], None], project: Project, client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+    etcd: Callable[[], None],
+    golden: set[str],
+    project: Project,
+    client: docker.DockerClient,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = golden_images(client)
     project.devenv("up")
     project.devenv("down", "--volumes")
-    (kept,) = golden_images(client) - before
-    client.images.remove(kept)
+    (image,) = kept(client, golden)
+    client.images.remove(image)
     assert not fills(project)
     project.devenv("up")
     project.devenv("down", "--volumes")
@@ -288,27 +300,25 @@ def test_a_golden_state_that_is_deleted_behind_devenvs_back_is_done_without(
 
 
 def test_a_changed_config_file_makes_another_golden_state(
-    etcd: Callable[[], None], project: Project, client: docker.DockerClient
+    etcd: Callable[[], None], golden: set[str], project: Project, client: docker.DockerClient
 ) -> None:
-    before = golden_images(client)
     project.devenv("up")
     project.devenv("down", "--volumes")
     assert fills(project)
     etcd()
     assert not fills(project)
     project.devenv("up")
-    assert len(golden_images(client) - before) == 2
+    assert kept(client, golden) == golden and len(golden) == 2
 
 
 def test_gc_removes_what_was_not_used_for_longest_and_up_goes_on_without(
-    etcd: Callable[[], None], project: Project, client: docker.DockerClient
+    etcd: Callable[[], None], golden: set[str], project: Project, client: docker.DockerClient
 ) -> None:
-    before = golden_images(client)
     project.devenv("up")
-    (kept,) = golden_images(client) - before
+    (image,) = kept(client, golden)
     # Others' golden states, which tests that run beside this one begin with, are younger or stay within the limit.
     assert "nothing to remove" in project.devenv("gc", "--keep", "100000").stdout
-    assert kept in golden_images(client)
-    client.images.remove(kept)
+    assert kept(client, golden) == {image}
+    client.images.remove(image)
     project.devenv("reset")
     works(project)

@@ -14,7 +14,7 @@ from typing import Any
 import docker
 import pytest
 import yaml
-from project import Project, one_clear_line, ours, tags
+from project import Project, golden_states, one_clear_line, ours, tags
 from registry import Registry, image, serving
 
 from devenv import host, imagebuild, images
@@ -167,16 +167,6 @@ def test_prune_takes_the_names_that_devenv_gave_and_nothing_that_somebody_made(
             client.images.remove(image, force=True)
 
 
-GOLDEN = """
-from devenv import golden
-from devenv.environment import Environment
-environment = Environment()
-environment._load()
-_, selected, observed = environment._desired((), keep=False, check_ports=False)
-print(*golden.references(selected, environment.catalogue, observed.images).values())
-"""
-
-
 def test_what_has_the_name_of_a_golden_state_is_no_data(
     project: Project, client: docker.DockerClient, checkout: Path
 ) -> None:
@@ -185,7 +175,7 @@ def test_what_has_the_name_of_a_golden_state_is_no_data(
     # A golden state of this test's own.
     text = compose.read_text().replace("pids_limit: 256", "pids_limit: 259")
     compose.write_text(text.replace("  role: coordination\n", "  role: coordination\n  golden: [data]\n"))
-    (reference,) = ran(project, GOLDEN)
+    (reference,) = golden_states(project)
     base = listed(project)[BASE]["reference"]
     try:
         # Something else, plainly; and what was made of data of ours.
