@@ -20,7 +20,7 @@ from devenv.profile import PROJECT_FILE
 from devenv.projectfiles import Merges
 from devenv.resolve import select
 from devenv.results import Result
-from devenv.steps import Steps
+from devenv.steps import BEGUN, Steps
 from devenv.timing import Run, Watch
 
 # How often another port is tried when somebody was quicker.
@@ -217,6 +217,13 @@ class BringUp(Steps):
             self._in_place,
             self._as_it_is,
         )
+        for operation in plan.operations:
+            known = record.provisioned.get(operation.target) != BEGUN
+            if operation.action == "prepare" and operation.target in self._as_it_is and known:
+                raise ConfigError(
+                    f"cannot use {operation.target} as it runs: it was brought up with other settings than these",
+                    f"'devenv up {operation.target}' makes it what devenv.yaml says; or ask for the same",
+                )
         check_used(self.engine, plan, selected, observed.images)
         return plan
 

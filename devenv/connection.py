@@ -154,7 +154,7 @@ def unless_gone() -> Iterator[None]:
     try:
         yield
     except Refused as error:
-        if error.status != 404 and "is already in progress" not in str(error):
+        if error.status != 404:
             raise
 
 

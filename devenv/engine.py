@@ -242,11 +242,6 @@ class Engine(Images, Looks):
         with asking(f"stop container {container}"), unless_gone():
             self._client.ask("POST", f"/containers/{container}/stop", {"t": seconds}, timeout=TIMEOUT + seconds)
 
-    def remove(self, container: str) -> None:
-        """Remove a container, running or not, with its anonymous volumes. Its named volumes stay."""
-        with asking(f"remove container {container}"), unless_gone():
-            self._client.ask("DELETE", f"/containers/{container}", {"v": True, "force": True})
-
     def logs(self, container: str, tail: Tail = "all", since: float = 0, timestamps: bool = False) -> list[str]:
         """The lines that a container logged, from a time on (in seconds since 1970) if one is given."""
         with asking(f"read the logs of container {container}"):

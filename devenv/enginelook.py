@@ -99,17 +99,24 @@ class Looks:
             for left in self._client.ask("GET", "/containers/json", query):
                 old = left["State"] == "created" and time.time() - left["Created"] > _READING_SECONDS
                 if old and name_of(left).startswith(_READER):
-                    self._throw_away(left["Id"])
+                    self.remove(left["Id"])
             wanted, name = never_started(image, {LABEL_ENVIRONMENT: _READING}), _READER + secrets.token_hex(8)
             container = str(self._client.ask("POST", "/containers/create", {"name": name}, wanted)["Id"])
         try:
             yield container
         finally:
-            self._throw_away(container)
+            self.remove(container)
 
-    def _throw_away(self, container: str) -> None:
+    def remove(self, container: str) -> None:
+        """Remove a container, running or not, with its anonymous volumes. Its named volumes stay."""
         with asking(f"remove container {container}"), unless_gone():
-            self._client.ask("DELETE", f"/containers/{container}", {"v": True, "force": True})
+            try:
+                self._client.ask("DELETE", f"/containers/{container}", {"v": True, "force": True})
+            except Refused as error:
+                # Until whoever began it is through, the container has its name and its ports.
+                if "is already in progress" not in str(error):
+                    raise
+                self._client.ask("POST", f"/containers/{container}/wait", {"condition": "removed"})
 
     def has(self, container: str, path: str) -> bool:
         """Whether a container, running or not, has a file or folder."""

@@ -7,7 +7,7 @@ A killed run holds no lock any more: what it left goes with the next `up` or run
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from devenv import wiring
 from devenv.bringup import BringUp
 from devenv.components import check_free
 from devenv.errors import ConfigError, DevenvError
-from devenv.model import Desired, Observed, Operation, Plan
+from devenv.model import Desired, Observed, Operation, Plan, ServiceChoice
 from devenv.names import check_component, identifier
 from devenv.plandown import plan_stop
 from devenv.resolve import select
@@ -134,12 +134,16 @@ class Lending(BringUp):
     def _as_found(self, names: Sequence[str]) -> Iterator[list[str]]:
         """Have those of the services that run be taken as they are inside; the names of the others.
 
-        It is remembered what was there of these, so that what a killed run brought up is known to be a run's.
+        It is remembered what was there of these, so that what a killed run brought up is known to be a run's. Raises
+        ConfigError if one that runs cannot be what is asked for.
         """
         self._prepare(names)
         observed, record = self.observe(), self.state.load()
         wanted = select(self.profile, self.catalogue, names)
         missing = [name for name in wanted if not observed.runs(name)]
+        for name in wanted:
+            if name not in missing:
+                self._check_pins(name, observed.containers[name].ports)
         before = {name: _before(name, observed) for name in missing if name not in record.borrowed}
         if before:
             self.state.save(replace(record, borrowed={**record.borrowed, **before}))
@@ -148,6 +152,17 @@ class Lending(BringUp):
             yield missing
         finally:
             self._as_it_is = ()
+
+    def _check_pins(self, service: str, published: Mapping[int, int]) -> None:
+        """Raise ConfigError if a service that runs answers elsewhere than on the ports that are pinned for it."""
+        choice, endpoints = self.profile.services.get(service, ServiceChoice()), self.catalogue[service].endpoints
+        for endpoint, port in choice.ports.items():
+            there = published.get(endpoints[endpoint].port, port) if endpoint in endpoints else port
+            if there != port:
+                raise ConfigError(
+                    f"cannot use {service} as it runs: it answers on port {there}, and {port} is pinned for it",
+                    f"'devenv up {service}' makes it what devenv.yaml says; or unpin the port",
+                )
 
     def _keep(self, services: Collection[str]) -> None:
         """Have services be the user's own from now on."""

@@ -139,10 +139,12 @@ class _Received:
 def _signals_held(in_foreground: bool) -> Iterator[_Received]:
     """Have signals passed on, and none end this process before it has cleaned up.
 
-    Ctrl-C reaches a program in the foreground by itself: the terminal sends it to all processes there.
+    Ctrl-C reaches a program in the foreground by itself: the terminal sends it to all processes there. What is ignored
+    (nohup, a background job of a script) stays ignored, for the program, too.
     """
     received = _Received()
     handlers = dict.fromkeys(_PASSED_ON, received) | {signal.SIGINT: _ignored if in_foreground else received}
+    handlers = {number: handler for number, handler in handlers.items() if signal.getsignal(number) != signal.SIG_IGN}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield received

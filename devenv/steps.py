@@ -45,7 +45,7 @@ from devenv.results import Result
 from devenv.state import State, all_records, new_token, ports_locked
 
 # In place of a digest: whether a service was prepared, and with what, is not known.
-_BEGUN = "begun"
+BEGUN = "begun"
 
 
 class Steps:
@@ -260,7 +260,7 @@ class Steps:
             became_ready=became_ready,
         )
         # Known before they are made: what a killed devenv leaves can then be found, made again or dropped.
-        unknown = {"provision": "", "drop": "", "prepare": _BEGUN}
+        unknown = {"provision": "", "drop": "", "prepare": BEGUN}
         self._notes.parts({op.target: unknown[op.action] for op in plan.operations if op.action in unknown})
         emptied = [op.target for op in plan.operations if op.action == "empty"]
         created = [desired.services[op.target] for op in plan.operations if op.action == "create"]

@@ -288,6 +288,24 @@ def test_what_a_killed_run_left_is_dropped_by_the_next_and_ended_by_gc(
 # ---- what is refused ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("setting", "why"), [("auth: true", "with other settings"), ("ports: {client: 2}", "answers on port ")]
+)
+def test_a_service_that_runs_is_not_made_what_a_run_asks_for(etcd: Project, setting: str, why: str) -> None:
+    etcd.devenv("up")
+    put(etcd, "mine")
+    plain, url = etcd.folder / "devenv.yaml", etcd.env()["DEVENV_ETCD_URL"]
+    before = plain.read_text()
+    etcd.configure(f"profile: coordination\nservices: {{etcd: {{{setting}}}}}\n")
+    refused = etcd.devenv("run", "--", "true", check=False)
+    one_clear_line(refused, 3, "cannot use etcd as it runs: ", why, "'devenv up etcd' makes it what devenv.yaml says")
+    plain.write_text(before)
+    assert "nothing to change" in etcd.devenv("plan").stdout
+    assert etcd.env()["DEVENV_ETCD_URL"] == url and keys(etcd) == ["mine"]
+    etcd.devenv("run", "--", "true")
+    assert keys(etcd) == ["mine"]
+
+
 def test_what_cannot_be_run_is_one_clear_line_and_leaves_nothing(etcd: Project, client: docker.DockerClient) -> None:
     one_clear_line(etcd.devenv("run", "--", "no-such-program", check=False), 127, "cannot run no-such-program")
     (etcd.folder / "plain").write_text("")

@@ -514,3 +514,9 @@ def test_what_is_gone_is_gone(what: str, act: Any) -> None:
     act(engine({what: Refused(404, "no such thing")})[0])
     with pytest.raises(ServiceFailed, match=r"cannot .*: it is in use"):
         act(engine({what: Refused(409, "it is in use")})[0])
+
+
+def test_what_another_one_removes_is_waited_for() -> None:
+    asked, client = engine({"DELETE /containers/x": Refused(409, "removal of container x is already in progress")})
+    asked.remove("x")
+    assert client.asked[-1] == ("POST /containers/x/wait", {"condition": "removed"}, b"")

@@ -163,6 +163,19 @@ sys.exit(run_program([sys.executable, "-c", {inner!r}], {{}}))
         assert run.wait() == 4
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("run", ["run_program", "run_group"])
+def test_what_is_ignored_stays_so_for_the_program_too(number: signal.Signals, run: str) -> None:
+    inner = f"import signal; exit(signal.getsignal({number.value}) is not signal.SIG_IGN)"
+    outer = f"""
+import signal, sys
+from devenv import program
+signal.signal({number.value}, signal.SIG_IGN)
+sys.exit(program.{run}([sys.executable, "-c", {inner!r}], {{}}))
+"""
+    assert subprocess.run([sys.executable, "-c", outer], check=False, start_new_session=True).returncode == 0
+
+
 def test_handlers_are_afterwards_what_they_were() -> None:
     before = signal.getsignal(signal.SIGTERM)
     run_program(["true"], {})
