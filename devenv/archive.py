@@ -6,8 +6,13 @@ import io
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
+from posixpath import normpath
 from queue import Full, Queue
+from typing import Any
 
+# How much of a file is worked on at once, in bytes.
+_CHUNK = 1 << 20
+_PAX_NAMES = ("path", "linkpath")
 # How often a reader that waits for room looks whether anybody still wants what it read.
 _LOOK_SECONDS = 0.1
 # How long a reader may take to notice that nobody does. It may be stuck in a read that never ends.
@@ -29,8 +34,60 @@ def pack(files: Mapping[str, bytes], mode: int = 0o444, folders: Iterable[str] =
             entry = tarfile.TarInfo(name)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
             archive.addfile(entry)
+        end = archive.offset + 2 * tarfile.BLOCKSIZE
+    # Without what fills a tape's record up: Podman may have stopped to read by then, and calls it a broken pipe.
+    buffer.truncate(end)
     buffer.seek(0)
     return buffer
+
+
+class Chunks(io.RawIOBase):
+    """Chunks as a file that can be read once."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks, self._rest = iter(chunks), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._rest = self._rest or next(self._chunks, b"")
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+
+def in_folder(name: str, stream: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
+    """The archive of a folder, whose entries begin with its name: as they do already, or put there.
+
+    Raises what the stream raises, and OSError if it is no archive.
+    """
+    import tarfile
+
+    outside = None
+    with closing(stream):
+        try:
+            with tarfile.open(fileobj=Chunks(stream), mode="r|") as archive:
+                for entry in archive:
+                    if outside is None:
+                        outside = _path(entry.name).partition("/")[0] != name
+                    if outside:
+                        entry.name = f"{name}/{_path(entry.name)}".rstrip("/")
+                        entry.linkname = f"{name}/{_path(entry.linkname)}" if entry.islnk() else entry.linkname
+                        # Where a name was too long for the entry itself.
+                        entry.pax_headers = {k: v for k, v in entry.pax_headers.items() if k not in _PAX_NAMES}
+                    yield entry.tobuf(tarfile.PAX_FORMAT)
+                    if content := archive.extractfile(entry) if entry.isreg() else None:
+                        while chunk := content.read(_CHUNK):
+                            yield chunk
+                        yield bytes(-entry.size % tarfile.BLOCKSIZE)
+        except tarfile.TarError as error:
+            raise OSError(f"what came is no archive: {error}") from error
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _path(name: str) -> str:
+    return normpath(f"/{name}").lstrip("/")
 
 
 def read_ahead(stream: Generator[bytes, None, None], most: int = 8) -> Iterator[bytes]:

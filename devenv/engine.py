@@ -35,6 +35,7 @@ from devenv.ports import HOST
 CONFIG_FOLDER = "/etc/devenv"
 # In each data volume, the one folder that any user may write to: the user's id differs between images.
 DATA_FOLDER = "data"
+_OCI_RUNTIME = re.compile(r"\b(crun|runc|OCI)\b")
 # The engine says nothing while it copies what may be gigabytes, in seconds.
 _COPY_TIMEOUT = 1800.0
 # How many of the last lines of a log.
@@ -79,7 +80,8 @@ class Engine(Images, Looks):
         ours, strangers = split(environment, listed, owner)
         containers: dict[str, ObservedContainer] = {}
         extra = []
-        for container in sorted(map(_observed, ours["container"]), key=lambda c: not c.running):
+        ids = {network["Name"]: network["Id"] for network in ours["network"]}
+        for container in sorted((_observed(c, ids) for c in ours["container"]), key=lambda c: not c.running):
             if container.service in containers:
                 extra.append(container)
             else:
@@ -152,13 +154,30 @@ class Engine(Images, Looks):
     def fill_volume(self, volume: str, image: str, folder: str, labels: Labels, service: str) -> None:
         """Create a volume that holds what the image has in `folder`.
 
-        The engine itself copies that when a container is created, which is never started. Raises NotOurs if the
-        volume, or the container's name, is another's; ServiceFailed if the image is not there.
+        The engine itself copies that when a container is created, which never runs. Raises NotOurs if the volume, or
+        the container's name, is another's; ServiceFailed if the image is not there.
         """
         self.ensure_volume(volume, labels, service)
         wanted = never_started(image, {**labels, LABEL_SERVICE: service}, [_mount(folder, volume)])
         with asking(f"fill volume {volume}"):
-            self.remove(self._created(filler(volume), labels, wanted, _COPY_TIMEOUT))
+            container = self._created(filler(volume), labels, wanted, _COPY_TIMEOUT)
+            try:
+                if self._client.podman:
+                    self._copy_up(container)
+            finally:
+                self.remove(container)
+
+    def _copy_up(self, container: str) -> None:
+        """Have Podman copy into the volumes of a container, which it does at a start: that fails, as it has no program.
+
+        Raises Refused if it fails before: the volumes would stay empty.
+        """
+        try:
+            self._client.ask("POST", f"/containers/{container}/start", timeout=_COPY_TIMEOUT)
+        except Refused as error:
+            # How it begins to speak of its OCI runtime, which is asked once all is mounted.
+            if not _OCI_RUNTIME.search(str(error)):
+                raise
 
     def remove_volume(self, name: str) -> None:
         with asking(f"remove volume {name}"), unless_gone():
@@ -345,8 +364,11 @@ def _unframed(log: bytes) -> bytes:
     return b"".join(texts)
 
 
-def _observed(listed: Mapping[str, Any]) -> ObservedContainer:
-    """One entry of the engine's container list. A label that is no JSON counts as empty: it only means drift."""
+def _observed(listed: Mapping[str, Any], networks: Mapping[str, str]) -> ObservedContainer:
+    """One entry of the engine's container list. A label that is no JSON counts as empty: it only means drift.
+
+    `networks` are ids by name: Podman before 5.4 names them where Docker has ids.
+    """
     labels = listed["Labels"]
 
     def decoded(label: str) -> dict[str, Any]:
@@ -367,5 +389,9 @@ def _observed(listed: Mapping[str, Any]) -> ObservedContainer:
         parts=decoded(LABEL_CONFIG_PARTS),
         ports={int(inside): int(host) for inside, host in decoded(LABEL_PORTS).items()},
         exit_code=int(exited[1]) if exited else None,
-        networks=tuple(n["NetworkID"] for n in listed["NetworkSettings"]["Networks"].values() if n["NetworkID"]),
+        networks=tuple(
+            networks.get(n["NetworkID"], n["NetworkID"])
+            for n in listed["NetworkSettings"]["Networks"].values()
+            if n["NetworkID"]
+        ),
     )

@@ -47,6 +47,9 @@ class NoAnswer(OSError):
 class Client(ABC):
     """What sends requests to an engine. Thread-safe."""
 
+    # Whether that is Podman, which speaks the same API.
+    podman = False
+
     @abstractmethod
     def stream(
         self, method: str, path: str, query: Query | None = None, body: Body = None, timeout: float = TIMEOUT
@@ -81,6 +84,7 @@ class HttpClient(Client):
             _all_of(answer)
         finally:
             self._done(connection, answer)
+        self.podman = "Libpod-Api-Version" in answer.headers
         return agreed(answer.headers.get("Api-Version", ""))
 
     def stream(

@@ -102,9 +102,9 @@ class Images:
         self._import(f"keep data as {tag}", tag, stream, labels, _NO_ROOM)
 
     def _import(self, what: str, tag: str, stream: Iterable[bytes], labels: Mapping[str, str], hint: str) -> None:
-        name, _, version = tag.rpartition(":")
         changes = [f'LABEL {key}="{value}"' for key, value in labels.items()]
-        query = {"fromSrc": "-", "repo": name, "tag": version, "changes": changes}
+        # Not `tag`, which Podman 4 does not look at: what it imports would be named ":latest".
+        query = {"fromSrc": "-", "repo": tag, "changes": changes}
         self._send(what, "/images/create", query, stream, hint)
 
     def _send(

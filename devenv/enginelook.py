@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from devenv.archive import read_ahead
+from devenv.archive import in_folder, read_ahead
 from devenv.connection import asking, unless_gone
 from devenv.enginehttp import Client, Refused, decoded
 from devenv.errors import DevenvError
@@ -133,7 +133,11 @@ class Looks:
         Close it: until then the engine lets nobody do anything to the container.
         """
         with asking(f"read {folder} of container {container}"):
-            yield from read_ahead(self._client.stream("GET", f"/containers/{container}/archive", {"path": folder}))
+            stream = self._client.stream("GET", f"/containers/{container}/archive", {"path": folder})
+            if self._client.podman:
+                # It leaves the name of a volume's folder out unless the container runs.
+                stream = in_folder(folder.rpartition("/")[2], stream)
+            yield from read_ahead(stream)
 
 
 def never_started(image: str, labels: Mapping[str, str], mounts: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:

@@ -48,6 +48,8 @@ class Sdk(Client):
             self._client = docker.APIClient(
                 version=version, timeout=int(TIMEOUT), use_ssh_client=url.startswith("ssh:"), **_arguments(url, origin)
             )
+            if version == "auto":  # Else another client is asked.
+                self.podman = "podman" in str(self._client.version().get("Components")).lower()
         # A proxy from the environment must not come between us and the engine.
         self._client.trust_env = False
         self._client.hooks["response"].append(_logged)

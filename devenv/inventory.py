@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
 from devenv import sbom
+from devenv.archive import Chunks
 from devenv.engine import Engine
 from devenv.errors import ConfigError, DevenvError
 from devenv.images import BASE, BASE_PACKAGE, LABEL_BASE, check_image, images_for, is_genuine, stale_images
@@ -143,24 +143,8 @@ def _files(engine: Engine, container: str, path: str, suffix: str) -> Iterator[t
         return
     with (
         closing(engine.read_folder(container, path)) as chunks,
-        tarfile.open(fileobj=_Stream(chunks), mode="r|") as tar,
+        tarfile.open(fileobj=Chunks(chunks), mode="r|") as tar,
     ):
         for member in tar:
             if member.isreg() and member.name.endswith(suffix) and (content := tar.extractfile(member)):
                 yield member.name, content.read().decode(errors="replace")
-
-
-class _Stream(io.RawIOBase):
-    """Chunks as a file that can be read once."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks, self._rest = iter(chunks), b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._rest = self._rest or next(self._chunks, b"")
-        size = min(len(buffer), len(self._rest))
-        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
-        return size

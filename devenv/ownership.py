@@ -33,10 +33,8 @@ def carries(listed: Mapping[str, Any], owner: str) -> bool:
 
 
 def name_of(listed: Mapping[str, Any]) -> str:
-    if "Name" in listed:
-        return str(listed["Name"])
-    # A container whose removal got stuck has none.
-    names = listed["Names"] or [listed["Id"][:12]]
+    # A container has several, or none if its removal got stuck. Podman lists an empty `Name` beside them.
+    names = listed.get("Names") or [listed.get("Name") or listed["Id"][:12]]
     return str(names[0].lstrip("/"))
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -34,11 +37,13 @@ class PrivateEngine:
     inside: tuple[str, ...]
     options: tuple[str, ...] = ()
     daemon: subprocess.Popen[bytes] | None = None
+    # What it is told that way; as this process has it, if that is nothing.
+    environ: dict[str, str] | None = None
 
     @property
     def socket(self) -> Path:
         """Where it answers."""
-        return self.run / "docker.sock"
+        return self.run / "engine.sock"
 
     @property
     def disk(self) -> Path:
@@ -80,14 +85,17 @@ class PrivateEngine:
             os.posix_fallocate(stream.fileno(), 0, status.f_bavail * status.f_frsize - leave)
         return ballast
 
+    def command(self) -> list[str]:
+        """What starts it. It has nothing of what the host's own engine is told."""
+        own = [f"--data-root={self.disk}/docker", f"--exec-root={self.run}/exec", f"--pidfile={self.run}/pid"]
+        (settings := self.run / "daemon.json").write_text("{}")
+        return ["dockerd", f"--host=unix://{self.socket}", *own, f"--config-file={settings}", *self.options]
+
     def start(self) -> None:
         """Return when it answers, or when it was given up."""
-        own = [f"--data-root={self.disk}/docker", f"--exec-root={self.run}/exec", f"--pidfile={self.run}/pid"]
-        # Nothing of what the host's own engine is told.
-        (settings := self.run / "daemon.json").write_text("{}")
-        command = ["dockerd", f"--host=unix://{self.socket}", *own, f"--config-file={settings}", *self.options]
+        command = [*self.inside, *self.command()]
         with (self.run / "log").open("ab") as log:
-            self.daemon = subprocess.Popen([*self.inside, *command], stdout=log, stderr=log, start_new_session=True)
+            self.daemon = subprocess.Popen(command, stdout=log, stderr=log, env=self.environ, start_new_session=True)
         for _ in range(_START_SECONDS * 10):
             # It listens before it can answer, and answers when it can.
             if self.socket.exists():
@@ -103,15 +111,64 @@ class PrivateEngine:
         self.daemon.wait(30)
 
 
+class PrivatePodman(PrivateEngine):
+    """Podman as Debian packages it, unpacked somewhere."""
+
+    def command(self) -> list[str]:
+        (unpacked,) = map(Path, self.options)
+        helpers = unpacked / "usr/lib/podman"
+        # By default it asks for more than a host may have that is a container itself.
+        allowed = [f"nofile={(most := resource.getrlimit(resource.RLIMIT_NOFILE)[1])}:{most}", "nproc=4096:4096"]
+        (settings := self.run / "containers.conf").write_text(
+            f"""
+[containers]
+default_ulimits = {json.dumps(allowed)}
+seccomp_profile = "{unpacked}/usr/share/containers/seccomp.json"
+[engine]
+cgroup_manager = "cgroupfs"
+conmon_path = ["{unpacked}/usr/bin/conmon"]
+events_logger = "file"
+helper_binaries_dir = ["{helpers}"]
+runtime = "runc"
+[network]
+network_backend = "netavark"
+network_config_dir = "{self.disk}/networks"
+"""
+        )
+        (policy := self.run / ".config/containers/policy.json").parent.mkdir(parents=True, exist_ok=True)
+        policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+        libraries = ":".join(map(str, unpacked.glob("usr/lib/*-linux-gnu*")))
+        own = {"HOME": str(self.run), "CONTAINERS_CONF": str(settings), "LD_LIBRARY_PATH": libraries}
+        self.environ = {**os.environ, **own}
+        return [*self._podman(), "system", "service", "--time=0", f"unix://{self.socket}"]
+
+    def stop(self) -> None:
+        """Its containers would outlive it, and so would the monitors of what was executed in them: for five minutes."""
+        ending = [*self.inside, *self._podman(), "rm", "--all", "--force", "--time=0"]
+        subprocess.run(ending, check=True, capture_output=True, env=self.environ)
+        super().stop()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                program, *arguments = (process / "cmdline").read_bytes().split(b"\0")
+                if program.endswith(b"/conmon") and any(a.startswith(bytes(self.disk)) for a in arguments):
+                    os.kill(int(process.name), signal.SIGKILL)
+
+    def _podman(self) -> list[str]:
+        places = [f"--root={self.disk}/podman", f"--runroot={self.run}/podman"]
+        return [f"{self.options[0]}/usr/bin/podman", *places, f"--tmpdir={self.run}/tmp", "--storage-driver=overlay"]
+
+
 @contextmanager
-def private_engine(folder: Path, megabytes: int, *options: str) -> Iterator[PrivateEngine]:
+def private_engine(
+    folder: Path, megabytes: int, *options: str, kind: type[PrivateEngine] = PrivateEngine
+) -> Iterator[PrivateEngine]:
     """Start an engine on a disk of that size; it and all that it has are gone afterwards."""
     require(missing())
     # Not the name of the folder, which may be long: a socket's path has at most 107 bytes.
     run = Path(f"/run/devenv-test-{os.getpid()}")
     namespace = run.name
     # Not `ip netns exec`, which hides the control groups that an engine needs.
-    engine = PrivateEngine(run, ("nsenter", f"--net=/run/netns/{namespace}"), options)
+    engine = kind(run, ("nsenter", f"--net=/run/netns/{namespace}"), options)
     engine.disk.mkdir(parents=True)
     image = folder / "disk.ext4"
     with image.open("wb") as stream:
@@ -132,6 +189,6 @@ def private_engine(folder: Path, megabytes: int, *options: str) -> Iterator[Priv
             engine.stop()
     finally:
         subprocess.run(["ip", "netns", "delete", namespace], check=False)
-        subprocess.run(["umount", engine.disk], check=True)
+        subprocess.run(["umount", "--recursive", engine.disk], check=True)
         image.unlink()
         shutil.rmtree(run, ignore_errors=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
-from devenv.archive import pack, read_ahead
+from devenv.archive import in_folder, pack, read_ahead
 
 
 def test_files_come_out_as_they_went_in() -> None:
@@ -44,6 +45,50 @@ def test_the_same_files_make_the_same_bytes() -> None:
 def test_an_archive_of_nothing_is_one() -> None:
     with tarfile.open(fileobj=pack({})) as archive:
         assert archive.getnames() == []
+
+
+def read(stream: Iterator[bytes]) -> dict[str, tuple[bytes, str, int, int]]:
+    """Each entry of an archive: its type, where it links to, who owns it, and how many bytes it has."""
+    with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
+        content = {e.name: f.read() for e in archive if (e.isreg() or e.islnk()) and (f := archive.extractfile(e))}
+        return {e.name: (e.type, e.linkname, e.uid, len(content.get(e.name, b""))) for e in archive}
+
+
+def of_a_volume(outside: str) -> Generator[bytes, None, None]:
+    """What a server may have in its folder, as the engine gives it."""
+    deep = f"{outside}data/" + "long/" * 60 + "file"
+    kinds: list[tuple[str, bytes, str, int]] = [
+        (outside, tarfile.DIRTYPE, "", 0),
+        (f"{outside}data", tarfile.DIRTYPE, "", 0),
+        (deep, tarfile.REGTYPE, "", 3_000_001),
+        (f"{outside}data/hard", tarfile.LNKTYPE, deep, 0),
+        (f"{outside}data/soft", tarfile.SYMTYPE, "/elsewhere", 0),
+    ]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, kind, link, size in kinds:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname, entry.size, entry.uid = kind, link, size, 65534
+            archive.addfile(entry, io.BytesIO(bytes(size)))
+    yield from (buffer.getvalue()[start : start + 1000] for start in range(0, len(buffer.getvalue()), 1000))
+
+
+@pytest.mark.parametrize("outside", ["etcd/", "/", "./"])
+def test_what_is_in_a_folder_comes_out_in_it(outside: str) -> None:
+    deep = "etcd/data/" + "long/" * 60 + "file"
+    assert read(in_folder("etcd", of_a_volume(outside))) == {
+        "etcd": (tarfile.DIRTYPE, "", 65534, 0),
+        "etcd/data": (tarfile.DIRTYPE, "", 65534, 0),
+        deep: (tarfile.REGTYPE, "", 65534, 3_000_001),
+        "etcd/data/hard": (tarfile.LNKTYPE, deep, 65534, 3_000_001),
+        "etcd/data/soft": (tarfile.SYMTYPE, "/elsewhere", 65534, 0),
+    }
+
+
+def test_an_archive_that_ends_early_is_none() -> None:
+    whole = b"".join(of_a_volume("/"))
+    with pytest.raises(OSError, match="what came is no archive"):
+        list(in_folder("etcd", (chunk for chunk in [whole[:1_000_000]])))
 
 
 def test_what_is_read_ahead_comes_out_in_order() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from builders import service
 
+from devenv.archive import pack
 from devenv.engine import Engine
 from devenv.enginehttp import Body, Client, Query, Refused
 from devenv.errors import Cancelled, NoEngine, NotOurs, PortTaken, ServiceFailed
@@ -319,6 +320,40 @@ def test_a_volume_is_filled_by_a_container_that_is_never_started() -> None:
     assert client.query("DELETE /containers/c1") == {"v": True, "force": True}
 
 
+START = "POST /containers/c1/start"
+
+
+def test_podman_fills_a_volume_when_the_container_fails_to_start() -> None:
+    nothing_to_run = Refused(500, 'runc create failed: exec: "none": executable file not found: OCI runtime')
+    asked, client = engine({START: nothing_to_run})
+    client.podman = True
+    asked.fill_volume("v", "i:1", "/data", OWN, "one")
+    assert client.whats == ["POST /volumes/create", CREATE, START, "DELETE /containers/c1"]
+
+
+def test_a_volume_that_podman_has_not_filled_is_not_taken_for_full() -> None:
+    asked, client = engine({START: Refused(500, "no space left on device")})
+    client.podman = True
+    with pytest.raises(ServiceFailed, match="cannot fill volume v: no space left on device"):
+        asked.fill_volume("v", "i:1", "/data", OWN, "one")
+    assert client.whats[-1] == "DELETE /containers/c1"
+
+
+def test_podman_names_networks_where_docker_has_ids() -> None:
+    networks = [{"Id": "id-a", "Name": "devenv-e", "Labels": OWN}]
+    listing = {"GET /networks": networks, "GET /volumes": {"Volumes": None}, "GET /images/json": IMAGES}
+    asked, _ = engine({**listing, "GET /containers/json": [listed("1", {"devenv-e": "devenv-e", "b": "b"})]})
+    assert asked.observe("e", "t").containers["one"].networks == ("id-a", "b")
+
+
+@pytest.mark.parametrize(("podman", "name"), [(False, "/member"), (True, "/member"), (True, "etcd/member")])
+def test_a_folder_is_read_with_its_name(podman: bool, name: str) -> None:
+    asked, client = engine({"GET /containers/c/archive": pack({name: b"1"}).getvalue()})
+    client.podman = podman
+    with tarfile.open(fileobj=io.BytesIO(b"".join(asked.read_folder("c", "/var/lib/etcd")))) as archive:
+        assert archive.getnames() == ["etcd/member" if podman else name]
+
+
 def test_an_image_is_read_through_a_container_that_is_never_started_and_what_a_killed_one_left_goes() -> None:
     now = time.time()
     listed = [
@@ -460,7 +495,7 @@ def test_an_image_is_imported_with_its_labels(tmp_path: Path) -> None:
     (tmp_path / "base.tar").write_bytes(b"tar")
     asked, client = engine({"POST /images/create": MADE})
     asked.import_image("devenv/base:1", tmp_path / "base.tar", {"a": "b"})
-    query = {"fromSrc": "-", "repo": "devenv/base", "tag": "1", "changes": ['LABEL a="b"']}
+    query = {"fromSrc": "-", "repo": "devenv/base:1", "changes": ['LABEL a="b"']}
     assert client.asked == [("POST /images/create", query, b"tar")]
 
 

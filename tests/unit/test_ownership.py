@@ -58,6 +58,11 @@ def test_a_container_whose_removal_got_stuck_has_no_name_and_goes_by_its_id(name
     assert name_of({"Id": "0123456789abcdef", "Names": names}) == "0123456789ab"
 
 
+def test_a_container_goes_by_its_first_name_also_where_podman_lists_an_empty_one() -> None:
+    assert name_of({"Id": "1", "Names": ["/one", "/two"], "Name": ""}) == "one"
+    assert name_of({"Id": "1", "Name": "network"}) == "network"
+
+
 def test_without_a_token_nothing_is_ours() -> None:
     assert not carries(one("devenv-e"), "")
     assert carries(NETWORK, "n") and not carries(NETWORK, "c")
