@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,8 +40,7 @@ class Group(click.Group):
         # Importing makes many objects and hardly any garbage: collecting as rarely as this saves a tenth of a second.
         gc.set_threshold(100_000, 50, 50)
         if threading.current_thread() is threading.main_thread():
-            # As Ctrl-C: what stands still for a moment goes on, and what was brought up for a command goes.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, _terminated)
         # The name of a folder need not be text, and not every locale has every letter.
         if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -54,6 +54,10 @@ class Group(click.Group):
             show(error)
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
+            if threading.current_thread() is threading.main_thread():
+                # All is done but to end, which Python would tell of at length if it were interrupted.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             click.echo("interrupted", err=True)
             sys.exit(_INTERRUPTED)
         except OSError as error:
@@ -69,6 +73,15 @@ class Group(click.Group):
             # Somebody read as much as they wanted, e.g. `devenv logs | head`.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> None:
+    """As Ctrl-C: what stands still for a moment goes on, and what was brought up for a command goes.
+
+    Once: timeout(1) sends it twice, to the command and to its group, and who wants an end at once has SIGKILL.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def show_debugging() -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any, Literal
 from urllib.parse import urlsplit
 
@@ -100,8 +102,38 @@ class Sdk(Client):
         """Start a command in a container with its input attached: the exec's id and the raw socket."""
         with _translated():
             run = str(self._client.exec_create(container, list(command), stdin=True, tty=tty)["Id"])
-            socket = self._client.exec_start(run, tty=tty, socket=True)
-        return run, getattr(socket, "_sock", socket)
+            stream = self._client.exec_start(run, tty=tty, socket=True)
+        return run, _as_socket(getattr(stream, "_sock", stream))
+
+
+def _as_socket(stream: Any) -> Any:
+    """The stream, or a socket in place of the library's one through ssh.
+
+    That is a program with two pipes, which can neither be waited for nor told that no more comes.
+    """
+    program = getattr(stream, "proc", None)
+    if program is None:
+        return stream
+    ours, theirs = socket.socketpair()
+
+    def give() -> None:
+        with suppress(OSError, ValueError):
+            while data := program.stdout.read1(CHUNK):
+                theirs.sendall(data)
+        with suppress(OSError):
+            theirs.shutdown(socket.SHUT_WR)
+
+    def take() -> None:
+        with suppress(OSError, ValueError):
+            while data := theirs.recv(CHUNK):
+                program.stdin.write(data)
+                program.stdin.flush()
+        with suppress(OSError):
+            program.stdin.close()
+
+    for pump in (give, take):
+        threading.Thread(target=pump, daemon=True).start()
+    return ours
 
 
 def _logged(answer: requests.Response, *_: object, **__: object) -> None:

@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -217,8 +218,49 @@ def test_an_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("devenv.steps.connect", interrupt)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     result = run("plan")
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     assert (result.exit_code, result.stdout) == (130, "") and "interrupted" in result.stderr
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_a_signal_at_the_very_end_changes_nothing(number: str) -> None:
+    code = f"""
+import atexit, os, signal, click
+from devenv.command import Group
+tell = lambda: os.kill(os.getpid(), signal.{number})
+@click.group(cls=Group)
+def main(): pass
+@main.command()
+def command():
+    atexit.register(tell)
+    tell()
+main(["command"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (130, "interrupted")
+
+
+def test_a_second_sigterm_does_not_end_what_the_first_began() -> None:
+    code = """
+import os, signal, click
+from devenv.command import Group
+tell = lambda: os.kill(os.getpid(), signal.SIGTERM)
+@click.group(cls=Group)
+def main(): pass
+@main.command()
+def command():
+    try:
+        tell()
+    finally:
+        tell()
+        print("cleaned up")
+main(["command"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "cleaned up\n", "interrupted")
 
 
 # ---- no engine ---------------------------------------------------------------------------------------------------

@@ -253,6 +253,15 @@ def test_nothing_at_the_socket_names_it(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert f"unix://{tmp_path}/none" in caught.value.message
 
 
+def test_an_engine_behind_ssh_needs_a_package_that_few_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "ssh://somebody@127.0.0.1")
+    # What the docker library looks for to see whether it is there.
+    monkeypatch.delattr("docker.api.client.SSHHTTPAdapter", raising=False)
+    with pytest.raises(NoEngine, match=r"cannot reach .* ssh://somebody@127.0.0.1 \(DOCKER_HOST\): ") as caught:
+        open_connection()
+    assert caught.value.hint == "run: pip install 'devenv[ssh]'"
+
+
 def test_an_engine_that_is_too_old_says_so(engine: HttpEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.api = "1.12"
     monkeypatch.setenv("DOCKER_HOST", engine.url)
