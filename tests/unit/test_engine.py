@@ -19,7 +19,7 @@ from builders import service
 
 from devenv.archive import pack
 from devenv.engine import Engine
-from devenv.enginehttp import Body, Client, Query, Refused
+from devenv.enginehttp import TIMEOUT, Body, Client, Query, Refused
 from devenv.errors import Cancelled, NoEngine, NotOurs, PortTaken, ServiceFailed
 from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER, LABEL_SERVICE, ContainerOptions
 
@@ -36,6 +36,8 @@ class Requests(Client):
         # What is answered once something was asked.
         self.then: dict[str, dict[str, Any]] = {}
         self.asked: list[tuple[str, Query, Any]] = []
+        # In seconds, of the last request of each kind.
+        self.limits: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def stream(
@@ -44,6 +46,7 @@ class Requests(Client):
         what = f"{method} {path}"
         with self._lock:
             self.asked.append((what, query or {}, body if isinstance(body, dict | bytes) else b"".join(body or ())))
+            self.limits[what] = timeout
         answer = self.answers.get(what, {"Id": "c1", "Labels": OWN})
         self.answers.update(self.then.get(what, {}))
         if isinstance(answer, Exception):
@@ -304,6 +307,8 @@ def test_a_volume_is_filled_by_a_container_that_is_never_started() -> None:
     asked, client = engine()
     asked.fill_volume("v", "i:1", "/data", OWN, "one")
     assert client.whats == ["POST /volumes/create", CREATE, "DELETE /containers/c1"]
+    # Which is when the engine copies, whatever it takes.
+    assert client.limits[CREATE] == 1800 and client.limits["DELETE /containers/c1"] <= TIMEOUT
     assert client.query(CREATE) == {"name": "v-fill"}
     host = client.last(CREATE)["HostConfig"]
     assert host.pop("Mounts") == [{"Type": "volume", "Source": "v", "Target": "/data"}]

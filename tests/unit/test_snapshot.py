@@ -13,7 +13,7 @@ from builders import container, converged, desired, service, with_containers
 from fake_engine import FakeEngine
 
 from devenv import snapshot
-from devenv.errors import ConfigError
+from devenv.errors import ConfigError, NoEngine
 from devenv.model import Image, Observed
 from devenv.snapshot import SavedService, Snapshot
 from devenv.state import State
@@ -187,6 +187,19 @@ def test_data_that_is_not_on_this_engine_is_refused(state: State) -> None:
     without = {reference: identity for reference, identity in THERE.items() if reference != "devenv/snapshot:b"}
     with pytest.raises(ConfigError, match=r"not on this engine any more \(devenv/snapshot:b\)"):
         snapshot.check(saved, {"one": Image("devenv/one:1", "build", "one")}, without, ["one"])
+
+
+def test_what_a_failed_removal_leaves_is_on_record(state: State) -> None:
+    def fail() -> None:
+        raise NoEngine("it went away")
+
+    saved = written(state)
+    engine: Any = FakeEngine(Observed(images=THERE))
+    engine.on["remove image devenv/snapshot:b"] = fail
+    with pytest.raises(NoEngine):
+        snapshot.remove(state, engine, saved)
+    assert snapshot.load_all(state) == []
+    assert snapshot.leftovers(state, engine.observed.images) == ["devenv/snapshot:b"]
 
 
 def test_a_removed_snapshot_is_forgotten_before_its_data_goes(state: State) -> None:
