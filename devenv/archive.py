@@ -19,6 +19,10 @@ _LOOK_SECONDS = 0.1
 _PATIENCE_SECONDS = 5.0
 
 
+class Torn(Exception):
+    """An archive that ends before its end."""
+
+
 def pack(files: Mapping[str, bytes], mode: int = 0o444, folders: Iterable[str] = ()) -> io.BytesIO:
     """An archive of files by name, all of one mode, and of folders that any user may write to. They are root's."""
     # Lazily: most commands put nothing anywhere.
@@ -60,14 +64,26 @@ class Chunks(io.RawIOBase):
 def in_folder(name: str, stream: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
     """The archive of a folder, whose entries begin with its name: as they do already, or put there.
 
-    Raises what the stream raises, and OSError if it is no archive.
+    Raises what the stream raises, and Torn if the archive does not come to its end.
     """
     import tarfile
+
+    class Strict(tarfile.TarInfo):
+        """The library takes anything but an entry for the end."""
+
+        @classmethod
+        def fromtarfile(cls, archive: tarfile.TarFile) -> Strict:
+            try:
+                return super().fromtarfile(archive)
+            except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+                raise
+            except tarfile.HeaderError as error:
+                raise tarfile.ReadError(str(error)) from error
 
     outside = None
     with closing(stream):
         try:
-            with tarfile.open(fileobj=Chunks(stream), mode="r|") as archive:
+            with tarfile.open(fileobj=Chunks(stream), mode="r|", bufsize=_CHUNK, tarinfo=Strict) as archive:
                 for entry in archive:
                     if outside is None:
                         outside = _path(entry.name).partition("/")[0] != name
@@ -82,7 +98,7 @@ def in_folder(name: str, stream: Generator[bytes, None, None]) -> Generator[byte
                             yield chunk
                         yield bytes(-entry.size % tarfile.BLOCKSIZE)
         except tarfile.TarError as error:
-            raise OSError(f"what came is no archive: {error}") from error
+            raise Torn(f"what came is no whole archive ({error})") from error
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 

@@ -218,10 +218,11 @@ class BringUp(Steps):
             self._as_it_is,
         )
         for operation in plan.operations:
-            known = record.provisioned.get(operation.target) != BEGUN
-            if operation.action == "prepare" and operation.target in self._as_it_is and known:
+            # What is to be done again has begun with these settings.
+            again = operation.target in renew or record.provisioned.get(operation.target) == BEGUN
+            if operation.action == "prepare" and operation.target in self._as_it_is and not again:
                 raise ConfigError(
-                    f"cannot use {operation.target} as it runs: it was brought up with other settings than these",
+                    f"cannot use {operation.target} as it runs: as far as is known, it has other settings",
                     f"'devenv up {operation.target}' makes it what devenv.yaml says; or ask for the same",
                 )
         check_used(self.engine, plan, selected, observed.images)

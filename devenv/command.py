@@ -39,7 +39,8 @@ class Group(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         # Importing makes many objects and hardly any garbage: collecting as rarely as this saves a tenth of a second.
         gc.set_threshold(100_000, 50, 50)
-        if threading.current_thread() is threading.main_thread():
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
             signal.signal(signal.SIGTERM, _terminated)
         # The name of a folder need not be text, and not every locale has every letter.
         if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
@@ -54,10 +55,10 @@ class Group(click.Group):
             show(error)
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
-            if threading.current_thread() is threading.main_thread():
+            if in_main_thread:
                 # All is done but to end, which Python would tell of at length if it were interrupted.
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                signal.signal(signal.SIGINT, _ignored)
+                signal.signal(signal.SIGTERM, _ignored)
             click.echo("interrupted", err=True)
             sys.exit(_INTERRUPTED)
         except OSError as error:
@@ -80,8 +81,12 @@ def _terminated(_number: int, _frame: FrameType | None) -> None:
 
     Once: timeout(1) sends it twice, to the command and to its group, and who wants an end at once has SIGKILL.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _ignored)
     raise KeyboardInterrupt
+
+
+def _ignored(_number: int, _frame: FrameType | None) -> None:
+    """Unlike SIG_IGN, this is not handed down to programs."""
 
 
 def show_debugging() -> None:

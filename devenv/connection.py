@@ -114,7 +114,7 @@ def open_connection() -> Connection:
     try:
         return Connection(url, origin)
     except (Refused, OSError) as error:
-        hint = "run: pip install 'devenv[ssh]'" if "paramiko" in str(error) else _HINT
+        hint = "run: pip install 'docker[ssh]'" if "paramiko" in str(error) else _HINT
         raise NoEngine(f"cannot reach a container engine at {url} ({origin}): {_reason(error)}", hint) from error
 
 

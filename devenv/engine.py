@@ -28,14 +28,14 @@ from devenv.model import (
     Observed,
     ObservedContainer,
 )
-from devenv.ownership import carries, filler, name_of, split, trusted
+from devenv.ownership import filler, name_of, split, trusted
 from devenv.ports import HOST
 
 # Where a service's files go: a volume of its own, since a read-only root file system takes no copies.
 CONFIG_FOLDER = "/etc/devenv"
 # In each data volume, the one folder that any user may write to: the user's id differs between images.
 DATA_FOLDER = "data"
-_OCI_RUNTIME = re.compile(r"\b(crun|runc|OCI)\b")
+_OCI_RUNTIME = re.compile(r"\bOCI (runtime|permission)\b")
 # The engine says nothing while it copies what may be gigabytes, in seconds.
 _COPY_TIMEOUT = 1800.0
 # How many of the last lines of a log.
@@ -96,27 +96,6 @@ class Engine(Images, Looks):
             owner=owner,
             strangers=strangers,
         )
-
-    def leftover_volumes(self, environment: str, owner: str) -> tuple[str, ...]:
-        """Volumes of the environment that no container uses: containers were removed by other means."""
-        with asking("list volumes"):
-            found = self._volumes({"label": f"{LABEL_ENVIRONMENT}={environment}", "dangling": "true"})
-        return tuple(v["Name"] for v in found if LABEL_SERVICE not in v["Labels"] and carries(v, owner))
-
-    def _volumes(self, filters: Mapping[str, str]) -> list[dict[str, Any]]:
-        return list(self._client.ask("GET", "/volumes", {"filters": filters})["Volumes"] or [])
-
-    def publisher(self, port: int) -> str:
-        """The running container that publishes the host port, in words; empty if none does."""
-        with asking("list containers"):
-            for listed in self._client.ask("GET", "/containers/json"):
-                if any(published.get("PublicPort") == port for published in listed["Ports"]):
-                    return f"container {name_of(listed)}"
-        return ""
-
-    def state(self, container: str) -> dict[str, Any]:
-        """The engine's own State of a container: Status, ExitCode, OOMKilled, …"""
-        return dict(self.inspect(container)["State"])
 
     # ---- networks and volumes ----------------------------------------------------------------------------
 
@@ -242,7 +221,7 @@ class Engine(Images, Looks):
                         f"cannot publish a port of {name}: {error}",
                         hint="end what has the port, or pin another one under 'services' in devenv.yaml",
                     ) from error
-                if "paused container" not in str(error):
+                if not self._is_paused(container, error):
                     raise
                 self._client.ask("POST", f"/containers/{container}/unpause")
         return True
@@ -259,7 +238,23 @@ class Engine(Images, Looks):
     def stop(self, container: str, seconds: int) -> None:
         """Ask a container to end by itself; after `seconds` the engine ends it."""
         with asking(f"stop container {container}"), unless_gone():
-            self._client.ask("POST", f"/containers/{container}/stop", {"t": seconds}, timeout=TIMEOUT + seconds)
+            try:
+                self._stop(container, seconds)
+            except Refused as error:
+                # Docker lets it go on by itself.
+                if not self._is_paused(container, error):
+                    raise
+                self._client.ask("POST", f"/containers/{container}/unpause")
+                self._stop(container, seconds)
+
+    def _stop(self, container: str, seconds: int) -> None:
+        self._client.ask("POST", f"/containers/{container}/stop", {"t": seconds}, timeout=TIMEOUT + seconds)
+
+    def _is_paused(self, container: str, error: Refused) -> bool:
+        """Whether that is why something was refused, which Docker says and Podman does not."""
+        return "paused container" in str(error) or (
+            error.status != 404 and self._client.podman and self.state(container)["Status"] == "paused"
+        )
 
     def logs(self, container: str, tail: Tail = "all", since: float = 0, timestamps: bool = False) -> list[str]:
         """The lines that a container logged, from a time on (in seconds since 1970) if one is given."""

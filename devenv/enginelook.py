@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from devenv.archive import in_folder, read_ahead
+from devenv.archive import Torn, in_folder, read_ahead
 from devenv.connection import asking, unless_gone
 from devenv.enginehttp import Client, Refused, decoded
-from devenv.errors import DevenvError
-from devenv.model import LABEL_ENVIRONMENT
-from devenv.ownership import name_of
+from devenv.errors import DevenvError, ServiceFailed
+from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE
+from devenv.ownership import carries, name_of
 
 # For a container that is never started, should somebody start it.
 _NOBODY = "65534:65534"
@@ -48,6 +48,27 @@ class Looks:
         """All that the engine knows of a container."""
         with asking(f"inspect container {container}"):
             return dict(self._client.ask("GET", f"/containers/{container}/json"))
+
+    def leftover_volumes(self, environment: str, owner: str) -> tuple[str, ...]:
+        """Volumes of the environment that no container uses: containers were removed by other means."""
+        with asking("list volumes"):
+            found = self._volumes({"label": f"{LABEL_ENVIRONMENT}={environment}", "dangling": "true"})
+        return tuple(v["Name"] for v in found if LABEL_SERVICE not in v["Labels"] and carries(v, owner))
+
+    def _volumes(self, filters: Mapping[str, str]) -> list[dict[str, Any]]:
+        return list(self._client.ask("GET", "/volumes", {"filters": filters})["Volumes"] or [])
+
+    def publisher(self, port: int) -> str:
+        """The running container that publishes the host port, in words; empty if none does."""
+        with asking("list containers"):
+            for listed in self._client.ask("GET", "/containers/json"):
+                if any(published.get("PublicPort") == port for published in listed["Ports"]):
+                    return f"container {name_of(listed)}"
+        return ""
+
+    def state(self, container: str) -> dict[str, Any]:
+        """The engine's own State of a container: Status, ExitCode, OOMKilled, …"""
+        return dict(self.inspect(container)["State"])
 
     def network_of(self, container: str) -> str:
         """How a container is on the network: "host", "bridge", a network's name; nothing if there is none such."""
@@ -116,7 +137,9 @@ class Looks:
                 # Until whoever began it is through, the container has its name and its ports.
                 if "is already in progress" not in str(error):
                     raise
-                self._client.ask("POST", f"/containers/{container}/wait", {"condition": "removed"})
+                gone = self._client.ask("POST", f"/containers/{container}/wait", {"condition": "removed"})
+                if why := (gone.get("Error") or {}).get("Message"):
+                    raise Refused(error.status, why) from error
 
     def has(self, container: str, path: str) -> bool:
         """Whether a container, running or not, has a file or folder."""
@@ -137,7 +160,10 @@ class Looks:
             if self._client.podman:
                 # It leaves the name of a volume's folder out unless the container runs.
                 stream = in_folder(folder.rpartition("/")[2], stream)
-            yield from read_ahead(stream)
+            try:
+                yield from read_ahead(stream)
+            except Torn as error:
+                raise ServiceFailed(f"cannot read {folder} of container {container}: {error}", "try again") from error
 
 
 def never_started(image: str, labels: Mapping[str, str], mounts: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:

@@ -164,7 +164,7 @@ class _Run:
                 raise
             self._interrupted = True
             self._context.cancelled.set()
-            self._report.note("interrupted: ending what has begun (once more to stop at once)")
+            self._report.note("interrupted: ending what has begun (Ctrl-C stops at once)")
             return set()
 
     def _one(self, operation: Operation) -> None:

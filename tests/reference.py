@@ -435,7 +435,11 @@ VALUES = [
 VARIABLES = [
     ("`DEVENV_STATE_DIR`", "where state is kept; `~/.local/state/devenv` on Linux if not set"),
     ("`DEVENV_CACHE_DIR`", "where caches are kept; `~/.cache/devenv` on Linux if not set"),
-    ("`DOCKER_HOST`", "the engine, as for `docker`; one behind `ssh://` needs `pip install 'devenv[ssh]'`"),
+    (
+        "`DOCKER_HOST`",
+        "the engine, as for `docker`; one behind `ssh://` needs `pip install 'docker[ssh]'`, and"
+        " `ServerAliveInterval` in ssh's settings ends a connection that is dead",
+    ),
     ("`DOCKER_TLS_VERIFY`, `DOCKER_CERT_PATH`", "go with `DOCKER_HOST`, as for `docker`"),
     ("`DOCKER_CONTEXT`, `DOCKER_CONFIG`", "which of docker's contexts, and where they are"),
     ("`XDG_RUNTIME_DIR`", "where a rootless engine's socket is looked for; `/run/user/UID` if not set"),

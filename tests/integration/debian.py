@@ -25,6 +25,7 @@ def unpacked(folder: Path, *command: str, suite: str = "") -> Path | None:
         "Dir::Cache": folder / "cache",
         "Acquire::Check-Valid-Until": "false",  # A frozen mirror's Release file has expired.
         "APT::Sandbox::User": "",
+        "Debug::NoLocking": "true",  # Nothing is installed.
     }
     if suite:
         mirror = _mirror()

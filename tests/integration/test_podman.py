@@ -13,14 +13,16 @@ from project import Completed, Project, require
 
 # In MB: room for the images of all services, their data and a snapshot of that.
 DISK = 4000
-PACKAGES = ("podman", "netavark", "aardvark-dns")
+# All that it needs, as apt leaves out what the host has: libraries serve from there.
+PACKAGES = ("podman", "conmon", "golang-github-containers-common", "netavark", "aardvark-dns")
 
 
 @pytest.fixture
 def podman(project: Project, tmp_path: Path) -> Iterator[PrivateEngine]:
     """Debian's Podman with the images of all services."""
     (parent := tmp_path / "debian").mkdir()
-    unpacked = debian.unpacked(parent, "install", "--yes", "--download-only", "--no-install-recommends", *PACKAGES)
+    options = ("--yes", "--download-only", "--reinstall", "--no-install-recommends")
+    unpacked = debian.unpacked(parent, "install", *options, *PACKAGES)
     require("" if unpacked else "no Podman from Debian")
     images = [image["reference"] for image in project.json("images", "list")]
     with private_engine(tmp_path, DISK, str(unpacked), kind=PrivatePodman) as engine:
@@ -42,6 +44,13 @@ def test_podman_keeps_what_it_is_given(podman: PrivateEngine, project: Project) 
     assert "Podman answers" in run("doctor").stdout
     run("up")
     assert planned() == set() and not json.loads(run("plan", "--format", "json").stdout)["files"]
+
+    # What stands still, as a killed devenv may leave it, stops and goes on.
+    for command, state in (("stop", "stopped"), ("up", "ready")):
+        podman.client.containers.get(f"devenv-{project.id}-etcd").pause()
+        run(command, "etcd")
+        assert json.loads(run("status", "--format", "json").stdout)["services"]["etcd"]["state"] == state
+        run("up", "etcd")
 
     # What was saved is there again, all of it.
     tables = ("exec", "mysql", "mysql", "-N", "-e", "SHOW TABLES IN nova")

@@ -289,7 +289,7 @@ def test_what_a_killed_run_left_is_dropped_by_the_next_and_ended_by_gc(
 
 
 @pytest.mark.parametrize(
-    ("setting", "why"), [("auth: true", "with other settings"), ("ports: {client: 2}", "answers on port ")]
+    ("setting", "why"), [("auth: true", "it has other settings"), ("ports: {client: 2}", "answers on port ")]
 )
 def test_a_service_that_runs_is_not_made_what_a_run_asks_for(etcd: Project, setting: str, why: str) -> None:
     etcd.devenv("up")

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from devenv.archive import in_folder, pack, read_ahead
+from devenv.archive import Torn, in_folder, pack, read_ahead
 
 
 def test_files_come_out_as_they_went_in() -> None:
@@ -85,10 +85,18 @@ def test_what_is_in_a_folder_comes_out_in_it(outside: str) -> None:
     }
 
 
-def test_an_archive_that_ends_early_is_none() -> None:
+@pytest.mark.parametrize("end", [0, 512, 1000, 1024, 1_000_000], ids=["all", "entry", "head", "entries", "file"])
+def test_an_archive_that_ends_early_is_none(end: int) -> None:
     whole = b"".join(of_a_volume("/"))
-    with pytest.raises(OSError, match="what came is no archive"):
-        list(in_folder("etcd", (chunk for chunk in [whole[:1_000_000]])))
+    with pytest.raises(Torn, match="what came is no whole archive"):
+        list(in_folder("etcd", (chunk for chunk in [whole[:end]])))
+
+
+def test_an_archive_with_a_damaged_entry_is_none() -> None:
+    whole = bytearray(b"".join(of_a_volume("/")))
+    whole[600] ^= 1
+    with pytest.raises(Torn, match="what came is no whole archive"):
+        list(in_folder("etcd", (chunk for chunk in [bytes(whole)])))
 
 
 def test_what_is_read_ahead_comes_out_in_order() -> None:

@@ -259,7 +259,7 @@ def test_an_engine_behind_ssh_needs_a_package_that_few_have(monkeypatch: pytest.
     monkeypatch.delattr("docker.api.client.SSHHTTPAdapter", raising=False)
     with pytest.raises(NoEngine, match=r"cannot reach .* ssh://somebody@127.0.0.1 \(DOCKER_HOST\): ") as caught:
         open_connection()
-    assert caught.value.hint == "run: pip install 'devenv[ssh]'"
+    assert caught.value.hint == "run: pip install 'docker[ssh]'"
 
 
 def test_an_engine_that_is_too_old_says_so(engine: HttpEngine, monkeypatch: pytest.MonkeyPatch) -> None:

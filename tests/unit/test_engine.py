@@ -337,9 +337,10 @@ def test_podman_fills_a_volume_when_the_container_fails_to_start() -> None:
 
 
 def test_a_volume_that_podman_has_not_filled_is_not_taken_for_full() -> None:
-    asked, client = engine({START: Refused(500, "no space left on device")})
+    full = "copying up into volume devenv-runc-1-mysql-data: no space left on device"
+    asked, client = engine({START: Refused(500, full)})
     client.podman = True
-    with pytest.raises(ServiceFailed, match="cannot fill volume v: no space left on device"):
+    with pytest.raises(ServiceFailed, match=r"cannot fill volume v: .* no space left on device"):
         asked.fill_volume("v", "i:1", "/data", OWN, "one")
     assert client.whats[-1] == "DELETE /containers/c1"
 
@@ -556,7 +557,45 @@ def test_what_is_gone_is_gone(what: str, act: Any) -> None:
         act(engine({what: Refused(409, "it is in use")})[0])
 
 
+IN_PROGRESS = Refused(409, "removal of container x is already in progress")
+
+
 def test_what_another_one_removes_is_waited_for() -> None:
-    asked, client = engine({"DELETE /containers/x": Refused(409, "removal of container x is already in progress")})
+    asked, client = engine({"DELETE /containers/x": IN_PROGRESS})
     asked.remove("x")
     assert client.asked[-1] == ("POST /containers/x/wait", {"condition": "removed"}, b"")
+
+
+def test_what_another_one_fails_to_remove_is_not_gone() -> None:
+    failed = {"StatusCode": 0, "Error": {"Message": "its layer is busy"}}
+    asked, _ = engine({"DELETE /containers/x": IN_PROGRESS, "POST /containers/x/wait": failed})
+    with pytest.raises(ServiceFailed, match="cannot remove container x: its layer is busy"):
+        asked.remove("x")
+
+
+IMPROPER = Refused(500, "container state improper")
+
+
+@pytest.mark.parametrize(
+    ("act", "again"),
+    [(lambda asked: asked.start("c", "etcd"), []), (lambda asked: asked.stop("c", 1), ["POST /containers/c/stop"])],
+    ids=["start", "stop"],
+)
+def test_what_stands_still_goes_on_where_podman_does_not_say_that_it_does(act: Any, again: list[str]) -> None:
+    paused = {"GET /containers/c/json": {"State": {"Status": "paused"}}}
+    asked, client = engine({**paused, "POST /containers/c/start": IMPROPER, "POST /containers/c/stop": IMPROPER})
+    client.podman = True
+    client.then["POST /containers/c/unpause"] = {"POST /containers/c/stop": {}}
+    act(asked)
+    assert client.whats[1:] == ["GET /containers/c/json", "POST /containers/c/unpause", *again]
+    client.answers["GET /containers/c/json"] = {"State": {"Status": "created"}}
+    client.answers |= {"POST /containers/c/start": IMPROPER, "POST /containers/c/stop": IMPROPER}
+    with pytest.raises(ServiceFailed, match="container state improper"):
+        act(asked)
+
+
+def test_what_is_read_of_a_container_and_not_whole_is_one_clear_line() -> None:
+    asked, client = engine({"GET /containers/c/archive": pack({"member": b"1" * 2000}).getvalue()[:1000]})
+    client.podman = True
+    with pytest.raises(ServiceFailed, match="cannot read /var/lib/etcd of container c: what came is no whole archive"):
+        list(asked.read_folder("c", "/var/lib/etcd"))
