@@ -217,13 +217,12 @@ class BringUp(Steps):
             self._in_place,
             self._as_it_is,
         )
-        for operation in plan.operations:
+        for name in [op.target for op in plan.operations if op.action == "prepare" and op.target in self._as_it_is]:
             # What is to be done again has begun with these settings.
-            again = operation.target in renew or record.provisioned.get(operation.target) == BEGUN
-            if operation.action == "prepare" and operation.target in self._as_it_is and not again:
+            if name not in renew and record.provisioned.get(name) != BEGUN:
                 raise ConfigError(
-                    f"cannot use {operation.target} as it runs: as far as is known, it has other settings",
-                    f"'devenv up {operation.target}' makes it what devenv.yaml says; or ask for the same",
+                    f"cannot use {name} as it runs: as far as is known, it has other settings",
+                    f"'devenv up {name}' makes it what devenv.yaml says; or ask for the same",
                 )
         check_used(self.engine, plan, selected, observed.images)
         return plan

@@ -244,7 +244,7 @@ class Engine(Images, Looks):
                 # Docker lets it go on by itself.
                 if not self._is_paused(container, error):
                     raise
-                self._client.ask("POST", f"/containers/{container}/unpause")
+                self.unpause(container)
                 self._stop(container, seconds)
 
     def _stop(self, container: str, seconds: int) -> None:

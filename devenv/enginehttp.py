@@ -15,6 +15,7 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from functools import cached_property
 from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
 from typing import Any
 from urllib.parse import quote, unquote_plus, urlencode
@@ -47,8 +48,10 @@ class NoAnswer(OSError):
 class Client(ABC):
     """What sends requests to an engine. Thread-safe."""
 
-    # Whether that is Podman, which speaks the same API.
-    podman = False
+    @cached_property
+    def podman(self) -> bool:
+        """Whether that is Podman, which speaks the same API."""
+        return False
 
     @abstractmethod
     def stream(

@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import IO, Any, Literal
 from urllib.parse import urlsplit
 
@@ -50,13 +51,16 @@ class Sdk(Client):
             self._client = docker.APIClient(
                 version=version, timeout=int(TIMEOUT), use_ssh_client=url.startswith("ssh:"), **_arguments(url, origin)
             )
-            if version == "auto":  # Else another client is asked.
-                self.podman = "podman" in str(self._client.version().get("Components")).lower()
         # A proxy from the environment must not come between us and the engine.
         self._client.trust_env = False
         self._client.hooks["response"].append(_logged)
         # The stubs leave out where the client keeps what it read of ~/.docker/config.json.
         forget_missing_helpers(self._client._auth_configs)  # type: ignore[attr-defined]
+
+    @cached_property
+    def podman(self) -> bool:
+        with _translated():
+            return "podman" in str(self._client.version().get("Components")).lower()
 
     def stream(
         self, method: str, path: str, query: Query | None = None, body: Body = None, timeout: float = TIMEOUT

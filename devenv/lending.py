@@ -140,14 +140,14 @@ class Lending(BringUp):
         self._prepare(names)
         observed, record = self.observe(), self.state.load()
         wanted = select(self.profile, self.catalogue, names)
-        missing = [name for name in wanted if not observed.runs(name)]
-        for name in wanted:
-            if name not in missing:
-                self._check_pins(name, observed.containers[name].ports)
+        running = [name for name in wanted if observed.runs(name)]
+        missing = [name for name in wanted if name not in running]
+        for name in running:
+            self._check_pins(name, observed.containers[name].ports)
         before = {name: _before(name, observed) for name in missing if name not in record.borrowed}
         if before:
             self.state.save(replace(record, borrowed={**record.borrowed, **before}))
-        self._as_it_is = [name for name in wanted if name not in missing]
+        self._as_it_is = running
         try:
             yield missing
         finally:
@@ -155,10 +155,10 @@ class Lending(BringUp):
 
     def _check_pins(self, service: str, published: Mapping[int, int]) -> None:
         """Raise ConfigError if a service that runs answers elsewhere than on the ports that are pinned for it."""
-        choice, endpoints = self.profile.services.get(service, ServiceChoice()), self.catalogue[service].endpoints
-        for endpoint, port in choice.ports.items():
-            there = published.get(endpoints[endpoint].port, port) if endpoint in endpoints else port
-            if there != port:
+        pinned = self.profile.services.get(service, ServiceChoice()).ports
+        for endpoint, definition in self.catalogue[service].endpoints.items():
+            port, there = pinned.get(endpoint), published.get(definition.port)
+            if port and there and port != there:
                 raise ConfigError(
                     f"cannot use {service} as it runs: it answers on port {there}, and {port} is pinned for it",
                     f"'devenv up {service}' makes it what devenv.yaml says; or unpin the port",

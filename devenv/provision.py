@@ -81,6 +81,8 @@ class Provisioner:
     def close(self) -> None:
         """Close the connections that it keeps."""
 
+    # These two are not abstract: who overrides `ensure` and `drop` as a whole needs neither.
+
     def _make(self, component: Component) -> None:
         """What a subclass has to say: how a component's part is made, and mended."""
         raise NotImplementedError

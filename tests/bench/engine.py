@@ -56,7 +56,7 @@ class Engine:
         samples = []
         for _ in range(_SAMPLES):
             samples.append(self._memory(labels))
-            time.sleep(_PAUSE)
+            time.sleep(_PAUSE)  # A health check is over by then.
         return min(samples, key=lambda memory: memory.rss)
 
     def _memory(self, labels: Iterable[str]) -> Memory:

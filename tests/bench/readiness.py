@@ -79,7 +79,7 @@ class _Watch:
             if _healthy(port):
                 self._etcd = time.time()
                 return
-            time.sleep(_ETCD_PAUSE)
+            time.sleep(_ETCD_PAUSE)  # This is how finely it is measured; etcd is not to be kept busy by it.
 
 
 def _healthy(port: int) -> bool:

@@ -193,7 +193,7 @@ class _Exchange:
     def _spoil(self, fault: str, plan: Plan, answer: _Message) -> bool:
         data = answer.raw + b"".join(self._answer_body(answer))
         if fault == "delay":
-            time.sleep(_DELAY_SECONDS)
+            time.sleep(_DELAY_SECONDS)  # The fault itself.
         with plan.meets(self.request):
             if fault == "kill":
                 plan.kill()

@@ -14,7 +14,7 @@ import pytest
 # `project`, which is theirs.
 sys.path.append(str(Path(__file__).parents[1] / "integration"))
 
-from project import new_project, ports_held, remove
+from project import new_project, ports_held, remove, require
 from wired import Wired
 
 COMPONENTS = """\
@@ -71,7 +71,8 @@ def etcd3() -> ModuleType:
         return _imported("etcd3")
     except (ImportError, TypeError) as error:
         # Its generated code is older than protobuf 4, which refuses it with a TypeError.
-        pytest.skip(f"etcd3 cannot be imported: {str(error).splitlines()[0]}")
+        require(f"etcd3 cannot be imported: {str(error).splitlines()[0]}")
+        raise
 
 
 def _imported(name: str) -> ModuleType:

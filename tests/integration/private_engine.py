@@ -116,7 +116,6 @@ class PrivatePodman(PrivateEngine):
 
     def command(self) -> list[str]:
         (unpacked,) = map(Path, self.options)
-        helpers = unpacked / "usr/lib/podman"
         # By default it asks for more than a host may have that is a container itself.
         allowed = [f"nofile={(most := resource.getrlimit(resource.RLIMIT_NOFILE)[1])}:{most}", "nproc=4096:4096"]
         (settings := self.run / "containers.conf").write_text(
@@ -128,7 +127,7 @@ seccomp_profile = "{unpacked}/usr/share/containers/seccomp.json"
 cgroup_manager = "cgroupfs"
 conmon_path = ["{unpacked}/usr/bin/conmon"]
 events_logger = "file"
-helper_binaries_dir = ["{helpers}"]
+helper_binaries_dir = ["{unpacked}/usr/lib/podman"]
 runtime = "runc"
 [network]
 network_backend = "netavark"

@@ -21,7 +21,6 @@ from devenv.catalogue import load_catalogue
 
 REPOSITORY = Path(__file__).parents[2]
 Completed = subprocess.CompletedProcess[str]
-# Of the sources that a project runs, which are not always these.
 _GOLDEN = """
 from devenv import golden
 from devenv.environment import Environment
@@ -224,17 +223,16 @@ def plan_of(project: Project, *services: str) -> list[tuple[str, str, str]]:
     return [(op["action"], op["target"], op["cause"]) for op in operations if op["action"] != "ready"]
 
 
+def ran(project: Project, code: str) -> list[str]:
+    """What a program prints that uses the library of the project's checkout, in words."""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=project.folder, env=project.environ, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
 def golden_states(project: Project) -> set[str]:
     """The images that hold, or would hold, the golden states of its services."""
-    done = subprocess.run(
-        [sys.executable, "-c", _GOLDEN],
-        cwd=project.folder,
-        env=project.environ,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return set(done.stdout.split())
+    return set(ran(project, _GOLDEN))
 
 
 def require(missing: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import docker
 import pytest
 import yaml
-from project import Project, golden_states, one_clear_line, ours, tags
+from project import Project, golden_states, one_clear_line, ours, ran, tags
 from registry import Registry, image, serving
 
 from devenv import host, imagebuild, images
@@ -133,13 +133,6 @@ environment = Environment()
 environment._load()
 print(*stale_images(environment.engine, images_for(Profile("", {}), environment.catalogue).values()))
 """
-
-
-def ran(project: Project, code: str) -> list[str]:
-    """What a program prints that uses the library of the project's checkout, in words."""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=project.folder, env=project.environ, capture_output=True, text=True, check=True)
-    return done.stdout.split()
 
 
 def test_prune_takes_the_names_that_devenv_gave_and_nothing_that_somebody_made(

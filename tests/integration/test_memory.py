@@ -27,7 +27,7 @@ try:
         assert [*pools.rglob("*.conf")]
         # They go behind the tests' back: what is still to be dropped is noted there.
         while len([*pools.rglob("*.conf")]) > 10:
-            time.sleep(0.01)
+            time.sleep(0.01)  # Who drops them needs this process's time.
         print(memory())
 finally:
     lease.close()

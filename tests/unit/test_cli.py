@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -225,41 +226,38 @@ def test_an_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (result.exit_code, result.stdout) == (130, "") and "interrupted" in result.stderr
 
 
-@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
-def test_a_signal_at_the_very_end_changes_nothing(number: str) -> None:
+def interrupted(body: str) -> subprocess.CompletedProcess[str]:
+    """A command of devenv's kind, run to its end; its body may send signals to itself by `tell`."""
     code = f"""
 import atexit, os, signal, click
 from devenv.command import Group
-tell = lambda: os.kill(os.getpid(), signal.{number})
+tell = lambda number: os.kill(os.getpid(), number)
 @click.group(cls=Group)
 def main(): pass
 @main.command()
 def command():
-    atexit.register(tell)
-    tell()
+{textwrap.indent(textwrap.dedent(body), "    ")}
 main(["command"])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_a_signal_at_the_very_end_changes_nothing(number: str) -> None:
+    done = interrupted(f"atexit.register(tell, signal.{number})\ntell(signal.{number})")
     assert (done.returncode, done.stderr.strip()) == (130, "interrupted")
 
 
 def test_a_second_sigterm_does_not_end_what_the_first_began() -> None:
-    code = """
-import os, signal, click
-from devenv.command import Group
-tell = lambda: os.kill(os.getpid(), signal.SIGTERM)
-@click.group(cls=Group)
-def main(): pass
-@main.command()
-def command():
-    try:
-        tell()
-    finally:
-        tell()
-        print("cleaned up")
-main(["command"])
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = interrupted(
+        """
+        try:
+            tell(signal.SIGTERM)
+        finally:
+            tell(signal.SIGTERM)
+            print("cleaned up")
+        """
+    )
     assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "cleaned up\n", "interrupted")
 
 
