@@ -243,15 +243,16 @@ def test_a_clock_that_goes_back_neither_prolongs_nor_ends_a_wait(
     (tmp_path / "sitecustomize.py").write_text(CLOCK)
     project.extra = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
     project.configure("profile: coordination\n")
+    # A process, or the clock would be this one's.
     with unharmed(project, "etcd"):
-        project.devenv("up")
+        project.process("up")
     began = datetime.fromisoformat(project.json("status", "--timing")["timing"]["began"])
     assert datetime.now(UTC) - began > timedelta(minutes=59)
     image = etcd_that("exec sleep 600")
     project.configure(f"profile: coordination\nservices: {{etcd: {{image: {image}}}}}\n", trusted=True)
     # Were the wait one by the clock, it would not end, or at once.
     asked = time.monotonic()
-    done = project.devenv("up", "--wait-timeout", "1", check=False, limit=600)
+    done = project.process("up", "--wait-timeout", "1", check=False, limit=600)
     assert time.monotonic() - asked >= 1
     one_clear_line(done, 6, "not ready after 1 s")
 

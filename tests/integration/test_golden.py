@@ -211,7 +211,7 @@ def test_two_environments_that_keep_the_same_at_once_leave_one(
     other.configure("profile: coordination\n")
     assert len(golden) == 1 and golden == golden_states(other)
     with ThreadPoolExecutor(2) as pool:
-        for done in [pool.submit(p.devenv, "up") for p in (project, other)]:
+        for done in [pool.submit(p.process, "up") for p in (project, other)]:
             assert "not kept" not in done.result().stderr
     assert kept(client, golden) == golden
     assert nameless(client) == untagged

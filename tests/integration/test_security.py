@@ -87,7 +87,7 @@ class Canary:
         return self.project.env()
 
     def devenv(self, *arguments: str, check: bool = True) -> str:
-        done = self.project.devenv(*arguments, check=check)
+        done = self.project.process(*arguments, check=check)
         self.said[" ".join(arguments)] = done.stdout + done.stderr
         return done.stdout
 

@@ -374,7 +374,7 @@ def test_two_environments_save_and_restore_at_once(etcd: Project, tmp_path: Path
             etcdctl(project, "put", project.folder.name, uuid.uuid4().hex)
         for arguments in (("snapshot", "save", "one"), ("snapshot", "restore", "one")):
             with ThreadPoolExecutor(2) as pool:
-                for done in [pool.submit(project.devenv, *arguments) for project in both]:
+                for done in [pool.submit(project.process, *arguments) for project in both]:
                     done.result()
         for project in both:
             assert keys(project) == [project.folder.name]

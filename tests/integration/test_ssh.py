@@ -21,8 +21,8 @@ def test_an_engine_behind_ssh_serves_and_a_command_has_its_input(project: Projec
     project.devenv("snapshot", "save", "good")
     # More than a pipe holds, both ways, and the end of it.
     text = "".join(f"{number}\n" for number in range(100_000))
-    assert project.devenv("exec", "etcd", "cat", stdin=text, limit=120).stdout == text
-    assert project.devenv("exec", "etcd", "sh", "-c", "exit 7", check=False, limit=120).returncode == 7
+    assert project.process("exec", "etcd", "cat", stdin=text, limit=120).stdout == text
+    assert project.process("exec", "etcd", "sh", "-c", "exit 7", check=False, limit=120).returncode == 7
     project.devenv("exec", "etcd", "etcdctl", "put", "key", "changed")
     project.devenv("snapshot", "restore", "good")
     assert project.devenv("exec", "etcd", "etcdctl", "get", "key").stdout.split() == ["key", "saved"]
