@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from devenv.environment import Environment
+    from devenv.lifecycle.environment import Environment
 
 __version__ = "0.1.0"
 __all__ = ["Environment", "__version__"]
@@ -21,7 +21,7 @@ __all__ = ["Environment", "__version__"]
 def __getattr__(name: str) -> Any:
     # Lazily: `devenv --help` must not load the engine's library.
     if name == "Environment":
-        from devenv.environment import Environment
+        from devenv.lifecycle.environment import Environment
 
         return Environment
     raise AttributeError(f"module 'devenv' has no attribute {name!r}")

@@ -7,7 +7,7 @@ import sys
 
 def main() -> None:
     try:
-        from devenv.cli import main as command_line
+        from devenv.cli.main import main as command_line
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

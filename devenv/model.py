@@ -398,3 +398,31 @@ class Timing:
     operation: Operation
     began: float
     ended: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an operation on an environment did: the plan as executed, the services acted on, the files that changed.
+
+    `written` are files of devenv's own and those of the project that something was merged into; `restored` are the
+    project's again as they were; `components` are those that have a part of some service by now.
+    """
+
+    plan: Plan
+    services: Mapping[str, DesiredService] = field(default_factory=dict, repr=False)
+    timings: Sequence[Timing] = ()
+    written: Sequence[Path] = ()
+    restored: Sequence[Path] = ()
+    components: Sequence[str] = ()
+
+
+class Report:
+    """Who is told what happens. This one tells nobody. Called from several threads."""
+
+    def begin(self, plan: Plan) -> None: ...
+    def started(self, operation: Operation) -> None: ...
+    def progress(self, operation: Operation, text: str) -> None: ...
+    def finished(self, operation: Operation, seconds: float) -> None: ...
+    def failed(self, operation: Operation, seconds: float, reason: str) -> None: ...
+    def note(self, text: str) -> None: ...
+    def end(self) -> None: ...

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from devenv.catalogue import load_catalogue
-from devenv.export import for_jobs
-from devenv.images import images_for
+from devenv.images.references import images_for
 from devenv.model import ComponentChoice, Profile, ServiceChoice
+from devenv.spec.catalogue import load_catalogue
+from devenv.wiring.export import for_jobs
 
 FOLDER = Path(__file__).parent / "unit" / "exports"
 # What the one file of a tool is called here.

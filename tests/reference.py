@@ -11,8 +11,10 @@ from pathlib import Path
 import click
 import voluptuous
 
-from devenv import catalogue, errors, probe, profile, provision
-from devenv.cli import main
+from devenv import errors
+from devenv.cli.main import main
+from devenv.services import base as provision, probe
+from devenv.spec import catalogue, profile
 
 PACKAGE = Path(catalogue.__file__).parent
 PAGE = Path(__file__).parents[1] / "docs" / "reference.md"

@@ -22,7 +22,14 @@ SERVICES = ("mysql", "rabbitmq", "etcd", "keystone")
 FORGET_GOLDEN = ("gc", "--keep", "0")
 GOLDEN_IMAGES = "devenv/golden"
 # What `status` imports comes with these: devenv, and the clients with which it logs in to MySQL and RabbitMQ.
-_IMPORTED = ("devenv.cli", "devenv.environment", "devenv.report", "devenv.trace", "amqp", "pymysql")
+_IMPORTED = (
+    "devenv.cli.main",
+    "devenv.lifecycle.environment",
+    "devenv.cli.tables",
+    "devenv.lifecycle.trace",
+    "amqp",
+    "pymysql",
+)
 
 
 class Side(Protocol):
@@ -49,7 +56,7 @@ class Devenv:
         # As installed packages are: compiled once, whatever this shell says.
         self.environment["PYTHONDONTWRITEBYTECODE"] = ""
         script = Path(sys.executable).with_name("devenv")
-        self._program = [str(script)] if script.exists() else [sys.executable, "-m", "devenv.cli"]
+        self._program = [str(script)] if script.exists() else [sys.executable, "-m", "devenv"]
         self._prefix = [*self._program, "--project", str(self._project), "--env", environment]
         self.label = ""
 

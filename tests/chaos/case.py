@@ -19,11 +19,11 @@ from threading import Lock
 import docker
 from pymysql import MySQLError
 
-from devenv.catalogue import load_catalogue
-from devenv.connection import endpoint_in_use
-from devenv.environment import Environment
+from devenv.engine.connection import endpoint_in_use
 from devenv.errors import DevenvError
-from devenv.state import environment_id
+from devenv.lifecycle.environment import Environment
+from devenv.spec.catalogue import load_catalogue
+from devenv.store.state import environment_id
 from tests.chaos import checks, files
 from tests.chaos.proxy import Plan, Proxy, proxy
 from tests.chaos.scenarios import SCENARIOS, SUITE, Scenario
@@ -33,7 +33,7 @@ from tests.integration.project import REPOSITORY, Completed, Project, new_projec
 _SECONDS = 300
 # Importing all other plugins that are installed takes as long as the tests.
 _FEW = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-_PYTEST = ("-p", "devenv.pytest_plugin", "-p", "no:cacheprovider")
+_PYTEST = ("-p", "devenv.testing.pytest_plugin", "-p", "no:cacheprovider")
 
 
 @dataclass(frozen=True, order=True)
@@ -175,7 +175,7 @@ class Place:
 
     def _run(self, arguments: Sequence[str], plan: Plan) -> Completed:
         """A command of devenv's, or else the test suite, with the engine behind the proxy."""
-        module = ("devenv.cli", *arguments) if arguments else ("pytest", *_PYTEST)
+        module = ("devenv", *arguments) if arguments else ("pytest", *_PYTEST)
         command = [sys.executable, "-m", *module]
         with subprocess.Popen(
             command,
@@ -200,7 +200,7 @@ def places(folder: Path, jobs: int) -> Iterator[SimpleQueue[Place]]:
 
     So their environments do not take ports from each other.
     """
-    subprocess.run([sys.executable, "-m", "devenv.cli", "images", "build"], cwd=REPOSITORY, check=True)
+    subprocess.run([sys.executable, "-m", "devenv", "images", "build"], cwd=REPOSITORY, check=True)
     url = endpoint_in_use()[0]
     free: SimpleQueue[Place] = SimpleQueue()
     with ExitStack() as stack:

@@ -14,8 +14,8 @@ import pymysql
 import requests
 from requests import Session
 
-from devenv.snapshot import Snapshot
-from devenv.wiring import from_dotenv
+from devenv.images.snapshot import Snapshot
+from devenv.wiring.folder import from_dotenv
 from tests.integration.project import Completed, Project, snapshot_images
 
 _LABEL = "io.devenv.environment"

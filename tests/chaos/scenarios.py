@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from devenv.environment import Environment
+from devenv.lifecycle.environment import Environment
 from tests.chaos.checks import put_marks
 from tests.chaos.files import OWN_FILE
 from tests.chaos.proxy import FAULTS

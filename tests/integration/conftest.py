@@ -13,7 +13,7 @@ import docker
 import pytest
 from project import REPOSITORY, Project, new_project, ports_held, remove
 
-from devenv.connection import endpoint_in_use
+from devenv.engine.connection import endpoint_in_use
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +27,7 @@ def client() -> Iterator[docker.DockerClient]:
 @pytest.fixture(scope="session", autouse=True)
 def images() -> Iterator[None]:
     """Images are built once for all tests, under no test's time limit."""
-    command = [sys.executable, "-m", "devenv.cli", "images", "build"]
+    command = [sys.executable, "-m", "devenv", "images", "build"]
     subprocess.run(command, cwd=REPOSITORY, check=True)
     with ports_held():
         yield

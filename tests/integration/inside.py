@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import IO
 from unittest import mock
 
-from devenv.catalogue import data_folder
-from devenv.cli import main
+from devenv.cli.main import main
+from devenv.spec.catalogue import data_folder
 
 REPOSITORY = Path(__file__).parents[2]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -134,7 +134,7 @@ def _as_at_the_start() -> Iterator[None]:
     level, logged = log.level, list(log.handlers)
     began = time.monotonic()
     try:
-        with mock.patch("devenv.timing.process_began", lambda: began):
+        with mock.patch("devenv.lifecycle.timing.process_began", lambda: began):
             yield
     finally:
         for number, handler in handlers.items():

@@ -57,7 +57,7 @@ class PrivateEngine:
     def begin(self, project: Project, *arguments: str) -> subprocess.Popen[str]:
         """The command line on its way, from where the ports of this engine can be reached."""
         return subprocess.Popen(
-            [*self.inside, sys.executable, "-m", "devenv.cli", *arguments],
+            [*self.inside, sys.executable, "-m", "devenv", *arguments],
             cwd=project.folder,
             env={**project.environ, "DOCKER_HOST": f"unix://{self.socket}"},
             stdout=subprocess.PIPE,

@@ -17,10 +17,10 @@ from typing import Any
 import docker
 import pytest
 
-from devenv import golden
-from devenv.catalogue import load_catalogue
-from devenv.environment import Environment
-from devenv.state import environment_id
+from devenv.images import golden
+from devenv.lifecycle.environment import Environment
+from devenv.spec.catalogue import load_catalogue
+from devenv.store.state import environment_id
 from tests.integration.inside import REPOSITORY, run_inside, sources, surroundings
 
 Completed = subprocess.CompletedProcess[str]
@@ -66,7 +66,7 @@ class Project:
         Raises TimeoutExpired if the end does not come in `limit` seconds.
         """
         done = subprocess.run(
-            [sys.executable, "-m", "devenv.cli", *arguments],
+            [sys.executable, "-m", "devenv", *arguments],
             cwd=cwd or self.folder,
             env=self.environ,
             capture_output=True,
@@ -119,7 +119,7 @@ class Project:
         """
         label = f"io.devenv.environment={self.id}"
         with subprocess.Popen(
-            [sys.executable, "-m", "devenv.cli", *arguments],
+            [sys.executable, "-m", "devenv", *arguments],
             cwd=self.folder,
             env=self.environ,
             stderr=subprocess.DEVNULL,
@@ -154,7 +154,7 @@ class Project:
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
         """The command line on its way; its stderr tells what it does."""
         return subprocess.Popen(
-            [sys.executable, "-m", "devenv.cli", *arguments],
+            [sys.executable, "-m", "devenv", *arguments],
             cwd=self.folder,
             env=self.environ,
             stdout=subprocess.DEVNULL,

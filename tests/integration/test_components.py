@@ -15,9 +15,9 @@ import pytest
 import requests
 from project import REPOSITORY, Project, new_project, one_clear_line, plan_of, remove
 
-from devenv.probe import Target
-from devenv.provision import Component
-from devenv.provisioners import Etcd
+from devenv.services.base import Component
+from devenv.services.keystone import Etcd
+from devenv.services.probe import Target
 
 TWO = """
 components:

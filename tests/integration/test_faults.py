@@ -264,7 +264,7 @@ def test_a_localhost_that_is_only_ipv6_does_not_matter(project: Project, tmp_pat
     inside = ["unshare", "--mount", "sh", "-ec", script, "sh"]
     with unharmed(project, *ALL):
         done = subprocess.run(
-            [*inside, sys.executable, "-m", "devenv.cli", "up"],
+            [*inside, sys.executable, "-m", "devenv", "up"],
             cwd=project.folder,
             env=project.environ,
             capture_output=True,

@@ -95,7 +95,7 @@ def test_mysql_killed_again_and_again_in_its_first_start_is_made_anew_until_it_i
 
 def test_what_a_first_start_completed_unseen_is_kept(project: Project) -> None:
     project.killed_after("start mysql", "up", "mysql")
-    follow = [sys.executable, "-m", "devenv.cli", "logs", "--follow", "mysql"]
+    follow = [sys.executable, "-m", "devenv", "logs", "--follow", "mysql"]
     with subprocess.Popen(follow, cwd=project.folder, env=project.environ, stdout=subprocess.PIPE) as following:
         assert following.stdout
         assert any(b"ready for connections" in line for line in following.stdout)

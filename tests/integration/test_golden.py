@@ -15,9 +15,8 @@ import pytest
 import requests
 from project import Project, golden_states, new_project, plan_of, remove, tags
 
-from devenv.environment import Environment
-from devenv.execute import Report
-from devenv.model import Plan
+from devenv.lifecycle.environment import Environment
+from devenv.model import Plan, Report
 
 # How long after the beginning of the write devenv is killed, in seconds; the write takes about one.
 MOMENTS = (0.0, 0.2, 0.4, 0.6)
@@ -291,8 +290,8 @@ def test_a_golden_state_that_is_deleted_behind_devenvs_back_is_done_without(
 
     for name, value in project.environ.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("devenv.catalogue.data_folder", lambda name: project.checkout / name)
-    monkeypatch.setattr("devenv.images.data_folder", lambda name: project.checkout / name)
+    monkeypatch.setattr("devenv.spec.catalogue.data_folder", lambda name: project.checkout / name)
+    monkeypatch.setattr("devenv.images.references.data_folder", lambda name: project.checkout / name)
     report = Deleting()
     Environment(project.folder, report=report).up()
     assert any("no start from the golden state of etcd" in note for note in report.notes)

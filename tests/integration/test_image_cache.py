@@ -63,7 +63,7 @@ def test_an_engine_without_images_starts_from_golden_state_and_builds_nothing(
 
 def test_an_archive_goes_through_pipes(project: Project) -> None:
     project.configure("profile: coordination\n")
-    command = f"{sys.executable} -m devenv.cli images"
+    command = f"{sys.executable} -m devenv images"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", f"{command} save - | gzip -1 | gzip -d | {command} load -"],
         cwd=project.folder,

@@ -17,10 +17,11 @@ import yaml
 from project import Project, golden_states, one_clear_line, ours, ran, tags
 from registry import Registry, image, serving
 
-from devenv import host, imagebuild, images
-from devenv.engine import connect
+from devenv.engine import install as host
+from devenv.engine.containers import connect
 from devenv.errors import ServiceFailed
-from devenv.images import BASE, LABEL_CONTENT
+from devenv.images import build as imagebuild, references as images
+from devenv.images.references import BASE, LABEL_CONTENT
 from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, SHARED
 
 TAG = "trixie-slim"
@@ -126,8 +127,8 @@ def test_nothing_is_built_on_a_base_that_is_not_devenvs(
 
 
 STALE = """
-from devenv.environment import Environment
-from devenv.images import images_for, stale_images
+from devenv.lifecycle.environment import Environment
+from devenv.images.references import images_for, stale_images
 from devenv.model import Profile
 environment = Environment()
 environment._load()

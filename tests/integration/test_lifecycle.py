@@ -169,7 +169,7 @@ def test_up_from_a_sub_folder_is_up_of_the_project(project: Project) -> None:
 
 
 def test_eight_ups_at_once_make_one_of_everything(project: Project, client: docker.DockerClient) -> None:
-    command = [sys.executable, "-m", "devenv.cli", "up", "etcd", "mysql"]
+    command = [sys.executable, "-m", "devenv", "up", "etcd", "mysql"]
     with unharmed(project, "etcd", "mysql"):
         runs = [
             subprocess.Popen(
@@ -216,7 +216,7 @@ def test_wait_and_logs_and_exec_reach_the_running_services(running: Project) -> 
 
 def test_following_logs_merges_services_until_they_end(project: Project) -> None:
     project.devenv("up", "etcd")
-    command = [sys.executable, "-m", "devenv.cli", "logs", "--follow"]
+    command = [sys.executable, "-m", "devenv", "logs", "--follow"]
     following = subprocess.Popen(command, cwd=project.folder, env=project.environ, stdout=subprocess.PIPE, text=True)
     assert following.stdout
     assert following.stdout.readline().startswith("etcd |")
@@ -230,7 +230,7 @@ def test_exec_on_a_terminal_is_a_terminal_inside(running: Project) -> None:
     import pty
 
     leader, follower = pty.openpty()
-    command = [sys.executable, "-m", "devenv.cli", "exec", "etcd", "--", "sh", "-c", "tty && stty size"]
+    command = [sys.executable, "-m", "devenv", "exec", "etcd", "--", "sh", "-c", "tty && stty size"]
     run = subprocess.Popen(
         command, cwd=running.folder, env=running.environ, stdin=follower, stdout=follower, stderr=follower
     )

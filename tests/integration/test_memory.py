@@ -11,8 +11,8 @@ from project import Project
 CODE = """
 import os, sys, time
 from pathlib import Path
-from devenv.environment import Environment
-from devenv.lease import Lease
+from devenv.lifecycle.environment import Environment
+from devenv.testing.lease import Lease
 
 def memory():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1000

@@ -11,10 +11,10 @@ from itertools import count
 import pytest
 from project import Project, new_project, remove
 
-from devenv.environment import Environment
+from devenv.lifecycle.environment import Environment
 from devenv.names import identifier
-from devenv.state import environment_id
-from devenv.wiring import from_dotenv
+from devenv.store.state import environment_id
+from devenv.wiring.folder import from_dotenv
 from tests.chaos import checks, files
 
 SERVICES = ("mysql", "rabbitmq", "etcd", "keystone")
@@ -25,8 +25,8 @@ KILLED = """
 import os, signal, sys, threading
 from pymysql.cursors import Cursor
 from requests import Session
-from devenv import cli
-from devenv.provision import Provisioner
+from devenv.cli import main as cli
+from devenv.services.base import Provisioner
 
 service, left = sys.argv.pop(1), int(sys.argv.pop(1))
 thread = threading.local()

@@ -16,7 +16,7 @@ import pytest
 from project import REPOSITORY, Project, new_project, ours
 from suites import NOTHING, all_of, outcome, pytest_begun, pytest_run, remains, write
 
-from devenv.connection import endpoint_in_use
+from devenv.engine.connection import endpoint_in_use
 
 # Puts a key below the component's prefix, and finds no other there.
 ETCD = """
@@ -99,7 +99,7 @@ def test_services_start_only_when_a_test_asks_for_one_of_them(project: Project, 
         "test_lazy.py",
         """
         import subprocess, docker
-        from devenv.connection import endpoint_in_use
+        from devenv.engine.connection import endpoint_in_use
 
         def running():
             label = {"label": f"io.devenv.environment={os.environ['IDENTITY']}"}
@@ -272,7 +272,7 @@ def test_a_marker_may_ask_for_another_profile(project: Project, client: docker.D
     outcome(done, passed=2, errors=2)
     assert "cannot find profile 'no-such'" in done.stdout and "there are: " in done.stdout
     assert "cannot find service 'no-such'" in done.stdout
-    assert "Traceback" not in done.stdout and "devenv/lease.py" not in done.stdout
+    assert "Traceback" not in done.stdout and "devenv/testing/lease.py" not in done.stdout
     assert all_of(project, client) == NOTHING
 
 
@@ -580,7 +580,7 @@ def test_a_killed_controller_leaves_nothing_after_the_next_run(etcd: Project, cl
 
 UNITTEST = """
 import fixtures
-from devenv.fixture import DevenvFixture, DevenvTestCase
+from devenv.testing.fixture import DevenvFixture, DevenvTestCase
 from helpers import keys
 
 class WithBase(DevenvTestCase):
@@ -627,7 +627,7 @@ def test_without_an_engine_optional_cases_are_skipped_and_others_say_why(etcd: P
         etcd,
         "test_optional.py",
         """
-        from devenv.fixture import DevenvTestCase
+        from devenv.testing.fixture import DevenvTestCase
 
         class Optional(DevenvTestCase):
             devenv_optional = True

@@ -30,7 +30,7 @@ def etcd(project: Project) -> Project:
 
 def command_of(project: Project, *arguments: str) -> dict[str, Any]:
     """What starts the command line, for Popen."""
-    command = [sys.executable, "-m", "devenv.cli", *arguments]
+    command = [sys.executable, "-m", "devenv", *arguments]
     return {"args": command, "cwd": project.folder, "env": project.environ, "text": True}
 
 

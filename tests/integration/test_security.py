@@ -26,7 +26,7 @@ import requests
 from project import Project, new_project, ours, remove
 from suites import outcome, pytest_run
 
-from devenv.doctor import PORTS_SAFE_SINCE
+from devenv.cli.doctor import PORTS_SAFE_SINCE
 
 CONFIG = """\
 services:

@@ -14,8 +14,8 @@ import pytest
 import requests
 from project import Project, new_project, one_clear_line, ours, remove, snapshot_images
 
-from devenv.environment import Environment
 from devenv.errors import Cancelled
+from devenv.lifecycle.environment import Environment
 
 # How long after services began to stand still devenv is killed, in seconds; a save of etcd takes about one.
 MOMENTS = (0.0, 0.3, 0.6)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from project import Project, one_clear_line
 
-from devenv.connection import endpoint_in_use
+from devenv.engine.connection import endpoint_in_use
 
 
 def test_an_engine_behind_ssh_serves_and_a_command_has_its_input(project: Project, tmp_path: Path) -> None:

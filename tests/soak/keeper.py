@@ -6,8 +6,8 @@ import os
 from multiprocessing.managers import BaseManager
 from pathlib import Path
 
-from devenv.environment import Environment
-from devenv.lease import Lease, LentComponent
+from devenv.lifecycle.environment import Environment
+from devenv.testing.lease import Lease, LentComponent
 
 
 class Keeper:

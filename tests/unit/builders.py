@@ -9,8 +9,7 @@ from typing import Any
 
 import yaml
 
-from devenv.catalogue import load_catalogue
-from devenv.images import LABEL_CONTENT, content_of, images_for
+from devenv.images.references import LABEL_CONTENT, content_of, images_for
 from devenv.model import (
     ContainerOptions,
     Desired,
@@ -23,7 +22,8 @@ from devenv.model import (
     Provision,
     ServiceChoice,
 )
-from devenv.resolve import resolve, secret_names
+from devenv.spec.catalogue import load_catalogue
+from devenv.spec.desired import resolve, secret_names
 
 BASE = Image("devenv/base:1", "base")
 NETWORK = "n" * 64

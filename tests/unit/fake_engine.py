@@ -10,9 +10,8 @@ from typing import Any
 from builders import inspected
 
 from devenv.errors import NotReady
-from devenv.execute import Report
-from devenv.model import DesiredService, Observed, Operation, Plan
-from devenv.probe import Target
+from devenv.model import DesiredService, Observed, Operation, Plan, Report
+from devenv.services.probe import Target
 
 
 class FakeEngine:

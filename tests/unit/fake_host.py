@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from devenv import host
+from devenv.engine import install as host
 
 DEFAULT = ("unix:///var/run/docker.sock", "default")
 DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 12"\nID=debian\n'

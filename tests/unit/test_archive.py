@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from devenv.archive import Torn, in_folder, pack, read_ahead
+from devenv.engine.tar import Torn, in_folder, pack, read_ahead
 
 
 def test_files_come_out_as_they_went_in() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from fake_engine import FakeEngine
 
-from devenv.artifacts import write_artifacts
-from devenv.environment import Environment
 from devenv.errors import ConfigError, ServiceFailed
+from devenv.lifecycle.environment import Environment
 from devenv.model import Observed, ObservedContainer
+from devenv.testing.artifacts import write_artifacts
 
 
 class Telling(FakeEngine):

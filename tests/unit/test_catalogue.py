@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from builders import compose_data, line_of, write_service
 
-from devenv.catalogue import load_catalogue, load_service
 from devenv.errors import ConfigError
-from devenv.probe import load_probe
-from devenv.provision import Provisioner, load_provisioner
+from devenv.services.base import Provisioner, load_provisioner
+from devenv.services.probe import load_probe
+from devenv.spec.catalogue import load_catalogue, load_service
 
 SHIPPED = load_catalogue()
 

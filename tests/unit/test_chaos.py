@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fake_http_engine import HttpEngine, http_engine
 
-from devenv.enginehttp import HttpClient, NoAnswer, Refused
+from devenv.engine.http import HttpClient, NoAnswer, Refused
 from tests.chaos import pages
 from tests.chaos.case import Case, Outcome
 from tests.chaos.proxy import Plan, Proxy, proxy

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from devenv import ci
-from devenv.ci import Job, Story, markdown, run_job
 from devenv.errors import ConfigError, DevenvError, NotReadyInTime
-from devenv.joblog import JobLog
-from devenv.program import CannotRun, OutOfTime
-from devenv.results import ServiceStatus
-from devenv.timing import Run, Span, Step
+from devenv.lifecycle.timing import Run, Span, Step
+from devenv.services.readiness import ServiceStatus
+from devenv.testing import ci
+from devenv.testing.ci import Job, Story, markdown, run_job
+from devenv.testing.joblog import JobLog
+from devenv.testing.program import CannotRun, OutOfTime
 
 READY = ServiceStatus("role", "ready", "devenv/web:1", "devenv-x-web", {})
 SECRET = "s3cret"

@@ -23,13 +23,13 @@ from click.testing import CliRunner, Result
 from fake_engine import FakeEngine
 
 from devenv import __version__
-from devenv.catalogue import load_catalogue
-from devenv.cli import main
-from devenv.environment import Environment
+from devenv.cli.main import main
 from devenv.errors import ConfigError, DevenvError, NoEngine, NotOurs, NotReadyInTime, ServiceFailed
-from devenv.images import images_for
+from devenv.images.references import images_for
+from devenv.lifecycle.environment import Environment
 from devenv.model import Observed, ObservedContainer, Profile
-from devenv.profile import load_profile
+from devenv.spec.catalogue import load_catalogue
+from devenv.spec.profile import load_profile
 
 NEED_AN_ENGINE = (
     ["up"],
@@ -153,13 +153,13 @@ def test_a_wrong_devenv_yaml_is_exit_code_3(
     project: Path, content: bytes, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (project / "devenv.yaml").write_bytes(content)
-    monkeypatch.setattr("devenv.steps.connect", FakeEngine)
+    monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
     assert_clear_error(run("plan"), 3, *words)
 
 
 def test_a_need_that_the_project_leaves_out_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "devenv.yaml").write_text("profile: identity\nservices: {mysql: false}\n")
-    monkeypatch.setattr("devenv.steps.connect", FakeEngine)
+    monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
     assert_clear_error(run("plan"), 3, "cannot leave out 'mysql'", "keystone needs it", "devenv.yaml")
     (project / "devenv.yaml").write_text("profile: identity\nservices: {mysql: false, keystone: false, etcd: {}}\n")
     assert "create etcd" in run("plan").stdout
@@ -174,7 +174,7 @@ def test_what_the_profile_no_longer_has_is_told(project: Path, monkeypatch: pyte
     images = images_for(Profile("", {}), load_catalogue()).values()
     there = ObservedContainer("id-rabbitmq", "devenv-x-rabbitmq", "rabbitmq", "running")
     engine = FakeEngine(Observed({"rabbitmq": there}, images={image.reference: "id" for image in images}))
-    monkeypatch.setattr("devenv.steps.connect", lambda: engine)
+    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
     (project / "devenv.yaml").write_text("profile: database\n")
     assert "not in the profile: rabbitmq ('devenv down rabbitmq' removes)" in run("up", "--wait-timeout", "0.1").stderr
 
@@ -191,7 +191,7 @@ def test_what_the_profile_no_longer_has_is_told(project: Path, monkeypatch: pyte
 def test_a_link_to_itself_is_exit_code_3(
     arguments: tuple[str, ...], words: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("devenv.steps.connect", FakeEngine)
+    monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
     (project / "devenv.yaml").write_text("profile: coordination\ncomponents: {nova: {wire: [loop]}}\n")
     (project / "loop").symlink_to("loop")
     assert_clear_error(run(*arguments), 3, "loop", words)
@@ -218,7 +218,7 @@ def test_an_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("devenv.steps.connect", interrupt)
+    monkeypatch.setattr("devenv.lifecycle.world.connect", interrupt)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     result = run("plan")
     for number, handler in handlers.items():
@@ -230,7 +230,7 @@ def interrupted(body: str) -> subprocess.CompletedProcess[str]:
     """A command of devenv's kind, run to its end; its body may send signals to itself by `tell`."""
     code = f"""
 import atexit, os, signal, click
-from devenv.command import Group
+from devenv.cli.common import Group
 tell = lambda number: os.kill(os.getpid(), number)
 @click.group(cls=Group)
 def main(): pass
@@ -358,7 +358,7 @@ def test_the_doctor_says_so_too() -> None:
 
 def test_looking_changes_nothing(project: Path, own_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FakeEngine()
-    monkeypatch.setattr("devenv.steps.connect", lambda: engine)
+    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
     assert "create network" in run("plan").stdout
     assert json.loads(run("plan", "--format", "json").stdout)["changes"] > 0
     found = json.loads(run("status", "--format", "json").stdout)
@@ -377,12 +377,12 @@ def test_looking_changes_nothing(project: Path, own_world: Path, monkeypatch: py
 
 def test_status_of_one_service_shows_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
     stopped = ObservedContainer("1", "devenv-id-mysql", "mysql", "exited", exit_code=0)
-    monkeypatch.setattr("devenv.steps.connect", lambda: FakeEngine(Observed({"mysql": stopped})))
+    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: FakeEngine(Observed({"mysql": stopped})))
     assert set(json.loads(run("status", "etcd", "--format", "json").stdout)["services"]) == {"etcd"}
 
 
 def test_a_status_has_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("devenv.steps.connect", FakeEngine)
+    monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
     services = json.loads(run("status", "--format", "json").stdout)["services"]
     found = {f"{name}/{key}": e["url"] for name, s in services.items() for key, e in s["endpoints"].items()}
     assert re.fullmatch(r"mysql\+pymysql://devenv:\*\*\*@127\.0\.0\.1:\d+/devenv\?charset=utf8mb4", found["mysql/sql"])
@@ -394,13 +394,13 @@ def test_a_status_has_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
     "command", [["env"], ["logs"], ["start"], ["restart"], ["wait"], ["exec", "mysql", "true"], ["start", "etcd"]]
 )
 def test_what_is_not_there_is_told_with_what_to_do(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("devenv.steps.connect", FakeEngine)
+    monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
     assert_clear_error(run(*command), 3, "devenv up")
 
 
 def test_of_two_containers_of_a_service_the_one_that_runs_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     runs, copy = (ObservedContainer(i, f"c{i}", "mysql", s) for i, s in (("1", "running"), ("2", "exited")))
-    monkeypatch.setattr("devenv.steps.connect", lambda: FakeEngine(Observed({"mysql": runs}, extra=(copy,))))
+    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: FakeEngine(Observed({"mysql": runs}, extra=(copy,))))
     assert Environment().container("mysql") == runs
     assert Environment().containers() == Environment().containers(["mysql"]) == {"mysql": "1"}
 
@@ -414,7 +414,7 @@ GOING_DOWN = pytest.mark.parametrize("command", ["down", "stop"])
 def empty(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """An engine that has nothing."""
     engine = FakeEngine()
-    monkeypatch.setattr("devenv.steps.connect", lambda: engine)
+    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
     return engine
 
 
@@ -513,7 +513,7 @@ def test_an_unforeseen_refusal_of_the_host_is_one_clear_line(monkeypatch: pytest
     def refuse() -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("devenv.steps.connect", refuse)
+    monkeypatch.setattr("devenv.lifecycle.world.connect", refuse)
     assert_clear_error(run("plan"), 1, "Too many open files")
 
 

@@ -14,9 +14,9 @@ import requests
 import urllib3.exceptions
 from fake_http_engine import HttpEngine, http_engine
 
-from devenv.connection import Connection, asking, endpoint_in_use, open_connection, unless_gone, unless_taken
-from devenv.enginehttp import HttpClient, NoAnswer, Refused
-from devenv.enginesdk import Sdk, _translated, forget_missing_helpers
+from devenv.engine.connection import Connection, asking, endpoint_in_use, open_connection, unless_gone, unless_taken
+from devenv.engine.http import HttpClient, NoAnswer, Refused
+from devenv.engine.sdk import Sdk, _translated, forget_missing_helpers
 from devenv.errors import Cancelled, DevenvError, NoEngine, NotOurs, ServiceFailed
 
 
@@ -240,7 +240,7 @@ def test_all_else_is_left_to_the_docker_library(
     url: str, origin: str, tls: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[tuple[Any, ...]] = []
-    monkeypatch.setattr("devenv.enginesdk.Sdk", lambda *arguments: made.append(arguments))
+    monkeypatch.setattr("devenv.engine.sdk.Sdk", lambda *arguments: made.append(arguments))
     monkeypatch.setenv("DOCKER_TLS_VERIFY", tls)
     Connection(url, origin)
     assert made == [(url, origin, "auto")]

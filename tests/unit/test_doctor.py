@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from fake_host import DEFAULT, NOTHING, FakeHost
 
-from devenv import doctor, host, ports
+from devenv import ports
+from devenv.cli import doctor
+from devenv.engine import install as host
 from devenv.errors import NoEngine, ServiceFailed
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from builders import service
 
-from devenv.archive import pack
-from devenv.engine import Engine
-from devenv.enginehttp import TIMEOUT, Body, Client, Query, Refused
+from devenv.engine.containers import Engine
+from devenv.engine.http import TIMEOUT, Body, Client, Query, Refused
+from devenv.engine.tar import pack
 from devenv.errors import Cancelled, NoEngine, NotOurs, PortTaken, ServiceFailed
 from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER, LABEL_SERVICE, ContainerOptions
 

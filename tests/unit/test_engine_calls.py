@@ -13,7 +13,7 @@ import pytest
 from builders import inspected
 from fake_http_engine import Answer, Asked, HttpEngine, http_engine
 
-from devenv.environment import Environment
+from devenv.lifecycle.environment import Environment
 from devenv.model import LABEL_OWNER, LABEL_SERVICE
 
 # The libraries that take long, each a tenth of a second or a part of it.
@@ -32,12 +32,12 @@ SLOW = {
 }
 # And what of devenv only some commands need.
 SELDOM = {
-    "devenv.doctor",
-    "devenv.enginesdk",
-    "devenv.host",
-    "devenv.imagebuild",
-    "devenv.merge",
-    "devenv.provisioners",
+    "devenv.cli.doctor",
+    "devenv.engine.sdk",
+    "devenv.engine.install",
+    "devenv.images.build",
+    "devenv.wiring.merge",
+    "devenv.services.keystone",
 }
 READING = {"voluptuous", "yaml"}
 OBSERVE = ["GET /containers/json", "GET /networks", "GET /volumes", "GET /images/json"]
@@ -100,9 +100,8 @@ def environment(engine: HttpEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Makes the face of one environment in which all four services are up and work."""
     (tmp_path / "devenv.yaml").write_text("components: [nova]\n")
     engine.other = Kept(list(Environment(tmp_path).image_references().values())).answer
-    for module in ("readiness", "status"):
-        monkeypatch.setattr(f"devenv.{module}.load_probe", lambda _: lambda target: None)
-    monkeypatch.setattr("devenv.execute.load_provisioner", lambda _: Provisioner)
+    monkeypatch.setattr("devenv.services.readiness.load_probe", lambda _: lambda target: None)
+    monkeypatch.setattr("devenv.lifecycle.execute.load_provisioner", lambda _: Provisioner)
     made_for = Environment(tmp_path)
     made = made_for.up(use_golden=False)
     assert len(made.services) == 4
@@ -153,7 +152,7 @@ def loaded(*arguments: str, folder: Path) -> set[str]:
     code = f"""
 import atexit, json, sys
 atexit.register(lambda: print(json.dumps(list(sys.modules)), file=sys.stderr))
-from devenv.cli import main
+from devenv.cli.main import main
 main({list(arguments)!r})
 """
     command = [sys.executable, "-c", code]
@@ -165,7 +164,7 @@ main({list(arguments)!r})
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["up", "--help"], ["snapshot", "--help"]])
 def test_help_loads_nothing(arguments: list[str], tmp_path: Path) -> None:
     modules = loaded(*arguments, folder=tmp_path)
-    assert not modules & {*SLOW, "http.client", "concurrent.futures", "devenv.environment", "devenv.model"}
+    assert not modules & {*SLOW, "http.client", "concurrent.futures", "devenv.lifecycle.environment", "devenv.model"}
 
 
 @pytest.mark.parametrize("command", ["env", "plan", "status"])

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from fake_http_engine import HttpEngine, http_engine
 
-from devenv.enginehttp import CHUNK, HttpClient, NoAnswer, Refused, _hung_up, agreed, speaks, target, words_of
-from devenv.enginesdk import Sdk
+from devenv.engine.http import CHUNK, HttpClient, NoAnswer, Refused, _hung_up, agreed, speaks, target, words_of
+from devenv.engine.sdk import Sdk
 
 
 @pytest.fixture

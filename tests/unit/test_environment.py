@@ -11,16 +11,16 @@ import pytest
 from builders import container, converged, with_containers
 from fake_engine import FakeEngine
 
-from devenv.environment import Environment
 from devenv.errors import ConfigError, NotOurs, PortTaken, ServiceFailed
+from devenv.images.snapshot import SavedService, Snapshot
+from devenv.lifecycle.environment import Environment
 from devenv.model import Desired, Plan
-from devenv.snapshot import SavedService, Snapshot
 
 
 @pytest.fixture
 def tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The port of each try, none of which the engine publishes before `refuse` is empty."""
-    monkeypatch.setattr("devenv.steps.connect", FakeEngine)
+    monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "devenv.yaml").write_text("profile: coordination\n")
     return []
@@ -71,7 +71,7 @@ def test_what_does_not_stay_as_it_was_found_is_looked_at_once_more(
 ) -> None:
     """The engine goes on stopping what a killed devenv had it stop."""
     engine, plans = FakeEngine(), list[list[str]]()
-    monkeypatch.setattr("devenv.steps.connect", lambda: engine)
+    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
 
     def execute(_: Environment, plan: Plan, desired: Desired, _observed: Any) -> list[Any]:
         plans.append([op.key for op in plan.operations if op.action != "build image"])
@@ -93,7 +93,7 @@ def test_in_a_container_it_has_to_be_on_the_hosts_network(
     tried: list[int], monkeypatch: pytest.MonkeyPatch, network: str, reached: bool
 ) -> None:
     refusing(tried, 0, monkeypatch)
-    monkeypatch.setattr("devenv.bringup.own_container", lambda: "0123abcd")
+    monkeypatch.setattr("devenv.lifecycle.up.own_container", lambda: "0123abcd")
     monkeypatch.setattr(FakeEngine, "network_of", lambda *_: network)
     if reached:
         Environment().up()

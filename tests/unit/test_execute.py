@@ -13,15 +13,17 @@ import pytest
 from builders import DIGEST, consumer, desired, part, service
 from fake_engine import FakeEngine, Recorder
 
-from devenv import execute as module, imagebuild, readiness
 from devenv.errors import Cancelled, ConfigError, NotReadyInTime, ServiceFailed
-from devenv.execute import Context, execute
-from devenv.imagebuild import build_lock
+from devenv.images import build as imagebuild
+from devenv.images.build import build_lock
+from devenv.lifecycle import execute as module
+from devenv.lifecycle.execute import Context, execute
+from devenv.lifecycle.plan import make_plan
 from devenv.model import Endpoint, Image, Observed, Operation, Plan
-from devenv.plan import make_plan
-from devenv.probe import Target
-from devenv.provision import Component, Provisioner
-from devenv.readiness import Patience, wait_until_ready
+from devenv.services import readiness
+from devenv.services.base import Component, Provisioner
+from devenv.services.probe import Target
+from devenv.services.readiness import Patience, wait_until_ready
 
 ONE, TWO = service("one"), service("two")
 

@@ -16,15 +16,15 @@ import yaml
 from builders import SECRET, compose_data, shipped, write_service
 from click.testing import CliRunner
 
-from devenv import export
-from devenv.catalogue import load_catalogue
-from devenv.cli import main
-from devenv.composefile import compose_file
-from devenv.environment import Environment
+from devenv.cli.main import main
 from devenv.errors import ConfigError
-from devenv.images import images_for
+from devenv.images.references import images_for
+from devenv.lifecycle.environment import Environment
 from devenv.model import ComponentChoice, Desired, Profile, ServiceChoice, ServiceDefinition
-from devenv.resolve import resolve, secret_names
+from devenv.spec.catalogue import load_catalogue
+from devenv.spec.desired import resolve, secret_names
+from devenv.wiring import export
+from devenv.wiring.compose import compose_file
 from tests import exports
 
 SCHEMAS = {"github": "vendor.github-workflows", "gitlab": "vendor.gitlab-ci", "compose": "vendor.compose-spec"}

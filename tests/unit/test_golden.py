@@ -13,11 +13,11 @@ import pytest
 from builders import consumer, desired, part, service, shipped
 from fake_engine import FakeEngine
 
-from devenv import golden
-from devenv.catalogue import load_catalogue
 from devenv.errors import Cancelled, DevenvError, NoEngine, NotOurs, ServiceFailed
+from devenv.images import golden
 from devenv.model import Desired, Observed, Operation, Plan, ServiceDefinition
-from devenv.state import held
+from devenv.spec.catalogue import load_catalogue
+from devenv.store.state import held
 
 VOLUME = "devenv-env-1-mysql-data"
 SERVICES = ("mysql", "keystone")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_host import DEBIAN, DEFAULT, NOTHING, FakeHost
 
-from devenv import host
+from devenv.engine import install as host
 from devenv.errors import NoEngine
 
 

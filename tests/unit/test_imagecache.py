@@ -11,10 +11,10 @@ import pytest
 from fake_engine import FakeEngine, Recorder
 from test_imagetar import HEX, archive, entry
 
-from devenv.environment import Environment
 from devenv.errors import ConfigError
-from devenv.golden import references
-from devenv.images import BASE
+from devenv.images.golden import references
+from devenv.images.references import BASE
+from devenv.lifecycle.environment import Environment
 from devenv.model import Observed
 
 

@@ -11,10 +11,9 @@ import pytest
 from builders import BASE as BASE_IMAGE, desired, inspected, service
 from fake_engine import FakeEngine
 
-from devenv.catalogue import load_catalogue
 from devenv.errors import Cancelled, NotOurs, ServiceFailed
-from devenv.imagebuild import build_lock, fetch_wheels
-from devenv.images import (
+from devenv.images.build import build_lock, fetch_wheels
+from devenv.images.references import (
     BASE,
     DRAFT,
     check_used,
@@ -36,7 +35,8 @@ from devenv.model import (
     ServiceChoice,
 )
 from devenv.names import familiar
-from devenv.state import cache_folder
+from devenv.spec.catalogue import load_catalogue
+from devenv.store.state import cache_folder
 
 DIGEST = "sha256:" + "0" * 64
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from devenv.errors import ConfigError
-from devenv.imagetar import images_in
+from devenv.images.bundle import images_in
 
 HEX = "a" * 64
 EVIL = json.dumps([{"Config": f"{HEX}.json", "RepoTags": ["alpine:3"], "Layers": ["layer"]}]).encode()

@@ -12,7 +12,7 @@ from hypothesis import assume, example, given, strategies as st
 from oslo_config import cfg, iniparser
 
 from devenv.errors import ConfigError
-from devenv.initext import Edit, Merged, merge, options
+from devenv.wiring.ini import Edit, Merged, merge, options
 
 Options = Mapping[tuple[str, str], tuple[str, ...]]
 

@@ -12,13 +12,13 @@ import pytest
 from builders import inspected
 from fake_engine import FakeEngine, Recorder
 
-from devenv.cli_images import _row
-from devenv.environment import Environment
+from devenv.cli.images import _row
 from devenv.errors import ConfigError, NotOurs
-from devenv.images import LABEL_BASE
+from devenv.images.inventory import ImageStatus
+from devenv.images.references import LABEL_BASE
+from devenv.lifecycle.environment import Environment
 from devenv.model import Observed
-from devenv.results import ImageStatus
-from devenv.state import cache_folder
+from devenv.store.state import cache_folder
 
 STATUS = "Package: {name}\nVersion: 1:8.4.1-2\nArchitecture: amd64\n"
 # What a container holds, by the path that is asked for.

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from devenv.joblog import GitHub, GitLab, JobLog, job_log
+from devenv.testing.joblog import GitHub, GitLab, JobLog, job_log
 
 
 def told(log: JobLog, stream: io.StringIO) -> list[str]:

@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import pytest
 
-from devenv.environment import Environment
 from devenv.errors import DevenvError, NoEngine, ServiceFailed
-from devenv.lease import Lease
+from devenv.lifecycle.environment import Environment
 from devenv.model import Desired
-from devenv.pool import Pool
+from devenv.testing.lease import Lease
+from devenv.testing.pool import Pool
 
 NEEDS = {"mysql": ["mysql"], "keystone": ["mysql", "keystone"], "etcd": ["etcd"]}
 
@@ -102,7 +102,7 @@ def test_a_marked_test_begins_when_the_first_components_are_there(
             asked.wait(10)
             made.append("a component")
 
-    monkeypatch.setattr("devenv.lease.Pool", Slow)
+    monkeypatch.setattr("devenv.testing.lease.Pool", Slow)
     lease = Lease(cast(Environment, Works(NoEngine("none", "start it"), tmp_path)))
     lease.begin([], [[]])
     threading.Timer(0.05, asked.set).start()

@@ -11,13 +11,13 @@ from click.testing import CliRunner
 from fake_engine import FakeEngine
 from test_timing import TYPICAL
 
-from devenv.artifacts import write_artifacts
-from devenv.cli import main
-from devenv.environment import Environment
+from devenv.cli.main import main
 from devenv.errors import ConfigError, NoEngine
-from devenv.state import State
-from devenv.trace import write_trace
-from devenv.userfile import way_out
+from devenv.lifecycle.environment import Environment
+from devenv.lifecycle.trace import write_trace
+from devenv.store.files import way_out
+from devenv.store.state import State
+from devenv.testing.artifacts import write_artifacts
 
 # Each link, and what would write to it or through it.
 PLANTED = [
@@ -50,7 +50,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder := tmp_path / "project").mkdir()
     (folder / "sub").mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("devenv.steps.connect", FakeEngine)
+    monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
     State(folder, "default").save_timing(asdict(TYPICAL))
     return folder
 
@@ -123,7 +123,7 @@ def test_a_link_that_comes_late_is_replaced_and_not_followed(
     """Somebody puts it there when the place was looked at."""
     (tmp_path / "mine").write_text("mine")
     trace = tmp_path / "trace.json"
-    monkeypatch.setattr("devenv.trace.check_place", lambda path, _: path.symlink_to(tmp_path / "mine"))
+    monkeypatch.setattr("devenv.lifecycle.trace.check_place", lambda path, _: path.symlink_to(tmp_path / "mine"))
     write_trace(trace, TYPICAL, project)
     assert (tmp_path / "mine").read_text() == "mine" and not trace.is_symlink()
 
@@ -147,7 +147,7 @@ def test_files_among_artifacts_are_replaced_and_not_followed(
     def nobody() -> None:
         raise NoEngine("cannot reach an engine")
 
-    monkeypatch.setattr("devenv.steps.connect", nobody)
+    monkeypatch.setattr("devenv.lifecycle.world.connect", nobody)
     (tmp_path / "mine").write_text("mine")
     for name in ("status.json", "engine.json", ".status.json.new"):
         plant(f"artifacts/{name}", tmp_path / "mine")

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from devenv import merge, userfile
 from devenv.errors import ConfigError
-from devenv.merge import Change, Owner, Wired, unwire, wire, wired
-from devenv.state import state_folder
-from devenv.userfile import replace_file
+from devenv.store import files as userfile
+from devenv.store.files import replace_file
+from devenv.store.state import state_folder
+from devenv.wiring import merge
+from devenv.wiring.merge import Change, Owner, Wired, unwire, wire, wired
 
 NOVA = Owner("project-1", "nova")
 CLOUDS = Owner("project-1", "")

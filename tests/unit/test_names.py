@@ -12,12 +12,12 @@ from builders import compose_data, write_service
 from hypothesis import given, strategies as st
 
 from devenv import names
-from devenv.catalogue import load_catalogue
-from devenv.environment import Environment
 from devenv.errors import ConfigError
-from devenv.profile import load_profile
-from devenv.snapshot import load
-from devenv.state import State
+from devenv.images.snapshot import load
+from devenv.lifecycle.environment import Environment
+from devenv.spec.catalogue import load_catalogue
+from devenv.spec.profile import load_profile
+from devenv.store.state import State
 
 # How a name comes in, and the words with which it is refused there.
 Door = tuple[str, Callable[[Path, str], object]]

@@ -10,11 +10,11 @@ import pytest
 from builders import desired, service
 from fake_engine import FakeEngine, Recorder
 
-from devenv.artifacts import status_data
-from devenv.environment import Environment
+from devenv.engine.ownership import Listed, carries, check_names, name_of, split, trusted
 from devenv.errors import NotOurs
+from devenv.lifecycle.environment import Environment
 from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER, LABEL_SERVICE, DesiredService, Observed
-from devenv.ownership import Listed, carries, check_names, name_of, split, trusted
+from devenv.testing.artifacts import status_data
 
 # ---- a token where none is on record -----------------------------------------------------------------------------
 
@@ -158,7 +158,7 @@ class Keeping(FakeEngine):
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("devenv.readiness.load_probe", lambda _: lambda target: None)
+    monkeypatch.setattr("devenv.services.readiness.load_probe", lambda _: lambda target: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "devenv.yaml").write_text("profile: coordination\n")
     return tmp_path

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from builders import SECRET
 
-from devenv.catalogue import load_catalogue
-from devenv.components import check_components, former_components
 from devenv.errors import ConfigError
-from devenv.images import images_for
+from devenv.images.references import images_for
 from devenv.model import ComponentChoice, Desired, Profile, ServiceChoice
-from devenv.resolve import resolve, secret_names
-from devenv.wiring import component_map, conventional, flat_map, known_files, overlay_name, wired_files
+from devenv.spec.catalogue import load_catalogue
+from devenv.spec.components import check_components, former_components
+from devenv.spec.desired import resolve, secret_names
+from devenv.wiring.folder import component_map, conventional, flat_map, known_files, overlay_name, wired_files
 
 NAMES = ("mysql", "keystone", "rabbitmq", "etcd")
 NOVA = ComponentChoice("nova", roles=("admin",), catalog={"type": "compute", "name": "nova", "url": "http://n:1/v2"})

@@ -10,9 +10,18 @@ import pytest
 from builders import DIGEST, NETWORK, consumer, container, converged, desired, part, service, with_containers
 from hypothesis import given, settings, strategies as st
 
+from devenv.lifecycle.plan import (
+    changes,
+    describe,
+    make_plan,
+    plan_down,
+    plan_empty,
+    plan_images,
+    plan_restart,
+    plan_start,
+    plan_stop,
+)
 from devenv.model import Desired, DesiredService, Observed, ObservedContainer, Plan, Source
-from devenv.plan import changes, describe, make_plan, plan_empty, plan_images, plan_restart, plan_start
-from devenv.plandown import plan_down, plan_stop
 
 MYSQL, ETCD, KEYSTONE = service("mysql", build=True), service("etcd"), consumer("keystone")
 STACK = desired(MYSQL, KEYSTONE, ETCD)

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from devenv import probe
 from devenv.errors import ConfigError, NotReady
-from devenv.probe import Target, check_amqp, check_etcd, check_keystone, check_mysql, load_probe
+from devenv.services import probe
+from devenv.services.probe import Target, check_amqp, check_etcd, check_keystone, check_mysql, load_probe
 
 LOGIN = {"user": "u", "password": "secret", "database": "d", "vhost": "v", "project": "p"}
 Answer = tuple[int, Any]
@@ -199,6 +199,6 @@ def test_a_probe_that_nobody_brings_is_a_clear_error() -> None:
 
 
 def test_our_own_probes_are_found_without_a_look_at_packages() -> None:
-    code = "import sys; from devenv.probe import load_probe; load_probe('etcd'); print(*sys.modules)"
+    code = "import sys; from devenv.services.probe import load_probe; load_probe('etcd'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"importlib.metadata", "requests", "pymysql", "amqp", "http.client"} & set(done.stdout.split())

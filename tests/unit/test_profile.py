@@ -9,7 +9,7 @@ import pytest
 
 from devenv.errors import ConfigError
 from devenv.model import ComponentChoice, Profile
-from devenv.profile import find_project, load_profile, project_file_text, shipped_profiles
+from devenv.spec.profile import find_project, load_profile, project_file_text, shipped_profiles
 
 
 @pytest.fixture

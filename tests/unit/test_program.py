@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from devenv import program
-from devenv.program import CannotRun, OutOfTime, run_group, run_program
+from devenv.testing import program
+from devenv.testing.program import CannotRun, OutOfTime, run_group, run_program
 
 
 @pytest.mark.parametrize(("code", "expected"), [("exit 0", 0), ("exit 9", 9), ("kill -KILL $$", 128 + signal.SIGKILL)])
@@ -87,7 +87,7 @@ signal.pause()
 """
     outer = f"""
 import sys
-from devenv.program import run_group
+from devenv.testing.program import run_group
 shell = ["sh", "-c", 'trap "exit 5" {number.value}; "$@" & wait', "sh"]
 sys.exit(run_group([*shell, sys.executable, "-c", {inner!r}], {{}}))
 """
@@ -108,7 +108,7 @@ def test_what_does_not_hear_that_it_is_to_end_is_ended_all_the_same(number: sign
     stubborn = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{code}"
     outer = f"""
 import sys
-from devenv import program
+from devenv.testing import program
 program._GRACE_SECONDS = 0.1
 sys.exit(program.run_group([sys.executable, "-c", {stubborn!r}], {{}}))
 """
@@ -129,7 +129,7 @@ exit(int(input()))
 """
     outer = f"""
 import sys
-from devenv import program
+from devenv.testing import program
 program._GRACE_SECONDS = 0
 sys.exit(program.run_group([sys.executable, "-c", {inner!r}], {{}}))
 """
@@ -152,7 +152,7 @@ signal.pause()
 """
     outer = f"""
 import sys
-from devenv.program import run_program
+from devenv.testing.program import run_program
 sys.exit(run_program([sys.executable, "-c", {inner!r}], {{}}))
 """
     # In a session of its own it has no terminal, whose Ctrl-C would reach the program by itself.
@@ -169,7 +169,7 @@ def test_what_is_ignored_stays_so_for_the_program_too(number: signal.Signals, ru
     inner = f"import signal; exit(signal.getsignal({number.value}) is not signal.SIG_IGN)"
     outer = f"""
 import signal, sys
-from devenv import program
+from devenv.testing import program
 signal.signal({number.value}, signal.SIG_IGN)
 sys.exit(program.{run}([sys.executable, "-c", {inner!r}], {{}}))
 """

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from devenv.errors import ConfigError, ServiceFailed
-from devenv.probe import Target
-from devenv.provision import Component, Provisioner, load_provisioner
-from devenv.provisioners import Etcd, Keystone, RabbitMQ
+from devenv.services.base import Component, Provisioner, load_provisioner
+from devenv.services.keystone import Etcd, Keystone, RabbitMQ
+from devenv.services.probe import Target
 
 ROOT = "the-administrator's-password"
 OWN = "the-component's-password"

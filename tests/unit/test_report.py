@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 from builders import service
 
-from devenv.model import Operation, Plan, Timing
-from devenv.report import (
+from devenv.cli.tables import (
     Live,
     Plain,
     bar,
@@ -30,8 +29,9 @@ from devenv.report import (
     summary,
     timing_chart,
 )
-from devenv.results import Result, ServiceStatus
-from devenv.timing import Run, Span, Step
+from devenv.lifecycle.timing import Run, Span, Step
+from devenv.model import Operation, Plan, Result, Timing
+from devenv.services.readiness import ServiceStatus
 
 START = Operation("start", "mysql", "container exited 3")
 READY = Operation("ready", "mysql", after=("start mysql",))

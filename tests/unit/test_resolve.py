@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from builders import SECRET, compose_data, shipped, write_service
 
-from devenv.catalogue import load_catalogue
 from devenv.errors import ConfigError, DevenvError, NotOurs
+from devenv.lifecycle.plan import changes
 from devenv.model import (
     ContainerOptions,
     Desired,
@@ -24,11 +24,11 @@ from devenv.model import (
     ServiceChoice,
     ServiceDefinition,
 )
-from devenv.plan import changes
 from devenv.ports import free_port
-from devenv.readiness import target_of
-from devenv.record import Record
-from devenv.resolve import choose_ports, resolve, secret_names, select
+from devenv.services.readiness import target_of
+from devenv.spec.catalogue import load_catalogue
+from devenv.spec.desired import choose_ports, resolve, secret_names, select
+from devenv.store.record import Record
 
 Catalogue = dict[str, ServiceDefinition]
 
@@ -260,7 +260,7 @@ def test_containers_are_made_anew_when_devenv_makes_them_in_another_way(
     catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = resolved(catalogue).services
-    monkeypatch.setattr("devenv.resolve._FORMAT", 0)
+    monkeypatch.setattr("devenv.spec.desired._FORMAT", 0)
     now = resolved(catalogue).services
     for name, service in before.items():
         assert service.config_hash != now[name].config_hash

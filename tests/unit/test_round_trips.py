@@ -23,16 +23,16 @@ import yaml
 from hypothesis import given, settings, strategies as st
 from oslo_config import cfg, iniparser
 
-from devenv import export, initext, wiring, yamltext
-from devenv.catalogue import load_catalogue
-from devenv.components import check_components
-from devenv.composefile import compose_file
 from devenv.errors import ConfigError
-from devenv.images import images_for
+from devenv.images.references import images_for
 from devenv.model import Desired, Provision, ServiceDefinition
-from devenv.profile import load_profile
-from devenv.resolve import resolve, secret_names, select
-from devenv.state import environment_id
+from devenv.spec.catalogue import load_catalogue
+from devenv.spec.components import check_components
+from devenv.spec.desired import resolve, secret_names, select
+from devenv.spec.profile import load_profile
+from devenv.store.state import environment_id
+from devenv.wiring import clouds as yamltext, export, folder as wiring, ini as initext
+from devenv.wiring.compose import compose_file
 
 CATALOGUE = load_catalogue()
 GUARDED = load_catalogue(switches={"etcd": {"auth": True}})

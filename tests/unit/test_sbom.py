@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devenv.sbom import Contents, Package, debian_packages, python_package, spdx, upstream
+from devenv.images.sbom import Contents, Package, debian_packages, python_package, spdx, upstream
 
 STATUS = """Package: bash
 Status: install ok installed

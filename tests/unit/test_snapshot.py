@@ -12,11 +12,11 @@ import pytest
 from builders import container, converged, desired, service, with_containers
 from fake_engine import FakeEngine
 
-from devenv import snapshot
 from devenv.errors import ConfigError, NoEngine
+from devenv.images import snapshot
+from devenv.images.snapshot import SavedService, Snapshot
 from devenv.model import Image, Observed
-from devenv.snapshot import SavedService, Snapshot
-from devenv.state import State
+from devenv.store.state import State
 
 ONE = service("one", volumes={"devenv-env-one-data": "/data", "devenv-env-one-keys": "/keys"})
 TWO = service("two")

@@ -21,10 +21,11 @@ from typing import IO
 import pytest
 
 from devenv.errors import Cancelled, ConfigError, DevenvError, NotOurs
-from devenv.locks import is_held
 from devenv.ports import free_port, holder as port_holder, is_free
-from devenv.record import Record
-from devenv.state import (
+from devenv.store.files import open_to_others, replace_file, written_whole
+from devenv.store.locks import is_held
+from devenv.store.record import Record
+from devenv.store.state import (
     State,
     all_records,
     cache_folder,
@@ -34,7 +35,6 @@ from devenv.state import (
     state_folder,
     write_files,
 )
-from devenv.userfile import open_to_others, replace_file, written_whole
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path: Path) -> None:
     # The kernel itself refuses here, in the middle of the content.
     (tmp_path / "f").write_bytes(b"old")
     code = (
-        "import resource, sys, pathlib; from devenv import errors, state\n"
+        "import resource, sys, pathlib; from devenv import errors; from devenv.store import state\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))\n"
         "try: state.write_files({pathlib.Path(sys.argv[1]): b'x' * 20000})\n"
         "except errors.ConfigError as error: print(error.message)"
@@ -281,7 +281,7 @@ def test_a_run_that_is_killed_between_two_files_leaves_each_one_whole(tmp_path: 
     (tmp_path / "a").write_bytes(b"old")
     (tmp_path / "b").write_bytes(b"old")
     code = (
-        "import os, pathlib, sys; from devenv import state\n"
+        "import os, pathlib, sys; from devenv.store import state\n"
         "replace = pathlib.Path.replace\n"
         "def once(path, target): replace(path, target); os.kill(os.getpid(), 9)\n"
         "pathlib.Path.replace = once\n"
@@ -305,7 +305,7 @@ def test_nothing_to_write_is_fine(tmp_path: Path) -> None:
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another devenv that has the lock of the same environment."""
     code = (
-        "import sys, pathlib; from devenv.state import State\n"
+        "import sys, pathlib; from devenv.store.state import State\n"
         "with State(pathlib.Path(sys.argv[1]), 'default').locked(print):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
@@ -446,7 +446,7 @@ def test_a_link_in_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
 
 def test_a_forked_child_does_not_hold_the_lock_of_its_parent(state: State) -> None:
     code = (
-        "import os, sys, pathlib; from devenv.locks import is_held; from devenv.state import State\n"
+        "import os, sys, pathlib; from devenv.store.locks import is_held; from devenv.store.state import State\n"
         "state = State(pathlib.Path(sys.argv[1]), 'default')\n"
         "told, tell = os.pipe()\n"
         "with state.locked(print):\n"

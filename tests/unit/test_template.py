@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from devenv.errors import ConfigError
-from devenv.template import render
+from devenv.spec.template import render
 
 
 def test_a_known_name_is_replaced_wherever_it_stands() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from devenv import terminal
+from devenv.cli import terminal
 from devenv.errors import NoEngine
 
 Command = Callable[[socket.socket], None]

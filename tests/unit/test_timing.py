@@ -15,12 +15,10 @@ from click.testing import CliRunner, Result
 from fake_engine import FakeEngine, Recorder
 from hypothesis import given, strategies as st
 
-from devenv.cli import main
-from devenv.environment import Environment
+from devenv.cli.main import main
 from devenv.errors import ConfigError, ServiceFailed
-from devenv.model import Operation, Plan
-from devenv.state import State
-from devenv.timing import (
+from devenv.lifecycle.environment import Environment
+from devenv.lifecycle.timing import (
     CRITICAL,
     OTHER,
     WAITING,
@@ -36,8 +34,10 @@ from devenv.timing import (
     understood,
     waits,
 )
-from devenv.trace import as_trace, write_trace
-from devenv.userfile import check_place
+from devenv.lifecycle.trace import as_trace, write_trace
+from devenv.model import Operation, Plan
+from devenv.store.files import check_place
+from devenv.store.state import State
 
 ID = "nova-12345678"
 
@@ -416,7 +416,7 @@ def executing(monkeypatch: pytest.MonkeyPatch, failure: Exception | None = None)
 
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
-    monkeypatch.setattr("devenv.steps.connect", FakeEngine)
+    monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
     (tmp_path / "devenv.yaml").write_text("profile: coordination\n")
     return Environment(tmp_path)
 

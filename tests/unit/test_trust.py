@@ -18,13 +18,13 @@ from fake_engine import FakeEngine
 from test_imagecache import Carrier
 from test_imagetar import archive, entry
 
-from devenv import trust
-from devenv.cli import main
-from devenv.environment import Environment
+from devenv.cli.main import main
 from devenv.errors import ConfigError, NoEngine
+from devenv.lifecycle.environment import Environment
 from devenv.model import ProjectFile
-from devenv.profile import load_profile
-from devenv.state import state_folder
+from devenv.spec import trust
+from devenv.spec.profile import load_profile
+from devenv.store.state import state_folder
 
 FOREIGN = "profile: coordination\nservices: {etcd: {image: 'example/etcd:3'}}\n"
 DATA = """\
@@ -56,7 +56,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     engine = FakeEngine()
-    monkeypatch.setattr("devenv.steps.connect", lambda: engine)
+    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
     return engine
 
 
@@ -240,7 +240,7 @@ def test_what_only_looks_or_takes_away_needs_no_trust(what: str, engine: FakeEng
 
 def test_an_archive_is_not_loaded_for_the_sake_of_an_untrusted_file(monkeypatch: pytest.MonkeyPatch) -> None:
     carrier = Carrier()
-    monkeypatch.setattr("devenv.steps.connect", lambda: carrier)
+    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: carrier)
     environment = Environment()
     with pytest.raises(ConfigError, match="cannot use image example/etcd:3 of"):
         environment.load_images(archive(manifest=[entry("example/etcd:3")]), "file")
@@ -400,7 +400,7 @@ def on_a_terminal(answer: str, **environ: str) -> tuple[int, str]:
     """What `devenv up` shows on a terminal whose user answers that; there is no engine."""
     leader, follower = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-m", "devenv.cli", "up"],
+        [sys.executable, "-m", "devenv", "up"],
         env={**os.environ, "PYTHONPATH": str(Path(trust.__file__).parents[1]), **environ},
         stdin=follower,
         stdout=follower,

@@ -20,10 +20,19 @@ from builders import SECRET, shipped
 from hypothesis import given, settings, strategies as st
 from oslo_config import cfg
 
-from devenv import wiring
-from devenv.catalogue import load_catalogue
 from devenv.errors import ConfigError
-from devenv.wiring import as_dotenv, as_json, as_shell, endpoints_of, flat_map, folder_of, known_files, wired_files
+from devenv.spec.catalogue import load_catalogue
+from devenv.wiring import folder as wiring
+from devenv.wiring.folder import (
+    as_dotenv,
+    as_json,
+    as_shell,
+    endpoints_of,
+    flat_map,
+    folder_of,
+    known_files,
+    wired_files,
+)
 
 DESIRED = shipped()
 CATALOGUE = load_catalogue()

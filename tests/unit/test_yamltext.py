@@ -9,8 +9,8 @@ import yaml
 from hypothesis import assume, given, strategies as st
 
 from devenv.errors import ConfigError
-from devenv.initext import Merged
-from devenv.yamltext import merge_clouds
+from devenv.wiring.clouds import merge_clouds
+from devenv.wiring.ini import Merged
 
 OURS = """\
 # Written by devenv.

@@ -1,0 +1,1 @@
+"""Read arguments and print text or JSON."""

@@ -1,0 +1,359 @@
+"""`devenv doctor`: what `devenv up` needs of the engine and of this host, and what to do about it.
+
+Each check is one small function that returns one Check; two tuples hold them all. host.py mends.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from devenv import ports
+from devenv.engine import connection, containers as engines, install as hosts
+from devenv.engine.containers import Engine
+from devenv.engine.install import Host
+from devenv.errors import DevenvError, NoEngine
+from devenv.images.references import BASE
+
+API_WANTED = (1, 41)  # Debian 12's Engine 20.10, the oldest that devenv is tested with
+PORTS_SAFE_SINCE = 28  # moby#45610
+DISK_FAIL, DISK_WARN = 2e9, 5e9
+MEMORY_WARN = 2e9  # the four services take about 800 MB
+NOFILE_WANTED = 16384  # RabbitMQ's bounded limit
+CLOCK_WARN = 5.0  # seconds; Keystone's tokens carry times
+_CAP_SYS_RESOURCE = 1 << 24
+_PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: what was found, in one line, and what to do about it."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+    hint: str = ""
+    fixable: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an environment would use, and the host it would use it on."""
+
+    images: Mapping[str, str]
+    ports: Mapping[int, str]
+    host: Host
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the engine said, asked once; `clock` is how many seconds it is ahead of us."""
+
+    url: str
+    origin: str
+    info: Mapping[str, Any]
+    version: Mapping[str, Any]
+    missing: tuple[str, ...] = ()
+    clock: float | None = None
+
+    @property
+    def rootless(self) -> bool:
+        return "rootless" in str(self.info.get("SecurityOptions"))
+
+    @property
+    def podman(self) -> bool:
+        return "podman" in str(self.version.get("Components")).lower()
+
+    @property
+    def local(self) -> bool:
+        """Whether it shares our kernel: Docker Desktop and others answer from a VM."""
+        return (
+            self.url.startswith("unix:")
+            and self.info.get("OperatingSystem") != "Docker Desktop"
+            and self.info.get("KernelVersion") == platform.release()
+        )
+
+
+def diagnose(images: Mapping[str, str], ports: Mapping[int, str], host: Host | None = None) -> list[Check]:
+    """Check what `devenv up` needs; without an engine only what can be seen from here."""
+    wanted = Wanted(images, ports, host or Host())
+    first: list[Check] = []
+    try:
+        answer = _ask(wanted)
+    except NoEngine as error:
+        first.append(_engine_missing(error, wanted.host))
+    except Exception as error:  # what another kind of engine may answer is not known
+        hint = "Docker Engine 20.10 or newer is what devenv is tested with"
+        first.append(Check("engine", "warn", f"cannot understand the engine: {_words(error)}", hint))
+    else:
+        first.extend(_guarded(check, wanted, answer) for check in ENGINE_CHECKS)
+    return first + [_guarded(check, wanted) for check in HOST_CHECKS]
+
+
+def fix(say: Callable[[str], None], images: Mapping[str, str] | None = None, host: Host | None = None) -> None:
+    """Get an engine, and what makes a base image if one of `images` has to be built on it.
+
+    Raises NoEngine with the command to run where there is no engine; without the tool it goes on.
+    """
+    host = host or Host()
+    try:
+        engine = engines.connect()
+        say("the engine answers")
+    except NoEngine:
+        hosts.bring_up_engine(*connection.endpoint_in_use(), say, host)
+        engine = engines.connect()
+    if platform.system() != "Linux" or hosts.base_tool(host):
+        return
+    try:
+        if images is None or _needs_base(images, _missing(engine, images)):
+            _install_base_tool(say, host)
+    except DevenvError as error:  # a registry may still have what is missing
+        for line in error.detail:
+            say(f"  {line}")
+        say(f"{error.message}; going on without it")
+
+
+def _install_base_tool(say: Callable[[str], None], host: Host) -> None:
+    packages = hosts.base_packages(host)
+    if why := hosts.obstacle(host):
+        say(f"devenv cannot install {packages[0]}, which makes images where no registry answers: {why}")
+    else:
+        hosts.install(packages, say, host)
+
+
+def _missing(engine: Engine, images: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name, reference in images.items() if not engine.has_image(reference)))
+
+
+def _needs_base(images: Mapping[str, str], missing: Sequence[str]) -> bool:
+    """Whether a base has to be made first. Where `images` does not say which one it is, none is there."""
+    return bool(set(missing) - {BASE}) and (BASE not in images or BASE in missing)
+
+
+def _guarded(check: Callable[..., Check], *arguments: object) -> Check:
+    """A check that cannot look is a finding, not the end of the diagnosis."""
+    try:
+        return check(*arguments)
+    except Exception as error:  # what another kind of engine may answer is not known
+        name = check.__name__.removeprefix("check_").replace("_", " ")
+        return Check(name, "warn", f"cannot check: {_words(error)}", "the other checks still count")
+
+
+def _words(error: Exception) -> str:
+    """A KeyError says nothing without its name."""
+    return str(error) if isinstance(error, (OSError, DevenvError)) else f"{type(error).__name__}: {error}"
+
+
+def _ask(wanted: Wanted) -> Answer:
+    url, origin = connection.endpoint_in_use()
+    engine = engines.connect()
+    before = datetime.now(UTC)
+    info = engine.info()
+    clock = _ahead(info.get("SystemTime"), before + (datetime.now(UTC) - before) / 2)
+    return Answer(url, origin, info, engine.version(), _missing(engine, wanted.images), clock)
+
+
+def _ahead(said: object, now: datetime) -> float | None:
+    """The seconds that a clock is ahead, None if it says no time, or one without a zone."""
+    try:
+        return (datetime.fromisoformat(str(said)) - now).total_seconds()
+    except (ValueError, TypeError):
+        return None
+
+
+def _engine_missing(error: NoEngine, host: Host) -> Check:
+    try:
+        url, origin = connection.endpoint_in_use()
+        hint, fixable = hosts.advice(url, origin, host)
+    except DevenvError:
+        hint, fixable = error.hint, False
+    return Check("engine", "fail", str(error), hint, fixable)
+
+
+# ---- the engine ----------------------------------------------------------------------------------
+
+
+def check_engine(wanted: Wanted, answer: Answer) -> Check:
+    kind = "rootless " * answer.rootless + ("Podman" if answer.podman else "Docker Engine")
+    return Check("engine", "ok", f"{kind} answers at {answer.url} (from {answer.origin})")
+
+
+def check_version(wanted: Wanted, answer: Answer) -> Check:
+    version = str(answer.version.get("Version", "?"))
+    api = str(answer.version.get("ApiVersion", "0.0"))
+    detail = f"version {version}, API {api}"
+    if tuple(int(part) for part in re.findall(r"\d+", api)[:2]) < API_WANTED:
+        return Check("version", "fail", detail, "install Docker Engine 20.10 (API 1.41) or newer")
+    major = re.match(r"\d+", version)
+    # Only a rootful Docker on this very host forwards ports in the packet filter, which leaks.
+    leaky = answer.local and not answer.rootless and not answer.podman
+    if leaky and major and int(major[0]) < PORTS_SAFE_SINCE:
+        detail += ": the same L2 network can reach ports published on 127.0.0.1 (moby#45610)"
+        return Check("version", "warn", detail, "use Engine 28 or newer in an untrusted network")
+    return Check("version", "ok", detail)
+
+
+def check_disk(wanted: Wanted, answer: Answer) -> Check:
+    root = Path(str(answer.info.get("DockerRootDir") or "/var/lib/docker"))
+    if not answer.local or not root.exists():
+        return Check("disk", "ok", "not checked: the engine's disk is not on this host")
+    folders = [root]
+    # Engine 29 keeps images in containerd's store, which may be another file system.
+    if "io.containerd.snapshotter" in str(answer.info.get("DriverStatus")):
+        folders += [folder for folder in (Path("/var/lib/containerd"),) if folder.exists()]
+    free, folder = min((shutil.disk_usage(folder).free, str(folder)) for folder in folders)
+    detail = f"{free / 1e9:.1f} GB free in {folder}"
+    if free < DISK_WARN:
+        status: Literal["warn", "fail"] = "fail" if free < DISK_FAIL else "warn"
+        return Check("disk", status, detail, "free some space, for example: docker image prune")
+    return Check("disk", "ok", detail)
+
+
+def check_memory(wanted: Wanted, answer: Answer) -> Check:
+    total = int(answer.info.get("MemTotal") or 0)
+    if not total:
+        return Check("memory", "ok", "not checked: the engine does not say")
+    detail = f"{total / 1e9:.1f} GB for the engine"
+    if total < MEMORY_WARN:
+        return Check("memory", "warn", detail, "give the machine or the engine's VM 2 GB or more")
+    return Check("memory", "ok", detail)
+
+
+def check_nofile(wanted: Wanted, answer: Answer) -> Check:
+    """A container's limit may not exceed the daemon's own, unless the daemon may raise limits."""
+    if not answer.local:
+        return Check("nofile", "ok", "not checked: the engine is not on this host")
+    unprivileged = answer.rootless or answer.podman
+    pid = "self" if unprivileged else hosts.running_engine(wanted.host)
+    if pid is None:
+        return Check("nofile", "ok", "not checked: the engine's process cannot be seen from here")
+    limits = wanted.host.path(f"/proc/{pid}/limits").read_text()
+    found = re.search(r"^Max open files\s+\S+\s+(\S+)", limits, re.MULTILINE)
+    hard = float("inf") if not found or found[1] == "unlimited" else float(found[1])
+    status = wanted.host.path(f"/proc/{pid}/status").read_text()
+    capabilities = re.search(r"^CapEff:\s+([0-9a-f]+)", status, re.MULTILINE)
+    if not unprivileged and capabilities and int(capabilities[1], 16) & _CAP_SYS_RESOURCE:
+        hard = float(wanted.host.path("/proc/sys/fs/nr_open").read_text())
+    detail = f"containers may open {hard:.0f} files"
+    if hard < NOFILE_WANTED:
+        hint = f"raise the engine's limit: LimitNOFILE={NOFILE_WANTED} in its systemd unit"
+        return Check("nofile", "warn", f"{detail}, {NOFILE_WANTED} are wanted", hint)
+    return Check("nofile", "ok", detail)
+
+
+def check_clock(wanted: Wanted, answer: Answer) -> Check:
+    if answer.clock is None:
+        return Check("clock", "ok", "not checked: the engine does not say")
+    if abs(answer.clock) > CLOCK_WARN:
+        where = "ahead" if answer.clock > 0 else "behind"
+        detail = f"the engine's clock is {abs(answer.clock):.0f} s {where}"
+        return Check("clock", "warn", detail, "set the host's clock, or restart the engine's VM")
+    return Check("clock", "ok", f"host and engine differ by {abs(answer.clock):.1f} s")
+
+
+def check_bridges(wanted: Wanted, answer: Answer) -> Check:
+    """A bridge left by a second engine takes the packets: ports time out, all looks healthy."""
+    routes = wanted.host.path("/proc/net/route")
+    if not answer.local or not routes.exists():
+        return Check("bridges", "ok", "not checked: the engine's network is not on this host")
+    nets = _direct_routes(routes.read_text())
+    for name, net in nets:
+        rivals = [other for other, theirs in nets if other != name and theirs.subnet_of(net)]
+        if rivals and (name == "docker0" or name.startswith("br-")):
+            detail = f"{net} of {name} is also routed to {', '.join(rivals)}: ports may time out"
+            hint = f"if nothing of yours uses it, run as root: ip link delete {rivals[0]}"
+            return Check("bridges", "warn", detail, hint)
+    return Check("bridges", "ok", "no two routes for one container network")
+
+
+def check_images(wanted: Wanted, answer: Answer) -> Check:
+    services = wanted.images.keys() - {BASE}
+    missing = [name for name in answer.missing if name in services]
+    detail = f"{len(services) - len(missing)} of {len(services)} are there"
+    if missing:  # as it should be before the first `up`
+        detail += f"; devenv up pulls or builds: {', '.join(missing)}"
+    return Check("images", "ok", detail)
+
+
+def check_base_image_tool(wanted: Wanted, answer: Answer) -> Check:
+    """Without a registry, images are built on a base that this host's own tool makes."""
+    name = "base image tool"
+    if tool := hosts.base_tool(wanted.host):
+        return Check(name, "ok", tool)
+    if platform.system() != "Linux" or not _needs_base(wanted.images, answer.missing):
+        return Check(name, "ok", "not there, and not needed")
+    fixable = not hosts.obstacle(wanted.host)
+    hint = "run: devenv doctor --fix" if fixable else f"install {', '.join(hosts.base_packages(wanted.host))}"
+    detail = "no mmdebstrap that this user can run: no image can be built without a registry"
+    return Check(name, "warn", detail, hint, fixable)
+
+
+# ---- this host -----------------------------------------------------------------------------------
+
+
+def check_ports(wanted: Wanted) -> Check:
+    taken = [port for port in sorted(wanted.ports) if not ports.is_free(port)]
+    if not taken:
+        return Check("ports", "ok", "the well-known ports are free on 127.0.0.1")
+    found = [f"{port} ({wanted.ports[port]}) by {ports.holder(port, wanted.host.root)}" for port in taken]
+    hint = "nothing needs doing: a new environment takes free ports instead"
+    return Check("ports", "warn", f"taken on 127.0.0.1: {', '.join(found)}", hint)
+
+
+def check_proxy(wanted: Wanted) -> Check:
+    """devenv's probes ignore proxies; a component's HTTP client asks them for 127.0.0.1."""
+    environment = {name.lower(): value for name, value in os.environ.items() if value}
+    proxies = [name.upper() for name in _PROXY_VARIABLES if name in environment]
+    if not proxies:
+        return Check("proxy", "ok", "no proxy variables")
+    names = ", ".join(proxies)  # never the values: they may hold a password
+    exceptions = environment.get("no_proxy", "").split(",")
+    if any(_covers_loopback(entry.strip()) for entry in exceptions):
+        return Check("proxy", "ok", f"{names} set, NO_PROXY covers 127.0.0.1")
+    hint = "devenv ignores them; for your own programs: export NO_PROXY=127.0.0.1,localhost"
+    return Check("proxy", "warn", f"{names} set, and NO_PROXY leaves out 127.0.0.1", hint)
+
+
+ENGINE_CHECKS: tuple[Callable[[Wanted, Answer], Check], ...] = (
+    check_engine,
+    check_version,
+    check_disk,
+    check_memory,
+    check_nofile,
+    check_clock,
+    check_bridges,
+    check_images,
+    check_base_image_tool,
+)
+HOST_CHECKS: tuple[Callable[[Wanted], Check], ...] = (check_ports, check_proxy)
+
+
+# ---- reading the host ----------------------------------------------------------------------------
+
+
+def _direct_routes(table: str) -> list[tuple[str, ipaddress.IPv4Network]]:
+    """The networks right on an interface, from /proc/net/route (hexadecimal, little-endian)."""
+    routes = []
+    for fields in map(str.split, table.splitlines()[1:]):
+        address, gateway, mask = (bytes.fromhex(fields[column])[::-1] for column in (1, 2, 7))
+        if not any(gateway) and any(mask):
+            prefix = int.from_bytes(mask).bit_count()
+            routes.append((fields[0], ipaddress.IPv4Network((address, prefix))))
+    return routes
+
+
+def _covers_loopback(entry: str) -> bool:
+    if entry == "*":
+        return True
+    try:
+        return ipaddress.ip_address("127.0.0.1") in ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        return False

@@ -1,0 +1,216 @@
+"""The user's terminal joined to containers: merged logs, and commands run inside."""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import shutil
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TextIO
+
+import click
+
+from devenv.cli.tables import LOG_COLOURS
+from devenv.engine.containers import Engine, Tail
+from devenv.errors import ServiceFailed
+from devenv.lifecycle.environment import Environment
+
+_CHUNK = 65536
+# Not now: a socket that was ready need not be so any more, and one with TLS has work of its own.
+_LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+# ---- logs ----------------------------------------------------------------------------------------------------
+
+
+def print_logs(environment: Environment, services: Sequence[str], follow: bool, tail: Tail) -> None:
+    """Print the services' logs, each line after its service's name, in colour on a terminal."""
+    containers = environment.containers(services)
+    width = max((len(name) for name in containers), default=0)
+    colours = dict(zip(containers, LOG_COLOURS * len(containers), strict=False))
+
+    def show(name: str, line: str) -> None:
+        plain = None if not os.environ.get("NO_COLOR") else False
+        click.echo(click.style(f"{name:<{width}} |", fg=colours[name]) + f" {line}", color=plain)
+
+    if not follow:
+        for name, container in containers.items():
+            for line in environment.engine.logs(container, tail):
+                show(name, line)
+        return
+    for name, line in _merged(environment.engine, containers, tail):
+        show(name, line)
+
+
+def _merged(engine: Engine, containers: dict[str, str], tail: Tail) -> Iterator[tuple[str, str]]:
+    """Lines of all containers as they come, until the last of them ends. Raises what reading one of them raised."""
+    lines: queue.SimpleQueue[tuple[str, str | Exception | None]] = queue.SimpleQueue()
+
+    def read(name: str, container: str) -> None:
+        try:
+            for line in engine.follow(container, tail):
+                lines.put((name, line))
+        except Exception as error:
+            lines.put((name, error))
+        else:
+            lines.put((name, None))
+
+    for name, container in containers.items():
+        # A daemon: it hangs on the engine until the container ends, and must not keep devenv from ending.
+        threading.Thread(target=read, args=(name, container), daemon=True).start()
+    open_logs = len(containers)
+    while open_logs:
+        name, line = lines.get()
+        if isinstance(line, Exception):
+            raise line
+        if line is None:
+            open_logs -= 1
+        else:
+            yield name, line
+
+
+# ---- exec ----------------------------------------------------------------------------------------------------
+
+
+def run_in_container(engine: Engine, container: str, command: Sequence[str]) -> int:
+    """Run a command in a container, joined to this process's input and output; returns its exit code."""
+    source = _input()
+    tty = source is not None and os.isatty(source) and sys.stdout.isatty()
+    run, stream = engine.execute(container, command, tty)
+    with stream, _raw_terminal(tty), _resizing(engine, run, tty):
+        _relay(stream, source, _print if tty else _Frames().receive)
+    return engine.exit_code(run)
+
+
+def _input() -> int | None:
+    """The descriptor of our input; None where the caller closed it."""
+    try:
+        return sys.stdin.fileno()
+    except (AttributeError, OSError, ValueError):  # Python's own name for a closed input is None
+        return None
+
+
+def _relay(stream: socket.socket, source: int | None, receive: Callable[[bytes], None]) -> None:
+    """Bytes both ways until the container's end closes.
+
+    Nothing here waits to send: the command may wait for us to read, or read nothing at all.
+    """
+    stream.setblocking(False)
+    sender = _Sender(stream, source)
+    while True:
+        inputs: list[socket.socket | int] = [stream, *sender.sources]
+        readable, writable, _ = select.select(inputs, [stream] if sender.pending else [], [])
+        if writable:
+            sender.send()
+        if source is not None and source in readable:
+            sender.read(source)
+        if stream in readable:
+            try:
+                data = stream.recv(_CHUNK)
+            except _LATER:
+                continue
+            except OSError:
+                return  # an engine that closes with input of ours unread resets the connection
+            if not data:
+                return
+            receive(data)
+
+
+class _Sender:
+    """Our input on its way into the container: one chunk at a time, so that memory does not grow."""
+
+    def __init__(self, stream: socket.socket, source: int | None) -> None:
+        self._stream, self._source = stream, source
+        self.pending = b""
+        if source is None:
+            self._end()
+
+    @property
+    def sources(self) -> list[int]:
+        """What to read from next: nothing while there is something to send."""
+        return [] if self._source is None or self.pending else [self._source]
+
+    def read(self, source: int) -> None:
+        try:
+            self.pending = os.read(source, _CHUNK)
+        except OSError:  # a folder, or the terminal of another job
+            self.pending = b""
+        if not self.pending:
+            self._end()
+
+    def send(self) -> None:
+        try:
+            self.pending = self.pending[self._stream.send(self.pending) :]
+        except _LATER:
+            return
+        except OSError:  # the command closed its input, or ended: what it said is still to be read
+            self.pending, self._source = b"", None
+
+    def _end(self) -> None:
+        self._source = None
+        with suppress(OSError):
+            self._stream.shutdown(socket.SHUT_WR)
+
+
+class _Frames:
+    """Without a terminal the engine sends frames: a byte for the output, three unused, four for the length."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def receive(self, data: bytes) -> None:
+        self._buffer += data
+        while len(self._buffer) >= 8 and len(self._buffer) >= (end := 8 + int.from_bytes(self._buffer[4:8], "big")):
+            _print(self._buffer[8:end], sys.stderr if self._buffer[0] == 2 else sys.stdout)
+            self._buffer = self._buffer[end:]
+
+
+def _print(data: bytes, output: TextIO | None = None) -> None:
+    output = output or sys.stdout
+    output.buffer.write(data)
+    output.flush()
+
+
+@contextmanager
+def _raw_terminal(tty: bool) -> Iterator[None]:
+    """Keys go to the container one by one, Ctrl-C included."""
+    if not tty:
+        yield
+        return
+    import termios
+    import tty as terminal
+
+    before = termios.tcgetattr(sys.stdin)
+    try:
+        terminal.setraw(sys.stdin)
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def _resizing(engine: Engine, run: str, tty: bool) -> Iterator[None]:
+    """Keep the container's terminal as large as this one."""
+    if not tty:
+        yield
+        return
+
+    def resize(*_: object) -> None:
+        columns, rows = shutil.get_terminal_size()
+        # A short command may be over before its terminal has a size.
+        with suppress(ServiceFailed):
+            engine.resize(run, rows, columns)
+
+    before = signal.signal(signal.SIGWINCH, resize)
+    try:
+        resize()
+        yield
+    finally:
+        signal.signal(signal.SIGWINCH, before)

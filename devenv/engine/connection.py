@@ -1,0 +1,179 @@
+"""How devenv reaches the container engine, and how the engine's failures become devenv's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devenv.engine.http import Client, HttpClient, Refused, speaks
+from devenv.errors import NoEngine, NotOurs, ServiceFailed
+
+if TYPE_CHECKING:
+    from devenv.engine.sdk import Sdk
+
+_HINT = "run 'devenv doctor' to see what is missing, 'devenv doctor --fix' to mend it"
+_REFUSED_HINT = "'devenv doctor' looks at the engine, whose own log says more; then run the same again"
+_CONTEXT_HINT = "'docker context ls' shows them"
+_DEFAULT_SOCKET = "/var/run/docker.sock"
+
+
+# ---- where it is -------------------------------------------------------------------------------------------------
+
+
+def endpoint_in_use() -> tuple[str, str]:
+    """The engine's URL and where it was found: DOCKER_HOST, a context, rootless, podman or default."""
+    if host := os.environ.get("DOCKER_HOST"):
+        return host, "DOCKER_HOST"
+    if (context := os.environ.get("DOCKER_CONTEXT") or _current_context()) != "default":
+        return _endpoint_of(context), f"context {context}"
+    runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
+    candidates = (
+        (_DEFAULT_SOCKET, "default"),
+        (f"{runtime}/docker.sock", "rootless"),
+        (f"{runtime}/podman/podman.sock", "podman"),
+        ("/run/podman/podman.sock", "podman"),
+    )
+    for path, origin in candidates:
+        if Path(path).is_socket():
+            return f"unix://{path}", origin
+    return f"unix://{_DEFAULT_SOCKET}", "default"
+
+
+def _docker_folder() -> Path:
+    """Where the docker command line keeps its settings and contexts."""
+    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+
+
+def _current_context() -> str:
+    try:
+        return str(json.loads((_docker_folder() / "config.json").read_text()).get("currentContext") or "default")
+    except (OSError, ValueError, AttributeError):
+        # The docker command line, too, goes on without settings that it cannot read.
+        return "default"
+
+
+def _endpoint_of(context: str) -> str:
+    """The URL of the engine that a docker context names. Raises NoEngine if there is no such context."""
+    # The docker command line's own place for it.
+    file = _docker_folder() / "contexts" / "meta" / hashlib.sha256(context.encode()).hexdigest() / "meta.json"
+    try:
+        return json.loads(file.read_text())["Endpoints"]["docker"].get("Host") or f"unix://{_DEFAULT_SOCKET}"
+    except FileNotFoundError:
+        # The docker command line refuses, too: another engine than the one that was meant would be a surprise.
+        raise NoEngine(f"cannot find docker context {context!r}", "'docker context ls' shows those there are") from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise NoEngine(f"cannot read docker context {context!r}: {file} is damaged", _CONTEXT_HINT) from error
+
+
+# ---- how it is reached -------------------------------------------------------------------------------------------
+
+
+class Connection:
+    """The engine at `url`: `client` is for plain requests, `sdk` for all that only the docker library does."""
+
+    client: Client
+
+    def __init__(self, url: str, origin: str) -> None:
+        self.url, self._origin = url, origin
+        self._version = "auto"
+        if _plain(url, origin):
+            self.client = plain = HttpClient(url)
+            self._version = plain.version
+        else:
+            self.client = self.sdk
+
+    @cached_property
+    def sdk(self) -> Sdk:
+        # Lazily: it takes longer to import than most commands take.
+        from devenv.engine.sdk import Sdk
+
+        return Sdk(self.url, self._origin, self._version)
+
+
+def _plain(url: str, origin: str) -> bool:
+    """Whether no TLS is asked for. A context may, so those are left to the docker library unless they are of a file."""
+    if url.startswith("unix:"):
+        return speaks(url)
+    tls = os.environ.get("DOCKER_TLS_VERIFY") or os.environ.get("DOCKER_CERT_PATH")
+    return origin == "DOCKER_HOST" and not tls and speaks(url)
+
+
+def open_connection() -> Connection:
+    """The engine that the docker command line would use, else one at a rootless or podman socket.
+
+    Raises NoEngine, naming the endpoint, when nothing answers there.
+    """
+    url, origin = endpoint_in_use()
+    try:
+        return Connection(url, origin)
+    except (Refused, OSError) as error:
+        hint = "run: pip install 'docker[ssh]'" if "paramiko" in str(error) else _HINT
+        raise NoEngine(f"cannot reach a container engine at {url} ({origin}): {_reason(error)}", hint) from error
+
+
+# ---- how it fails ------------------------------------------------------------------------------------------------
+
+
+def _reason(error: Exception) -> str:
+    """The short human core of an error: libraries wrap it several times."""
+    text = str(error)
+    for pattern, reason in (
+        ("FileNotFoundError", "no such socket"),
+        ("No such file", "no such socket"),
+        ("PermissionError", "permission denied"),
+        ("Permission denied", "permission denied"),
+        ("ConnectionRefusedError", "connection refused"),
+        ("Connection refused", "connection refused"),
+        ("timed out", "timed out"),
+    ):
+        if pattern in text:
+            return reason
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+@contextmanager
+def asking(what: str, hint: str = "") -> Iterator[None]:
+    """Turn any failure of the engine while it is asked to do `what` into one of ours."""
+    try:
+        yield
+    except Refused as error:
+        raise ServiceFailed(f"cannot {what}: {error}", hint or _REFUSED_HINT) from error
+    except OSError as error:
+        raise NoEngine(f"cannot {what}: the engine does not answer ({_reason(error)})", _HINT) from error
+
+
+@contextmanager
+def unless_gone() -> Iterator[None]:
+    """What somebody else removed in the meantime is as gone as if we had done it."""
+    try:
+        yield
+    except Refused as error:
+        if error.status != 404:
+            raise
+
+
+@contextmanager
+def unless_taken(name: str) -> Iterator[None]:
+    """Creating something whose name is in use means that somebody else made it: ours would have been seen."""
+    try:
+        yield
+    except Refused as error:
+        if error.status != 409:
+            raise
+        raise NotOurs(
+            f"cannot create {name}: something that does not carry the labels of this environment has the name",
+            hint=f"look at 'docker inspect {name}'; rename or remove it yourself",
+        ) from error
+
+
+def own_container() -> str:
+    """The container that this process runs in, as the engine may know it, or nothing."""
+    inside = any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
+    return socket.gethostname() if inside else ""

@@ -1,0 +1,261 @@
+"""The engine's HTTP API, spoken directly: over a socket of this host, or TCP without TLS.
+
+The docker library takes longer to import than all that a command asks of the engine; sdk.py has it for what is
+more than a request and an answer, and for engines that are reached in other ways.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import select
+import socket
+import time
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from functools import cached_property
+from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
+from typing import Any
+from urllib.parse import quote, unquote_plus, urlencode
+
+_log = logging.getLogger(__name__)
+# Seconds for a single call. Only a wedged engine takes longer; builds have their own.
+TIMEOUT = 120.0
+# In bytes: data of hundreds of MB go through here.
+CHUNK = 1 << 20
+# The versions of the API that are known: the newest is Engine 29's, which refuses those below 1.44.
+_OLDEST, _NEWEST = (1, 24), (1, 52)
+_PLAIN_TCP = re.compile(r"tcp://([\w.-]+):(\d+)/?\Z")
+
+Query = Mapping[str, object]
+Body = Mapping[str, object] | bytes | Iterable[bytes] | None
+
+
+class Refused(Exception):
+    """The engine said no, in its own words; `status` is HTTP's, or 0 where the docker library said it."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(" ".join(words.split()) or f"HTTP {status}")
+        self.status = status
+
+
+class NoAnswer(OSError):
+    """What answers is no engine, or it stopped in the middle."""
+
+
+class Client(ABC):
+    """What sends requests to an engine. Thread-safe."""
+
+    @cached_property
+    def podman(self) -> bool:
+        """Whether that is Podman, which speaks the same API."""
+        return False
+
+    @abstractmethod
+    def stream(
+        self, method: str, path: str, query: Query | None = None, body: Body = None, timeout: float = TIMEOUT
+    ) -> Generator[bytes, None, None]:
+        """Send a request, a mapping as JSON and anything else as a tar file; yield its answer in chunks.
+
+        An answer is no answer if `body` raises: the engine then gets to know that the rest is missing. Raises Refused,
+        and OSError where nothing (more) is answered.
+        """
+
+    def ask(
+        self, method: str, path: str, query: Query | None = None, body: Body = None, timeout: float = TIMEOUT
+    ) -> Any:
+        """The answer to a request, decoded from JSON; None if it is empty. Raises as `stream` does."""
+        data = b"".join(self.stream(method, path, query, body, timeout))
+        return decoded(data) if data else None
+
+
+class HttpClient(Client):
+    """A client of an engine whose URL is `speaks` of. Connections are kept, and used again by whoever comes next."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._idle: list[HTTPConnection] = []
+        weakref.finalize(self, _close, self._idle)
+        self.version = self._negotiated()
+
+    def _negotiated(self) -> str:
+        """The newest version of the API that both sides know: by the one question that needs none."""
+        connection, answer = self._sent("GET", "/_ping", None, {}, TIMEOUT)
+        try:
+            _all_of(answer)
+        finally:
+            self._done(connection, answer)
+        self.podman = "Libpod-Api-Version" in answer.headers
+        return agreed(answer.headers.get("Api-Version", ""))
+
+    def stream(
+        self, method: str, path: str, query: Query | None = None, body: Body = None, timeout: float = TIMEOUT
+    ) -> Generator[bytes, None, None]:
+        data, headers = encoded(body)
+        where, began = f"/v{self.version}{target(path, query)}", time.monotonic()
+        connection, answer = self._sent(method, where, data, headers, timeout)
+        log_answer(method, unquote_plus(where), answer.status, time.monotonic() - began)
+        try:
+            if answer.status >= 400:
+                raise Refused(answer.status, words_of(_all_of(answer)))
+            yield from _chunks_of(answer)
+        finally:
+            self._done(connection, answer)
+
+    def _sent(
+        self, method: str, where: str, data: bytes | Iterable[bytes] | None, headers: Mapping[str, str], timeout: float
+    ) -> tuple[HTTPConnection, HTTPResponse]:
+        connection = self._connected(timeout)
+        try:
+            try:
+                connection.request(method, where, data, headers)
+            except (BrokenPipeError, ConnectionResetError):
+                # Refused before all was sent; why can be read, once the engine knows that nothing more comes.
+                connection.sock.shutdown(socket.SHUT_WR)
+            return connection, connection.getresponse()
+        except RemoteDisconnected as error:
+            connection.close()
+            raise NoAnswer("it hung up without an answer") from error
+        except HTTPException as error:
+            connection.close()
+            raise NoAnswer("what answers is no container engine") from error
+        except BaseException:
+            # Without the end of its body, a request is void.
+            connection.close()
+            raise
+
+    def _connected(self, timeout: float) -> HTTPConnection:
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                break  # another thread has it
+            if not _hung_up(connection.sock):
+                connection.sock.settimeout(timeout)
+                return connection
+            connection.close()
+        connection = _open(self._url, timeout)
+        connection.connect()
+        return connection
+
+    def _done(self, connection: HTTPConnection, answer: HTTPResponse) -> None:
+        """Keep the connection if all of the answer was read."""
+        if answer.isclosed() and connection.sock:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+
+class _SocketConnection(HTTPConnection):
+    """HTTP over a socket file."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        try:
+            self.sock.connect(self._path)
+        except OSError:
+            self.close()
+            raise
+
+
+def speaks(url: str) -> bool:
+    """Whether HttpClient can reach the engine at that URL."""
+    return url.startswith("unix:///") or bool(_PLAIN_TCP.match(url))
+
+
+def _open(url: str, timeout: float) -> HTTPConnection:
+    if found := _PLAIN_TCP.match(url):
+        return HTTPConnection(found[1], int(found[2]), timeout=timeout)
+    return _SocketConnection(url.removeprefix("unix://"), timeout)
+
+
+def _chunks_of(answer: HTTPResponse) -> Iterator[bytes]:
+    # An engine always says where an answer ends, unless it stopped before that.
+    if answer.length is None and not answer.chunked:
+        raise NoAnswer("it stopped in the middle of an answer")
+    try:
+        while chunk := answer.read(CHUNK):
+            yield chunk
+        # The length that is left: reading in chunks does not complain of it.
+        if answer.length:
+            raise IncompleteRead(b"", answer.length)
+    except HTTPException as error:
+        raise NoAnswer("it stopped in the middle of an answer") from error
+
+
+def _all_of(answer: HTTPResponse) -> bytes:
+    return b"".join(_chunks_of(answer))
+
+
+def _close(connections: Iterable[HTTPConnection]) -> None:
+    for connection in connections:
+        connection.close()
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    """Whether the other side closed a connection that it owes nothing: then there is something to read, its end."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+# ---- what requests and answers look like ---------------------------------------------------------------------------
+
+
+def agreed(theirs: str) -> str:
+    """The version of the API to speak with an engine whose own one is `theirs`. Raises Refused if it is too old."""
+    found = re.fullmatch(r"(\d+)\.(\d+)", theirs)
+    if not found:
+        raise NoAnswer("what answers is no container engine")
+    version = int(found[1]), int(found[2])
+    if version < _OLDEST:
+        raise Refused(0, f"its API {theirs} is older than {_OLDEST[0]}.{_OLDEST[1]}")
+    return "{}.{}".format(*min(version, _NEWEST))
+
+
+def target(path: str, query: Query | None) -> str:
+    """A request's path and query. Mappings (filters) become JSON, lists repeat their key."""
+
+    def worded(value: object) -> object:
+        if isinstance(value, Mapping):
+            return json.dumps({key: [one] for key, one in value.items()})
+        return str(value).lower() if isinstance(value, bool) else value
+
+    pairs = urlencode({key: worded(value) for key, value in (query or {}).items()}, doseq=True)
+    return quote(path, safe="/:@") + (f"?{pairs}" if pairs else "")
+
+
+def encoded(body: Body) -> tuple[bytes | Iterable[bytes] | None, dict[str, str]]:
+    """A request's body as bytes, and the headers that say what it is."""
+    if isinstance(body, Mapping):
+        return json.dumps(body).encode(), {"Content-Type": "application/json"}
+    return body, {} if body is None else {"Content-Type": "application/x-tar"}
+
+
+def decoded(answer: bytes) -> Any:
+    """JSON that the engine says. Raises NoAnswer if it is none."""
+    try:
+        return json.loads(answer)
+    except ValueError as error:
+        raise NoAnswer("what answers is no container engine") from error
+
+
+def log_answer(method: str, where: str, status: int, seconds: float) -> None:
+    """Note what an engine was asked and how it answered; never a body, which may hold secrets."""
+    _log.debug("%s %s: %d after %.0f ms", method, where, status, seconds * 1000)
+
+
+def words_of(answer: bytes) -> str:
+    """What the engine says in a refusal."""
+    text = answer.decode(errors="replace")
+    try:
+        return str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        return text.strip()[:500]

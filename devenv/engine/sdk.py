@@ -1,0 +1,179 @@
+"""The docker library: for engines behind ssh or TLS, and for what is more than a request and an answer.
+
+The only module that imports docker. It takes a tenth of a second to import, so connection.py does that when needed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from typing import IO, Any, Literal
+from urllib.parse import urlsplit
+
+import docker
+import docker.errors
+import requests
+import urllib3.exceptions
+from docker.context import ContextAPI
+from docker.utils import kwargs_from_env
+
+from devenv.engine.http import (
+    CHUNK,
+    TIMEOUT,
+    Body,
+    Client,
+    NoAnswer,
+    Query,
+    Refused,
+    encoded,
+    log_answer,
+    target,
+    words_of,
+)
+
+_BUILD_TIMEOUT = 1800
+
+
+class Sdk(Client):
+    """A client of any engine that the docker library can reach.
+
+    `origin` is where the URL was found (see connection.py): settings of the same place go with it. `version` is the
+    API's, or "auto". Raises as all of its methods do: Refused, and OSError where nothing answers.
+    """
+
+    def __init__(self, url: str, origin: str, version: str = "auto") -> None:
+        with _translated():
+            self._client = docker.APIClient(
+                version=version, timeout=int(TIMEOUT), use_ssh_client=url.startswith("ssh:"), **_arguments(url, origin)
+            )
+        # A proxy from the environment must not come between us and the engine.
+        self._client.trust_env = False
+        self._client.hooks["response"].append(_logged)
+        # The stubs leave out where the client keeps what it read of ~/.docker/config.json.
+        forget_missing_helpers(self._client._auth_configs)  # type: ignore[attr-defined]
+
+    @cached_property
+    def podman(self) -> bool:
+        with _translated():
+            return "podman" in str(self._client.version().get("Components")).lower()
+
+    def stream(
+        self, method: str, path: str, query: Query | None = None, body: Body = None, timeout: float = TIMEOUT
+    ) -> Generator[bytes, None, None]:
+        data, headers = encoded(body)
+        url = f"{self._client.base_url}/v{self._client.api_version}{target(path, query)}"
+        with (
+            _translated(),
+            self._client.request(method, url, data=data, headers=headers, timeout=timeout, stream=True) as answer,
+        ):
+            if answer.status_code >= 400:
+                raise Refused(answer.status_code, words_of(answer.content))
+            yield from answer.iter_content(CHUNK)
+
+    def pull(self, name: str, tag: str | None) -> Iterator[Mapping[str, Any]]:
+        """Pull an image with the user's credentials; yields the engine's messages."""
+        with _translated():
+            yield from self._client.pull(name, tag=tag, stream=True, decode=True)
+
+    def build(
+        self, tag: str, context: IO[bytes], arguments: Mapping[str, str], labels: Mapping[str, str]
+    ) -> Iterator[Mapping[str, Any]]:
+        """Build an image from a tar file with the user's credentials; yields the engine's messages."""
+        with _translated():
+            yield from self._client.build(
+                fileobj=context,
+                custom_context=True,
+                tag=tag,
+                buildargs=dict(arguments),
+                labels=dict(labels),
+                rm=True,
+                forcerm=True,
+                decode=True,
+                timeout=_BUILD_TIMEOUT,
+            )
+
+    def follow(self, container: str, tail: int | Literal["all"]) -> Iterator[bytes]:
+        """What a container logs, as it comes, until it ends."""
+        with _translated():
+            yield from self._client.logs(container, stream=True, follow=True, tail=tail)
+
+    def execute(self, container: str, command: Sequence[str], tty: bool) -> tuple[str, Any]:
+        """Start a command in a container with its input attached: the exec's id and the raw socket."""
+        with _translated():
+            run = str(self._client.exec_create(container, list(command), stdin=True, tty=tty)["Id"])
+            stream = self._client.exec_start(run, tty=tty, socket=True)
+        return run, _as_socket(getattr(stream, "_sock", stream))
+
+
+def _as_socket(stream: Any) -> Any:
+    """The stream, or a socket in place of the library's one through ssh.
+
+    That is a program with two pipes, which can neither be waited for nor told that no more comes.
+    """
+    program = getattr(stream, "proc", None)
+    if program is None:
+        return stream
+    ours, theirs = socket.socketpair()
+
+    def give() -> None:
+        with suppress(OSError, ValueError):
+            while data := program.stdout.read1(CHUNK):
+                theirs.sendall(data)
+        with suppress(OSError):
+            theirs.shutdown(socket.SHUT_WR)
+
+    def take() -> None:
+        with suppress(OSError, ValueError):
+            while data := theirs.recv(CHUNK):
+                program.stdin.write(data)
+                program.stdin.flush()
+        with suppress(OSError):
+            program.stdin.close()
+
+    for pump in (give, take):
+        threading.Thread(target=pump, daemon=True).start()
+    return ours
+
+
+def _logged(answer: requests.Response, *_: object, **__: object) -> None:
+    """Without the query: a build's has the user's proxies in it, and those may have passwords."""
+    asked, path = answer.request, urlsplit(answer.url).path
+    log_answer(asked.method or "", path, answer.status_code, answer.elapsed.total_seconds())
+
+
+def _arguments(url: str, origin: str) -> dict[str, Any]:
+    if origin == "DOCKER_HOST":
+        return dict(kwargs_from_env())
+    if origin.startswith("context"):
+        try:
+            return dict(ContextAPI.kwargs_from_context(environment=os.environ))
+        except Exception as error:  # the library raises bare exceptions for files that it cannot read
+            raise NoAnswer(f"its context cannot be read: {error}") from error
+    return {"base_url": url}
+
+
+def forget_missing_helpers(credentials: dict[str, Any]) -> None:
+    """Configured credential helpers that are not installed would fail every build and pull, of public images, too."""
+    if (store := credentials.get("credsStore")) and not shutil.which(f"docker-credential-{store}"):
+        del credentials["credsStore"]
+    for registry, helper in list((credentials.get("credHelpers") or {}).items()):
+        if not shutil.which(f"docker-credential-{helper}"):
+            del credentials["credHelpers"][registry]
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn the library's errors into those that any client raises."""
+    try:
+        yield
+    except docker.errors.APIError as error:
+        raise Refused(error.status_code or 0, str(error.explanation or error)) from error
+    except docker.errors.DockerException as error:
+        raise Refused(0, str(error)) from error
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise NoAnswer(str(error)) from error

@@ -1,0 +1,1 @@
+"""Manage everything that is kept as an image: builds, bundles, golden states, snapshots."""

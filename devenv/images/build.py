@@ -1,0 +1,228 @@
+"""How images are made: on one base of Debian, from a registry or from packages, with wheels that this host fetches."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event
+from typing import IO, Any
+
+from devenv.engine import install as host
+from devenv.engine.containers import Engine
+from devenv.engine.tar import pack
+from devenv.errors import ServiceFailed
+from devenv.images import references as images
+from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, SHARED, ServiceDefinition
+from devenv.names import familiar
+from devenv.store.state import cache_folder, held, make_private
+
+# Newest first; PyPI's wheels name the oldest C library that they run on, and trixie has glibc 2.41.
+_MANYLINUX = ("2_34", "2_28", "2_17")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY")
+
+# How often a running program is asked whether it should go on.
+_LOOK_SECONDS = 0.2
+
+Progress = Callable[[str], None]
+
+
+# ---- the base ------------------------------------------------------------------------------------------------
+
+
+def make_base(engine: Engine, reference: str, progress: Progress) -> None:
+    """Have the base on the engine: pulled, or made here. Raises ServiceFailed saying why neither worked."""
+    recipe, draft = images.recipe(), reference + images.DRAFT
+    try:
+        below = _pull(engine, images.full_reference(recipe["image"]), progress)
+        labels = {images.LABEL_BASE: below}
+    except ServiceFailed as error:
+        progress(f"cannot pull it, making {recipe['suite']} from packages")
+        _bootstrap_base(engine, draft, recipe, error.message, progress)
+        below, labels = engine.inspect_image(draft)["Id"], {}
+    _make(engine, reference, _from(below), {}, {**_labels(images.BASE), **labels}, progress)
+
+
+def _pull(engine: Engine, wanted: str, progress: Progress) -> str:
+    """Pull an image; returns which one it was, by its digest: a tag may be another one's by the next step."""
+    progress(f"pulling {wanted}")
+    engine.pull(wanted, progress)
+    name = wanted.partition("@")[0] if "@" in wanted else wanted.rpartition(":")[0]
+    digests = map(familiar, engine.inspect_image(wanted).get("RepoDigests") or ())
+    if found := next((digest for digest in digests if digest.partition("@")[0] == name), ""):
+        return found
+    raise ServiceFailed(
+        f"cannot tell which image {wanted} is: the engine knows no digest of it",
+        hint=f"'docker image rm {wanted}', then run the same again: it is pulled anew",
+    )
+
+
+def _bootstrap_base(
+    engine: Engine, reference: str, recipe: Mapping[str, Any], pull_error: str, progress: Progress
+) -> None:
+    tool = host.base_tool()
+    if not tool:
+        raise ServiceFailed(
+            "cannot get a base image: it cannot be pulled, and neither mmdebstrap nor debootstrap is here",
+            hint="'devenv doctor --fix' installs mmdebstrap on Debian and Ubuntu",
+            detail=[pull_error],
+        )
+    with tempfile.TemporaryDirectory(prefix="devenv-base-") as folder:
+        tarball = Path(folder) / "base.tar"
+        make = _mmdebstrap if Path(tool).name == "mmdebstrap" else _debootstrap
+        try:
+            make(tool, recipe, tarball, progress)
+        except ServiceFailed as error:
+            error.detail = (*error.detail, pull_error)
+            raise
+        engine.import_image(reference, tarball, _labels(images.BASE))
+
+
+def _mmdebstrap(tool: str, recipe: Mapping[str, Any], tarball: Path, progress: Progress) -> None:
+    options = [f"--dpkgopt=path-exclude={path}" for path in recipe.get("exclude", ())]
+    options += [f"--dpkgopt=path-include={path}" for path in recipe.get("include", ())]
+    # A mirror may be a frozen copy, whose Release file has expired.
+    options.append('--aptopt=Acquire::Check-Valid-Until "false"')
+    mirror = _debian_mirror()
+    command = [tool, "--variant=minbase", *options, recipe["suite"], str(tarball)]
+    _run([*command, mirror] if mirror else command, progress)
+
+
+def _debootstrap(tool: str, recipe: Mapping[str, Any], tarball: Path, progress: Progress) -> None:
+    root = tarball.parent / "root"
+    mirror = _debian_mirror()
+    command = [tool, "--variant=minbase", recipe["suite"], str(root)]
+    _run([*command, mirror] if mirror else command, progress)
+    with tarfile.open(tarball, "w") as archive:
+        archive.add(root, arcname=".")
+
+
+def _debian_mirror() -> str:
+    """Where this host gets Debian's packages from; empty elsewhere, for the tool's own default."""
+    if not shutil.which("apt-get"):
+        return ""
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  a fixed command
+    return next(iter(found.stdout.split()), "")
+
+
+# ---- one image -------------------------------------------------------------------------------------------------
+
+
+def build_image(engine: Engine, service: ServiceDefinition, reference: str, base: str, progress: Progress) -> None:
+    """Build the image of a service on the base. Raises ServiceFailed with the end of the failing step.
+
+    Raises NotOurs if what is called like the base is another image.
+    """
+    wheels = fetch_wheels(engine, service, progress) if service.wheels else None
+    # By its id: it is the one that was looked at.
+    arguments = {"BASE": images.check_image(engine, base), **_proxies()}
+    files = {str(path.relative_to(service.folder)): path.read_bytes() for path in images.context_files(service)}
+    files |= {f"wheels/{path.name}": path.read_bytes() for path in sorted(wheels.iterdir())} if wheels else {}
+    _make(engine, reference, pack(files, mode=0o644), arguments, _labels(service.name), progress)
+
+
+def _make(
+    engine: Engine,
+    reference: str,
+    context: IO[bytes],
+    arguments: Mapping[str, str],
+    labels: Mapping[str, str],
+    progress: Progress,
+) -> None:
+    """Build an image. It gets its name with the label that says what is in it, which is known when all else is done."""
+    draft = reference + images.DRAFT
+    engine.build(draft, context, arguments, labels, progress)
+    image = engine.inspect_image(draft)
+    content = {images.LABEL_CONTENT: images.content_of(reference, image)}
+    engine.build(reference, _from(image["Id"]), {}, content, progress)
+    engine.remove_image(draft)
+
+
+def _from(image: str) -> IO[bytes]:
+    return pack({"Dockerfile": f"FROM {image}\n".encode()})
+
+
+def fetch_wheels(engine: Engine, service: ServiceDefinition, progress: Progress) -> Path:
+    """The folder of wheels that the service's list names, fetched with the host's own pip and its settings.
+
+    Inside the build, pip would know neither the user's mirror nor the certificates of an intercepting proxy.
+    """
+    requirements = service.folder / service.wheels
+    machine = str(engine.info().get("Architecture", platform.machine()))
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+    digest = hashlib.sha256(requirements.read_bytes() + machine.encode()).hexdigest()[:12]
+    folder = cache_folder() / "wheels" / f"{service.name}-{digest}"
+    if folder.is_dir():
+        return folder
+    progress("fetching Python wheels")
+    make_private(folder.parent)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        fresh = Path(temporary) / "wheels"
+        make_private(fresh)
+        platforms = [f"--platform=manylinux_{version}_{machine}" for version in _MANYLINUX]
+        _run(
+            [
+                # -P: with -m alone, a pip.py of the project that this is run in would be run.
+                *(sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
+                *(f"--python-version={images.PYTHON}", "--implementation=cp", *platforms, "--platform=any"),
+                *("--requirement", str(requirements), "--dest", str(fresh)),
+            ],
+            progress,
+        )
+        try:
+            fresh.rename(folder)
+        except OSError:
+            # Somebody else was faster: theirs is as good.
+            if not folder.is_dir():
+                raise
+    return folder
+
+
+def _proxies() -> dict[str, str]:
+    """The user's proxy settings: the engine hands them to the build's steps and keeps them out of the image."""
+    names = [*_PROXIES, *(name.lower() for name in _PROXIES)]
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
+
+
+def _labels(name: str) -> dict[str, str]:
+    return {LABEL_ENVIRONMENT: SHARED, LABEL_SERVICE: name}
+
+
+def _run(command: list[str], progress: Progress) -> None:
+    """Run a program to its end, or until `progress` raises. Raises ServiceFailed with its last lines."""
+    name = "pip" if "pip" in command else Path(command[0]).name
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PATH": host.PATH}
+    with tempfile.TemporaryFile("w+") as log:
+        with subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment) as process:  # noqa: S603  ours
+            try:
+                while process.poll() is None:
+                    progress(f"running {name}")
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(_LOOK_SECONDS)
+            except BaseException:
+                process.terminate()
+                raise
+        log.seek(0)
+        lines = log.read().strip().splitlines()
+    if process.returncode:
+        raise ServiceFailed(
+            f"cannot finish {name}: exit code {process.returncode}",
+            hint="its last lines are above; mend what they say and run the same again",
+            detail=lines[-20:],
+        )
+
+
+@contextmanager
+def build_lock(reference: str, progress: Progress, over: Event | None = None) -> Iterator[None]:
+    """Let one devenv of this user build an image at a time. Raises Cancelled if it is `over` before its turn."""
+    with held(cache_folder() / f"{reference.replace('/', '-').replace(':', '-')}.lock", progress, over):
+        yield

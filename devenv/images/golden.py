@@ -1,0 +1,205 @@
+"""Golden states: the data of services right after their first start, kept as images and named by what made them.
+
+A volume that is made anew is filled from the golden state of the same content, if there is one; what is secret or
+differs between environments is set anew by the service itself before it answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from devenv.engine.containers import Engine
+from devenv.errors import DevenvError, NoEngine, NotOurs
+from devenv.model import (
+    LABEL_ENVIRONMENT,
+    LABEL_SERVICE,
+    SHARED,
+    Desired,
+    DesiredService,
+    Observed,
+    Plan,
+    ServiceDefinition,
+    Source,
+)
+from devenv.names import familiar
+from devenv.spec.components import digest
+from devenv.spec.desired import providers
+from devenv.store.state import cache_folder, held, make_private
+
+REPOSITORY = "devenv/golden"
+CAUSE = "golden state"
+# What all golden states together may take of the engine's disk, in bytes: about ten of four services.
+LIMIT = 1_000_000_000
+# What the engine, or a service in its log, says of a full disk: no other state would fit either.
+_FULL = "no space left on device"
+# Raise it when other data is made of the same content, e.g. by a provisioner.
+_FORMAT = 1
+# Where a definition lies says nothing about what is in it.
+_PLACES = ("folder", "wire")
+
+Progress = Callable[[str], None]
+
+
+# ---- which one ------------------------------------------------------------------------------------------------
+
+
+def with_golden(desired: Desired, catalogue: Mapping[str, ServiceDefinition], observed: Observed, use: bool) -> Desired:
+    """The same, with the golden states that there are as sources (if they are to be used) and others to be kept."""
+    found = references(desired, catalogue, observed.images)
+    sources = {}
+    for service in desired.services.values():
+        if use and service.golden and all(found.get(volume) in observed.images for volume in service.golden):
+            sources.update({volume: Source(found[volume], CAUSE) for volume in service.golden})
+    return replace(desired, sources={**sources, **desired.sources}, keep=True)
+
+
+def references(
+    desired: Desired, catalogue: Mapping[str, ServiceDefinition], images: Mapping[str, str]
+) -> dict[str, str]:
+    """The image that holds, or would hold, the golden state of each volume that one is kept of.
+
+    It is named by all that the content comes from: the service and those that have a part of it, each with its
+    definition, the files of its folder, and the very image (`images` maps references to ids). Services whose image
+    is not there are left out.
+    """
+    found = {}
+    for name, service in desired.services.items():
+        involved = [name, *sorted(other for other in desired.services if name in providers(other, desired))]
+        ids = [images.get(desired.services[one].image.reference) for one in involved]
+        if service.golden and None not in ids:
+            content = digest([_FORMAT, ids, [content_of(catalogue[one]) for one in involved]])
+            prefix = f"devenv-{desired.environment}-{name}-"
+            found.update({v: f"{REPOSITORY}:{name}-{v.removeprefix(prefix)}-{content}" for v in service.golden})
+    return found
+
+
+def content_of(definition: ServiceDefinition) -> dict[str, Any]:
+    """All that a service is made of, without where it lies on this machine."""
+    content = {field.name: getattr(definition, field.name) for field in fields(definition)}
+    content["files"] = [(file.target, file.source.read_text()) for file in definition.files]
+    return {key: repr(value) for key, value in content.items() if key not in _PLACES}
+
+
+# ---- keep and throw away ---------------------------------------------------------------------------------------
+
+
+def keep(
+    engine: Engine,
+    container: str,
+    service: DesiredService,
+    images: Mapping[str, str],
+    progress: Progress,
+    over: Event | None = None,
+) -> None:
+    """Keep the volumes of a running container as `images`, by volume. Raises Cancelled if it is `over` before its turn.
+
+    The container pauses for that: what is kept is what a killed server would leave, all of one instant.
+    """
+    with held(cache_folder() / f"golden-{service.name}.lock", progress, over):
+        # Another environment with this content may have been first.
+        if engine.images().keys() >= {*images.values()}:
+            return
+        engine.pause(container)
+        try:
+            for volume, image in images.items():
+                labels = {LABEL_ENVIRONMENT: SHARED, LABEL_SERVICE: service.name}
+                with closing(engine.read_folder(container, service.volumes[volume])) as stream:
+                    engine.import_data(image, watched(stream, progress), labels)
+        finally:
+            engine.unpause(container)
+    touch(images.values())
+    collect(engine)
+
+
+def watched(stream: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
+    """The stream; `progress` is told how much of it there was, and may raise to end it."""
+    size = 0
+    for chunk in stream:
+        size += len(chunk)
+        progress(f"{size / 1e6:.0f} MB")
+        yield chunk
+
+
+def folder_in(target: str) -> str:
+    """Where an image holds what came from the folder `target` of a container."""
+    return f"/{target.rstrip('/').rpartition('/')[2]}"
+
+
+def blamed(plan: Plan, desired: Desired, error: DevenvError) -> dict[str, str]:
+    """The services whose golden state may be why the plan failed, with its image.
+
+    That is one that was filled from it and did not become ready, or did not let become ready what needs it.
+    """
+    if isinstance(error, NoEngine | NotOurs) or _FULL in "\n".join((error.message, *error.detail)).lower():
+        return {}
+    filled = {op.target: op.subject for op in plan.operations if op.action == "fill" and op.cause == CAUSE}
+    used = {name: filled[v] for name, s in desired.services.items() for v in s.volumes if v in filled}
+    failed: set[str] = set()
+    for action, _, target in (operation.partition(" ") for operation in error.operations):
+        if action == "fill":
+            failed |= {name for name, service in desired.services.items() if target in service.volumes}
+        elif action == "ready":
+            failed |= {target, *providers(target, desired)}
+        elif action == "provision" and any(target in service.needs for service in desired.services.values()):
+            failed.add(target.partition("/")[0])
+    return {name: image for name, image in used.items() if name in failed}
+
+
+# ---- how much of the disk ----------------------------------------------------------------------------------------
+
+
+def touch(images: Iterable[str]) -> None:
+    """Remember that golden states were used just now. Forgetting it only means that they go sooner."""
+    for image in images:
+        try:
+            marker = _marker(image)
+            make_private(marker.parent)
+            marker.touch(mode=0o600)
+        except (OSError, DevenvError):
+            continue
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A golden state that is there: its size in bytes, and when it was used last, in seconds since 1970."""
+
+    image: str
+    size: int
+    used: float
+
+
+def listed(engine: Engine) -> list[Golden]:
+    """The golden states on the engine, the one that was used last first."""
+    found = []
+    for image in engine.devenv_images():
+        for tag in map(familiar, image.get("RepoTags") or ()):
+            if tag.startswith(f"{REPOSITORY}:"):
+                found.append(Golden(tag, int(image["Size"]), _used(tag, float(image["Created"]))))
+    return sorted(found, key=lambda golden: golden.used, reverse=True)
+
+
+def collect(engine: Engine, limit: int = LIMIT) -> list[Golden]:
+    """Remove the golden states that were not used for longest until the others take no more than `limit` bytes."""
+    removed, size = [], 0
+    for golden in listed(engine):
+        size += golden.size
+        if size > limit and engine.remove_image(golden.image):
+            _marker(golden.image).unlink(missing_ok=True)
+            removed.append(golden)
+    return removed
+
+
+def _marker(image: str) -> Path:
+    return cache_folder() / "golden" / image.rpartition(":")[2]
+
+
+def _used(image: str, created: float) -> float:
+    try:
+        return _marker(image).stat().st_mtime
+    except OSError:
+        return created

@@ -1,0 +1,168 @@
+"""What the images of an environment are: which ones, whether devenv made them, and what is in them."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from devenv.engine.containers import Engine
+from devenv.engine.tar import Chunks
+from devenv.errors import ConfigError, DevenvError
+from devenv.images import sbom
+from devenv.images.references import BASE, BASE_PACKAGE, LABEL_BASE, check_image, images_for, is_genuine, stale_images
+from devenv.images.sbom import Contents, Package, debian_packages, python_package
+from devenv.lifecycle.world import Steps
+from devenv.model import Image, Profile
+from devenv.names import familiar
+from devenv.spec.desired import select
+from devenv.store.files import written_whole
+from devenv.store.state import cache_folder, make_private
+
+# Where dpkg notes what is installed, and where images note what was unpacked without it: a file for each package.
+_DPKG, _DPKG_MORE = "/var/lib/dpkg/status", "/var/lib/dpkg/status.d"
+_PYTHON_PATH = "PYTHONPATH="
+_METADATA = ".dist-info/METADATA"
+# Raise it when other things are read of an image.
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ImageStatus:
+    """The image of a service: its size in bytes, or None if the engine does not have it.
+
+    `id` is the image's own digest, `digest` the name and digest by which it was pulled, if it was; `base` is the public
+    image that it was built on, by its digest. `version` is that of the package that matters in it. An image that is not
+    `genuine` has a name of devenv's and other content: it is not used.
+    """
+
+    service: str
+    reference: str
+    size: int | None = None
+    id: str = ""
+    digest: str = ""
+    version: str = ""
+    base: str = ""
+    genuine: bool = True
+
+
+class Inventory(Steps):
+    """An environment that can tell of its images."""
+
+    def list_images(self) -> list[ImageStatus]:
+        """The image of each service of the profile and of those that they need, the base first."""
+        self._load()
+        services = select(self.profile, self.catalogue)
+        there = self.engine.images()
+        return [self._status(name, self.images[name], there) for name in (BASE, *services)]
+
+    def _status(self, service: str, image: Image, there: Mapping[str, str]) -> ImageStatus:
+        if image.reference not in there:
+            return ImageStatus(service, image.reference)
+        found = self.engine.inspect_image(image.reference)
+        status = ImageStatus(
+            service,
+            image.reference,
+            int(found["Size"]),
+            str(found["Id"]),
+            _pulled_as(image.reference, found),
+            base=(found["Config"].get("Labels") or {}).get(LABEL_BASE, ""),
+            genuine=image.how == "pull" or is_genuine(image.reference, found),
+        )
+        if image.how == "pull" or not status.genuine:
+            return status
+        wanted = BASE_PACKAGE if service == BASE else self.catalogue[service].package
+        versions = {package.name: package.version for package in self._packages(found)}
+        return replace(status, version=versions.get(wanted, ""))
+
+    def sbom(self, names: Sequence[str] = ()) -> dict[str, Any]:
+        """What is in the images of these services (all of the profile, if none is named): a document of SPDX 2.3.
+
+        Raises ConfigError if an image is missing, NotOurs if one is not what devenv made under its name.
+        """
+        from devenv import __version__
+
+        self._load()
+        there, contents = self.engine.images(), []
+        wanted = [self.images[name] for name in select(self.profile, self.catalogue, names)]
+        if missing := [image.reference for image in wanted if image.reference not in there]:
+            raise ConfigError(
+                f"cannot list packages: {', '.join(missing)} not there", "'devenv images build' or 'devenv up' first"
+            )
+        for image in wanted:
+            if image.how != "pull":
+                check_image(self.engine, image.reference)
+            found = self.engine.inspect_image(image.reference)
+            pulled = _pulled_as(image.reference, found).partition("@")[2]
+            contents.append(Contents(image.reference, str(found["Id"]), pulled, self._packages(found)))
+        return sbom.spdx(contents, f"openstack-devenv-{__version__}")
+
+    def prune_images(self) -> list[str]:
+        """Remove images that devenv built and that nothing asks for any more; returns what was removed."""
+        self._load()
+        removed = []
+        # Another project may name an image of its own for a service and still want the one that is built for others.
+        wanted = {*images_for(Profile("", {}), self.catalogue).values(), *self.images.values()}
+        for reference in stale_images(self.engine, wanted):
+            if self.engine.remove_image(reference):
+                removed.append(reference)
+        return removed
+
+    def _packages(self, image: Mapping[str, Any]) -> list[Package]:
+        """The packages in an image, which are read once: an image never changes."""
+        cached = cache_folder() / "packages" / f"{image['Id'].rpartition(':')[2]}-{_FORMAT}.json"
+        if (known := _known(cached)) is not None:
+            return known
+        found = sorted(_read(self.engine, image))
+        # Where it cannot be kept, it is read again.
+        with suppress(DevenvError):
+            make_private(cached.parent)
+            with written_whole(cached) as stream:
+                stream.write(json.dumps([astuple(package) for package in found]).encode())
+        return found
+
+
+def _pulled_as(reference: str, image: Mapping[str, Any]) -> str:
+    """The name and digest by which an image was pulled, or nothing."""
+    name = Contents(reference, "", "", ()).name
+    digests = [familiar(digest) for digest in image.get("RepoDigests") or ()]
+    return next((digest for digest in digests if digest.partition("@")[0] == name), "")
+
+
+def _known(cached: Path) -> list[Package] | None:
+    """What was read before; None if nothing was, or if it cannot be understood."""
+    try:
+        return [Package(*map(str, package)) for package in json.loads(cached.read_text())]
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _read(engine: Engine, image: Mapping[str, Any]) -> Iterator[Package]:
+    """The packages in an image, read out of a container that is never started."""
+    paths = [v.removeprefix(_PYTHON_PATH) for v in image["Config"].get("Env") or () if v.startswith(_PYTHON_PATH)]
+    with engine.unstarted(image["Id"]) as container:
+        for folder in (_DPKG, _DPKG_MORE):
+            for _name, text in _files(engine, container, folder, ""):
+                yield from debian_packages(text)
+        for folder in (folder for path in paths for folder in path.split(":") if folder):
+            for name, text in _files(engine, container, folder, _METADATA):
+                # Those in it, not those that some package brings along for itself.
+                if name.count("/") == 2 and (package := python_package(text)):
+                    yield package
+
+
+def _files(engine: Engine, container: str, path: str, suffix: str) -> Iterator[tuple[str, str]]:
+    """The files at a path of a container whose names have the suffix, with their text; none if it is not there."""
+    if not engine.has(container, path):
+        return
+    with (
+        closing(engine.read_folder(container, path)) as chunks,
+        tarfile.open(fileobj=Chunks(chunks), mode="r|") as tar,
+    ):
+        for member in tar:
+            if member.isreg() and member.name.endswith(suffix) and (content := tar.extractfile(member)):
+                yield member.name, content.read().decode(errors="replace")

@@ -1,0 +1,173 @@
+"""The images of services: named by what they are built from, on one base of Debian, or taken from a registry.
+
+The tag of a built image is a hash of all that goes into it: the base's recipe, the Dockerfile, the folder
+`image/` beside it if there is one, and the list of Python wheels. Nothing is built while a tag exists. What came out is
+hashed, too, into a label: an image that has one of our names and another content is known by it, and not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from voluptuous import Optional, Required, Schema
+
+from devenv.engine.containers import Engine
+from devenv.errors import NotOurs
+from devenv.model import (
+    LABEL_ENVIRONMENT,
+    LABEL_SERVICE,
+    SHARED,
+    Desired,
+    Image,
+    Plan,
+    Profile,
+    ServiceDefinition,
+)
+from devenv.names import familiar
+from devenv.spec import yaml as document
+from devenv.spec.catalogue import data_folder
+from devenv.spec.components import digest
+
+BASE = "base"
+# The one of the base whose version is the release of Debian.
+BASE_PACKAGE = "base-files"
+_RECIPE = Schema(
+    {Required("image"): str, Required("suite"): str, Optional("exclude"): [str], Optional("include"): [str]}
+)
+# Debian trixie's Python, for which the wheels are fetched on a host that may have another one.
+PYTHON = "3.13"
+# What is added to the name of an image while it is made.
+DRAFT = "-draft"
+# Raise it when images are made otherwise of the same files: all are then made anew.
+_FORMAT = 2
+# Labels of an image that devenv made: a hash of its name and content; the public image that it stands on.
+LABEL_CONTENT, LABEL_BASE = "io.devenv.content", "io.devenv.base"
+# What of an image's settings decides what runs in its containers.
+_SETTINGS = ("Entrypoint", "Cmd", "Env", "User", "WorkingDir")
+
+
+# ---- which image ------------------------------------------------------------------------------------------
+
+
+def images_for(profile: Profile, catalogue: Mapping[str, ServiceDefinition]) -> dict[str, Image]:
+    """The image of each service of the catalogue, and the base under its own name."""
+    base = _base_reference()
+    images = {BASE: Image(base, "base")}
+    for name, service in catalogue.items():
+        choice = profile.services.get(name)
+        if choice and choice.image:
+            images[name] = Image(full_reference(choice.image), "pull", name)
+        elif service.build:
+            images[name] = Image(f"{service.image}:{_content_hash(service, base)}", "build", name, service.wheels)
+        else:
+            images[name] = Image(full_reference(service.image), "pull", name)
+    return images
+
+
+def full_reference(image: str) -> str:
+    """The image as the engine lists it: with the tag that is implied, and without one beside a digest."""
+    name, _, digest = familiar(image).partition("@")
+    path, slash, last = name.rpartition("/")
+    if digest:
+        return f"{path}{slash}{last.partition(':')[0]}@{digest}"
+    return name if ":" in last else f"{name}:latest"
+
+
+def recipe() -> dict[str, Any]:
+    """How the base is made."""
+    return document.read(data_folder("compose") / "base.yaml", _RECIPE)
+
+
+def _base_reference() -> str:
+    wanted = recipe()
+    content = hashlib.sha256(repr([_FORMAT, *sorted(wanted.items())]).encode()).hexdigest()[:12]
+    return f"devenv/base:{wanted['suite']}-{content}"
+
+
+def _content_hash(service: ServiceDefinition, base: str) -> str:
+    content = hashlib.sha256(f"{base}\0{PYTHON if service.wheels else ''}".encode())
+    for path in [*context_files(service), *([service.folder / service.wheels] if service.wheels else [])]:
+        content.update(f"\0{path.relative_to(service.folder)}\0".encode() + path.read_bytes())
+    return content.hexdigest()[:12]
+
+
+def context_files(service: ServiceDefinition) -> list[Path]:
+    """The files of a service that its build sees."""
+    extra = sorted(path for path in service.folder.glob("image/**/*") if path.is_file())
+    return [service.folder / "Dockerfile", *extra]
+
+
+# ---- whether it is that one ------------------------------------------------------------------------------------
+
+
+def content_of(reference: str, image: Mapping[str, Any]) -> str:
+    """What the label says of an image (as the engine inspects it) that devenv made under that name."""
+    return digest([reference, image["RootFS"]["Layers"], *(image["Config"].get(key) or None for key in _SETTINGS)])
+
+
+def is_genuine(reference: str, image: Mapping[str, Any]) -> bool:
+    """Whether devenv made the image under that name, and nothing of it was changed since."""
+    return _labels_of(image).get(LABEL_CONTENT) == content_of(reference, image)
+
+
+def check_image(engine: Engine, reference: str) -> str:
+    """The id of an image that devenv made. Raises NotOurs if what has its name is another one."""
+    image = engine.inspect_image(reference)
+    if not is_genuine(reference, image):
+        raise _not_ours(reference, image)
+    return str(image["Id"])
+
+
+def check_used(engine: Engine, plan: Plan, desired: Desired, there: Collection[str]) -> None:
+    """Raise NotOurs if the plan would use an image (of those `there`) that has a name of devenv's and is another one.
+
+    Asks nothing of the engine if the plan makes no container.
+    """
+    used = [desired.services[op.target].image for op in plan.operations if op.action == "create"]
+    if any(op.action == "build image" and op.target != BASE for op in plan.operations):
+        used += [image for image in desired.images if image.how == "base"]
+    for image in used:
+        if image.how != "pull" and image.reference in there:
+            check_image(engine, image.reference)
+    for op in plan.operations:
+        if op.action == "fill":
+            _check_data(engine, op.subject, op.service, desired.environment)
+
+
+def _check_data(engine: Engine, reference: str, service: str, environment: str) -> None:
+    """Raise NotOurs unless the image was imported by devenv as data of that service: it then has one layer."""
+    image = engine.inspect_image(reference)
+    labels = _labels_of(image)
+    ours = labels.get(LABEL_SERVICE) == service and labels.get(LABEL_ENVIRONMENT) in (SHARED, environment)
+    if not ours or len(image["RootFS"]["Layers"]) != 1:
+        raise _not_ours(reference, image)
+
+
+def _labels_of(image: Mapping[str, Any]) -> Mapping[str, str]:
+    return image["Config"].get("Labels") or {}
+
+
+def _not_ours(reference: str, image: Mapping[str, Any]) -> NotOurs:
+    return NotOurs(
+        f"cannot use image {reference}: it is not the one that devenv makes under that name ({image['Id'][:19]})",
+        hint=f"'docker tag' keeps it by another name; 'docker image rm {reference}', then run the same again",
+    )
+
+
+# ---- housekeeping --------------------------------------------------------------------------------------------
+
+
+def stale_images(engine: Engine, current: Iterable[Image]) -> list[str]:
+    """The names that devenv once gave to images and that no present definition asks for.
+
+    Not golden states: another project may begin with them, and `devenv gc` knows how old they are. Nor what has another
+    name, or none: an image that somebody made of ours has all of its labels.
+    """
+    wanted = {image.reference for image in current if image.how != "pull"}
+    repositories = {reference.rpartition(":")[0] for reference in wanted}
+    tags = [familiar(tag) for image in engine.devenv_images() for tag in image.get("RepoTags") or ()]
+    # Somebody may be making what is wanted and not there yet.
+    return [tag for tag in tags if tag.rpartition(":")[0] in repositories and tag.removesuffix(DRAFT) not in wanted]

@@ -1,0 +1,1 @@
+"""Carry an environment through its life: up, data, loans, down."""

@@ -1,0 +1,374 @@
+"""Walk a plan: every operation as soon as those before it are done, as many at once as there are.
+
+A failed operation stops what waits for it and nothing else. Nothing is decided here that a plan could say.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from devenv.engine.containers import Engine
+from devenv.engine.ownership import labels_of
+from devenv.errors import Cancelled, DevenvError, PortTaken, ServiceFailed
+from devenv.images import golden
+from devenv.images.references import check_image
+from devenv.model import (
+    LABEL_ENVIRONMENT,
+    LABEL_SERVICE,
+    Desired,
+    DesiredService,
+    Image,
+    Operation,
+    Plan,
+    Report,
+    ServiceDefinition,
+    Timing,
+)
+from devenv.services.base import Component, Provisioner, load_provisioner
+from devenv.services.readiness import Patience, target_of, wait_until_ready
+
+# How long a service may take that starts from its golden state, before it is started without: ten times the usual.
+_GOLDEN_SECONDS = 60
+# How long one may take that was emptied while it runs, before it is made anew: it answers at once, if it is well.
+_EMPTIED_SECONDS = 10
+# A plan is as wide as its services, plus builds. Threads that wait cost next to nothing.
+_THREADS = 32
+# Components that one service is given at a time: more only wait inside it, and keep others' threads.
+_AT_ONCE = 6
+
+
+@dataclass
+class Context:
+    """What operations need besides themselves.
+
+    `containers` maps services to container ids and grows; `network` is the network's id, once there is one.
+
+    `timeout` is how long one service may take to become ready, in seconds. `provisioned` is told each
+    "provider/component" that is in place with its digest, and each that is gone with an empty one. `stop_seconds` is
+    how long each service gets to end by itself. `created` is told each service whose container and data are in place
+    and have not been started, `became_ready` each that works, both at once. `golden` names the
+    images for the golden state of each service, by volume; `note` is told what the user should know. `hopeful` is
+    how many seconds a service gets at most that took a short way to its data: there is a longer one if it fails.
+    """
+
+    engine: Engine
+    desired: Desired
+    containers: dict[str, str]
+    network: str = ""
+    timeout: float = 180.0
+    catalogue: Mapping[str, ServiceDefinition] = field(default_factory=dict)
+    images: Mapping[str, Image] = field(default_factory=dict)
+    stop_seconds: Mapping[str, int] = field(default_factory=dict)
+    provisioned: Callable[[str, str], None] = lambda pair, digest: None
+    created: Callable[[str], None] = lambda service: None
+    became_ready: Callable[[str], None] = lambda service: None
+    golden: Callable[[DesiredService], Mapping[str, str]] = lambda service: {}
+    note: Callable[[str], None] = lambda text: None
+    hopeful: dict[str, float] = field(default_factory=dict)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    provisioners: dict[str, Provisioner] = field(default_factory=dict)
+    opening: threading.Lock = field(default_factory=threading.Lock)
+
+
+def execute(plan: Plan, context: Context, report: Report) -> list[Timing]:
+    """Run the plan; return when each operation ran.
+
+    Raises the first failure, with the others in its detail; KeyboardInterrupt after a clean end when the user
+    interrupts (a second interrupt ends the process at once).
+    """
+    run = _Run(plan, context, report)
+    report.begin(plan)
+    try:
+        run.all()
+    finally:
+        report.end()
+        for provisioner in context.provisioners.values():
+            provisioner.close()
+    run.raise_failures()
+    return run.timings
+
+
+class _Run:
+    """One execution of one plan."""
+
+    def __init__(self, plan: Plan, context: Context, report: Report) -> None:
+        self._plan, self._context, self._report = plan, context, report
+        self._done: set[str] = set()
+        self._failures: dict[str, BaseException] = {}
+        self._began = time.monotonic()
+        self._interrupted = False
+        self.timings: list[Timing] = []
+
+    def all(self) -> None:
+        waiting = list(self._plan.operations)
+        running: dict[Future[None], Operation] = {}
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="devenv") as pool:
+            try:
+                while waiting or running:
+                    for operation in list(waiting):
+                        if self._may_start(operation, running.values()):
+                            waiting.remove(operation)
+                            running[pool.submit(self._one, operation)] = operation
+                    waiting = [op for op in waiting if not self._hopeless(op)]
+                    if not running:
+                        break
+                    for future in self._first_of(running):
+                        operation = running.pop(future)
+                        if (error := future.exception()) is None:
+                            self._done.add(operation.key)
+                        else:
+                            self._failures[operation.key] = error
+            except BaseException as error:
+                if self._interrupted and isinstance(error, KeyboardInterrupt):
+                    self._report.end()
+                    os._exit(130)
+                # An interrupt outside of the wait: what runs must not go on for minutes.
+                self._context.cancelled.set()
+                raise
+
+    def _may_start(self, operation: Operation, running: Iterable[Operation]) -> bool:
+        if self._context.cancelled.is_set() or not self._done.issuperset(operation.after):
+            return False
+        service, slash, _ = operation.target.partition("/")
+        return not slash or sum(op.target.startswith(f"{service}/") for op in running) < _AT_ONCE
+
+    def _hopeless(self, operation: Operation) -> bool:
+        """Whether something that the operation waits for failed, or was itself hopeless."""
+        lost = self._context.cancelled.is_set() or any(key in self._failures for key in operation.after)
+        if lost:
+            self._failures.setdefault(operation.key, Cancelled())
+        return lost
+
+    def _first_of(self, running: Mapping[Future[None], Operation]) -> set[Future[None]]:
+        try:
+            return wait(running, return_when=FIRST_COMPLETED).done
+        except KeyboardInterrupt:
+            if self._interrupted:
+                raise
+            self._interrupted = True
+            self._context.cancelled.set()
+            self._report.note("interrupted: ending what has begun (Ctrl-C stops at once)")
+            return set()
+
+    def _one(self, operation: Operation) -> None:
+        began = time.monotonic()
+        self._report.started(operation)
+        try:
+            _ACTIONS[operation.action](operation, self._context, self._teller(operation))
+        except BaseException as error:
+            reason = "interrupted" if isinstance(error, Cancelled) else str(error)
+            self._report.failed(operation, time.monotonic() - began, reason)
+            raise
+        ended = time.monotonic()
+        self.timings.append(Timing(operation, began - self._began, ended - self._began))
+        self._report.finished(operation, ended - began)
+
+    def _teller(self, operation: Operation) -> Callable[[str], None]:
+        def tell(text: str) -> None:
+            if self._context.cancelled.is_set():
+                raise Cancelled
+            self._report.progress(operation, text)
+
+        return tell
+
+    def raise_failures(self) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+        failed = {op.key: self._failures[op.key] for op in self._plan.operations if op.key in self._failures}
+        errors = {key: error for key, error in failed.items() if not isinstance(error, Cancelled)}
+        if not errors:
+            if failed:  # Somebody else's thread cancelled it.
+                raise Cancelled
+            return
+        first, *others = errors.values()
+        if isinstance(first, DevenvError):
+            first.operations = tuple(errors)
+            first.services = tuple(
+                op.service or op.target.partition("/")[0] for op in self._plan.operations if op.key in errors
+            )
+            first.detail = (*first.detail, *(f"also: {error}" for error in others))
+        raise first
+
+
+# ---- what each action does ---------------------------------------------------------------------------------
+
+Tell = Callable[[str], None]
+
+
+def _fetch_wheels(operation: Operation, context: Context, tell: Tell) -> None:
+    # Lazily, as below: hardly any `up` makes images.
+    from devenv.images.build import fetch_wheels
+
+    fetch_wheels(context.engine, context.catalogue[operation.target], tell)
+
+
+def _build_image(operation: Operation, context: Context, tell: Tell) -> None:
+    from devenv.images.build import build_image, build_lock, make_base
+
+    # Another project's devenv may be at the same image: then theirs will do.
+    with build_lock(operation.subject, tell, context.cancelled):
+        if context.engine.has_image(operation.subject):
+            check_image(context.engine, operation.subject)
+            return
+        if operation.target == "base":
+            make_base(context.engine, operation.subject, tell)
+        else:
+            base = context.images["base"].reference
+            build_image(context.engine, context.catalogue[operation.target], operation.subject, base, tell)
+
+
+def _pull_image(operation: Operation, context: Context, tell: Tell) -> None:
+    context.engine.pull(operation.subject, tell)
+
+
+def _create_network(operation: Operation, context: Context, _: Tell) -> None:
+    context.network = context.engine.create_network(operation.target, labels_of(context.desired))
+
+
+def _fill(operation: Operation, context: Context, _: Tell) -> None:
+    volume, service = operation.target, context.desired.services[operation.service]
+    folder = golden.folder_in(service.volumes[volume])
+    if operation.cause == golden.CAUSE:
+        context.hopeful[service.name] = _GOLDEN_SECONDS
+    context.engine.fill_volume(volume, operation.subject, folder, labels_of(context.desired), service.name)
+
+
+def _keep(operation: Operation, context: Context, tell: Tell) -> None:
+    service = context.desired.services[operation.target]
+    try:
+        golden.keep(
+            context.engine,
+            context.containers[service.name],
+            service,
+            context.golden(service),
+            tell,
+            context.cancelled,
+        )
+    except DevenvError as error:
+        # The service works all the same; only the next environment's first start is a slow one.
+        context.note(f"the golden state of {service.name} was not kept: {error}")
+
+
+def _save(operation: Operation, context: Context, tell: Tell) -> None:
+    service = context.desired.services[operation.service]
+    labels = {LABEL_ENVIRONMENT: context.desired.environment, LABEL_SERVICE: service.name}
+    with closing(
+        context.engine.read_folder(context.containers[service.name], service.volumes[operation.target])
+    ) as stream:
+        context.engine.import_data(operation.subject, golden.watched(stream, tell), labels)
+
+
+def _create(operation: Operation, context: Context, _: Tell) -> None:
+    service = context.desired.services[operation.target]
+    context.containers[service.name] = context.engine.create(service, labels_of(context.desired), context.network)
+    context.created(service.name)
+
+
+def _start(operation: Operation, context: Context, tell: Tell) -> None:
+    service = operation.target
+    try:
+        if context.engine.start(context.containers[service], service):
+            return
+    except PortTaken:
+        if not operation.subject:  # Made for this: it would hold on to the port.
+            context.engine.remove(context.containers[service])
+        raise
+    # The engine may not grant the limit on open files that we asked for: it then has one of its own.
+    context.engine.remove(context.containers[service])
+    _create(operation, context, tell)
+    if not context.engine.start(context.containers[service], service):
+        raise ServiceFailed(f"cannot start {service}: the engine may not set limits on open files", "'devenv doctor'")
+
+
+def _stop(operation: Operation, context: Context, _: Tell) -> None:
+    context.engine.stop(operation.subject, context.stop_seconds.get(operation.target, 10))
+
+
+def _remove(operation: Operation, context: Context, _: Tell) -> None:
+    context.engine.remove(operation.subject)
+
+
+def _remove_network(operation: Operation, context: Context, _: Tell) -> None:
+    context.engine.remove_network(operation.subject)
+
+
+def _remove_volume(operation: Operation, context: Context, _: Tell) -> None:
+    context.engine.remove_volume(operation.subject)
+
+
+def _prepare(operation: Operation, context: Context, _: Tell) -> None:
+    service = context.desired.services[operation.target]
+    _provisioner(service, context).prepare()
+    context.provisioned(service.name, service.prepared)
+
+
+def _empty(operation: Operation, context: Context, _: Tell) -> None:
+    service = context.desired.services[operation.target]
+    _provisioner(service, context).empty(service.files[service.provisioner["initial"]])
+    context.hopeful[service.name] = _EMPTIED_SECONDS
+
+
+def _settle(operation: Operation, context: Context, _: Tell) -> None:
+    _provisioner(context.desired.services[operation.target], context).settle()
+
+
+def _provision(operation: Operation, context: Context, _: Tell) -> None:
+    name, _slash, component = operation.target.partition("/")
+    service = context.desired.services[name]
+    part = service.components[component]
+    _provisioner(service, context).ensure(Component(component, part.settings))
+    context.provisioned(part.pair, part.digest)
+
+
+def _drop(operation: Operation, context: Context, _: Tell) -> None:
+    name, _slash, component = operation.target.partition("/")
+    service = context.desired.services[name]
+    part = {**service.components, **service.former}[component]
+    _provisioner(service, context).drop(Component(component, part.settings))
+    context.provisioned(operation.target, "")
+
+
+def _provisioner(service: DesiredService, context: Context) -> Provisioner:
+    """The one provisioner of the service in this run: it keeps connections and logins for all components."""
+    with context.opening:
+        if service.name not in context.provisioners:
+            kind = load_provisioner(service.provisioner["kind"])
+            context.provisioners[service.name] = kind(target_of(service, service.provisioner))
+        return context.provisioners[service.name]
+
+
+def _ready(operation: Operation, context: Context, tell: Tell) -> None:
+    service = context.desired.services[operation.target]
+    seconds = min(context.timeout, context.hopeful.get(service.name, context.timeout))
+    patience = Patience(seconds, context.cancelled)
+    wait_until_ready(service, context.containers[service.name], context.engine, patience, tell)
+    context.became_ready(service.name)
+
+
+_ACTIONS: Mapping[str, Callable[[Operation, Context, Tell], None]] = {
+    "fetch wheels": _fetch_wheels,
+    "build image": _build_image,
+    "pull image": _pull_image,
+    "create network": _create_network,
+    "fill": _fill,
+    "keep": _keep,
+    "save": _save,
+    "create": _create,
+    "start": _start,
+    "stop": _stop,
+    "remove": _remove,
+    "remove network": _remove_network,
+    "remove volume": _remove_volume,
+    "empty": _empty,
+    "settle": _settle,
+    "prepare": _prepare,
+    "provision": _provision,
+    "drop": _drop,
+    "ready": _ready,
+}

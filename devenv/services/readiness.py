@@ -1,0 +1,131 @@
+"""Whether a service works: probe it until it does, its container ends, or the time is up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from devenv.engine.containers import Engine
+from devenv.errors import NotReady, NotReadyInTime, ServiceFailed
+from devenv.model import DesiredService, Observed
+from devenv.services.probe import Target, load_probe
+from devenv.spec.components import endpoints_of
+
+# The pauses between two looks at a service that is not ready. Such a look takes less than 0.5 ms of a processor.
+_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.025, 0.05, 1.3
+# How often the engine is asked whether a container that does not answer still runs.
+_LOOK_SECONDS = 0.25
+_LOG_LINES = 20
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """One service as it is now. `state` is ready, starting, stopped, failed or absent."""
+
+    role: str
+    state: str
+    image: str
+    container: str
+    endpoints: Mapping[str, Mapping[str, Any]] = field(repr=False)
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait, in seconds, and what ends it before."""
+
+    seconds: float
+    cancelled: threading.Event
+
+
+def target_of(service: DesiredService, settings: Mapping[str, str]) -> Target:
+    """What a probe or a provisioner of this service talks to, by the settings of either."""
+    endpoint = service.endpoints[settings["endpoint"]]
+    return Target(endpoint.host, endpoint.port, endpoint.url, settings)
+
+
+def wait_until_ready(
+    service: DesiredService, container: str, engine: Engine, patience: Patience, tell: Callable[[str], None]
+) -> None:
+    """Probe until the service works.
+
+    Raises ServiceFailed as soon as the container is found not to run, NotReadyInTime with the last reason when
+    the time is up; both with the end of the log.
+    """
+    check = load_probe(service.probe["kind"])
+    target = target_of(service, service.probe)
+    deadline = time.monotonic() + patience.seconds
+    pause, look_at = _FIRST_PAUSE, time.monotonic() + _LOOK_SECONDS
+    while True:
+        try:
+            return check(target)
+        except NotReady as error:
+            reason = str(error)
+        now = time.monotonic()
+        if now >= look_at or now >= deadline:
+            _check_alive(service, container, engine, reason)
+            look_at = now + _LOOK_SECONDS
+        if now >= deadline:
+            raise NotReadyInTime(
+                f"cannot use {service.name}: not ready after {patience.seconds:g} s: {reason}",
+                hint=f"'devenv logs {service.name}' shows more; --wait-timeout gives it more time",
+                detail=engine.logs(container, _LOG_LINES),
+            )
+        tell(f"waiting: {reason}")
+        patience.cancelled.wait(pause)
+        pause = min(pause * _GROWTH, _LONGEST_PAUSE)
+
+
+def _check_alive(service: DesiredService, container: str, engine: Engine, reason: str) -> None:
+    state = engine.state(container)
+    if state["Status"] in ("running", "restarting"):
+        return
+    if state["Status"] == "created":
+        raise ServiceFailed(f"cannot use {service.name}: its container was never started", "'devenv up' starts it")
+    if state["Status"] == "paused":
+        raise ServiceFailed(f"cannot use {service.name}: its container is paused", f"'devenv start {service.name}'")
+    killed = ", killed for want of memory" if state.get("OOMKilled") else ""
+    raise ServiceFailed(
+        f"cannot use {service.name}: its container exited {state['ExitCode']}{killed} (last answer: {reason})",
+        hint=f"its last log lines are above; 'devenv logs {service.name}' shows all, 'devenv up' tries again",
+        detail=engine.logs(container, _LOG_LINES),
+    )
+
+
+# What a container's end is called when somebody asked for it: by SIGTERM's and SIGKILL's numbers, or success.
+_STOPPED = (0, 137, 143)
+
+
+def status_of(service: DesiredService, observed: Observed, engine: Engine) -> ServiceStatus:
+    """One service as it is now."""
+    container = observed.containers.get(service.name)
+    state, reason = _state_of(service, observed, engine)
+    return ServiceStatus(
+        role=service.role,
+        state=state,
+        image=container.image if container else service.image.reference,
+        container=container.name if container else "",
+        endpoints=endpoints_of(service.endpoints),
+        reason=reason,
+    )
+
+
+def _state_of(service: DesiredService, observed: Observed, engine: Engine) -> tuple[str, str]:
+    container = observed.containers.get(service.name)
+    if container is None:
+        return "absent", "no container"
+    if container.running:
+        try:
+            load_probe(service.probe["kind"])(target_of(service, service.probe))
+        except NotReady as error:
+            idle = [name for name in service.depends if not observed.runs(name)]
+            return "starting", f"needs {', '.join(idle)}, which does not run" if idle else str(error)
+        return "ready", ""
+    if container.exit_code is None:
+        return "stopped", f"container is {container.state}"
+    if engine.state(container.id).get("OOMKilled"):
+        return "failed", f"exited {container.exit_code}, killed for want of memory"
+    return "stopped" if container.exit_code in _STOPPED else "failed", f"exited {container.exit_code}"

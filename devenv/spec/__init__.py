@@ -1,0 +1,1 @@
+"""Read what was asked for and compute what should be."""

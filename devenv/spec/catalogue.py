@@ -1,0 +1,353 @@
+"""The services that can be had: one folder each under compose/, read and checked.
+
+A service is a Compose file with one service in it. The supported subset of Compose's keys is `_CONTAINER`
+below; what Compose has no word for stands under `x-devenv`, as `_DEVENV` says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from voluptuous import All, Any as Either, Equal, Invalid, Match, Optional, Range, Required, Schema
+
+from devenv.errors import ConfigError
+from devenv.model import (
+    HEALTHY,
+    STARTED,
+    ComponentDefinition,
+    ConfigFile,
+    ContainerOptions,
+    EndpointDefinition,
+    Requirement,
+    ServiceDefinition,
+)
+from devenv.names import NAME, NAME_RULE
+from devenv.spec import yaml as document
+
+_DURATION = re.compile(r"(?:(\d+)m)?(?:(\d+)s)?\Z")
+_SIZE = re.compile(r"(\d+)([kmg]?)b?\Z", re.IGNORECASE)
+_ROOT = re.compile(r"(root|0+)?(:|\Z)")
+_PORT = re.compile(r"127\.0\.0\.1::(\d+)\Z")
+_VOLUME = re.compile(r"([a-z][a-z0-9-]*):(/[^:]+)\Z")
+_TARGET = re.compile(r"/etc/devenv/[\w.-]+\Z")
+_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+
+
+def data_folder(name: str) -> Path:
+    """`compose/` or `profiles/`: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / name
+    return installed if installed.is_dir() else package.parent / name
+
+
+def load_catalogue(
+    folder: Path | None = None,
+    switches: Mapping[str, Mapping[str, bool]] | None = None,
+    asked_by: str = "",
+    everywhere: Mapping[str, bool] | None = None,
+) -> dict[str, ServiceDefinition]:
+    """Every service under `folder` (the shipped ones, if not given) by name, with its switches on that are true.
+
+    `switches` are by service; those of `everywhere` hold for each service that has one of that name and is told
+    nothing else. Raises ConfigError with all errors of all files, and for a switch that a service does not have
+    (`asked_by` is the file to blame).
+    """
+    folder = folder or data_folder("compose")
+    services: dict[str, ServiceDefinition] = {}
+    problems: list[str] = []
+    for path in sorted(folder.glob("*/compose.yaml")):
+        try:
+            data = _read(path)
+        except ConfigError as error:
+            problems += error.detail or (error.message,)
+        else:
+            name = path.parent.name
+            known = data["x-devenv"].get("switches", {})
+            common = {switch: on for switch, on in (everywhere or {}).items() if switch in known}
+            chosen = {**common, **(switches or {}).get(name, {})}
+            services[name] = _definition(name, _switched(name, data, chosen, asked_by), path)
+    if problems:
+        raise ConfigError(
+            f"cannot use the services in {folder}: {len(problems)} error{'s' if len(problems) > 1 else ''}",
+            hint="docs/reference.md lists the keys that are understood",
+            detail=problems,
+        )
+    return services
+
+
+def load_service(path: Path) -> ServiceDefinition:
+    """Read one service's Compose file. Raises ConfigError with every error in it."""
+    return _definition(path.parent.name, _read(path), path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return document.read(path, _FILE, partial(_contradictions, path.parent.name, path.parent))
+
+
+def _switched(name: str, data: dict[str, Any], switches: Mapping[str, bool], asked_by: str) -> dict[str, Any]:
+    known = data["x-devenv"].get("switches", {})
+    for switch, on in switches.items():
+        if switch not in known:
+            has = f"it has: {', '.join(known)}" if known else "it has none"
+            raise ConfigError(f"cannot switch {switch!r} of {name} (in {asked_by}): no such setting", hint=has)
+        if on:
+            data = {**data, "x-devenv": _laid_over(data["x-devenv"], known[switch])}
+    return data
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both mappings, the upper one's word where they differ."""
+    return {
+        **below,
+        **{
+            key: _laid_over(below.get(key, {}), value) if isinstance(value, Mapping) else value
+            for key, value in above.items()
+        },
+    }
+
+
+# ---- the format --------------------------------------------------------------------------------------------
+
+
+def _duration(value: Any) -> int:
+    match = _DURATION.match(value) if isinstance(value, str) and value else None
+    if not match:
+        raise Invalid("expected a duration such as 10s or 1m30s")
+    return int(match[1] or 0) * 60 + int(match[2] or 0)
+
+
+def _size(value: Any) -> int:
+    match = _SIZE.match(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
+    if not match:
+        raise Invalid("expected a size such as 512m or 1g")
+    return int(match[1]) * _UNITS[match[2].lower()]
+
+
+def _matching(pattern: re.Pattern[str], example: str) -> Callable[[Any], re.Match[str]]:
+    def check(value: Any) -> re.Match[str]:
+        match = pattern.match(value) if isinstance(value, str) else None
+        if not match:
+            raise Invalid(f"expected {example}")
+        return match
+
+    return check
+
+
+def _text(value: Any) -> str:
+    """A value as Compose would take it: `$$` stands for `$`, and a number is its text."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise Invalid("expected text")
+    text = str(value)
+    if re.search(r"(?<!\$)(?:\$\$)*\$(?!\$)", text):
+        raise Invalid("a $ must be written $$: devenv reads nothing from the shell's environment")
+    return text.replace("$$", "$")
+
+
+def _no_root(value: Any) -> str:
+    text = _text(value)
+    if _ROOT.match(text):
+        raise Invalid("expected a user that is not root")
+    return text
+
+
+_strings = [_text]
+_name = All(str, Match(NAME, msg=f"expected a name: {NAME_RULE}"))
+_port = All(int, Range(min=1, max=65535, msg="expected a port from 1 to 65535"))
+
+# There is no key for anything that would give a container more than the engine gives by itself, and what takes from
+# that has to be there. `read_only` has to be said because a server may need to write to its image's folders.
+_CONTAINER = {
+    Required("image"): _text,
+    Required("user"): _no_root,
+    Required("read_only"): bool,
+    Required("cap_drop"): Equal(["ALL"], msg="expected [ALL]"),
+    Required("security_opt"): Equal(["no-new-privileges:true"], msg='expected ["no-new-privileges:true"]'),
+    Required("pids_limit"): All(int, Range(min=1, msg="expected a number above 0")),
+    Required("mem_limit"): All(_size, Range(min=1, msg="expected a size above 0")),
+    Optional("build"): Schema(".", required=True),
+    Optional("hostname"): _name,
+    Optional("working_dir"): _text,
+    Optional("entrypoint"): _strings,
+    Optional("command"): _strings,
+    Optional("environment"): {str: _text},
+    Optional("configs"): [{Required("source"): str, Required("target"): _matching(_TARGET, "/etc/devenv/NAME")}],
+    Optional("volumes"): [_matching(_VOLUME, "NAME:/path")],
+    Optional("tmpfs"): _strings,
+    Optional("ports"): [_matching(_PORT, "127.0.0.1::PORT, since devenv chooses the host's port")],
+    Optional("init"): bool,
+    Optional("ulimits"): {Required("nofile"): int},
+    Optional("shm_size"): _size,
+    Optional("stop_signal"): _text,
+    Optional("stop_grace_period"): _duration,
+}
+_volume_name = All(str, Match(NAME, msg="expected the name of a volume"))
+_CAPITALS = Match(re.compile(r"[A-Z_]+\Z"), msg="expected a name in capitals")
+_SMALL = Match(re.compile(r"[a-z][a-z_]*\Z"), msg="expected a name: lower-case letters and _")
+_COMPONENT = {
+    Optional("urls"): {_name: _text},
+    Optional("outputs"): {_CAPITALS: _text},
+    Optional("environment"): {_CAPITALS: _text},
+    Optional("settings"): {_SMALL: _text},
+    Optional("reserved"): [str],
+}
+_DEVENV: dict[Any, Any] = {
+    Required("role"): _name,
+    Required("endpoints"): {_name: {Required("port"): _port, Required("url"): _text}},
+    Required("probe"): {Required("kind"): str, Required("endpoint"): str, Optional(str): _text},
+    Optional("secrets"): [_SMALL],
+    Optional("outputs"): {_CAPITALS: _text},
+    Optional("environment"): {_CAPITALS: _text},
+    Optional("provisioner"): {Required("kind"): str, Required("endpoint"): str, Optional(str): _text},
+    Optional("component"): _COMPONENT,
+    Optional("wire"): Match(re.compile(r"[a-z-]+\Z"), msg="expected a folder beside this file"),
+    Optional("wheels"): str,
+    Optional("package"): str,
+    Optional("settings"): {_SMALL: _text},
+    Optional("golden"): [_volume_name],
+    Optional("resumes"): bool,
+    Optional("requires"): {
+        _name: {
+            Required("condition"): Either(STARTED, HEALTHY, msg=f"expected {STARTED} or {HEALTHY}"),
+            Required("component"): _name,
+        }
+    },
+}
+# What a switch adds to, or changes in, the rest of `x-devenv` when it is on.
+_SWITCH = {
+    Optional("outputs"): {_CAPITALS: _text},
+    Optional("environment"): {_CAPITALS: _text},
+    Optional("probe"): {str: _text},
+    Optional("provisioner"): {str: _text},
+    Optional("component"): _COMPONENT,
+    Optional("settings"): {_SMALL: _text},
+    Optional("wire"): _DEVENV["wire"],
+}
+_DEVENV[Optional("switches")] = {_SMALL: _SWITCH}
+_FILE = Schema(
+    {
+        Required("services"): {_name: _CONTAINER},
+        Required("x-devenv"): _DEVENV,
+        Optional("configs"): {str: {Required("file"): str}},
+        Optional("volumes"): {str: Either(None, {}, msg="expected nothing: devenv names and labels volumes")},
+    }
+)
+
+
+def _contradictions(name: str, folder: Path, data: Mapping[str, Any]) -> Iterator[tuple[document.Key, str]]:
+    """What no schema can see: names that refer to something that is not there."""
+    if list(data["services"]) != [name]:
+        yield ("services",), f"expected exactly one, named {name!r} like its folder"
+        return
+    container, devenv = data["services"][name], data["x-devenv"]
+    configs, volumes = data.get("configs", {}), data.get("volumes", {})
+    for i, used in enumerate(container.get("configs", ())):
+        if used["source"] not in configs:
+            yield ("services", name, "configs", i), f"no config named {used['source']!r}"
+    for i, match in enumerate(container.get("volumes", ())):
+        if match[1] not in volumes:
+            yield ("services", name, "volumes", i), f"no volume named {match[1]!r}"
+    files: dict[document.Key, str] = {("configs", key, "file"): config["file"] for key, config in configs.items()}
+    files |= {("x-devenv", "wheels"): devenv["wheels"]} if "wheels" in devenv else {}
+    files |= {("services", name, "build"): "Dockerfile"} if "build" in container else {}
+    for key, file in files.items():
+        path = (folder / file).resolve()
+        if not path.is_relative_to(folder.resolve()) or not path.is_file():
+            yield key, f"no file {file!r} in the service's folder"
+    published = {int(match[1]) for match in container.get("ports", ())}
+    for endpoint_name, endpoint in devenv["endpoints"].items():
+        if endpoint["port"] not in published:
+            yield (
+                ("x-devenv", "endpoints", endpoint_name, "port"),
+                f"{endpoint['port']} is not among the service's ports",
+            )
+    for who in ("probe", "provisioner"):
+        if who in devenv and devenv[who]["endpoint"] not in devenv["endpoints"]:
+            yield ("x-devenv", who, "endpoint"), f"no endpoint named {devenv[who]['endpoint']!r}"
+    initial = devenv.get("provisioner", {}).get("initial")
+    if initial and initial not in [config["target"].string for config in container.get("configs", ())]:
+        yield ("x-devenv", "provisioner", "initial"), f"no config with the target {initial!r}"
+    for endpoint_name in devenv.get("component", {}).get("urls", ()):
+        if endpoint_name not in devenv["endpoints"]:
+            yield ("x-devenv", "component", "urls", endpoint_name), f"no endpoint named {endpoint_name!r}"
+    own = [match[1] for match in container.get("volumes", ())]
+    for i, volume in enumerate(devenv.get("golden", ())):
+        if volume not in own:
+            has = f"it has: {', '.join(own)}" if own else "it has none"
+            yield ("x-devenv", "golden", i), f"{name} has no volume {volume!r}; {has}"
+        elif volume in devenv["golden"][:i]:
+            yield ("x-devenv", "golden", i), f"{volume!r} is named twice"
+    # A switch changes a setting; one that it alone has would be missing while it is off.
+    for switch, part in devenv.get("switches", {}).items():
+        for setting in part.get("settings", ()):
+            if setting not in devenv.get("settings", {}):
+                yield ("x-devenv", "switches", switch, "settings", setting), f"no setting named {setting!r}"
+    for part in (devenv, *devenv.get("switches", {}).values()):
+        if "wire" in part and not (folder / part["wire"]).is_dir():
+            yield ("x-devenv",), f"no folder {part['wire']!r} beside this file"
+
+
+# ---- from data to the model --------------------------------------------------------------------------------
+
+
+def _definition(name: str, data: Mapping[str, Any], path: Path) -> ServiceDefinition:
+    container, devenv, folder = data["services"][name], data["x-devenv"], path.parent
+    file_of = partial(_config_file, data.get("configs", {}), folder)
+    return ServiceDefinition(
+        name=name,
+        role=devenv["role"],
+        folder=folder,
+        image=container["image"],
+        options=_options(container),
+        build="build" in container,
+        wheels=devenv.get("wheels", ""),
+        package=devenv.get("package", ""),
+        files=tuple(file_of(used) for used in container.get("configs", ())),
+        volumes=tuple((match[1], match[2]) for match in container.get("volumes", ())),
+        secrets=tuple(devenv.get("secrets", ())),
+        endpoints={key: EndpointDefinition(e["port"], e["url"]) for key, e in devenv["endpoints"].items()},
+        outputs=devenv.get("outputs", {}),
+        environment=devenv.get("environment", {}),
+        probe=devenv["probe"],
+        provisioner=devenv.get("provisioner", {}),
+        component=ComponentDefinition(**devenv.get("component", {})),
+        settings=devenv.get("settings", {}),
+        golden=tuple(devenv.get("golden", ())),
+        resumes=devenv.get("resumes", False),
+        wire=folder / devenv.get("wire", "wire"),
+        requires=tuple(
+            Requirement(role, need["condition"], need["component"]) for role, need in devenv.get("requires", {}).items()
+        ),
+    )
+
+
+def _config_file(configs: Mapping[str, Any], folder: Path, used: Mapping[str, Any]) -> ConfigFile:
+    return ConfigFile(folder / configs[used["source"]]["file"], used["target"][0])
+
+
+def _options(container: Mapping[str, Any]) -> ContainerOptions:
+    def strings(key: str) -> tuple[str, ...]:
+        return tuple(container.get(key, ()))
+
+    return ContainerOptions(
+        user=container["user"],
+        hostname=container.get("hostname", ""),
+        working_dir=container.get("working_dir", ""),
+        entrypoint=strings("entrypoint"),
+        command=strings("command"),
+        environment=tuple(sorted(container.get("environment", {}).items())),
+        tmpfs=strings("tmpfs"),
+        read_only=container["read_only"],
+        init=container.get("init", False),
+        cap_drop=tuple(container["cap_drop"]),
+        security_opt=tuple(container["security_opt"]),
+        nofile=container.get("ulimits", {}).get("nofile", 0),
+        pids_limit=container["pids_limit"],
+        mem_limit=container["mem_limit"],
+        shm_size=container.get("shm_size", 0),
+        stop_signal=container.get("stop_signal", ""),
+        stop_grace_period=container.get("stop_grace_period", 10),
+    )

@@ -1,0 +1,347 @@
+"""Which services, with which settings: the shipped profiles and a project's devenv.yaml."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from voluptuous import All, Any as Either, Invalid, Match, MultipleInvalid, Optional, Range, Required, Schema
+
+from devenv.errors import ConfigError
+from devenv.model import ComponentChoice, Profile, ProjectFile, ServiceChoice
+from devenv.names import COMPONENT, COMPONENT_RULE, IMAGE, NAME, NAME_RULE, identifier
+from devenv.spec import yaml as document
+from devenv.spec.catalogue import data_folder
+from devenv.store.files import of_another, open_to_others
+
+PROJECT_FILE = "devenv.yaml"
+WIRED_FOLDER = ".devenv"
+DEFAULT_PROFILE = "base"
+
+_NAME = Match(NAME, msg=f"expected a name: {NAME_RULE}")
+_IMAGE = Match(IMAGE, msg="expected an image such as mysql:8.4")
+
+
+def _integer(value: Any) -> int:
+    """A number, and not true or false, which Python takes for 1 and 0."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Invalid("expected int")
+    return value
+
+
+def _switch(value: Any) -> bool:
+    """What a service lets one turn on or off; only the service itself knows the names."""
+    if not isinstance(value, bool):
+        raise Invalid("unknown key; what a service can switch on or off is true or false")
+    return value
+
+
+_SETTINGS = {
+    Optional("image"): All(str, _IMAGE),
+    Optional("ports"): {str: All(_integer, Range(min=1, max=65535, msg="expected a port from 1 to 65535"))},
+    Optional(str): _switch,
+}
+
+
+def _text_like(pattern: str, expected: str) -> Callable[[Any], str]:
+    compiled = re.compile(pattern)
+
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or not compiled.match(value):
+            raise Invalid(expected)
+        return value
+
+    return check
+
+
+_WORD = _text_like(r"[a-z][a-z0-9_]*\Z", "expected lower-case letters, digits and _")
+_TYPE = _text_like(r"[a-z][a-z0-9-]*\Z", "expected a type such as compute: lower-case letters, digits, -")
+_URL = Match(
+    re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(?:/[\w.\-/%()$~]*)?\Z"),
+    msg="expected a URL such as http://127.0.0.1:8774/v2.1",
+)
+
+
+def _path(value: Any) -> str:
+    """A file of the project's own."""
+    path = Path(value) if isinstance(value, str) and value and "\0" not in value else None
+    if path is None or path.is_absolute() or ".." in path.parts:
+        raise Invalid("expected a path inside the project, from its top folder on")
+    return str(path)
+
+
+def _sections(value: Any) -> dict[str, str]:
+    """A list of sections, or a mapping from sections to the types of the services that they are about."""
+    if isinstance(value, list):
+        return dict.fromkeys(Schema([_WORD])(value), "")
+    if not isinstance(value, dict):
+        raise Invalid("expected a list of sections, or a mapping from sections to types")
+    Schema([_WORD])(list(value))
+    return dict(Schema(dict.fromkeys(value, _TYPE))(value))
+
+
+_COMPONENT = {
+    Optional("wire"): [_path],
+    Optional("roles"): [_text_like(r"[A-Za-z][\w-]*\Z", "expected a role's name")],
+    Optional("catalog"): {Required("type"): _TYPE, Required("url"): All(str, _URL), Optional("name"): _TYPE},
+    Optional("sections"): _sections,
+}
+
+
+def _components(value: Any) -> dict[str, Any]:
+    """A list of names, or a mapping from names to settings."""
+    if value is None or isinstance(value, list):
+        value = dict.fromkeys(Schema([str])(value or []))
+    if not isinstance(value, dict):
+        raise Invalid("expected a list of components, or a mapping from components to settings")
+    rule = f"expected a component's name: {COMPONENT_RULE}"
+    if wrong := [Invalid(rule, path=[name]) for name in value if not COMPONENT.match(name)]:
+        raise MultipleInvalid(wrong)
+    if same := [Invalid(f"{other!r} has the same database", path=[name]) for other, name in _same_database(value)]:
+        raise MultipleInvalid(same)
+    filled = {name: {} if settings is None else settings for name, settings in value.items()}
+    checked = dict(Schema(dict.fromkeys(filled, _COMPONENT))(filled))
+    files: dict[str, str] = {}
+    for name, settings in checked.items():
+        for file in settings.get("wire", ()):
+            if files.setdefault(file, name) != name:
+                raise Invalid(f"{file} is wired for {files[file]!r} already", path=[name, "wire"])
+    return checked
+
+
+def _same_database(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of names that would share a database."""
+    first: dict[str, str] = {}
+    return [(first[i], n) for n in names if first.setdefault(i := identifier(n), n) != n]
+
+
+def _services(value: Any) -> dict[str, Any]:
+    """A list of names, or a mapping from names to settings; `false` leaves a service out."""
+    if isinstance(value, list):
+        value = dict.fromkeys(Schema([_NAME])(value))
+    if not isinstance(value, dict):
+        raise Invalid("expected a list of services, or a mapping from services to settings")
+    # One schema per service: an `Any` over its settings would blame the whole service for one wrong key.
+    simple = Either(None, False)
+    schema = {name: simple if settings in (None, False) else _SETTINGS for name, settings in value.items()}
+    wrong = [Invalid(f"expected a name: {NAME_RULE}", path=[name]) for name in value if not NAME.match(name)]
+    if wrong:
+        raise MultipleInvalid(wrong)
+    return dict(Schema(schema)(value))
+
+
+def _durable(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise Invalid("expected true or false")
+    return value
+
+
+_COMMON = {Optional("description"): str, Optional("services"): _services, Optional("durable"): _durable}
+# A profile extends another one, a project picks one.
+_FILES = {
+    "extends": Schema({**_COMMON, Optional("extends"): _NAME}),
+    "profile": Schema({**_COMMON, Optional("profile"): _NAME, Optional("components"): _components}),
+}
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One file's say: what it builds on and which services it adds, changes or leaves out."""
+
+    source: str
+    extends: str
+    services: Mapping[str, Any] = field(default_factory=dict)
+    description: str = ""
+    components: Mapping[str, Any] = field(default_factory=dict)
+    durable: bool | None = None
+    digest: str = ""
+
+    @property
+    def images(self) -> dict[str, str]:
+        """The images that it names, by service."""
+        return {name: settings["image"] for name, settings in self.services.items() if settings and "image" in settings}
+
+
+def existing_folder(path: Path) -> Path:
+    """The folder's real path. Raises ConfigError if there is none, be it the working directory itself."""
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError):  # The second, of Python before 3.13, is for a link to itself.
+        real = None
+    if real is None or not real.is_dir():
+        raise ConfigError(f"cannot use {path}: no such folder", hint="name an existing folder, or change to one")
+    return real
+
+
+def find_project(start: Path) -> Path:
+    """The nearest folder, upwards from `start`, that holds a devenv.yaml or a .devenv/; else `start` itself.
+
+    Raises ConfigError where these are another user's: whoever may write to /tmp could be above anybody's folder.
+    """
+    start = start.resolve()
+    for folder in (start, *start.parents):
+        file, wired = folder / PROJECT_FILE, folder / WIRED_FOLDER
+        if file.is_file() or wired.is_dir():
+            _refuse_others(folder, file, wired)
+            return folder
+    return start
+
+
+def _refuse_others(folder: Path, file: Path, wired: Path) -> None:
+    reasons = {file: of_another(file), wired: open_to_others(wired), folder: of_another(folder)}
+    for path, reason in reasons.items():
+        if reason:
+            mend = f"'chmod go-w {path}' if it is yours, else " if path == wired else ""
+            raise ConfigError(f"cannot use {path}: {reason}", f"{mend}'devenv init' in a folder of your own")
+
+
+def shipped_profiles() -> dict[str, Path]:
+    """The profiles that devenv brings, by name."""
+    return {path.stem: path for path in sorted(data_folder("profiles").glob("*.yaml"))}
+
+
+def load_profile(
+    project: Path, name: str = "", folder: Path | None = None, settings: Mapping[str, Any] | None = None
+) -> Profile:
+    """The profile that `name` or the project's devenv.yaml picks, with the project's own settings on top.
+
+    Above all are `settings` of services, in the form that `services:` has in a devenv.yaml.
+
+    Raises ConfigError for an unknown or circular profile and for every error in the files read.
+    """
+    profiles = shipped_profiles() if folder is None else {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+    project_file = project / PROJECT_FILE
+    if not project_file.exists() and (other := project_file.with_suffix(".yml")).exists():
+        raise ConfigError(f"cannot use {other}: the file's name is {PROJECT_FILE}", hint="rename it")
+    own = _layer(project_file, "profile") if project_file.is_file() else None
+    layers = [own] if own else []
+    picked = name or (own.extends if own else "") or DEFAULT_PROFILE
+    layers += _chain(picked, profiles, layers[0].source if layers and not name else "--profile")
+    services: dict[str, ServiceChoice] = {}
+    left_out: set[str] = set()
+    for layer in reversed(layers):
+        _apply(layer, services, left_out)
+    asked = _Layer("settings", "", _checked_settings(settings or {}))
+    _apply(asked, services, left_out)
+    return Profile(
+        name=picked,
+        services=services,
+        left_out=frozenset(left_out),
+        source=layers[0].source,
+        description=next((layer.description for layer in layers if layer.description), ""),
+        components={name: _component(name, settings) for name, settings in layers[0].components.items()},
+        durable=next((layer.durable for layer in layers if layer.durable is not None), False),
+        file=_project_file(project_file, own, services, asked) if own else None,
+    )
+
+
+def _project_file(path: Path, own: _Layer, services: Collection[str], asked: _Layer) -> ProjectFile:
+    """The project's own file, with those of its images that are used: the caller may have asked for others."""
+    images = {name: image for name, image in own.images.items() if name in services and name not in asked.images}
+    return ProjectFile(path.resolve(), own.digest, images)
+
+
+def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return _services(dict(settings))
+    except Invalid as error:
+        raise ConfigError(
+            f"cannot use these settings of services: {error}", "as 'services:' in a devenv.yaml"
+        ) from None
+
+
+def _layer(path: Path, key: str) -> _Layer:
+    raw = document.content(path)
+    data = document.read(path, _FILES[key], raw=raw)
+    return _Layer(
+        source=str(path),
+        extends=data.get(key, ""),
+        services=data.get("services", {}),
+        description=data.get("description", ""),
+        components=data.get("components", {}),
+        durable=data.get("durable"),
+        digest=hashlib.sha256(raw).hexdigest(),
+    )
+
+
+def _component(name: str, settings: Mapping[str, Any]) -> ComponentChoice:
+    catalog = settings.get("catalog", {})
+    return ComponentChoice(
+        name=name,
+        wire=tuple(settings.get("wire", ())),
+        roles=tuple(settings.get("roles", ())),
+        catalog={"name": name, **catalog} if catalog else {},
+        sections=settings.get("sections", {}),
+    )
+
+
+def _chain(name: str, profiles: Mapping[str, Path], asked_by: str) -> list[_Layer]:
+    """The profile and all that it extends, the most specific first."""
+    layers: list[_Layer] = []
+    seen: list[str] = []
+    while name:
+        if name in seen:
+            raise ConfigError(
+                f"cannot use profile {name!r}: it extends itself ({' -> '.join([*seen, name])})",
+                hint=f"mend 'extends' in {profiles[name]}",
+            )
+        if name not in profiles:
+            raise ConfigError(
+                f"cannot find profile {name!r} (asked for by {asked_by})",
+                hint="there are: " + ", ".join(sorted(profiles)),
+            )
+        seen.append(name)
+        layers.append(_layer(profiles[name], "extends"))
+        asked_by, name = str(profiles[name]), layers[-1].extends
+    return layers
+
+
+def _apply(layer: _Layer, services: dict[str, ServiceChoice], left_out: set[str]) -> None:
+    for service, settings in layer.services.items():
+        if settings is False:
+            services.pop(service, None)
+            left_out.add(service)
+            continue
+        left_out.discard(service)
+        before = services.get(service, ServiceChoice())
+        settings = settings or {}
+        switches = {key: value for key, value in settings.items() if isinstance(value, bool)}
+        services[service] = ServiceChoice(
+            image=settings.get("image", before.image),
+            ports={**before.ports, **settings.get("ports", {})},
+            switches={**before.switches, **switches},
+        )
+
+
+TEMPLATE = """\
+# What `devenv up` starts for this project. Every line is optional.
+
+# One of: {profiles}.
+profile: base
+
+# Added to what the profile has, or changed in it; `false` leaves a service out.
+# services:
+#   mysql:
+#     image: mysql:8.4        # any image that works as MySQL, once you `devenv trust` it; built by devenv if not given
+#     ports: {{sql: 3307}}      # a fixed port on 127.0.0.1; chosen by devenv if not given
+#   etcd: false
+
+# All that is unsafe but fast is off: the data survives a power cut.
+# durable: true
+
+# Each gets a database, a vhost, a key prefix and a service user of its own, and .devenv/NAME.conf with all of it.
+# components:
+#   my-service:
+#     wire: [etc/my-service.conf]   # merge its options into a file of the project's, too
+#     catalog: {{type: my-type, url: "http://127.0.0.1:8080"}}   # list it in the service catalog
+#     sections: {{neutron: network}}  # how it reaches others: [neutron] with all of its credentials
+"""
+
+
+def project_file_text() -> str:
+    """A commented devenv.yaml to begin with."""
+    return TEMPLATE.format(profiles=", ".join(shipped_profiles()))

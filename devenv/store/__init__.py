@@ -1,0 +1,1 @@
+"""Remember things on disk: state, records, locks, files written safely."""

@@ -1,0 +1,211 @@
+"""`devenv ci`: a command as a job of a CI system, from the services it needs to the report on what became of it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from devenv.errors import DevenvError
+from devenv.lifecycle.environment import Environment
+from devenv.lifecycle.timing import Run, in_words
+from devenv.services.readiness import ServiceStatus
+from devenv.store.files import check_place
+from devenv.store.state import write_files
+from devenv.testing.artifacts import hider, make_folder, write_artifacts
+from devenv.testing.joblog import JobLog
+from devenv.testing.program import run_group
+
+# Of each service, in the log of a job that failed; the artifacts have all of it.
+_LAST_LINES = 100
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done: the command, with which services and component, for at most `limit` seconds.
+
+    `artifacts` is a folder for what can be found out, `summary` a file for the report; `step_summary` one that it is
+    added to.
+    """
+
+    command: Sequence[str]
+    services: Sequence[str] = ()
+    component: str = ""
+    limit: float | None = None
+    artifacts: Path | None = None
+    summary: Path | None = None
+    step_summary: Path | None = None
+
+
+@dataclass
+class Story:
+    """What became of a job: the command's exit code if it ran to its end, and else why it did not."""
+
+    job: Job
+    code: int | None = None
+    reason: str = ""
+    seconds: float = 0.0
+    services: Mapping[str, ServiceStatus] = field(default_factory=dict)
+    run: Run | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.code != 0 or bool(self.reason)
+
+
+def run_job(environment: Environment, job: Job, log: JobLog, show: Callable[[DevenvError], None]) -> int:
+    """Do a job; returns the command's exit code. Raises DevenvError if the command did not run to its end.
+
+    `show` tells of an error that is not the reason why the job fails.
+    """
+    return _Doing(environment, job, log, show).do()
+
+
+class _Doing:
+    """One job, while it is done."""
+
+    def __init__(self, environment: Environment, job: Job, log: JobLog, show: Callable[[DevenvError], None]) -> None:
+        self._environment, self._job, self._log, self._show = environment, job, log, show
+        self._story = Story(job)
+        self._collected = False
+
+    def do(self) -> int:
+        job, story = self._job, self._story
+        # Before anything is done: where the results cannot be written, nobody needs to wait for them.
+        if job.artifacts:
+            make_folder(job.artifacts, self._environment.project)
+        if job.summary:
+            check_place(job.summary, self._environment.project)
+        try:
+            code = self._with_services()
+        except BaseException as error:
+            story.reason = _reason_of(error)
+            if not (story.code and isinstance(error, DevenvError)):
+                raise
+            # How the command ended is what counts, whatever failed afterwards.
+            self._show(error)
+            code = story.code
+        finally:
+            self._log.end()
+            story.run = self._environment.latest
+            if job.artifacts and not self._collected:
+                self._collect()
+            self._report()
+        return code
+
+    def _with_services(self) -> int:
+        job, story = self._job, self._story
+        self._log.begin("devenv: bringing up services")
+        with ExitStack() as stack:
+            lent = self._environment.lent(job.services, job.component, self._before_anything_goes)
+            component = stack.enter_context(lent)
+            self._log.mask(sorted(self._environment.state.secrets(()).values()))
+            variables = self._environment.run_variables(component)
+            # What the command prints is what people open the log for, and it may have groups of its own: unfolded.
+            self._log.end()
+            began = time.monotonic()
+            try:
+                story.code = code = run_group(job.command, variables, job.limit)
+            finally:
+                story.seconds = time.monotonic() - began
+        return code
+
+    def _before_anything_goes(self) -> None:
+        with suppress(DevenvError):
+            self._story.services = self._environment.status()
+        if self._story.code != 0:
+            self._print_logs()
+        if self._job.artifacts:
+            self._collect()
+        self._log.begin("devenv: taking down services")
+
+    def _print_logs(self) -> None:
+        hide = hider(self._environment)
+        with suppress(DevenvError):
+            for name, container in self._environment.containers().items():
+                lines = self._environment.engine.logs(container, _LAST_LINES)
+                if lines:
+                    self._log.begin(f"devenv: the end of the log of {name}")
+                    self._log.lines(map(hide, lines))
+
+    def _collect(self) -> None:
+        """What cannot be collected makes no job fail."""
+        self._collected = True
+        try:
+            if self._job.artifacts:
+                write_artifacts(self._environment, self._job.artifacts)
+        except DevenvError as error:
+            self._show(error)
+
+    def _report(self) -> None:
+        job, hide = self._job, hider(self._environment)
+        # A command's arguments need not be UTF-8.
+        text = hide(markdown(self._story)).encode(errors="backslashreplace").decode()
+        if self._story.failed:
+            self._log.error(hide(f"{shlex.join(job.command)}: {outcome(self._story)}"))
+        try:
+            if job.summary:
+                write_files({job.summary: text.encode()}, 0o644)
+            if job.step_summary:
+                with job.step_summary.open("a", encoding="utf-8") as stream:
+                    stream.write(text)
+        except DevenvError as error:
+            self._show(error)
+        except OSError as error:
+            hint = "GITHUB_STEP_SUMMARY names it: have it writable, or unset that"
+            self._show(DevenvError(f"cannot write {job.step_summary}: {error.strerror}", hint))
+
+
+def _reason_of(error: BaseException) -> str:
+    if isinstance(error, DevenvError):
+        return error.message
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+
+
+# ---- in words ------------------------------------------------------------------------------------------------------
+
+
+def outcome(story: Story) -> str:
+    """What became of the job, in one line."""
+    if story.code is None:
+        return story.reason
+    after = f"exit code {story.code} after {story.seconds:.1f} s"
+    return f"{after}; {story.reason}" if story.reason else after
+
+
+def markdown(story: Story) -> str:
+    """The report on a job: how it ended, a table of its services, and what was slow."""
+    parts = [f"### devenv ci: {'failed' if story.failed else 'passed'}"]
+    parts.append(f"{_code(shlex.join(story.job.command))}: {_words(outcome(story))}")
+    if story.services:
+        rows = ["| service | image | state at the end | ready after |", "|---|---|---|---|"]
+        for name, service in story.services.items():
+            state = f"{service.state}: {service.reason}" if service.reason else service.state
+            rows.append(f"| {name} | {_code(service.image)} | {_words(state)} | {_ready_after(story.run, name)} |")
+        parts.append("\n".join(rows))
+    if story.run:
+        parts.append(f"Services were brought up in {story.run.seconds:.1f} s; {_words(in_words(story.run))}.")
+    if story.job.artifacts:
+        parts.append(f"Logs and more: {_code(str(story.job.artifacts))}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _ready_after(run: Run | None, service: str) -> str:
+    steps = run.operations if run else ()
+    return next((f"{s.ended:.1f} s" for s in steps if s.key == f"ready {service}" and not s.failed), "")
+
+
+def _code(text: str) -> str:
+    """Text as code, which may hold backticks and stands in one line."""
+    text = " ".join(text.split()).replace("|", "\\|")
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
+
+
+def _words(text: str) -> str:
+    """Text that is no Markdown, in one line of a table."""
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,382 @@
+"""The pytest plugin: base services for tests, and a component of its own for each test. See docs/testing.md.
+
+pytest loads it wherever devenv is installed, so it imports nothing of devenv before a test asks for something.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+
+import pytest
+
+if TYPE_CHECKING:
+    from oslo_config.cfg import ConfigOpts
+
+    from devenv.errors import DevenvError
+    from devenv.testing.lease import Lease, Leases, LentComponent, Service
+
+T = TypeVar("T")
+
+_MARKER = "devenv(services=[…], profile=…): services that the test needs (all of the profile, if none is named)"
+_COMPONENTS = ("devenv_component", "devenv_module_component", "devenv_oslo_conf")
+
+
+# ---- options -----------------------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("devenv", "OpenStack's base services (devenv)")
+    for name, words in (
+        ("profile", "profile of the services; that of devenv.yaml, if not given"),
+        ("env", "name of the environment (default: default; with --devenv-fresh: pytest)"),
+    ):
+        group.addoption(f"--devenv-{name}", metavar="NAME", default="", help=words)
+        parser.addini(f"devenv_{name}", words, default="")
+    reuse = "take services that run as they are, if they work; bring up and take down the others (default)"
+    group.addoption("--devenv-reuse", dest="devenv_fresh", action="store_false", default=None, help=reuse)
+    fresh = "have an environment for this run alone, with no data from before"
+    group.addoption("--devenv-fresh", dest="devenv_fresh", action="store_true", default=None, help=fresh)
+    parser.addini("devenv_fresh", fresh, type="bool", default=False)
+    keep = "leave running what was brought up; it goes with the next run without this, or with 'devenv gc'"
+    group.addoption("--devenv-keep", action="store_true", help=keep)
+    artifacts = "write logs, inspections and timings of the services there, for CI to upload"
+    group.addoption("--devenv-artifacts", metavar="DIR", type=Path, help=artifacts)
+    group.addoption("--devenv-optional", action="store_true", help="skip tests that need an engine where there is none")
+
+
+def _setting(config: pytest.Config, name: str) -> str:
+    return str(config.getoption(f"--devenv-{name}") or config.getini(f"devenv_{name}"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", _MARKER)
+    config.pluginmanager.register(Session(config), "devenv-session")
+
+
+# ---- one process of a test run -----------------------------------------------------------------------------------
+
+
+class Session:
+    """What this process uses of devenv, and what of that the present test uses."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._leases: Leases | None = None
+        # (services, services of a component) of each marker that a test to be run has.
+        self._wanted: dict[str, set[tuple[str, ...]]] = {}
+        self._components: dict[str, set[tuple[str, ...]]] = {}
+        self._began = time.time()
+        # What the present test uses; what fixtures that outlive a test have.
+        self._used: list[tuple[Lease, str]] = []
+        self._lasting: dict[str, list[tuple[Lease, str]]] = {}
+
+    @property
+    def _is_worker(self) -> bool:
+        return hasattr(self._config, "workerinput")
+
+    @property
+    def wants_services(self) -> bool:
+        return bool(self._wanted)
+
+    def lease(self, profile: str, settings: Mapping[str, Any], marked: str = "") -> Lease:
+        """The environment for tests of this profile; `marked` is the one that a marker asks for instead."""
+        from devenv.testing.lease import FRESH, Leases
+
+        self._leases = self._leases or Leases()
+        fresh = self._config.getoption("devenv_fresh")
+        fresh = self._config.getini("devenv_fresh") if fresh is None else fresh
+        name = _setting(self._config, "env") or (FRESH if fresh else "default")
+        if marked and marked != profile:
+            name = f"{FRESH}-{marked}" if name in (FRESH, "default") else f"{name}-{marked}"
+        return self._leases.get(self._config.rootpath, name, marked or profile, settings, bool(fresh))
+
+    def asked(self, ask: Callable[[], T]) -> T:
+        """What comes of it; a failure of devenv's is the test's, in one line and without a traceback."""
+        from devenv.errors import DevenvError, NoEngine
+
+        try:
+            return ask()
+        except DevenvError as error:
+            failure = error
+        if isinstance(failure, NoEngine) and self._config.getoption("--devenv-optional"):
+            pytest.skip(failure.message)
+        _fail(failure)
+
+    def use(self, lease: Lease, services: Sequence[str]) -> None:
+        """Note that the present test uses these services."""
+        self._used += [(lease, name) for name in services if (lease, name) not in self._used]
+
+    def lend(self, lease: Lease, services: Sequence[str], fixture: str) -> Iterator[LentComponent]:
+        component = self.asked(lambda: lease.component(services))
+        self._lasting[fixture] = [(lease, name) for name in component.services]
+        try:
+            yield component
+        finally:
+            component.give_back()
+
+    # ---- beginning -------------------------------------------------------------------------------------------
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if self._config.option.collectonly or _controls_workers(self._config):
+            return
+        for item in session.items:
+            if marker := item.get_closest_marker("devenv"):
+                if self._is_worker and _wrong(marker):
+                    continue  # An error of the test's: from here it would end the worker.
+                services, profile = _marked(marker)
+                self._wanted.setdefault(profile, set()).add(services)
+                if set(_COMPONENTS) & {*getattr(item, "fixturenames", ())}:
+                    self._components.setdefault(profile, set()).add(services)
+
+    def begin(self, profile: str, settings: Mapping[str, Any]) -> None:
+        """Bring up in the background what markers ask for."""
+        for marked, wanted in self._wanted.items():
+            # One that names none needs all of the profile.
+            services = [] if () in wanted else sorted({name for names in wanted for name in names})
+            self.lease(profile, settings, marked).begin(services, sorted(self._components.get(marked, ())))
+
+    # ---- a test ----------------------------------------------------------------------------------------------
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        self._began, self._used = time.time(), []
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Any:
+        report = yield
+        if report.failed and self._leases:
+            used = [*self._used]
+            for fixture in getattr(item, "fixturenames", ()):
+                used += [one for one in self._lasting.get(fixture, ()) if one not in used]
+            for lease, service in used:
+                report.sections.append(_section(lease, service, self._began))
+        return report
+
+    # ---- ending ----------------------------------------------------------------------------------------------
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self) -> Any:
+        """After all fixtures, whatever they raise, and with xdist after all workers."""
+        try:
+            return (yield)
+        finally:
+            self._finish()
+
+    def _finish(self) -> None:
+        """The process that began the workers, if there are any, ends what they used."""
+        if self._is_worker:
+            self._close()
+            return
+        if not self._leases and not _controls_workers(self._config):
+            return
+        if folder := self._config.getoption("--devenv-artifacts"):
+            self._told(self._write_artifacts, folder)
+        self._told(self._close)
+        if not self._config.getoption("--devenv-keep"):
+            self._told(self._clear)
+
+    def _told(self, act: Callable[..., None], *arguments: Any) -> None:
+        """Do one thing of the end; what goes wrong is told, and does not keep the next one from being done."""
+        from devenv.errors import DevenvError
+
+        try:
+            act(*arguments)
+        except DevenvError as error:
+            if reporter := self._config.pluginmanager.getplugin("terminalreporter"):
+                reporter.write_line(f"\ndevenv: {error.message}; {error.hint}", red=True)
+
+    def _clear(self) -> None:
+        from devenv.testing.lease import clear
+
+        clear(_project(self._config))
+
+    def _close(self) -> None:
+        if self._leases:
+            self._leases.close()
+
+    def _write_artifacts(self, folder: Path) -> None:
+        from devenv.testing.artifacts import write_artifacts
+        from devenv.testing.lease import environments
+
+        passwords = self._leases.passwords if self._leases else ()
+        for environment in environments(_project(self._config)):
+            write_artifacts(environment, folder / environment.name, passwords)
+
+
+def _controls_workers(config: pytest.Config) -> bool:
+    return config.pluginmanager.hasplugin("dsession")
+
+
+def _project(config: pytest.Config) -> Path:
+    from devenv.spec.profile import find_project
+
+    return find_project(config.rootpath)
+
+
+def _section(lease: Lease, service: str, since: float) -> tuple[str, str]:
+    """What a service logged, as a report may show it: CIs keep these, and show them to others."""
+    from devenv.errors import DevenvError
+    from devenv.testing.artifacts import hider
+
+    try:
+        state, lines = lease.view(service, since)
+    except DevenvError as error:
+        state, lines = error.message, []
+    hide = hider(lease.environment, lease.passwords)
+    return f"{service} ({hide(state)}), its log during the test", hide("\n".join(lines))
+
+
+def _fail(error: DevenvError) -> NoReturn:
+    detail = "".join(f"  {line}\n" for line in error.detail)
+    pytest.fail(f"{detail}{error.message}\nhint: {error.hint} (exit code {error.exit_code} of devenv)", pytrace=False)
+
+
+def _marked(marker: pytest.Mark | None) -> tuple[tuple[str, ...], str]:
+    """The services and the profile that a marker asks for."""
+    if marker is None:
+        return (), ""
+    if wrong := _wrong(marker):
+        raise pytest.UsageError(wrong)
+    return tuple(marker.kwargs.get("services", ())), marker.kwargs.get("profile", "")
+
+
+def _wrong(marker: pytest.Mark) -> str:
+    """Why a marker cannot be understood."""
+    wrong = [str(one) for one in marker.args] + sorted(marker.kwargs.keys() - {"services", "profile"})
+    services, profile = marker.kwargs.get("services", ()), marker.kwargs.get("profile", "")
+    if not isinstance(services, list | tuple) or not all(isinstance(name, str) for name in services):
+        wrong.append(f"services={services!r}")
+    if not isinstance(profile, str):
+        wrong.append(f"profile={profile!r}")
+    usage = _MARKER.partition(":")[0]
+    return f"cannot use marker devenv with {', '.join(wrong)}; it is {usage}" if wrong else ""
+
+
+# ---- fixtures ----------------------------------------------------------------------------------------------------
+
+
+class Devenv:
+    """The environment of a test run, as the administrator sees it. Services start when something asks for them."""
+
+    def __init__(self, session: Session, lease: Lease, services: Sequence[str]) -> None:
+        self._session, self._lease, self._services = session, lease, services
+
+    def service(self, name: str) -> Service:
+        """A service that works: its `endpoint` has `host`, `port` and `url`, `endpoints` all of them by name."""
+        service = self._session.asked(lambda: self._lease.service(name))
+        self._session.use(self._lease, [name])
+        return service
+
+    @property
+    def services(self) -> dict[str, Service]:
+        """All services of the fixture `devenv_services`."""
+        found = self._session.asked(lambda: self._lease.services(self._services))
+        self._session.use(self._lease, list(found))
+        return found
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What `devenv env` prints: DEVENV_MYSQL_URL, …, and OS_* for the administrator."""
+        return {name: value for service in self.services.values() for name, value in service.env.items()}
+
+
+class OsloConf(NamedTuple):
+    """A component's options for oslo.config: loaded, and the path of the file. Without oslo.config, `conf` is None."""
+
+    conf: ConfigOpts | None
+    path: Path
+
+
+@pytest.fixture(scope="session")
+def devenv_profile(pytestconfig: pytest.Config) -> str:
+    """To be overridden: the profile of the services; empty for that of devenv.yaml."""
+    return _setting(pytestconfig, "profile")
+
+
+@pytest.fixture(scope="session")
+def devenv_services() -> Sequence[str]:
+    """To be overridden: the services of a component, where no marker names some; empty for all of the profile."""
+    return ()
+
+
+@pytest.fixture(scope="session")
+def devenv_settings() -> Mapping[str, Any]:
+    """To be overridden: settings of services that the run brings up, as under `services:` in a devenv.yaml."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def devenv(
+    _devenv_session: Session, devenv_profile: str, devenv_services: Sequence[str], devenv_settings: Mapping[str, Any]
+) -> Devenv:
+    """The environment of the test run, as the administrator sees it."""
+    return Devenv(_devenv_session, _devenv_session.lease(devenv_profile, devenv_settings), devenv_services)
+
+
+@pytest.fixture
+def devenv_component(request: pytest.FixtureRequest, _devenv_lend: Lend) -> Iterator[LentComponent]:
+    """A fresh component, with a part of each service, which is dropped after the test."""
+    yield from _devenv_lend(request, "devenv_component")
+
+
+@pytest.fixture(scope="module")
+def devenv_module_component(request: pytest.FixtureRequest, _devenv_lend: Lend) -> Iterator[LentComponent]:
+    """A fresh component for all tests of a module."""
+    yield from _devenv_lend(request, "devenv_module_component")
+
+
+@pytest.fixture
+def devenv_oslo_conf(devenv_component: LentComponent) -> OsloConf:
+    """The options of `devenv_component` as a loaded ConfigOpts (None without oslo.config), and the file's path."""
+    from devenv.errors import ConfigError
+
+    try:
+        return OsloConf(devenv_component.conf, devenv_component.overlay)
+    except ConfigError:
+        return OsloConf(None, devenv_component.overlay)
+
+
+Lend = Callable[[pytest.FixtureRequest, str], Iterator["LentComponent"]]
+
+
+@pytest.fixture(scope="session")
+def _devenv_lend(
+    _devenv_session: Session, devenv_profile: str, devenv_services: Sequence[str], devenv_settings: Mapping[str, Any]
+) -> Lend:
+    def lend(request: pytest.FixtureRequest, fixture: str) -> Iterator[LentComponent]:
+        services, profile = _marked(request.node.get_closest_marker("devenv"))
+        lease = _devenv_session.lease(devenv_profile, devenv_settings, profile)
+        yield from _devenv_session.lend(lease, services or devenv_services, fixture)
+
+    return lend
+
+
+@pytest.fixture(scope="session")
+def _devenv_session(pytestconfig: pytest.Config) -> Session:
+    found = pytestconfig.pluginmanager.getplugin("devenv-session")
+    assert isinstance(found, Session)  # noqa: S101
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _devenv_begin(request: pytest.FixtureRequest, _devenv_session: Session) -> None:
+    """Services that markers ask for start with the first test, whatever it is."""
+    if _devenv_session.wants_services:
+        profile, settings = (request.getfixturevalue(name) for name in ("devenv_profile", "devenv_settings"))
+        _devenv_session.begin(profile, settings)
+
+
+@pytest.fixture(autouse=True)
+def _devenv_marked(request: pytest.FixtureRequest, _devenv_session: Session) -> None:
+    """A marked test begins when its services work."""
+    if marker := request.node.get_closest_marker("devenv"):
+        if wrong := _wrong(marker):
+            pytest.fail(wrong, pytrace=False)
+        profile, settings = (request.getfixturevalue(name) for name in ("devenv_profile", "devenv_settings"))
+        services, marked = _marked(marker)
+        lease = _devenv_session.lease(profile, settings, marked)
+        _devenv_session.use(lease, list(_devenv_session.asked(lambda: lease.services(services))))

@@ -1,0 +1,145 @@
+"""An environment as one Compose file, which needs neither devenv nor another file. Pure.
+
+What devenv does from outside comes with it, from the folder `export/compose/` among a service's templates:
+`service.yaml` is laid over the service (its health check), `component/NAME` is added to the file NAME for each
+component that has a part of the service (objects of JSON are merged), and any other file goes to the rest of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from voluptuous import Optional, Required, Schema
+
+from devenv.errors import ConfigError
+from devenv.model import Desired, DesiredService, ServiceDefinition
+from devenv.ports import HOST
+from devenv.spec import yaml as document
+from devenv.spec.template import render_file
+
+FOLDER = "export/compose"
+_OVER = "service.yaml"
+_OVER_SCHEMA = Schema(
+    {Required("healthcheck"): {Required("test"): [str]}, Optional("entrypoint"): [str], Optional("command"): [str]}
+)
+_TARGET = "/etc/devenv/"
+# Each is cheap. `start_interval` would be better, but engines before 25 refuse it.
+_HEALTHCHECK = {"interval": "2s", "timeout": "5s", "retries": 3, "start_period": "5m"}
+# The log of a service that runs for weeks must not fill the disk.
+_LOGGING = {"driver": "json-file", "options": {"max-size": "10m", "max-file": "2"}}
+
+
+def compose_file(desired: Desired, catalogue: Mapping[str, ServiceDefinition]) -> str:
+    """The file's text. Raises ConfigError for a template that cannot be filled in or put together."""
+    import yaml
+
+    services: dict[str, Any] = {}
+    configs: dict[str, Any] = {}
+    volumes: dict[str, Any] = {}
+    for name, service in desired.services.items():
+        folder = catalogue[name].wire / FOLDER
+        texts = _files(service, folder)
+        sources = {target: f"{name}-{target.rpartition('/')[2]}" for target in texts}
+        own = {key.removeprefix(f"devenv-{desired.environment}-"): path for key, path in service.volumes.items()}
+        configs |= {sources[target]: {"content": text} for target, text in texts.items()}
+        volumes |= {key: {} for key in own}
+        services[name] = _service(service, sources, own) | _over(service, folder)
+    document = {"name": desired.environment, "services": services, "configs": configs, "volumes": volumes}
+    return str(yaml.dump(_escaped(document), Dumper=_dumper(), sort_keys=False, width=1000))
+
+
+def _service(service: DesiredService, sources: Mapping[str, str], volumes: Mapping[str, str]) -> dict[str, Any]:
+    options = service.options
+    keys = {
+        "image": service.image.reference,
+        # Not to be looked for in a registry, where it could be anybody's.
+        "pull_policy": "never" if service.image.how == "build" else "",
+        "hostname": options.hostname,
+        "user": options.user,
+        "working_dir": options.working_dir,
+        "entrypoint": list(options.entrypoint),
+        "command": list(options.command),
+        "environment": dict(options.environment),
+        "depends_on": {other: {"condition": condition} for other, condition in service.depends.items()},
+        "configs": [{"source": source, "target": target} for target, source in sources.items()],
+        "volumes": [f"{volume}:{target}" for volume, target in volumes.items()],
+        "tmpfs": list(options.tmpfs),
+        "ports": [f"{HOST}:{outside}:{inside}" for inside, outside in service.ports.items()],
+        "read_only": options.read_only and not sources,
+        "init": options.init,
+        "cap_drop": list(options.cap_drop),
+        "security_opt": list(options.security_opt),
+        "ulimits": {"nofile": options.nofile} if options.nofile else {},
+        "pids_limit": options.pids_limit,
+        "mem_limit": options.mem_limit,
+        "shm_size": options.shm_size,
+        "stop_signal": options.stop_signal,
+        "stop_grace_period": f"{options.stop_grace_period}s",
+        "logging": _LOGGING,
+    }
+    return {key: value for key, value in keys.items() if value}
+
+
+def _over(service: DesiredService, folder: Path) -> dict[str, Any]:
+    """What stands in the file only: the health check, above all."""
+    path = folder / _OVER
+    if not path.is_file():
+        return {}
+    over = document.understood(render_file(path, service.values), path, _OVER_SCHEMA)
+    return over | {"healthcheck": {**over["healthcheck"], **_HEALTHCHECK}}
+
+
+def _files(service: DesiredService, folder: Path) -> dict[str, str]:
+    """The service's files by where they go, with what components have in them, and those of the folder."""
+    texts = {target: content.decode() for target, content in service.files.items()}
+    for path in sorted(folder.glob("*")):
+        if path.is_file() and path.name != _OVER:
+            texts[_TARGET + path.name] = render_file(path, service.values)
+    for path in sorted(folder.glob("component/*")):
+        target = _TARGET + path.name
+        for part in service.components.values():
+            texts[target] = _joined(texts.get(target, ""), render_file(path, part.values), path)
+    return texts
+
+
+def _joined(text: str, more: str, source: Path) -> str:
+    if source.suffix != ".json":
+        return text + more
+    try:
+        return json.dumps(_merged(json.loads(text), json.loads(more)), indent=2) + "\n"
+    except ValueError as error:
+        raise ConfigError(f"cannot merge {source}: it is no JSON", f"mend it: {error}") from error
+
+
+def _merged(one: Any, other: Any) -> Any:
+    """Lists one after the other, objects key by key, and of all else the other one."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return {**one, **{key: _merged(one.get(key), value) for key, value in other.items()}}
+    return one + other if isinstance(one, list) and isinstance(other, list) else other
+
+
+def _escaped(value: Any) -> Any:
+    """The same with each `$` as Compose wants it, which reads variables everywhere."""
+    if isinstance(value, str):
+        return value.replace("$", "$$")
+    if isinstance(value, list):
+        return [_escaped(one) for one in value]
+    return {key: _escaped(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+def _dumper() -> Any:
+    """Writes files as people read them, line by line, and nothing by reference."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, _: object) -> bool:
+            return True
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    Dumper.add_representer(str, text)
+    return Dumper

@@ -1,0 +1,168 @@
+"""The environment in the words of other tools: templates under compose/export/, a file or a folder for each tool.
+
+They know `${services}`, which is what each service that has a template `export/TOOL` says, `${variables}`, and what
+`_words` has. Where such a name stands alone on a line, all lines of its value are indented like it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from textwrap import indent
+
+from devenv.errors import ConfigError
+from devenv.model import ComponentChoice, Desired, Image, Profile, Provision, ServiceDefinition
+from devenv.spec.catalogue import data_folder
+from devenv.spec.components import OWN
+from devenv.spec.desired import resolve, secret_names, select
+from devenv.spec.template import render, render_file
+from devenv.store.files import way_out
+from devenv.store.state import write_files
+from devenv.wiring import folder as wiring
+from devenv.wiring.compose import compose_file
+
+Catalogue = Mapping[str, ServiceDefinition]
+
+COMPOSE = "compose"
+# About what is there now; all others tell what would be made.
+PRESENT = "devstack"
+# Its jobs run in a container beside the services.
+_INSIDE = "gitlab"
+# Whose files hold passwords of this environment.
+SECRET = (COMPOSE, PRESENT)
+# What is in a file for everybody to read, of services that live as long as a job, is no secret.
+_PASSWORD = "devenv"  # noqa: S105
+_ALONE = re.compile(r"^( *)\$\{([a-z_]+)\}$", re.MULTILINE)
+
+
+def tools() -> list[str]:
+    """The tools into whose words an environment can be put."""
+    return sorted(path.name for path in _folder().glob("*"))
+
+
+def check_tool(tool: str) -> None:
+    if tool not in tools():
+        raise ConfigError(f"cannot export for {tool!r}", hint="there are: " + ", ".join(tools()))
+
+
+def composed(desired: Desired, catalogue: Catalogue) -> dict[str, str]:
+    """The Compose file."""
+    return {"": (_folder() / COMPOSE).read_text(encoding="utf-8") + compose_file(desired, catalogue)}
+
+
+def exported(desired: Desired, catalogue: Catalogue) -> dict[str, str]:
+    """What tools are told that use the services as the administrator."""
+    values = {name: service.values for name, service in desired.services.items()}
+    return _filled(PRESENT, {"services": _fragments(PRESENT, values, catalogue)})
+
+
+def for_jobs(
+    tool: str, project: str, component: str, profile: Profile, catalogue: Catalogue, images: Mapping[str, Image]
+) -> dict[str, str]:
+    """What a CI is told, by file: services with their own ports and a login for the component, or the administrator's.
+
+    Not this environment's: what is in these files is for everybody to read.
+    """
+    component = component or next(iter(profile.components), OWN)
+    desired = _alone(_resolved(tool, profile, catalogue, images), component)
+    parts = {name: service.components[component].values for name, service in desired.services.items()}
+    told = {name: values for name, values in parts.items() if (catalogue[name].wire / "export" / tool).is_file()}
+    seen = replace(desired, services={name: desired.services[name] for name in told})
+    words = {
+        "project": project,
+        "names": ", ".join(parts),
+        "left_out": ", ".join(name for name in parts if name not in told) or "none",
+        "services": _fragments(tool, told, catalogue) or "{}",
+        "variables": _variables(seen, component, catalogue),
+    }
+    return _filled(tool, words)
+
+
+def write(tool: str, files: Mapping[str, str], output: Path, project: Path) -> list[Path]:
+    """Write an export to a file, or if it is several, below a folder; whole, and what holds passwords for us alone.
+
+    Raises ConfigError where that cannot be done, and where a link leads out of the project or the folder.
+    """
+    paths = {output / name if name else output: text.encode() for name, text in files.items()}
+    for path in (output, *paths):
+        if reason := way_out(path, project) or way_out(path, output, "the folder"):
+            raise ConfigError(f"cannot write {path}: {reason}", "remove the link, or name another place")
+    for path in paths:
+        if path.is_dir():
+            raise ConfigError(f"cannot write {path}: it is a folder", "name a file")
+        try:
+            if path != output:
+                path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot make {path.parent}: {error.strerror}", "name a folder") from error
+    write_files(paths, mode=0o600 if tool in SECRET else 0o644)
+    return list(paths)
+
+
+def as_text(files: Mapping[str, str]) -> str:
+    """All files one after the other, as one stream of YAML documents if there are several."""
+    if list(files) == [""]:
+        return files[""]
+    return "".join(f"---\n# {name}\n{text}" for name, text in files.items())
+
+
+# ---- services on a CI --------------------------------------------------------------------------------------------
+
+
+def _resolved(tool: str, profile: Profile, catalogue: Catalogue, images: Mapping[str, Image]) -> Desired:
+    names = select(profile, catalogue)
+    ports = {f"{name}/{key}": e.port for name in names for key, e in catalogue[name].endpoints.items()}
+    secrets = dict.fromkeys(secret_names(names, profile, catalogue), _PASSWORD)
+    return resolve("ci", names, profile, catalogue, images, ports, secrets, inside=tool == _INSIDE)
+
+
+def _alone(desired: Desired, component: str) -> Desired:
+    """The same with no component but this one, which may be the administrator's."""
+    if component not in (OWN, *desired.components):
+        known = ", ".join(desired.components) or "none"
+        raise ConfigError(f"cannot find component {component!r}; in devenv.yaml there are: {known}", "add it there")
+
+    def part(own: Provision | None, components: Mapping[str, Provision]) -> dict[str, Provision]:
+        found = components.get(component) or own
+        return {component: found} if found else {}
+
+    services = {n: replace(s, components=part(s.own, s.components)) for n, s in desired.services.items()}
+    choice = desired.components.get(component, ComponentChoice(component))
+    return replace(desired, services=services, components={component: choice})
+
+
+def _variables(desired: Desired, component: str, catalogue: Catalogue) -> str:
+    """The names that `devenv run` tells a program, as lines of YAML."""
+    found = wiring.job_variables(desired, component, catalogue)[0]
+    return "\n".join(f"{name}: {json.dumps(value)}" for name, value in found.items())
+
+
+# ---- templates ---------------------------------------------------------------------------------------------------
+
+
+def _folder() -> Path:
+    return data_folder("compose") / "export"
+
+
+def _fragments(tool: str, values: Mapping[str, Mapping[str, str]], catalogue: Catalogue) -> str:
+    paths = {name: catalogue[name].wire / "export" / tool for name in values}
+    return "".join(render_file(path, values[name]) for name, path in paths.items() if path.is_file()).rstrip("\n")
+
+
+def _filled(tool: str, words: Mapping[str, str]) -> dict[str, str]:
+    """The templates of a tool by the name of the file that each becomes; nothing if there is only one."""
+    top = _folder() / tool
+    if top.is_file():
+        return {"": _text(top, words)}
+    paths = sorted(path for path in top.rglob("*") if path.is_file())
+    return {path.relative_to(top).as_posix(): _text(path, words) for path in paths}
+
+
+def _text(path: Path, words: Mapping[str, str]) -> str:
+    def alone(match: re.Match[str]) -> str:
+        return indent(words.get(match[2], match[0]).replace("${", "$${"), match[1])
+
+    return render(_ALONE.sub(alone, path.read_text(encoding="utf-8")), words, str(path))
