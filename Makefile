@@ -7,16 +7,14 @@ INSTALLED := $(VENV)/.installed
 CONSUMERS := $(VENV)/.consumers
 BENCH := $(VENV)/.bench
 AUDIT := $(VENV)/.audit
-# Tests against real services that run side by side; each has an environment or two up. They wait as much as they work.
-PROCESSES ?= 3
 # Tests run devenv thousands of times, which would be compiled each time.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test check unit integration consumers chaos bench soak audit clean venv-package
+.PHONY: help up down test test-long check unit integration consumers chaos bench soak audit clean venv-package
 
 help: ## Show this help
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 up: $(INSTALLED) ## Install, bring the engine up, start all four services, wire them
 	@$(DEVENV) doctor --fix
@@ -25,9 +23,11 @@ up: $(INSTALLED) ## Install, bring the engine up, start all four services, wire 
 down: $(INSTALLED) ## Remove the services; their data stays
 	@$(DEVENV) down
 
-test: check unit $(CONSUMERS) ## Run everything: lint, types, unit, integration, consumer tests, a sample of the chaos
-	@$(DEVENV) doctor --fix
-	@$(VENV)/bin/pytest tests/integration tests/consumers tests/chaos --numprocesses $(PROCESSES) --dist loadfile
+test: $(CONSUMERS) ## Run lint, types, unit, integration and consumer tests
+	@$(VENV)/bin/python -m tests.run
+
+test-long: $(CONSUMERS) ## Run all tests that `make test` leaves out, because they take long
+	@$(VENV)/bin/python -m tests.run --long
 
 check: $(INSTALLED) ## Lint and type-check
 	@$(VENV)/bin/ruff check .

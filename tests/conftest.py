@@ -1,14 +1,19 @@
-"""How tests are spread over processes: `pytest --numprocesses N --dist loadfile`."""
+"""Which tests share an environment, and therefore a process; the images and services that they share."""
 
 from __future__ import annotations
 
 import signal
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-# All others keep the tests of a file in one process, for what they share. These share what is named before a comma.
-_APART = ("test_example.py", "test_faults.py", "test_pytest_plugin.py", "chaos/test_sample.py")
+if TYPE_CHECKING:
+    from tests.integration.project import Project
+
+# Tests that ask for one of these fixtures run in one process, since each process would make its own; all others run
+# wherever there is room: `pytest --numprocesses N --dist loadgroup`.
+SHARED = ("running", "guarded", "canary", "figures", "queue", "component", "engine", "place", "kills")
 
 
 def pytest_configure() -> None:
@@ -18,13 +23,37 @@ def pytest_configure() -> None:
             signal.signal(number, handler)
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    from xdist.scheduler import LoadFileScheduling
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in SHARED:
+            if name in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(_group(item, name)))
+                break
 
-    class Scheduling(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            return nodeid.partition(", ")[0] if file.endswith(_APART) else file
 
-    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
+def _group(item: pytest.Item, fixture: str) -> str:
+    """The cases of a scenario of the chaos share a place; other scenarios have another one."""
+    call = getattr(item, "callspec", None)
+    return f"{fixture} {call.params[fixture]}" if call and fixture in call.params else fixture
+
+
+@pytest.fixture(scope="session")
+def images() -> Iterator[None]:
+    """Images are built once for all tests, under no test's time limit; and no test takes another's ports."""
+    from tests.integration.project import build_images, ports_held
+
+    build_images()
+    with ports_held():
+        yield
+
+
+@pytest.fixture(scope="session")
+def running(images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """All four services up. A test may add components to devenv.yaml and take them out again."""
+    from tests.integration.project import new_project, remove
+
+    shared = new_project(tmp_path_factory.mktemp("shared"), "running")
+    shared.devenv("up")
+    yield shared
+    remove(shared)

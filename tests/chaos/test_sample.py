@@ -1,4 +1,7 @@
-"""A sample of the sweep, with a fixed seed: in each scenario, each fault at one request. All others: `make chaos`."""
+"""A sample of the sweep, with a fixed seed: in each scenario, each fault at one request. All others: `make chaos`.
+
+`make test` takes one of them for each scenario that is over in a moment, and each fault in turn.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from queue import SimpleQueue
 import pytest
 
 from tests.chaos.case import Case, Place, places
+from tests.chaos.proxy import FAULTS
 from tests.chaos.scenarios import SCENARIOS
 
 _SEED = 6
@@ -18,6 +22,10 @@ _SAMPLE = [
     for scenario in SCENARIOS.values()
     for fault in scenario.faults
 ]
+_SHORT = [scenario for scenario in SCENARIOS.values() if len(scenario.services) <= 2]
+_SHORT_CASES = {
+    (scenario.name, scenario.faults[number % len(scenario.faults)]) for number, scenario in enumerate(_SHORT)
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +45,21 @@ def place(free: SimpleQueue[Place], request: pytest.FixtureRequest) -> Iterator[
 
 def test_each_fault_is_tried_in_each_scenario() -> None:
     assert len(_SAMPLE) >= 60
+    assert {fault for _, fault in _SHORT_CASES} == {*FAULTS} and len(_SHORT_CASES) == len(SCENARIOS) - 2
 
 
 # The cases of a scenario are for one process: those of a restore share a snapshot. See tests/conftest.py.
 @pytest.mark.parametrize(
     ("place", "case"),
-    [(case.scenario, case) for case in _SAMPLE],
-    ids=map(str, _SAMPLE),
+    [
+        pytest.param(
+            case.scenario,
+            case,
+            id=str(case),
+            marks=() if (case.scenario, case.fault) in _SHORT_CASES else pytest.mark.long,
+        )
+        for case in _SAMPLE
+    ],
     indirect=["place"],
 )
 def test_what_goes_wrong_at_any_request_is_survived(place: Place, case: Case) -> None:

@@ -14,7 +14,7 @@ import pytest
 # `project`, which is theirs.
 sys.path.append(str(Path(__file__).parents[1] / "integration"))
 
-from project import new_project, ports_held, remove, require
+from project import Project, components, new_project, remove, require
 from wired import Wired
 
 COMPONENTS = """\
@@ -31,33 +31,27 @@ components: [nova, my-service]
 """
 
 
-@pytest.fixture(scope="session")
-def wired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
+@pytest.fixture(scope="package")
+def wired(running: Project) -> Iterator[Wired]:
     """All four services, wired for nova and my-service."""
-    yield from _brought_up(tmp_path_factory, "consumers", COMPONENTS)
+    with components(running, COMPONENTS):
+        yield Wired(running)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def variables(wired: Wired) -> dict[str, str]:
     """What `devenv env --component nova` says."""
     return wired.variables()
 
 
 @pytest.fixture(scope="session")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
+def guarded(images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
     """An etcd that asks for a login."""
-    yield from _brought_up(tmp_path_factory, "guarded", GUARDED)
-
-
-def _brought_up(folders: pytest.TempPathFactory, name: str, text: str) -> Iterator[Wired]:
-    scratch = new_project(folders.mktemp(name), name)
-    scratch.configure(text)
-    with ports_held():
-        try:
-            scratch.devenv("up")
-            yield Wired(scratch)
-        finally:
-            remove(scratch)
+    scratch = new_project(tmp_path_factory.mktemp("guarded"), "guarded")
+    scratch.configure(GUARDED)
+    scratch.devenv("up")
+    yield Wired(scratch)
+    remove(scratch)
 
 
 @pytest.fixture(scope="session")

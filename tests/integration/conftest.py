@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import gc
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import docker
 import pytest
-from project import REPOSITORY, Project, new_project, ports_held, remove
+from project import REPOSITORY, Project, new_project, remove
 
 from devenv.engine.connection import endpoint_in_use
 
@@ -25,12 +23,8 @@ def client() -> Iterator[docker.DockerClient]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def images() -> Iterator[None]:
-    """Images are built once for all tests, under no test's time limit."""
-    command = [sys.executable, "-m", "devenv", "images", "build"]
-    subprocess.run(command, cwd=REPOSITORY, check=True)
-    with ports_held():
-        yield
+def _images(images: None) -> None:
+    """Every test here needs them."""
 
 
 @pytest.fixture
@@ -39,15 +33,6 @@ def project(tmp_path: Path) -> Iterator[Project]:
     scratch = new_project(tmp_path, "project")
     yield scratch
     remove(scratch)
-
-
-@pytest.fixture(scope="session")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """All four services up, for tests that only look."""
-    shared = new_project(tmp_path_factory.mktemp("shared"), "running")
-    shared.devenv("up")
-    yield shared
-    remove(shared)
 
 
 @pytest.fixture

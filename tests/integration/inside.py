@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import _lru_cache_wrapper
 from pathlib import Path
@@ -28,7 +28,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_inside(arguments: Sequence[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run one command and return its exit code and what it printed, also what it wrote to the descriptors."""
+    """Run one command of devenv's; return its exit code and all that it printed."""
+    return run_program(lambda: main(args=[*arguments], prog_name="devenv"), ["devenv", *arguments], stdin)
+
+
+def run_program(
+    program: Callable[[], object], words: Sequence[str], stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a program that is called `words`; return its exit code and what it wrote, also to the descriptors."""
     assert threading.current_thread() is threading.main_thread(), "a thread needs a process: its folder is its own"
     with ExitStack() as stack:
         out, error = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(2))
@@ -37,9 +44,9 @@ def run_inside(arguments: Sequence[str], stdin: str = "") -> subprocess.Complete
         stack.enter_context(_warnings_as_usual())
         _forget()
         with _streams(stdin, out, error):
-            code = _exit_code(arguments)
+            code = _exit_code(program)
         told, reported = _text(out), _text(error)
-    return subprocess.CompletedProcess(["devenv", *arguments], code, told, reported)
+    return subprocess.CompletedProcess([*words], code, told, reported)
 
 
 @contextmanager
@@ -88,10 +95,10 @@ def sources(checkout: Path) -> Iterator[None]:
         yield
 
 
-def _exit_code(arguments: Sequence[str]) -> int:
+def _exit_code(program: Callable[[], object]) -> int:
     """Return what the process would end with; a traceback goes where Python would print it."""
     try:
-        main(args=[*arguments], prog_name="devenv")
+        program()
     except SystemExit as ended:
         if ended.code is None or isinstance(ended.code, int):
             return ended.code or 0

@@ -182,6 +182,11 @@ class Project:
         return dict(self.json("env"))
 
 
+def build_images() -> None:
+    """Build what is not there yet; nothing to see unless it is."""
+    subprocess.run([sys.executable, "-m", "devenv", "images", "build"], cwd=REPOSITORY, check=True)
+
+
 @contextmanager
 def ports_held() -> Iterator[None]:
     """Keep the services' well-known ports from being chosen.
@@ -201,6 +206,16 @@ def new_project(parent: Path, name: str) -> Project:
     folder = parent / name
     folder.mkdir()
     return Project(folder, parent / "state")
+
+
+@contextmanager
+def components(project: Project, text: str) -> Iterator[None]:
+    """Have a running project's services serve these components, and none afterwards."""
+    project.configure(text)
+    project.devenv("up")
+    yield
+    (project.folder / "devenv.yaml").unlink()
+    project.devenv("up", "--drop")
 
 
 def remove(project: Project) -> None:

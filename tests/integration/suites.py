@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -9,10 +10,14 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import docker
+import pytest
 from project import Completed, Project, ours
+
+from tests.integration.inside import run_program
 
 NOTHING: dict[str, list[str]] = {"containers": [], "networks": [], "volumes": []}
 
@@ -23,11 +28,16 @@ def write(project: Project, name: str, text: str) -> None:
     (project.folder / name).write_text(imports + textwrap.dedent(text))
 
 
-def _started(project: Project, *arguments: str) -> dict[str, Any]:
-    """What starts pytest, for Popen and run."""
+def _arguments(project: Project, *arguments: str) -> list[str]:
+    """What pytest is told, in a folder that has a configuration of its own."""
     if not (project.folder / "pyproject.toml").exists():
         (project.folder / "pytest.ini").touch()
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    return ["-p", "no:cacheprovider", *arguments]
+
+
+def _started(project: Project, *arguments: str) -> dict[str, Any]:
+    """What starts pytest, for Popen and run."""
+    command = [sys.executable, "-m", "pytest", *_arguments(project, *arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     # A background job of a shell ignores Ctrl-C, and so do its children unless told otherwise.
     listen = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
@@ -42,7 +52,31 @@ def _started(project: Project, *arguments: str) -> dict[str, Any]:
 
 
 def pytest_run(project: Project, *arguments: str) -> Completed:
-    """Run the project's tests; what they print is in `stdout`."""
+    """Run the project's tests in this process; what they print is in `stdout`."""
+    words = _arguments(project, *arguments)
+    with project.inside(), _modules_of(project):
+        done = run_program(lambda: sys.exit(pytest.main(words)), ["pytest", *words])
+    return Completed(done.args, done.returncode, done.stdout + done.stderr, "")
+
+
+@contextmanager
+def _modules_of(project: Project) -> Iterator[None]:
+    """Forget the project's own modules afterwards: the next suite has others of the same names."""
+    path = [*sys.path]
+    # As `python -m pytest` has it.
+    sys.path.insert(0, str(project.folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        for name, module in list(sys.modules.items()):
+            if Path(getattr(module, "__file__", None) or "/").is_relative_to(project.folder):
+                del sys.modules[name]
+        importlib.invalidate_caches()
+
+
+def pytest_process(project: Project, *arguments: str) -> Completed:
+    """Run the project's tests in a process of their own, where there are workers, or where that is the point."""
     return subprocess.run(**_started(project, *arguments), check=False)
 
 

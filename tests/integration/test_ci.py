@@ -201,6 +201,7 @@ def run_lines(project: Project, lines: list[str], **variables: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_the_workflow_for_github_works_on_a_machine_with_and_without_a_cache(project: Project) -> None:
     project.configure("profile: coordination\n")
     steps = example(".github/workflows/test.yml")["jobs"]["test"]["steps"]

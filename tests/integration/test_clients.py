@@ -124,6 +124,11 @@ def test_openrc_gives_what_a_client_needs_and_forgets_what_it_must_not_see(runni
     assert found.items() == {name: value for name, value in running.env().items() if name.startswith("OS_")}.items()
 
 
+def test_no_file_depends_on_what_localhost_is(running: Project) -> None:
+    files = [path for path in (running.folder / ".devenv").rglob("*") if path.is_file()]
+    assert files and not [path for path in files if "localhost" in path.read_text()]
+
+
 def test_oslo_config_reads_the_wired_file(running: Project, env: dict[str, str]) -> None:
     conf = cfg.ConfigOpts()
     conf.register_opt(cfg.StrOpt("transport_url"))

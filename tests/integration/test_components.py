@@ -13,7 +13,7 @@ from typing import Any
 import pymysql
 import pytest
 import requests
-from project import REPOSITORY, Project, new_project, one_clear_line, plan_of, remove
+from project import REPOSITORY, Project, components, one_clear_line, plan_of
 
 from devenv.services.base import Component
 from devenv.services.keystone import Etcd
@@ -35,13 +35,10 @@ connection = sqlite:///nova.sqlite
 
 
 @pytest.fixture(scope="module")
-def wired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def wired(running: Project) -> Iterator[Project]:
     """All four services with two components, for tests that leave both as they are."""
-    shared = new_project(tmp_path_factory.mktemp("components"), "wired")
-    shared.configure(TWO)
-    shared.devenv("up")
-    yield shared
-    remove(shared)
+    with components(running, TWO):
+        yield running
 
 
 @pytest.fixture

@@ -103,6 +103,7 @@ def token(exported: Exported, user: str, project: str) -> requests.Response:
     return requests.post(url, json={"auth": {"identity": identity, "scope": scope}}, timeout=10)
 
 
+@pytest.mark.long
 def test_docker_compose_alone_brings_an_exported_environment_up(
     project: Project, compose: list[str], client: docker.DockerClient
 ) -> None:
@@ -179,6 +180,7 @@ def test_an_exported_etcd_asks_for_the_logins_that_the_project_wants(project: Pr
         assert requests.post(f"{url}/auth/authenticate", json=login, timeout=10).status_code == 200
 
 
+@pytest.mark.long
 def test_a_service_that_does_not_work_is_not_healthy(project: Project, compose: list[str]) -> None:
     project.configure("profile: identity\n")
     with brought_up(project, compose) as exported:

@@ -39,10 +39,9 @@ def fsyncs(project: Project) -> int:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", _UNSAFE),
         ("durable: true\n", _SAFE),
-        ("services: {mysql: {durable: true}}\n", _SAFE),
-        ("durable: true\nservices: {mysql: {durable: false}}\n", _UNSAFE),
+        pytest.param("services: {mysql: {durable: true}}\n", _SAFE, marks=pytest.mark.long),
+        pytest.param("durable: true\nservices: {mysql: {durable: false}}\n", _UNSAFE, marks=pytest.mark.long),
     ],
 )
 def test_mysql_waits_for_the_disk_if_it_is_to_be_durable(
@@ -51,6 +50,10 @@ def test_mysql_waits_for_the_disk_if_it_is_to_be_durable(
     project.configure(text + "profile: base\n")
     project.devenv("up", "mysql")
     assert mysql(project) == expected
+
+
+def test_mysql_does_not_wait_for_the_disk_otherwise(running: Project) -> None:
+    assert mysql(running) == _UNSAFE
 
 
 def test_etcd_waits_for_the_disk_if_it_is_to_be_durable_and_keeps_its_data_when_that_changes(project: Project) -> None:

@@ -10,7 +10,7 @@ import signal
 import docker
 import pytest
 from project import REPOSITORY, Project
-from suites import NOTHING, all_of, outcome, pytest_begun, pytest_run, remains, write
+from suites import NOTHING, all_of, outcome, pytest_begun, pytest_process, remains, write
 
 EXAMPLE = REPOSITORY / "tests" / "examples" / "inventory"
 DIES = """
@@ -55,6 +55,7 @@ def test_its_readme_shows_how_it_is_installed_run_and_used() -> None:
     assert BY_HAND[0] == "devenv up"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", SUITES)
 def test_its_suites_pass_and_leave_nothing(example: Project, client: docker.DockerClient, command: str) -> None:
     told = example.shell(command)
@@ -62,6 +63,7 @@ def test_its_suites_pass_and_leave_nothing(example: Project, client: docker.Dock
     assert all_of(example, client) == NOTHING and remains(example) == []
 
 
+@pytest.mark.long
 def test_it_can_be_used_by_hand(example: Project) -> None:
     # What it needs is installed here, and devenv is this one.
     example.shell("pip install --quiet --no-deps --target installed .")
@@ -70,14 +72,16 @@ def test_it_can_be_used_by_hand(example: Project) -> None:
         example.shell(f"PATH=$PWD/installed/bin:$PATH; {command}")
 
 
+@pytest.mark.long
 def test_a_killed_worker_fails_one_test_and_leaves_nothing(example: Project, client: docker.DockerClient) -> None:
     write(example, "tests/functional/test_dies.py", DIES)
-    done = pytest_run(example, "-n", "4")
+    done = pytest_process(example, "-n", "4")
     outcome(done, failed=1)
     assert "crashed while running 'tests/functional/test_dies.py::test_dies'" in done.stdout
     assert all_of(example, client) == NOTHING and remains(example) == []
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_nothing(example: Project, client: docker.DockerClient) -> None:
     write(example, "tests/functional/test_waits.py", WAITS)
     os.mkfifo(example.folder / "begun")

@@ -161,7 +161,9 @@ def garble(path: Path) -> None:
     path.write_text("{ this is no JSON")
 
 
-@pytest.mark.parametrize("lose", [Path.unlink, garble], ids=["deleted", "garbled"])
+@pytest.mark.parametrize(
+    "lose", [pytest.param(Path.unlink, id="deleted", marks=pytest.mark.long), pytest.param(garble, id="garbled")]
+)
 def test_state_that_was_lost_is_made_anew_and_all_credentials_agree_again(
     project: Project, lose: Callable[[Path], None]
 ) -> None:
@@ -257,6 +259,7 @@ def test_a_clock_that_goes_back_neither_prolongs_nor_ends_a_wait(
     one_clear_line(done, 6, "not ready after 1 s")
 
 
+@pytest.mark.long
 def test_a_localhost_that_is_only_ipv6_does_not_matter(project: Project, tmp_path: Path) -> None:
     require(not_root("give a process another /etc/hosts") or ("" if shutil.which("unshare") else "no unshare"))
     (tmp_path / "hosts").write_text("::1 localhost\n")

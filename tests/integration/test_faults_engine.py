@@ -12,6 +12,8 @@ from private_engine import PrivateEngine, private_engine
 from project import Completed, Project, new_project, one_clear_line, until
 from unharmed import unharmed
 
+pytestmark = pytest.mark.long
+
 # In MB: room for the images of MySQL and etcd, and the data of a MySQL.
 DISK = 1500
 # In bytes. MySQL's data takes more.

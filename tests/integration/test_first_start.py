@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 
 import docker
+import pytest
 from docker.models.containers import Container
 from project import Project, until
 from unharmed import unharmed
@@ -72,6 +73,7 @@ def in_data(project: Project, client: docker.DockerClient, command: str) -> set[
     return {*printed.decode().split()}
 
 
+@pytest.mark.long
 def test_mysql_killed_again_and_again_in_its_first_start_is_made_anew_until_it_is_complete_and_kept_from_then_on(
     project: Project, client: docker.DockerClient
 ) -> None:

@@ -26,6 +26,7 @@ def small(project: Project, tmp_path: Path) -> Iterator[PrivateEngine]:
         yield engine
 
 
+@pytest.mark.long
 def test_a_full_disk_costs_neither_the_environment_nor_what_was_saved_before(
     small: PrivateEngine, project: Project, checkout: Path
 ) -> None:

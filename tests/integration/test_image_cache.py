@@ -27,6 +27,7 @@ def fresh(tmp_path: Path) -> Iterator[PrivateEngine]:
         yield engine
 
 
+@pytest.mark.long
 def test_an_engine_without_images_starts_from_golden_state_and_builds_nothing(
     project: Project, fresh: PrivateEngine
 ) -> None:

@@ -8,19 +8,29 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
 from project import REPOSITORY, Project, ours
 
 
-def test_the_wheel_brings_its_services_and_works_from_another_folder(project: Project, tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(REPOSITORY)]
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(REPOSITORY)]
     subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_brings_its_services_and_nothing_else_of_the_checkout(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for service in (REPOSITORY / "compose").glob("*/compose.yaml"):
         assert f"devenv/compose/{service.parent.name}/compose.yaml" in names
     assert "devenv/profiles/base.yaml" in names
     assert not [name for name in names if name.startswith(("tests/", "compose/", "profiles/")) or ".devenv/" in name]
 
+
+@pytest.mark.long
+def test_the_wheel_works_from_another_folder(project: Project, wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "empty"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     subprocess.run([str(environment / "bin" / "pip"), "install", "--quiet", str(wheel)], check=True)
@@ -40,6 +50,7 @@ def test_the_wheel_brings_its_services_and_works_from_another_folder(project: Pr
     devenv("down", "--volumes")
 
 
+@pytest.mark.long
 def test_a_fresh_clone_comes_up_and_goes_down_with_make(project: Project, tmp_path: Path, client) -> None:  # type: ignore[no-untyped-def]
     clone = tmp_path / "devenv-clone"
     subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(clone)], check=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from project import Project
 
 # Prints the memory of its process (RSS, in kB) after hundreds of components, and twice after as many again.
@@ -34,6 +35,7 @@ finally:
 """
 
 
+@pytest.mark.long
 def test_components_that_come_and_go_leave_no_memory_taken(project: Project) -> None:
     project.configure("profile: coordination\n")
     project.devenv("up")

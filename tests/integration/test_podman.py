@@ -30,6 +30,7 @@ def podman(project: Project, tmp_path: Path) -> Iterator[PrivateEngine]:
         yield engine
 
 
+@pytest.mark.long
 def test_podman_keeps_what_it_is_given(podman: PrivateEngine, project: Project) -> None:
     def run(*arguments: str) -> Completed:
         done = podman.devenv(project, *arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import docker
+import pytest
 import requests
 from project import Project
 
@@ -21,6 +22,7 @@ def token(project: Project) -> requests.Response:
     return requests.post(f"{env['OS_AUTH_URL']}/auth/tokens", json={"auth": auth}, timeout=30)
 
 
+@pytest.mark.long
 def test_keystone_serves_in_as_many_processes_as_the_project_wants(
     project: Project, client: docker.DockerClient
 ) -> None:

@@ -6,10 +6,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import count
 
 import pytest
-from project import Project, new_project, remove
+from project import Completed, Project, new_project, remove
 
 from devenv.lifecycle.environment import Environment
 from devenv.names import identifier
@@ -18,17 +17,21 @@ from devenv.wiring.folder import from_dotenv
 from tests.chaos import checks, files
 
 SERVICES = ("mysql", "rabbitmq", "etcd", "keystone")
+WHICH = ["some", pytest.param("all", marks=pytest.mark.long)]
+# More steps than anything takes.
+MANY = 10**6
 # The command line, which ends by SIGKILL once a service has done so many things for a component. Neither what goes on
 # in the other services at that moment counts, nor what probes ask, nor what HTTP only reads: to be killed after that is
 # to be killed after the last thing that was done.
 KILLED = """
-import os, signal, sys, threading
+import atexit, os, signal, sys, threading
 from pymysql.cursors import Cursor
 from requests import Session
 from devenv.cli import main as cli
 from devenv.services.base import Provisioner
 
 service, left = sys.argv.pop(1), int(sys.argv.pop(1))
+atexit.register(lambda: print(left, file=sys.stderr))
 thread = threading.local()
 
 def noted(act):
@@ -55,7 +58,7 @@ cli.main()
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def kills(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """All four services; etcd gives components users, which takes more steps than a prefix."""
     shared = new_project(tmp_path_factory.mktemp("kills"), "kills")
     with pytest.MonkeyPatch.context() as patched:
@@ -77,12 +80,28 @@ def up(project: Project, drop: bool = False) -> None:
     Environment(project.folder).up(drop=drop)
 
 
-def killed_after(project: Project, service: str, step: int, *arguments: str) -> bool:
-    """Run the command line, to be killed after this step in this service; whether there was one."""
+def killed_after(project: Project, service: str, step: int, *arguments: str) -> None:
+    """Run the command line, to be killed after this step in this service."""
+    done = run(project, service, step, *arguments)
+    assert done.returncode == -signal.SIGKILL, f"there is no step {step} in {service}: {done.stderr}"
+
+
+def steps_of(project: Project, service: str, *arguments: str) -> int:
+    """Run the command line to its end; how many steps it took in this service."""
+    done = run(project, service, MANY, *arguments)
+    assert done.returncode == 0, done.stderr
+    return MANY - int(done.stderr.splitlines()[-1])
+
+
+def run(project: Project, service: str, step: int, *arguments: str) -> Completed:
     command = [sys.executable, "-c", KILLED, service, str(step), *arguments]
-    done = subprocess.run(command, cwd=project.folder, env=project.environ, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode != 0
+    return subprocess.run(command, cwd=project.folder, env=project.environ, capture_output=True, text=True, check=False)
+
+
+def chosen(steps: int, which: str) -> list[int]:
+    """The steps to be killed after, of so many: all, or the first, one in the middle and the last."""
+    assert steps > 2
+    return [1, steps // 2 + 1, steps] if which == "some" else [*range(1, steps + 1)]
 
 
 def problems(project: Project) -> list[str]:
@@ -124,50 +143,53 @@ def held_of(project: Project, *names: str) -> set[str]:
     return held(project) & {*names, *map(identifier, names)}
 
 
+@pytest.mark.parametrize("which", WHICH)
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_component_whose_making_was_killed_at_any_step_is_completed(running: Project, service: str) -> None:
-    names = []
-    for step in count(1):
+def test_a_component_whose_making_was_killed_at_any_step_is_completed(kills: Project, service: str, which: str) -> None:
+    names = [f"made-{service}-whole"]
+    wanted(kills, names[0])
+    for step in chosen(steps_of(kills, service, "up"), which):
         names.append(f"made-{service}-{step}")
-        wanted(running, names[-1])
-        if not killed_after(running, service, step, "up"):
-            break
-        up(running)
-        assert problems(running) == [], f"killed after step {step} in {service}"
-        fill(running, names[-1])
-    assert step > 3
-    wanted(running)
-    up(running, drop=True)
-    assert held_of(running, *names) == set()
+        wanted(kills, names[-1])
+        killed_after(kills, service, step, "up")
+        up(kills)
+        assert problems(kills) == [], f"killed after step {step} in {service}"
+        fill(kills, names[-1])
+    wanted(kills)
+    up(kills, drop=True)
+    assert held_of(kills, *names) == set()
 
 
-def killed_while_dropped(project: Project, name: str, service: str, step: int) -> bool:
-    """Have a whole component that holds something, and begin to drop it; whether there was such a step."""
+def ready_to_drop(project: Project, name: str) -> None:
+    """Have a whole component that holds something, which devenv.yaml does not name any more."""
     wanted(project, name)
     up(project)
-    assert problems(project) == [], f"killed before step {step} in {service}"
+    assert problems(project) == []
     fill(project, name)
     wanted(project)
-    return killed_after(project, service, step, "up", "--drop")
 
 
+@pytest.mark.parametrize("which", WHICH)
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_component_whose_dropping_was_killed_at_any_step_goes(running: Project, service: str) -> None:
+def test_a_component_whose_dropping_was_killed_at_any_step_goes(kills: Project, service: str, which: str) -> None:
     name = f"gone-{service}"
-    for step in count(1):
-        killed = killed_while_dropped(running, name, service, step)
-        up(running, drop=True)
-        assert held_of(running, name) == set(), f"killed after step {step} in {service}"
-        if not killed:
-            break
-    assert step > 2
+    ready_to_drop(kills, name)
+    for step in chosen(steps_of(kills, service, "up", "--drop"), which):
+        ready_to_drop(kills, name)
+        killed_after(kills, service, step, "up", "--drop")
+        up(kills, drop=True)
+        assert held_of(kills, name) == set(), f"killed after step {step} in {service}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_component_whose_dropping_was_killed_at_any_step_comes_back(running: Project, service: str) -> None:
+def test_a_component_whose_dropping_was_killed_at_any_step_comes_back(kills: Project, service: str) -> None:
     name = f"back-{service}"
-    for step in count(1):
-        if not killed_while_dropped(running, name, service, step):
-            break
-    assert step > 2
-    assert held_of(running, name) == set()
+    ready_to_drop(kills, name)
+    for step in chosen(steps_of(kills, service, "up", "--drop"), "all"):
+        ready_to_drop(kills, name)
+        killed_after(kills, service, step, "up", "--drop")
+    # What the last one left comes back, too, before it goes.
+    ready_to_drop(kills, name)
+    up(kills, drop=True)
+    assert held_of(kills, name) == set()

@@ -14,7 +14,7 @@ from pathlib import Path
 import docker
 import pytest
 from project import REPOSITORY, Project, new_project, ours
-from suites import NOTHING, all_of, outcome, pytest_begun, pytest_run, remains, write
+from suites import NOTHING, all_of, outcome, pytest_begun, pytest_process, pytest_run, remains, write
 
 from devenv.engine.connection import endpoint_in_use
 
@@ -147,7 +147,7 @@ def test_what_a_marker_names_starts_with_the_session_in_the_background(etcd: Pro
             assert Environment().status()["etcd"].state == "ready"
         """,
     )
-    outcome(pytest_run(etcd, "--timeout=120"), passed=2)
+    outcome(pytest_process(etcd, "--timeout=120"), passed=2)
 
 
 def test_a_running_environment_is_taken_as_it_is(etcd: Project, client: docker.DockerClient) -> None:
@@ -210,7 +210,9 @@ def test_gc_ends_what_was_kept_in_any_environment_and_says_so(etcd: Project, cli
     assert "environment pytest" not in etcd.devenv("gc").stdout
 
 
-@pytest.mark.parametrize("command", ["reset", "start", "up"])
+@pytest.mark.parametrize(
+    "command", [pytest.param("reset", marks=pytest.mark.long), pytest.param("start", marks=pytest.mark.long), "up"]
+)
 def test_what_the_user_took_over_stays(etcd: Project, client: docker.DockerClient, command: str) -> None:
     write(etcd, "test_keep.py", "def test(devenv_component):\n    assert devenv_component.services == ['etcd']\n")
     outcome(pytest_run(etcd, "--devenv-keep"), passed=1)
@@ -417,7 +419,7 @@ SHARED = """
 from helpers import keys
 
 @pytest.mark.devenv(services=["etcd"])
-@pytest.mark.parametrize("number", range(24))
+@pytest.mark.parametrize("number", range(8))
 def test(devenv, devenv_component, number):
     assert keys(devenv_component) == 0
     with open("seen", "a") as seen:
@@ -427,9 +429,9 @@ def test(devenv, devenv_component, number):
 
 def test_workers_share_an_environment_and_no_component(etcd: Project, client: docker.DockerClient) -> None:
     write(etcd, "test_shared.py", SHARED)
-    outcome(pytest_run(etcd, "-n", "4"), passed=24)
+    outcome(pytest_process(etcd, "-n", "2"), passed=8)
     seen = [line.split() for line in (etcd.folder / "seen").read_text().splitlines()]
-    assert len({name for name, _ in seen}) == 24 and len({port for _, port in seen}) == 1
+    assert len({name for name, _ in seen}) == 8 and len({port for _, port in seen}) == 1
     assert all_of(etcd, client) == NOTHING and remains(etcd) == []
 
 
@@ -460,6 +462,7 @@ def test_two_runs_at_a_time_in_one_folder_share_and_the_last_one_ends_it(
     assert all_of(etcd, client) == NOTHING and remains(etcd) == []
 
 
+@pytest.mark.long
 def test_runs_in_two_folders_know_nothing_of_each_other(
     etcd: Project, tmp_path: Path, client: docker.DockerClient
 ) -> None:
@@ -502,7 +505,9 @@ def waiting(project: Project, *arguments: str) -> Iterator[subprocess.Popen[str]
         yield run
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["alone", "workers"])
+@pytest.mark.parametrize(
+    "arguments", [pytest.param((), id="alone", marks=pytest.mark.long), pytest.param(("-n", "2"), id="workers")]
+)
 def test_ctrl_c_leaves_nothing(etcd: Project, client: docker.DockerClient, arguments: tuple[str, ...]) -> None:
     with waiting(etcd, *arguments) as run:
         os.killpg(run.pid, signal.SIGINT)
@@ -511,7 +516,7 @@ def test_ctrl_c_leaves_nothing(etcd: Project, client: docker.DockerClient, argum
     assert all_of(etcd, client) == NOTHING and remains(etcd) == []
 
 
-@pytest.mark.parametrize("then", ["gc", "next run"])
+@pytest.mark.parametrize("then", ["gc", pytest.param("next run", marks=pytest.mark.long)])
 def test_what_a_killed_run_left_goes_with_gc_or_the_next_run(
     etcd: Project, client: docker.DockerClient, then: str
 ) -> None:
@@ -561,11 +566,12 @@ def test_a_killed_worker_leaves_nothing(etcd: Project, client: docker.DockerClie
                 os.kill(os.getpid(), signal.SIGKILL)
         """,
     )
-    done = pytest_run(etcd, "-n", "2")
+    done = pytest_process(etcd, "-n", "2")
     outcome(done, passed=7, failed=1)
     assert all_of(etcd, client) == NOTHING and remains(etcd) == []
 
 
+@pytest.mark.long
 def test_a_killed_controller_leaves_nothing_after_the_next_run(etcd: Project, client: docker.DockerClient) -> None:
     with waiting(etcd, "-n", "2") as run:
         run.kill()
@@ -605,8 +611,8 @@ class WithFixture(fixtures.TestWithFixtures):
     "arguments",
     [
         ("-m", "unittest", "test_cases"),
-        ("-m", "stestr", "run", "--concurrency", "3"),
-        ("-m", "pytest", "test_cases.py"),
+        pytest.param(("-m", "stestr", "run", "--concurrency", "3"), marks=pytest.mark.long),
+        pytest.param(("-m", "pytest", "test_cases.py"), marks=pytest.mark.long),
     ],
     ids=["unittest", "stestr", "pytest"],
 )

@@ -24,7 +24,7 @@ import pymysql
 import pytest
 import requests
 from project import Project, new_project, ours, remove
-from suites import outcome, pytest_run
+from suites import outcome, pytest_process
 
 from devenv.cli.doctor import PORTS_SAFE_SINCE
 
@@ -203,7 +203,7 @@ def work(canary: Canary) -> None:
         check=False,
     )
     (canary.project.folder / "test_suite.py").write_text(SUITE)
-    failed = pytest_run(canary.project, "--devenv-artifacts", "suite")
+    failed = pytest_process(canary.project, "--devenv-artifacts", "suite")
     outcome(failed, failed=1)
     canary.said["pytest"] = failed.stdout
     canary.project.configure(REFUSED)

@@ -23,6 +23,8 @@ def test_each_service_goes_through_its_whole_life(service: str, project: Project
     project.devenv("up", service)
     statuses = project.json("status")["services"]
     assert statuses[service]["state"] == "ready", statuses[service]
+    needed = {"keystone": ["keystone", "mysql"]}.get(service, [service])
+    assert [name.rpartition("-")[2] for name in ours(client, project.id)["containers"]] == needed
     assert {key for key in statuses[service]} == {"role", "state", "image", "container", "endpoints", "reason"}
 
     assert plan_of(project, service) == []
@@ -35,22 +37,17 @@ def test_each_service_goes_through_its_whole_life(service: str, project: Project
     assert not (project.folder / ".devenv").exists()
 
 
-def test_up_of_one_service_starts_that_and_what_it_needs(project: Project, client: docker.DockerClient) -> None:
-    project.devenv("up", "keystone")
-    names = ours(client, project.id)["containers"]
-    assert [name.rpartition("-")[2] for name in names] == ["keystone", "mysql"]
-
-
 def test_two_environments_run_side_by_side_with_ports_secrets_and_files_of_their_own(project: Project) -> None:
-    project.devenv("up", "mysql")
+    project.configure("profile: coordination\nservices: {etcd: {auth: true}}\n")
+    project.devenv("up")
     files = project.folder / ".devenv"
     before = {path.name: path.read_bytes() for path in files.iterdir()}
-    project.devenv("--env", "other", "up", "mysql")
+    project.devenv("--env", "other", "up")
     one, other = project.env(), json.loads(project.devenv("--env", "other", "env", "--format", "json").stdout)
     written = dotenv_values(files / "environments" / "other" / "env")
     assert written == other
-    assert one["DEVENV_MYSQL_PORT"] != other["DEVENV_MYSQL_PORT"]
-    assert one["DEVENV_MYSQL_PASSWORD"] != other["DEVENV_MYSQL_PASSWORD"]
+    assert one["DEVENV_ETCD_PORT"] != other["DEVENV_ETCD_PORT"]
+    assert one["DEVENV_ETCD_PASSWORD"] != other["DEVENV_ETCD_PASSWORD"]
     project.devenv("--env", "other", "down", "--volumes")
     assert {path.name: path.read_bytes() for path in files.iterdir() if path.is_file()} == before
     assert not (files / "environments").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from devenv.errors import Cancelled
 from devenv.lifecycle.environment import Environment
 
 # How long after services began to stand still devenv is killed, in seconds; a save of etcd takes about one.
-MOMENTS = (0.0, 0.3, 0.6)
+MOMENTS = [pytest.param([0.0], id="first"), pytest.param([0.3, 0.6], id="later", marks=pytest.mark.long)]
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +165,10 @@ def test_a_service_that_keeps_data_in_another_one_is_not_reset_without_it(projec
     assert project.json("status")["services"]["keystone"]["state"] == "ready"
 
 
-@pytest.mark.parametrize("look", ["wait", "status", "start"])
+@pytest.mark.parametrize(
+    "look",
+    [pytest.param("wait", marks=pytest.mark.long), "status", pytest.param("start", marks=pytest.mark.long)],
+)
 def test_what_is_done_after_a_reset_that_was_not_seen_to_end_is_not_lost(project: Project, look: str) -> None:
     project.configure("profile: database\n")
     project.devenv("up")
@@ -179,6 +182,7 @@ def test_what_is_done_after_a_reset_that_was_not_seen_to_end_is_not_lost(project
     assert project.devenv(*execute, "SHOW TABLES IN devenv").stdout.split() == ["later"]
 
 
+@pytest.mark.long
 def test_what_is_done_after_a_first_start_that_was_not_seen_to_end_is_not_lost(project: Project) -> None:
     project.configure("profile: messaging\n")
     late = project.devenv("up", "--wait-timeout", "0.1", check=False)
@@ -199,50 +203,63 @@ def seen_ready(project: Project, look: str) -> None:
         pass  # Each look takes a while by itself.
 
 
-def test_a_queue_that_runs_is_emptied_and_one_that_cannot_be_is_made_anew(
-    project: Project, client: docker.DockerClient
-) -> None:
-    project.configure("profile: messaging\ncomponents: {nova: {}}\n")
-    project.devenv("up")
-    ctl = ("exec", "rabbitmq", "rabbitmqctl", "--quiet")
+@pytest.fixture(scope="module")
+def queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A RabbitMQ with a component, for tests that empty it."""
+    shared = new_project(tmp_path_factory.mktemp("queue"), "queue")
+    shared.configure("profile: messaging\ncomponents: {nova: {}}\n")
+    shared.devenv("up")
+    yield shared
+    remove(shared)
 
-    def container() -> str:
-        return str(client.containers.get(f"devenv-{project.id}-rabbitmq").id)
 
-    first = container()
+CTL = ("exec", "rabbitmq", "rabbitmqctl", "--quiet")
+
+
+def container_of(queue: Project, client: docker.DockerClient) -> str:
+    return str(client.containers.get(f"devenv-{queue.id}-rabbitmq").id)
+
+
+def test_a_queue_that_runs_is_emptied(queue: Project, client: docker.DockerClient) -> None:
+    first = container_of(queue, client)
     # Also what is in no vhost of ours.
-    project.devenv(*ctl, "add_vhost", "mine")
-    project.devenv(*ctl, "add_user", "me", "secret")
-    project.devenv(*ctl, "set_policy", "-p", "devenv", "short", ".*", '{"message-ttl": 1}')
-    project.devenv(*ctl, "set_user_limits", "devenv", '{"max-connections": 0}')
-    project.devenv("reset")
-    found = project.devenv(*ctl, "export_definitions", "-").stdout
+    queue.devenv(*CTL, "add_vhost", "mine")
+    queue.devenv(*CTL, "add_user", "me", "secret")
+    queue.devenv(*CTL, "set_policy", "-p", "devenv", "short", ".*", '{"message-ttl": 1}')
+    queue.devenv(*CTL, "set_user_limits", "devenv", '{"max-connections": 0}')
+    queue.devenv("reset")
+    found = queue.devenv(*CTL, "export_definitions", "-").stdout
     assert {vhost["name"] for vhost in json.loads(found)["vhosts"]} == {"/", "devenv", "nova"}
     assert {user["name"] for user in json.loads(found)["users"]} == {"devenv", "nova"}
     assert json.loads(found)["policies"] == []
-    assert container() == first
+    assert container_of(queue, client) == first
 
-    project.devenv(*ctl, "eval", "application:stop(rabbitmq_management).")
-    done = project.devenv("reset")
+
+def test_a_reset_that_was_killed_after_emptying_is_finished_by_the_next_up(queue: Project) -> None:
+    queue.devenv(*CTL, "add_vhost", "mine")
+    queue.killed_after("  empty", "reset")
+    assert "finishing what was interrupted" in queue.devenv("up").stderr
+    assert "mine" not in queue.devenv(*CTL, "list_vhosts").stdout
+    assert "finishing" not in queue.devenv("up").stderr
+
+
+def test_a_queue_that_cannot_be_emptied_is_made_anew(queue: Project, client: docker.DockerClient) -> None:
+    first = container_of(queue, client)
+    queue.devenv(*CTL, "eval", "application:stop(rabbitmq_management).")
+    done = queue.devenv("reset")
     assert "cannot empty rabbitmq" in done.stderr and "making rabbitmq anew" in done.stderr
-    assert container() != first
-    assert "nova" in project.devenv(*ctl, "list_vhosts").stdout
-
-    # It can be emptied, but does not work then.
-    second = container()
-    project.devenv(*ctl, "eval", "rabbit_networking:stop_tcp_listener(5672).")
-    done = project.devenv("reset")
-    assert "emptying did not do" in done.stderr and container() != second
+    assert container_of(queue, client) != first
+    assert "nova" in queue.devenv(*CTL, "list_vhosts").stdout
 
 
-def test_a_reset_that_was_killed_after_emptying_is_finished_by_the_next_up(project: Project) -> None:
-    project.configure("profile: messaging\n")
-    project.devenv("up")
-    project.devenv("exec", "rabbitmq", "rabbitmqctl", "--quiet", "add_vhost", "mine")
-    project.killed_after("  empty", "reset")
-    assert "finishing what was interrupted" in project.devenv("up").stderr
-    assert "mine" not in project.devenv("exec", "rabbitmq", "rabbitmqctl", "--quiet", "list_vhosts").stdout
-    assert "finishing" not in project.devenv("up").stderr
+@pytest.mark.long
+def test_a_queue_that_does_not_work_once_it_is_emptied_is_made_anew(
+    queue: Project, client: docker.DockerClient
+) -> None:
+    first = container_of(queue, client)
+    queue.devenv(*CTL, "eval", "rabbit_networking:stop_tcp_listener(5672).")
+    done = queue.devenv("reset")
+    assert "emptying did not do" in done.stderr and container_of(queue, client) != first
 
 
 # ---- what is refused ---------------------------------------------------------------------------------------------
@@ -288,13 +305,14 @@ def test_data_that_was_deleted_behind_devenvs_back_is_missed_before_anything_is_
 # ---- what is interrupted -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("moments", MOMENTS)
 def test_a_save_that_was_killed_is_no_snapshot_and_leaves_no_data_behind(
-    etcd: Project, client: docker.DockerClient
+    etcd: Project, client: docker.DockerClient, moments: Sequence[float]
 ) -> None:
     etcd.devenv("up")
     etcdctl(etcd, "put", "key", "1")
     killed = 0
-    for moment in MOMENTS:
+    for moment in moments:
         was_killed = etcd.killed_while_paused(client, moment, "snapshot", "save", "one")
         killed += was_killed
         etcd.devenv("up")
@@ -326,7 +344,16 @@ def test_a_save_that_was_asked_to_end_has_services_go_on(etcd: Project, client: 
     assert not snapshot_images(client, etcd.id)
 
 
-@pytest.mark.parametrize("moment", ["remove devenv-", "remove volume", "fill", "create", "start"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("remove devenv-", marks=pytest.mark.long),
+        pytest.param("remove volume", marks=pytest.mark.long),
+        "fill",
+        pytest.param("create", marks=pytest.mark.long),
+        pytest.param("start", marks=pytest.mark.long),
+    ],
+)
 def test_a_restore_that_was_killed_is_finished_by_the_next_up(etcd: Project, moment: str) -> None:
     etcd.devenv("up")
     etcdctl(etcd, "put", "saved", "1")
@@ -339,7 +366,7 @@ def test_a_restore_that_was_killed_is_finished_by_the_next_up(etcd: Project, mom
     assert keys(etcd) == ["saved"]
 
 
-@pytest.mark.parametrize("step", ["_bring_up", "_plan"])
+@pytest.mark.parametrize("step", [pytest.param("_bring_up", marks=pytest.mark.long), "_plan"])
 def test_passwords_go_with_the_data_where_a_restore_ends_before_it_begins(
     etcd: Project, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -364,6 +391,7 @@ def test_passwords_go_with_the_data_where_a_restore_ends_before_it_begins(
     assert etcdctl(etcd, "--user", first, "get", "saved") == "saved\n1"
 
 
+@pytest.mark.long
 def test_two_environments_save_and_restore_at_once(etcd: Project, tmp_path: Path, client: docker.DockerClient) -> None:
     other = new_project(tmp_path, "other")
     other.configure("profile: coordination\n")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from project import Project, one_clear_line
 
 from devenv.engine.connection import endpoint_in_use
 
 
+@pytest.mark.long
 def test_an_engine_behind_ssh_serves_and_a_command_has_its_input(project: Project, tmp_path: Path) -> None:
     (program := tmp_path / "bin" / "ssh").parent.mkdir()
     program.write_text(f"#!/bin/sh\nexec docker --host={endpoint_in_use()[0]} system dial-stdio\n")

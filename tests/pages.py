@@ -1,0 +1,51 @@
+"""README and docs: the commands that they show, and the files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+PAGES = [Path("README.md"), *sorted(path.relative_to(REPOSITORY) for path in REPOSITORY.glob("docs/**/*.md"))]
+# Run by other means: what installs or brings up everything in a clone of its own (test_install), what runs the tests,
+# and what takes half an hour.
+ELSEWHERE = ("make up", "make down", "make test", "make unit", "make check", "make bench", "git clone")
+
+
+def text(page: Path) -> str:
+    return (REPOSITORY / page).read_text()
+
+
+def commands(page: Path) -> list[str]:
+    """Return the lines after `$ ` in the console blocks of a page."""
+    return [command for file, command in steps(page) if not file]
+
+
+def steps(page: Path) -> Iterator[tuple[str, str]]:
+    """Yield what a reader does with a page from top to bottom: ("", command), or (file, content).
+
+    A block that begins with a comment that names a file is that file.
+    """
+    for kind, block in re.findall(r"```(\w+)\n(.*?)```", text(page), re.DOTALL):
+        named = re.match(r"# ([\w./-]+\.\w+)\n", block)
+        if kind == "console":
+            lines = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
+            yield from (("", line) for line in lines if not line.startswith(ELSEWHERE))
+        elif named:
+            yield named[1], block
+
+
+def calls_of_devenv(command: str) -> Iterator[list[str]]:
+    """Yield the arguments of each call of devenv in a line of shell."""
+    for inner in re.findall(r"\$\(([^)]*)\)", command):
+        yield from calls_of_devenv(inner)
+    words: list[str] = []
+    for word in [*shlex.shlex(command, posix=True, punctuation_chars=True), ";"]:
+        if word and set(word) <= set("();<>|&"):
+            if words[:1] == ["devenv"]:
+                yield words[1:]
+            words = []
+        else:
+            words.append(word)

@@ -1,0 +1,55 @@
+"""README and docs: what they show exists; tests/integration/test_docs.py runs it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from devenv.cli.main import main
+from tests.pages import PAGES, REPOSITORY, calls_of_devenv, commands, text
+
+
+def test_the_pages_show_commands() -> None:
+    assert sum(len(commands(page)) for page in PAGES) >= 15
+
+
+def test_calls_are_found_in_a_line_of_shell() -> None:
+    line = 'eval "$(devenv env)"; devenv images save - etcd | gzip | devenv images load - && echo devenv > a  # devenv'
+    assert [*calls_of_devenv(line)] == [["env"], ["images", "save", "-", "etcd"], ["images", "load", "-"]]
+
+
+def understand(arguments: list[str]) -> None:
+    """Parse a call as the command line does. Raises UsageError for what it would refuse."""
+    context, command = main.make_context("devenv", [*arguments]), main
+    while isinstance(command, click.Group):
+        name, found, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        assert name and found
+        context, command = found.make_context(name, rest, parent=context), found  # type: ignore[assignment]
+
+
+def test_a_call_that_the_command_line_refuses_is_noticed() -> None:
+    for wrong in (["upp"], ["up", "--no-such"], ["snapshot", "save"], ["images", "nosuch"]):
+        with pytest.raises(click.UsageError):
+            understand(wrong)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=str)
+def test_every_call_of_devenv_on_the_page_is_understood(page: Path) -> None:
+    for command in commands(page):
+        for call in calls_of_devenv(command):
+            understand(call)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text(page)):
+        assert ((REPOSITORY / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_python_example_compiles(page: Path) -> None:
+    for block in re.findall(r"```python\n(.*?)```", text(page), re.DOTALL):
+        compile(block, str(page), "exec")
