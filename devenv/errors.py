@@ -4,8 +4,15 @@
     ├── ConfigError                 3  a file is wrong, untrusted or unwritable, a name unknown or taken, nothing is up
     ├── NoEngine                    4  no container engine answers
     ├── ServiceFailed               5  an image, a container or a provisioning step failed
+    │   ├── NoSpace                    the engine's disk is full
+    │   ├── AddressPoolExhausted       the engine has no addresses left for another network
+    │   └── LimitRefused               the engine may not set a limit that a container asks for
     ├── NotReadyInTime              6  a service runs but did not become ready
     └── NotOurs                     7  something in the way does not belong to devenv
+        └── PortTaken                  another program has a port that a container was to publish
+
+Callers decide by class and field, never by the text of a message: what an engine or a server words in its own way is
+read where it is asked.
 
 A message starts with "cannot", says what and where; the hint says what to do next. Exit code 2 (usage) is
 click's own, 130 (interrupted) belongs to KeyboardInterrupt.
@@ -24,6 +31,8 @@ class DevenvError(Exception):
     operations: Sequence[str] = ()
     # The services that these are about; what is no service's, such as a network, has a name of its own here.
     services: Sequence[str] = ()
+    # Whether a full disk is why: the engine says so, or a service in the end of its log.
+    disk_full = False
 
     def __init__(self, message: str, hint: str = "", detail: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -44,6 +53,20 @@ class ServiceFailed(DevenvError):
     exit_code = 5
 
 
+class NoSpace(ServiceFailed):
+    """The engine's disk is full."""
+
+    disk_full = True
+
+
+class AddressPoolExhausted(ServiceFailed):
+    """The engine has no range of addresses left for another network; each environment takes one."""
+
+
+class LimitRefused(ServiceFailed):
+    """The engine may not set the limit on open files. A container that is created afterwards asks for none."""
+
+
 class NotReadyInTime(DevenvError):
     exit_code = 6
 
@@ -53,7 +76,7 @@ class NotOurs(DevenvError):
 
 
 class PortTaken(NotOurs):
-    """Somebody got a port between its choice and the start of the container that was to publish it."""
+    """Another program got a port after devenv chose it and before the container that publishes it started."""
 
 
 class NotReady(Exception):
@@ -62,3 +85,11 @@ class NotReady(Exception):
 
 class Cancelled(Exception):
     """Raised inside a running step when the user interrupts devenv."""
+
+
+def tells_of_full_disk(text: str) -> bool:
+    """Return whether an engine or a server says in its own words, or in its log, that a disk is full.
+
+    Programs pass on how the kernel words ENOSPC, in upper or lower case.
+    """
+    return "no space left on device" in text.lower()

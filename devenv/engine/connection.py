@@ -6,14 +6,14 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devenv.engine.http import Client, HttpClient, Refused, speaks
-from devenv.errors import NoEngine, NotOurs, ServiceFailed
+from devenv.errors import NoEngine, NoSpace, NotOurs, ServiceFailed, tells_of_full_disk
 
 if TYPE_CHECKING:
     from devenv.engine.sdk import Sdk
@@ -144,9 +144,15 @@ def asking(what: str, hint: str = "") -> Iterator[None]:
     try:
         yield
     except Refused as error:
-        raise ServiceFailed(f"cannot {what}: {error}", hint or _REFUSED_HINT) from error
+        raise failure(f"cannot {what}: {error}", hint or _REFUSED_HINT) from error
     except OSError as error:
         raise NoEngine(f"cannot {what}: the engine does not answer ({_reason(error)})", _HINT) from error
+
+
+def failure(message: str, hint: str, detail: Sequence[str] = ()) -> ServiceFailed:
+    """Return the error for what an engine refused or could not finish; the texts hold its own words."""
+    kind = NoSpace if tells_of_full_disk("\n".join((message, *detail))) else ServiceFailed
+    return kind(message, hint, detail)
 
 
 @contextmanager

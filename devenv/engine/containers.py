@@ -18,7 +18,7 @@ from devenv.engine.images import Images
 from devenv.engine.looks import Looks, never_started
 from devenv.engine.ownership import filler, name_of, split, trusted
 from devenv.engine.tar import pack
-from devenv.errors import NotOurs, PortTaken
+from devenv.errors import AddressPoolExhausted, LimitRefused, NotOurs, PortTaken
 from devenv.model import (
     LABEL_CONFIG_HASH,
     LABEL_CONFIG_PARTS,
@@ -35,6 +35,8 @@ from devenv.ports import HOST
 CONFIG_FOLDER = "/etc/devenv"
 # In each data volume, the one folder that any user may write to: the user's id differs between images.
 DATA_FOLDER = "data"
+# How Docker and Podman begin to say that they have no addresses left for another network.
+_NO_ADDRESSES = ("address pool", "free subnet")
 _OCI_RUNTIME = re.compile(r"\bOCI (runtime|permission)\b")
 # The engine says nothing while it copies what may be gigabytes, in seconds.
 _COPY_TIMEOUT = 1800.0
@@ -100,16 +102,18 @@ class Engine(Images, Looks):
     # ---- networks and volumes ----------------------------------------------------------------------------
 
     def create_network(self, name: str, labels: Labels) -> str:
-        """Create a network; returns its id. Raises NotOurs if another one has the name."""
-        with (
-            asking(f"create network {name}", "'docker network prune' frees addresses of unused networks"),
-            unless_taken(name),
-        ):
+        """Create a network; returns its id. Raises NotOurs if another one has the name, AddressPoolExhausted."""
+        with asking(f"create network {name}"), unless_taken(name):
             # No address range of our own: explicit IPAM has been seen to take 15 s.
             wanted = {"Name": name, "Driver": "bridge", "CheckDuplicate": True, "Labels": dict(labels)}
             try:
                 return str(self._client.ask("POST", "/networks/create", body=wanted)["Id"])
             except Refused as error:
+                if any(words in str(error) for words in _NO_ADDRESSES):
+                    raise AddressPoolExhausted(
+                        f"cannot create network {name}: {error}",
+                        hint="'docker network prune' frees addresses of unused networks",
+                    ) from error
                 # The engine goes on with what a killed devenv asked for.
                 if error.status != 409 or not (late := self.carrying(f"/networks/{name}", labels)):
                     raise
@@ -204,10 +208,11 @@ class Engine(Images, Looks):
     def _copy(self, container: str, folder: str, archive: IO[bytes]) -> None:
         self._client.ask("PUT", f"/containers/{container}/archive", {"path": folder}, archive.read())
 
-    def start(self, container: str, name: str) -> bool:
-        """Start a container, or let a paused one go on; False if the engine may not set its limit on open files.
+    def start(self, container: str, name: str) -> None:
+        """Start a container, or let a paused one go on.
 
-        Containers that are created from then on ask for no such limit.
+        Raises PortTaken; LimitRefused if the engine may not set its limit on open files: containers that are created
+        from then on ask for no such limit.
         """
         with asking(f"start {name}", f"'devenv logs {name}' may show more; 'devenv up' tries again"):
             try:
@@ -215,7 +220,9 @@ class Engine(Images, Looks):
             except Refused as error:
                 if "rlimit" in str(error):
                     self._no_ulimit.set()
-                    return False
+                    raise LimitRefused(
+                        f"cannot start {name}: the engine may not set limits on open files", "'devenv doctor' says more"
+                    ) from error
                 if "port is already allocated" in str(error) or "address already in use" in str(error):
                     raise PortTaken(
                         f"cannot publish a port of {name}: {error}",
@@ -224,7 +231,6 @@ class Engine(Images, Looks):
                 if not self._is_paused(container, error):
                     raise
                 self._client.ask("POST", f"/containers/{container}/unpause")
-        return True
 
     def pause(self, container: str) -> None:
         """Have a container do nothing at all for a while, so that its data stand still."""

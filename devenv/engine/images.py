@@ -7,9 +7,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from pathlib import Path
 from typing import IO, Any
 
-from devenv.engine.connection import Connection, asking
+from devenv.engine.connection import Connection, asking, failure
 from devenv.engine.http import CHUNK, TIMEOUT, Query, Refused, decoded
-from devenv.errors import ServiceFailed
 from devenv.model import LABEL_ENVIRONMENT, SHARED
 from devenv.names import familiar
 
@@ -65,7 +64,7 @@ class Images:
         with asking(f"pull image {reference}", hint):
             for line in self._connection.sdk.pull(name, tag or None):
                 if "error" in line:
-                    raise ServiceFailed(f"cannot pull image {reference}: {line['error']}", hint)
+                    raise failure(f"cannot pull image {reference}: {line['error']}", hint)
                 progress(str(line.get("status", "")))
 
     def build(
@@ -87,7 +86,7 @@ class Images:
                 progress(text.partition("\n")[0])
                 lines.extend(text.splitlines())
                 if "error" in message:
-                    raise ServiceFailed(
+                    raise failure(
                         f"cannot build image {tag}: {step} failed: {message['error']}".splitlines()[0],
                         hint="the last lines of that step are above; 'devenv images build' tries again",
                         detail=lines[-20:],
@@ -120,7 +119,7 @@ class Images:
             said = b"".join(self._client.stream("POST", path, query, stream, timeout))
             for message in map(decoded, said.splitlines()):
                 if "error" in message:
-                    raise ServiceFailed(f"cannot {what}: {message['error']}", hint)
+                    raise failure(f"cannot {what}: {message['error']}", hint)
 
     # ---- in one archive ---------------------------------------------------------------------------------------
 

@@ -35,8 +35,6 @@ REPOSITORY = "devenv/golden"
 CAUSE = "golden state"
 # What all golden states together may take of the engine's disk, in bytes: about ten of four services.
 LIMIT = 1_000_000_000
-# What the engine, or a service in its log, says of a full disk: no other state would fit either.
-_FULL = "no space left on device"
 # Raise it when other data is made of the same content, e.g. by a provisioner.
 _FORMAT = 1
 # Where a definition lies says nothing about what is in it.
@@ -135,7 +133,8 @@ def blamed(plan: Plan, desired: Desired, error: DevenvError) -> dict[str, str]:
 
     That is one that was filled from it and did not become ready, or did not let become ready what needs it.
     """
-    if isinstance(error, NoEngine | NotOurs) or _FULL in "\n".join((error.message, *error.detail)).lower():
+    # Where the disk is full, no other state would fit either.
+    if isinstance(error, NoEngine | NotOurs) or error.disk_full:
         return {}
     filled = {op.target: op.subject for op in plan.operations if op.action == "fill" and op.cause == CAUSE}
     used = {name: filled[v] for name, s in desired.services.items() for v in s.volumes if v in filled}

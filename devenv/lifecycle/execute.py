@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from devenv.engine.containers import Engine
 from devenv.engine.ownership import labels_of
-from devenv.errors import Cancelled, DevenvError, PortTaken, ServiceFailed
+from devenv.errors import Cancelled, DevenvError, LimitRefused, PortTaken
 from devenv.images import golden
 from devenv.images.references import check_image
 from devenv.model import (
@@ -193,6 +193,7 @@ class _Run:
                 op.service or op.target.partition("/")[0] for op in self._plan.operations if op.key in errors
             )
             first.detail = (*first.detail, *(f"also: {error}" for error in others))
+            first.disk_full = any(isinstance(error, DevenvError) and error.disk_full for error in errors.values())
         raise first
 
 
@@ -273,17 +274,16 @@ def _create(operation: Operation, context: Context, _: Tell) -> None:
 def _start(operation: Operation, context: Context, tell: Tell) -> None:
     service = operation.target
     try:
-        if context.engine.start(context.containers[service], service):
-            return
+        context.engine.start(context.containers[service], service)
     except PortTaken:
         if not operation.subject:  # Made for this: it would hold on to the port.
             context.engine.remove(context.containers[service])
         raise
-    # The engine may not grant the limit on open files that we asked for: it then has one of its own.
-    context.engine.remove(context.containers[service])
-    _create(operation, context, tell)
-    if not context.engine.start(context.containers[service], service):
-        raise ServiceFailed(f"cannot start {service}: the engine may not set limits on open files", "'devenv doctor'")
+    except LimitRefused:
+        # The next container that is created asks for no limit: it has the engine's own.
+        context.engine.remove(context.containers[service])
+        _create(operation, context, tell)
+        context.engine.start(context.containers[service], service)
 
 
 def _stop(operation: Operation, context: Context, _: Tell) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from devenv.engine.connection import own_container
 from devenv.engine.ownership import check_names
-from devenv.errors import ConfigError, DevenvError, PortTaken
+from devenv.errors import AddressPoolExhausted, ConfigError, DevenvError, PortTaken
 from devenv.images import golden, snapshot
 from devenv.images.references import check_used
 from devenv.lifecycle.plan import make_plan
@@ -125,7 +125,7 @@ class BringUp(Steps):
         try:
             timings = self._execute(plan, selected, observed)
         except DevenvError as error:
-            if "address pool" in error.message:
+            if isinstance(error, AddressPoolExhausted):
                 error.detail = (*error.detail, *network_holders(self.engine.with_networks() - {self.id}))
             if bad := golden.blamed(plan, selected, error):
                 self._throw_away(bad, error)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from devenv.engine.containers import Engine
-from devenv.errors import NotReady, NotReadyInTime, ServiceFailed
+from devenv.errors import DevenvError, NotReady, NotReadyInTime, ServiceFailed, tells_of_full_disk
 from devenv.model import DesiredService, Observed
 from devenv.services.probe import Target, load_probe
 from devenv.spec.components import endpoints_of
@@ -69,11 +69,12 @@ def wait_until_ready(
             _check_alive(service, container, engine, reason)
             look_at = now + _LOOK_SECONDS
         if now >= deadline:
-            raise NotReadyInTime(
+            late = NotReadyInTime(
                 f"cannot use {service.name}: not ready after {patience.seconds:g} s: {reason}",
                 hint=f"'devenv logs {service.name}' shows more; --wait-timeout gives it more time",
                 detail=engine.logs(container, _LOG_LINES),
             )
+            raise _with_cause(late)
         tell(f"waiting: {reason}")
         patience.cancelled.wait(pause)
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)
@@ -88,11 +89,18 @@ def _check_alive(service: DesiredService, container: str, engine: Engine, reason
     if state["Status"] == "paused":
         raise ServiceFailed(f"cannot use {service.name}: its container is paused", f"'devenv start {service.name}'")
     killed = ", killed for want of memory" if state.get("OOMKilled") else ""
-    raise ServiceFailed(
+    ended = ServiceFailed(
         f"cannot use {service.name}: its container exited {state['ExitCode']}{killed} (last answer: {reason})",
         hint=f"its last log lines are above; 'devenv logs {service.name}' shows all, 'devenv up' tries again",
         detail=engine.logs(container, _LOG_LINES),
     )
+    raise _with_cause(ended)
+
+
+def _with_cause(error: DevenvError) -> DevenvError:
+    """Return the same error; its field says whether the log in its detail tells of a full disk."""
+    error.disk_full = tells_of_full_disk("\n".join((error.message, *error.detail)))
+    return error
 
 
 # What a container's end is called when somebody asked for it: by SIGTERM's and SIGKILL's numbers, or success.

@@ -16,6 +16,7 @@ The token makes what runs known as the environment's own; a lost one is taken ov
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -113,9 +114,11 @@ def write_files(files: Mapping[Path, bytes], mode: int = 0o600) -> None:
 
 
 def _no_room(error: OSError, path: Path) -> ConfigError:
-    return ConfigError(
+    cannot = ConfigError(
         f"cannot write {path}: {error.strerror}", hint="make room or allow writing there, then run the same again"
     )
+    cannot.disk_full = error.errno == errno.ENOSPC
+    return cannot
 
 
 class State:

@@ -127,8 +127,8 @@ class FakeEngine:
         self.networks[service.name] = network
         return self._call("create", service.name) or f"new-{service.name}"
 
-    def start(self, container: str, _name: str) -> bool:
-        return self._call("start", container) is not False
+    def start(self, container: str, _name: str) -> None:
+        self._call("start", container)
 
     def stop(self, container: str, seconds: int) -> None:
         self._call("stop", f"{container} {seconds}")

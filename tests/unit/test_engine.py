@@ -20,7 +20,16 @@ from builders import service
 from devenv.engine.containers import Engine
 from devenv.engine.http import TIMEOUT, Body, Client, Query, Refused
 from devenv.engine.tar import pack
-from devenv.errors import Cancelled, NoEngine, NotOurs, PortTaken, ServiceFailed
+from devenv.errors import (
+    AddressPoolExhausted,
+    Cancelled,
+    LimitRefused,
+    NoEngine,
+    NoSpace,
+    NotOurs,
+    PortTaken,
+    ServiceFailed,
+)
 from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER, LABEL_SERVICE, ContainerOptions
 
 OWN = {LABEL_ENVIRONMENT: "e", LABEL_OWNER: "t"}
@@ -183,6 +192,37 @@ def test_a_new_network_goes_by_its_id() -> None:
     asked, client = engine({"POST /networks/create": {"Id": "n1"}})
     assert asked.create_network("devenv-e", OWN) == "n1"
     assert client.last("POST /networks/create")["Labels"] == OWN
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "could not find an available, non-overlapping IPv4 address pool among the defaults",
+        "all predefined address pools have been fully subnetted",
+        "could not find free subnet from subnet pools",
+    ],
+)
+def test_an_engine_without_addresses_is_told_apart_from_others_that_refuse(words: str) -> None:
+    asked, client = engine({"POST /networks/create": Refused(500, words)})
+    with pytest.raises(AddressPoolExhausted, match=f"cannot create network devenv-e: {words}") as caught:
+        asked.create_network("devenv-e", OWN)
+    assert "docker network prune" in caught.value.hint
+    client.answers["POST /networks/create"] = Refused(500, "plugin not found")
+    with pytest.raises(ServiceFailed) as caught:
+        asked.create_network("devenv-e", OWN)
+    assert type(caught.value) is ServiceFailed
+
+
+@pytest.mark.parametrize("words", ["write /x: no space left on device", "OS error 28: No space left on device"])
+def test_a_full_disk_is_told_apart_from_other_refusals(words: str) -> None:
+    asked, _ = engine({CREATE: Refused(500, words), "POST /images/load": {"error": words}})
+    for act in (lambda: asked.create(ONE, OWN, "n"), lambda: asked.load_images([b""])):
+        with pytest.raises(NoSpace, match="cannot ") as caught:
+            act()
+        assert caught.value.disk_full and caught.value.exit_code == 5
+    with pytest.raises(ServiceFailed) as other:
+        engine({CREATE: Refused(500, "no")})[0].create(ONE, OWN, "n")
+    assert not other.value.disk_full
 
 
 @pytest.mark.parametrize("what", ["network", "container"])
@@ -404,14 +444,15 @@ def test_an_engine_that_refuses_the_limit_on_files_is_not_asked_for_it_again() -
     assert limits(client) == [("nofile", 4096, 4096)]
     # However many services find out at the same time: each has to be made anew.
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda n: asked.start(f"c{n}", "one"), range(4))) == [False] * 4
+        failures = [pool.submit(asked.start, f"c{n}", "one").exception() for n in range(4)]
+    assert [type(failure) for failure in failures] == [LimitRefused] * 4
     asked.create(ONE, OWN, "n")
     assert limits(client) == []
 
 
 def test_a_container_that_starts_is_started() -> None:
     asked, client = engine()
-    assert asked.start("c1", "one") is True
+    asked.start("c1", "one")
     asked.create(ONE, OWN, "n")
     assert limits(client) == [("nofile", 4096, 4096)]
 
@@ -420,7 +461,7 @@ def test_a_paused_container_goes_on() -> None:
     asked, client = engine(
         {"POST /containers/c1/start": Refused(500, "cannot start a paused container, try unpause instead")}
     )
-    assert asked.start("c1", "one") is True
+    asked.start("c1", "one")
     assert client.whats[-1] == "POST /containers/c1/unpause"
 
 

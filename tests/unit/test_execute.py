@@ -7,13 +7,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from builders import DIGEST, consumer, desired, part, service
 from fake_engine import FakeEngine, Recorder
 
-from devenv.errors import Cancelled, ConfigError, NotReadyInTime, ServiceFailed
+from devenv.errors import Cancelled, ConfigError, DevenvError, LimitRefused, NotReadyInTime, ServiceFailed
 from devenv.images import build as imagebuild
 from devenv.images.build import build_lock
 from devenv.lifecycle import execute as module
@@ -323,6 +323,16 @@ def test_an_exit_is_noticed_at_once_with_code_and_log(engine: FakeEngine, state:
     assert caught.value.message.startswith("cannot use one: ") and words in caught.value.message
     assert caught.value.detail == ("first line", "last line")
     assert "devenv logs one" in caught.value.hint
+    assert not caught.value.disk_full
+
+
+@pytest.mark.parametrize("state", [{"Status": "exited", "ExitCode": 1}, {"Status": "running", "ExitCode": 0}])
+def test_a_log_that_ends_with_a_full_disk_says_so_to_whoever_decides(engine: FakeEngine, state: dict[str, Any]) -> None:
+    engine.answers, engine.states["id-one"] = ["refused"], state
+    engine.log = ["[ERROR] [InnoDB] OS error 28: No space left on device"]
+    with pytest.raises(DevenvError) as caught:
+        waited(engine, timeout=0)
+    assert caught.value.disk_full
 
 
 def test_a_paused_container_is_told_as_such(engine: FakeEngine) -> None:
@@ -432,8 +442,12 @@ def test_an_interrupt_ends_the_wait_for_another_devenv(engine: FakeEngine, built
 # ---- limits ------------------------------------------------------------------------------------------------------
 
 
+def refuse_limit() -> NoReturn:
+    raise LimitRefused("cannot start one: the engine may not set limits on open files")
+
+
 def test_an_engine_that_refuses_the_limit_on_files_gets_a_container_without_it(engine: FakeEngine) -> None:
-    engine.on["start id-one"] = lambda: False
+    engine.on["start id-one"] = refuse_limit
     run = context(engine)
     execute(plan("start one"), run, Recorder())
     assert engine.calls == ["start id-one", "remove id-one", "create one", "start new-one"]
@@ -441,7 +455,7 @@ def test_an_engine_that_refuses_the_limit_on_files_gets_a_container_without_it(e
 
 
 def test_an_engine_that_refuses_the_limit_twice_fails_the_service(engine: FakeEngine) -> None:
-    engine.on["start id-one"] = engine.on["start new-one"] = lambda: False
+    engine.on["start id-one"] = engine.on["start new-one"] = refuse_limit
     with pytest.raises(ServiceFailed, match="cannot start one: the engine may not set limits on open files"):
         execute(plan("start one", ("ready one", "start one")), context(engine), Recorder())
     assert engine.calls == ["start id-one", "remove id-one", "create one", "start new-one"]
@@ -451,8 +465,13 @@ def test_services_that_start_at_the_same_time_all_fall_back(engine: FakeEngine) 
     services = [service(name) for name in ("one", "two", "three", "four")]
     # All four are refused before any of them has been made anew.
     barrier = threading.Barrier(4, timeout=20)
+
+    def refuse_together() -> NoReturn:
+        barrier.wait()
+        refuse_limit()
+
     for each in services:
-        engine.on[f"start id-{each.name}"] = lambda: barrier.wait() < 0
+        engine.on[f"start id-{each.name}"] = refuse_together
     run = context(engine, *services)
     execute(plan(*(f"start {each.name}" for each in services)), run, Recorder())
     assert run.containers == {each.name: f"new-{each.name}" for each in services}

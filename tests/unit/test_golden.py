@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from builders import consumer, desired, part, service, shipped
 from fake_engine import FakeEngine
 
-from devenv.errors import Cancelled, DevenvError, NoEngine, NotOurs, ServiceFailed
+from devenv.errors import Cancelled, DevenvError, NoEngine, NoSpace, NotOurs, ServiceFailed
 from devenv.images import golden
 from devenv.model import Desired, Observed, Operation, Plan, ServiceDefinition
 from devenv.spec.catalogue import load_catalogue
@@ -209,8 +208,7 @@ def test_neither_a_snapshot_nor_an_engine_that_went_away_costs_a_golden_state() 
 
 def test_neither_a_name_that_is_taken_nor_a_full_disk_costs_a_golden_state() -> None:
     assert blamed("fill v", error=NotOurs) == {}
-    full = partial(ServiceFailed, detail=["[ERROR] [InnoDB] OS error 28: No space left on device"])
-    assert blamed("ready mysql", error=full) == {}
+    assert blamed("ready mysql", error=NoSpace) == {}
 
 
 # ---- the disk ----------------------------------------------------------------------------------------------------
