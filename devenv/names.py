@@ -1,49 +1,112 @@
-"""What things may be called, and how the same name is spelled elsewhere.
+"""Check names, spell the same name as others do, and name what devenv creates on the engine.
 
-A name becomes part of names on the engine, of paths, URLs, SQL, and what a shell is told. There is nothing to escape in
-it, and nothing that looks like an option or leads out of a folder.
+A name becomes part of the names of engine objects, of paths, URLs, SQL and shell commands. These rules leave nothing in
+it to escape, nothing that looks like an option and nothing that leads out of a folder.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from devenv.errors import ConfigError
 
-# Of services, profiles, environments, snapshots.
+# For services, profiles, environments and snapshots.
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}\Z")
-NAME_RULE = "lower-case letters, digits and dashes, a letter first, at most 31"
-# It becomes the name of databases, users, vhosts and files. MySQL allows its users 32 characters.
+NAME_RULE = "at most 31 lower-case letters, digits and dashes, a letter first"
+# A component's name becomes the name of databases, users, vhosts and files. MySQL allows its users 32 characters.
 COMPONENT = re.compile(r"[a-z][a-z0-9_-]{0,30}\Z")
-COMPONENT_RULE = "lower-case letters, digits, - and _, a letter first, at most 31"
+COMPONENT_RULE = "at most 31 lower-case letters, digits, - and _, a letter first"
 _OURS = "localhost/devenv/"
 # An image, in Docker's own grammar, shortened: [host[:port]/]path[:tag][@digest].
 IMAGE = re.compile(r"[a-zA-Z0-9][\w.-]*(?::\d+)?(?:/[\w.-]+)*(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?\Z", flags=re.ASCII)
 
 
 def check_name(name: str, what: str) -> str:
-    """The name itself. Raises ConfigError unless it can be used as what it is to be."""
+    """Return the name. Raise ConfigError unless `what` can have it."""
     if not NAME.match(name):
-        raise ConfigError(f"cannot use {name!r} as the name of {what}", hint=NAME_RULE)
+        raise ConfigError(f"cannot use {name!r} as the name of {what}", hint=f"use {NAME_RULE}")
     return name
 
 
 def check_component(name: str) -> str:
-    """The name itself. Raises ConfigError unless a component can have it."""
+    """Return the name. Raise ConfigError unless a component can have it."""
     if not COMPONENT.match(name):
-        raise ConfigError(f"cannot name a component {name!r}", hint=COMPONENT_RULE)
+        raise ConfigError(f"cannot name a component {name!r}", hint=f"use {COMPONENT_RULE}")
     return name
 
 
 def identifier(component: str) -> str:
-    """A component's name where a dash would have to be quoted, as in SQL."""
+    """Return a component's name for where a dash would have to be quoted, as in SQL."""
     return component.replace("-", "_")
 
 
 def familiar(reference: str) -> str:
-    """An image's reference as people write it: without the registry and the namespaces that engines add."""
+    """Return an image's reference as people write it: without the registry and namespaces that engines add."""
     for implied in ("docker.io/library/", "index.docker.io/library/", "docker.io/", "index.docker.io/"):
         if reference.startswith(implied):
             return reference.removeprefix(implied)
-    # podman's namespace for what was made on the host. Of others' images it is part of the name.
+    # Podman puts images built on the host in this namespace. In any other name it belongs to the name.
     return reference.removeprefix("localhost/") if reference.startswith(_OURS) else reference
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return "did you mean 'mysql'?" if one of the known words is close to this one, else an empty string."""
+    import difflib
+
+    close = difflib.get_close_matches(word, sorted(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+@dataclass(frozen=True, order=True)
+class Pair:
+    """What one component has in one service. It prints as "mysql/nova".
+
+    Without a component it stands for the service's own preparation and prints as "mysql".
+    """
+
+    service: str
+    component: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Pair:
+        """Return the pair that prints as this text."""
+        service, _, component = text.partition("/")
+        return cls(service, component)
+
+    def __str__(self) -> str:
+        return f"{self.service}/{self.component}" if self.component else self.service
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of an environment's objects on the engine."""
+
+    environment: str
+
+    @property
+    def network(self) -> str:
+        """Return the network's name, with which all other names begin."""
+        return f"devenv-{self.environment}"
+
+    def container(self, service: str) -> str:
+        """Return the name of a service's container."""
+        return f"{self.network}-{service}"
+
+    def volume(self, service: str, short: str) -> str:
+        """Return the name of the volume that the service calls `short`."""
+        return f"{self.container(service)}-{short}"
+
+    def short(self, service: str, volume: str) -> str:
+        """Return what the service calls a volume of this name."""
+        return volume.removeprefix(f"{self.container(service)}-")
+
+    def belongs(self, name: str, service: str) -> bool:
+        """Return whether a container or volume of this name can be the service's."""
+        return f"{name}-".startswith(f"{self.container(service)}-")
+
+    def service(self, name: str, services: Iterable[str]) -> str:
+        """Return which of the services a container or volume of this name belongs to, or an empty string."""
+        # One service's name may begin with another's.
+        return max((service for service in services if self.belongs(name, service)), key=len, default="")

@@ -96,3 +96,39 @@ def test_what_may_be_a_name_needs_no_care_anywhere(text: str) -> None:
 def test_the_rule_is_written_down_once() -> None:
     package = Path(names.__file__).parent
     assert [path.name for path in package.glob("*.py") if "{0,30}" in path.read_text()] == ["names.py"]
+
+
+def test_a_misspelt_name_gets_the_closest_one() -> None:
+    assert names.did_you_mean("mysq", ["rabbitmq", "mysql"]) == "did you mean 'mysql'?"
+    assert names.did_you_mean("oracle", ["rabbitmq", "mysql"]) == ""
+    assert names.did_you_mean("mysql", []) == ""
+
+
+@given(st.from_regex(names.NAME, fullmatch=True), st.from_regex(names.COMPONENT, fullmatch=True) | st.just(""))
+def test_a_pair_is_read_as_it_was_printed(service: str, component: str) -> None:
+    pair = names.Pair(service, component)
+    assert names.Pair.parse(f"{pair}") == pair
+
+
+def test_a_pair_prints_as_it_is_planned_and_remembered() -> None:
+    assert str(names.Pair("mysql", "nova")) == "mysql/nova"
+    assert str(names.Pair("mysql")) == "mysql"
+
+
+@given(st.from_regex(names.NAME, fullmatch=True), st.from_regex(names.NAME, fullmatch=True))
+def test_a_name_on_the_engine_is_taken_apart_as_it_was_put_together(service: str, short: str) -> None:
+    known = names.Names("shop-1a2b3c4d")
+    volume = known.volume(service, short)
+    assert known.short(service, volume) == short
+    for name in (volume, known.container(service)):
+        assert name.startswith(f"{known.network}-")
+        assert known.belongs(name, service)
+        assert known.service(name, [service, "another"]) == service
+        assert not names.Names("shop-1a2b").belongs(name, service)
+
+
+def test_a_name_belongs_to_the_longest_service_that_it_begins_with() -> None:
+    known = names.Names("shop")
+    assert known.service("devenv-shop-open-bao-data", ["open", "open-bao"]) == "open-bao"
+    assert known.service("devenv-shop-open-data", ["open", "open-bao"]) == "open"
+    assert known.service("devenv-shop-openbao", ["open"]) == ""
