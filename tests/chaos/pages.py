@@ -15,9 +15,9 @@ from tests.chaos.scenarios import SCENARIOS
 
 _DOCS = Path(__file__).resolve().parents[2] / "docs"
 _COUNTED = """\
-Requests are those of one run of the scenario in which nothing goes wrong, before all cases. A service that comes up is
-asked for its state until it works, so another run may have some more, which are not tried, or fewer. A case is "not
-met", and none of those run, if there was no such request that time, or the fault could not be applied to its answer."""
+Requests are counted in one run of the scenario without a fault, before all cases. devenv asks for the state of a
+starting service until it works, so another run may have fewer requests, or more, which no case tries. A case is "not
+met" if its request did not come, or if the fault could not be applied to the answer. It does not count as run."""
 _BETWEEN = re.compile(r"(?<=<!-- sweep -->\n).*(?=<!-- end of sweep -->)", re.DOTALL)
 
 
@@ -59,8 +59,7 @@ def page(swept: Mapping[str, Mapping[str, Any]]) -> str:
     cases, survived, missed = (sum(one[key] for one in swept.values()) for key in ("cases", "survived", "not met"))
     return (
         f"**{cases} cases run, {survived} survived.** Not met: {missed}.\n\n{_COUNTED}\n\n{table}\n"
-        "All of it, with the machine, and how many cases each kind of request had, is in\n"
-        "[reliability.json](reliability.json).\n\n"
+        "[reliability.json](reliability.json) has all figures, the machine, and the cases by kind of request.\n\n"
         + "".join(f"- Not survived: {case} ({request}): {_first(why)}\n" for case, (request, *why) in lost)
     )
 
