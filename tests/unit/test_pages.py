@@ -43,10 +43,35 @@ def test_every_call_of_devenv_on_the_page_is_understood(page: Path) -> None:
             understand(call)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
+def anchors(page: Path) -> set[str]:
+    """Return the places in a page that a link can name, as GitHub makes them from headings."""
+    headings = re.findall(r"^#+ (.*)$", _prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _prose(page: Path) -> str:
+    """Return a page without its code blocks."""
+    return re.sub(r"^ *```.*?^ *```$", "", text(page), flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [*PAGES, Path("CONTRIBUTING.md"), Path("CHANGELOG.md")], ids=str)
 def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text(page)):
-        assert ((REPOSITORY / page).parent / target).exists(), target
+    for file, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)", _prose(page)):
+        target = (REPOSITORY / page).parent / file if file else REPOSITORY / page
+        assert target.exists(), file
+        assert not anchor or anchor in anchors(target.resolve().relative_to(REPOSITORY)), f"{file}#{anchor}"
+
+
+def test_the_index_lists_every_page() -> None:
+    listed = re.findall(r"^- \[([\w-]+\.md)\]\(\1\): ", text(Path("docs/index.md")), re.MULTILINE)
+    assert {"index.md", *listed} == {page.name for page in PAGES if page.parent.name == "docs"}
+
+
+def test_no_page_is_too_long_to_read() -> None:
+    assert len(text(Path("README.md")).splitlines()) <= 150
+    # Programs write these from what they find.
+    generated = {"reference", "benchmarks"}
+    assert {page.stem for page in PAGES if len(text(page).splitlines()) > 200} <= generated
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
