@@ -16,7 +16,7 @@ from devenv.cli.main import main
 from devenv.services import base as provision, probe
 from devenv.spec import catalogue, profile
 
-PACKAGE = Path(catalogue.__file__).parent
+PACKAGE = Path(errors.__file__).parent
 PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
 # Of each key by its path: type, meaning, example.
 Words = Mapping[str, tuple[str, str, str]]
@@ -194,7 +194,7 @@ def _values() -> Iterator[str]:
 
 
 def _variables() -> Iterator[str]:
-    source = "".join(path.read_text() for path in sorted(PACKAGE.glob("*.py")))
+    source = "".join(path.read_text() for path in sorted(PACKAGE.rglob("*.py")))
     read = set(re.findall(r"environ(?:\.get\(|\[)\"([A-Z_]+)\"", source)) - {"PATH"}
     documented = {word for names, _ in VARIABLES for word in re.findall(r"[A-Z_]+", names)}
     if missing := read - documented:

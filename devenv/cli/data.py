@@ -1,4 +1,4 @@
-"""The commands about data: reset, snapshot, gc."""
+"""Define the commands about data: reset, snapshot, gc."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from devenv.cli.common import (
 
 @click.command()
 @services_argument
-@click.option("--component", default="", metavar="NAME", help="Empty only the parts of this component.")
+@click.option("--component", default="", metavar="NAME", help="Delete only the data of this component.")
 @timeout_option
 @format_option
 @click.pass_context
 def reset(context: click.Context, services: tuple[str, ...], component: str, wait_timeout: float, format_: str) -> None:
-    """Delete all data, and be ready as right after the first `up`.
+    """Delete all data; return when services are as after a first `up`.
 
-    Without names, of all services of the profile; those that do not run are started. It cannot be undone. Ports,
+    Without SERVICE, resets every service of the profile and starts those that do not run. You cannot undo it. Ports,
     secrets and snapshots stay.
     """
     if services and component:
-        raise click.UsageError("cannot reset services and a component at once: name one or the other")
+        raise click.UsageError("cannot reset both services and a component: name one or the other")
     began = time.monotonic()
     print_done(environment_of(context, wait_timeout).reset(services, component), format_, "reset", began)
 
 
 @click.group(cls=Group)
 def snapshot() -> None:
-    """Save the data of all services, and have it back."""
+    """Save, restore, list and remove data of all services."""
 
 
 @snapshot.command(name="save")
@@ -48,7 +48,7 @@ def snapshot() -> None:
 @format_option
 @click.pass_context
 def snapshot_save(context: click.Context, name: str, format_: str) -> None:
-    """Save the data of all services as NAME; they pause for that moment."""
+    """Save the data of all services as NAME; they pause meanwhile."""
     began = time.monotonic()
     saved = environment_of(context).save(name)
     if format_ == "json":
@@ -63,9 +63,9 @@ def snapshot_save(context: click.Context, name: str, format_: str) -> None:
 @format_option
 @click.pass_context
 def snapshot_restore(context: click.Context, name: str, wait_timeout: float, format_: str) -> None:
-    """Have the data of snapshot NAME again in all services.
+    """Restore all services to snapshot NAME.
 
-    What they hold now is lost.
+    They lose the data that they hold now.
     """
     began = time.monotonic()
     print_done(environment_of(context, wait_timeout).restore(name), format_, f"restored {name}", began)
@@ -107,52 +107,51 @@ def snapshot_rm(context: click.Context, names: tuple[str, ...]) -> None:
     default=1000,
     show_default=True,
     metavar="MB",
-    help="What golden states may take of the disk, those used last first.",
+    help="Keep this much of golden states, those used last first.",
 )
 @click.option(
     "--remove",
     "identities",
     multiple=True,
     metavar="ID",
-    help="Remove an environment whose project folder is gone, with its data and its snapshots.",
+    help="Remove an environment whose project folder is gone, with its data and snapshots.",
 )
 @format_option
 @click.pass_context
 def gc(context: click.Context, keep: int, identities: tuple[str, ...], format_: str) -> None:
-    """Remove what killed runs left, and old golden states.
+    """Remove leftovers of killed runs, and old golden states.
 
-    What a `devenv run` or a test run left when it was killed goes in all environments of the project. Golden states
-    are the data of first starts, which `up` keeps and begins with; without them it takes longer once. Environments
-    whose project folder was moved or deleted are only shown: --remove removes one.
+    Removes leftovers of killed runs from every environment of this project. Golden states are the data of first
+    starts, which `up` keeps and reuses; without one, the next first start takes longer. If the project folder of an
+    environment was moved or deleted, devenv only lists the environment: --remove removes it.
     """
-    from devenv.cli.tables import reporter
-    from devenv.lifecycle import down as gone
+    from devenv.cli.progress import reporter
+    from devenv.lifecycle import down
     from devenv.testing import lease
 
     for identity in identities:
-        gone.remove(identity, reporter(sys.stderr))
-    collected, removed = lease.collect(environment_of(context), keep * 1_000_000, reporter(sys.stderr))
-    left = gone.listed()
+        down.remove(identity, reporter(sys.stderr))
+    collected, golden = lease.collect(environment_of(context), keep * 1_000_000, reporter(sys.stderr))
+    left = down.listed()
     if format_ == "json":
-        ended, unused, lost = ([asdict(one) for one in some] for some in (collected, removed, left))
+        ended, unused, lost = ([asdict(one) for one in some] for some in (collected, golden, left))
         print_json({"environments": ended, "golden": unused, "gone": lost})
         return
-    for identity in identities:
-        click.echo(f"removed {identity}")
-    for one in collected:
-        parts = [*one.services, *(f"component {name}" for name in one.components)]
-        click.echo(f"ended in environment {one.environment}: {', '.join(parts)}")
-    for golden in removed:
-        click.echo(f"removed {golden.image}, {golden.size / 1e6:.0f} MB")
+    lines = [f"removed {identity}" for identity in identities]
+    lines += [
+        f"ended in environment {one.environment}: "
+        + ", ".join([*one.services, *(f"component {name}" for name in one.components)])
+        for one in collected
+    ]
+    lines += [f"removed {one.image}, {one.size / 1e6:.0f} MB" for one in golden]
     for other in left:
         amounts = f"{other.containers} containers, {other.volumes} volumes, {other.snapshots} snapshots"
-        click.echo(f"{other.id}: its folder {other.project} was moved or deleted ({amounts})")
-        click.echo(f"  'devenv gc --remove {other.id}' removes it, with its data")
-    if not (identities or collected or removed or left):
-        click.echo("nothing to remove")
+        lines.append(f"{other.id}: its folder {other.project} was moved or deleted ({amounts})")
+        lines.append(f"  'devenv gc --remove {other.id}' removes it, with its data")
+    click.echo("\n".join(lines or ["nothing to remove"]))
 
 
 def _as_json(saved: Any) -> dict[str, Any]:
-    """A snapshot without its secrets."""
+    """Return a snapshot without its secrets."""
     data = asdict(saved)
     return {key: data[key] for key in ("name", "environment", "saved", "devenv", "size", "services")}

@@ -1,4 +1,4 @@
-"""The commands about images: list, build, prune, sbom, save, load, key."""
+"""Define the commands about images: list, build, prune, sbom, save, load, key."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _STANDARD = "-"
 
 @click.group(cls=Group)
 def images() -> None:
-    """The images of services: what there is, and builds and caches."""
+    """List, build, save and load the images of services."""
 
 
 @images.command(name="list")
 @format_option
 @click.pass_context
 def images_list(context: click.Context, format_: str) -> None:
-    """Show the image of each service, its digest and its version."""
+    """Show the image of each service with its digest and version."""
     found = environment_of(context).list_images()
     if format_ == "json":
         print_json([asdict(image) for image in found])
@@ -67,7 +67,7 @@ def images_build(context: click.Context, services: tuple[str, ...], format_: str
 @format_option
 @click.pass_context
 def images_prune(context: click.Context, format_: str) -> None:
-    """Remove images that devenv built and that nothing asks for any more."""
+    """Remove images that devenv built and no longer needs."""
     removed = environment_of(context).prune_images()
     if format_ == "json":
         print_json(removed)
@@ -79,9 +79,9 @@ def images_prune(context: click.Context, format_: str) -> None:
 @services_argument
 @click.pass_context
 def images_sbom(context: click.Context, services: tuple[str, ...]) -> None:
-    """Print what is in the images of services, as SPDX in JSON.
+    """Print which packages the images contain, as SPDX in JSON.
 
-    It names the packages of Debian and of Python with their versions and package URLs.
+    Lists Debian and Python packages with their versions and package URLs.
     """
     print_json(environment_of(context).sbom(services))
 
@@ -96,9 +96,9 @@ def _file_argument(command: Callable[..., None]) -> Callable[..., None]:
 @format_option
 @click.pass_context
 def images_save(context: click.Context, file: Path, services: tuple[str, ...], format_: str) -> None:
-    """Write the images of services and their golden states to a file.
+    """Write images of services and their golden states to a file.
 
-    With - for FILE to standard output. What several images have in common is in it once.
+    If FILE is -, writes to standard output. Layers that images share are written once.
     """
     from devenv.store.files import check_place
 
@@ -118,15 +118,15 @@ def images_save(context: click.Context, file: Path, services: tuple[str, ...], f
 @format_option
 @click.pass_context
 def images_load(context: click.Context, file: Path, format_: str) -> None:
-    """Have the images and golden states of a file that `save` wrote.
+    """Load images and golden states from a file that `save` wrote.
 
-    With - for FILE from standard input. Nothing is loaded of a file that has other images than devenv's, or those that
-    the profile names.
+    If FILE is -, reads standard input. devenv loads nothing if the file contains an image that neither devenv made
+    nor the profile names.
     """
     began = time.monotonic()
     with ExitStack() as stack:
         if str(file) == _STANDARD:
-            # It is looked at before it is loaded.
+            # devenv checks the whole archive before it loads any of it.
             archive: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(sys.stdin.buffer, archive)
             archive.seek(0)
@@ -135,7 +135,7 @@ def images_load(context: click.Context, file: Path, format_: str) -> None:
                 archive = stack.enter_context(file.open("rb"))
             except OSError as error:
                 raise ConfigError(
-                    f"cannot load {file}: {error.strerror}", "'devenv images save' writes such a file"
+                    f"cannot load {file}: {error.strerror}", "name a file that 'devenv images save' wrote"
                 ) from error
         loaded = environment_of(context).load_images(archive, "standard input" if str(file) == _STANDARD else str(file))
     _tell("loaded", loaded, began, format_)
@@ -146,10 +146,10 @@ def images_load(context: click.Context, file: Path, format_: str) -> None:
 @format_option
 @click.pass_context
 def images_key(context: click.Context, services: tuple[str, ...], format_: str) -> None:
-    """Print the keys of a cache for what `save` writes.
+    """Print cache keys for the file that `save` writes.
 
-    As NAME=value lines: `images` changes with the images, `golden` with what golden states are made of, too; it begins
-    with the other one. Neither needs an engine.
+    Prints NAME=value lines. `images` changes with the images. `golden` begins with the same text and also changes
+    with the content of golden states. devenv needs no engine for either.
     """
     keys = environment_of(context).cache_keys(services)
     if format_ == "json":

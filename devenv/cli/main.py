@@ -1,42 +1,45 @@
-"""The command line: arguments in, calls of the library, text or JSON out. No logic."""
+"""Define `devenv` and the commands that start, stop and show services.
+
+A command turns arguments into calls of the library and prints text or JSON. It holds no logic.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from devenv import __version__
-from devenv.cli import data as cli_data, images as cli_images, run as cli_run
 from devenv.cli.common import (
     Group,
-    component_option,
-    drop_option,
     environment_of,
     format_option,
     operations_of,
-    print_changes,
     print_done,
     print_json,
     services_argument,
     show_debugging,
     timeout_option,
-    timing_json,
-    timing_options,
-    tracing,
-    wire_arguments,
 )
-from devenv.errors import ConfigError
+from devenv.cli.data import gc, reset, snapshot
+from devenv.cli.images import images
+from devenv.cli.project import doctor, env, export, init, trust, unwire, wire
+from devenv.cli.run import ci, run, shell
+
+if TYPE_CHECKING:
+    from devenv.lifecycle.environment import Environment
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--project", type=click.Path(path_type=Path), help="A folder of the project, instead of this one.")
-@click.option("--env", "env_name", default="default", metavar="NAME", help="One of several environments of a project.")
-@click.option("--profile", default="", metavar="NAME", help="Another profile than devenv.yaml picks.")
-@click.option("--debug", is_flag=True, help="Show what is asked of the engine, and where errors come from.")
+@click.group(name="devenv", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--project", type=click.Path(path_type=Path), help="Use the project of this folder, not of the current.")
+@click.option("--env", "env_name", default="default", metavar="NAME", help="Use this environment of the project.")
+@click.option("--profile", default="", metavar="NAME", help="Use this profile instead of the one in devenv.yaml.")
+@click.option("--debug", is_flag=True, help="Show each request to the engine, and where errors come from.")
 @click.version_option(__version__, prog_name="devenv")
 def main(project: Path | None, env_name: str, profile: str, debug: bool) -> None:
     """MySQL, RabbitMQ, etcd and Keystone for OpenStack services: ready when `devenv up` returns."""
@@ -47,17 +50,57 @@ def main(project: Path | None, env_name: str, profile: str, debug: bool) -> None
 # ---- up and down -------------------------------------------------------------------------------------------------
 
 
-@main.command()
+def _drop_option(command: Callable[..., None]) -> Callable[..., None]:
+    words = "Drop the data of components that devenv.yaml no longer lists."
+    return click.option("--drop", is_flag=True, help=words)(command)
+
+
+def _timing_options(command: Callable[..., None]) -> Callable[..., None]:
+    words = "Write the step times of the last `up` to a file for ui.perfetto.dev or chrome://tracing."
+    command = click.option("--trace", type=click.Path(path_type=Path), metavar="FILE", help=words)(command)
+    words = "Show step times and the critical path of the last `up`."
+    return click.option("--timing", is_flag=True, help=words)(command)
+
+
+@contextmanager
+def _tracing(environment: Environment, path: Path | None) -> Iterator[None]:
+    """Write the step times of an `up` inside to a file, also if it fails.
+
+    Raises ConfigError before `up` begins if devenv cannot write there.
+    """
+    if not path:
+        yield
+        return
+    from devenv.lifecycle.trace import write_trace
+    from devenv.store.files import check_place
+
+    check_place(path, environment.project)
+    try:
+        yield
+    finally:
+        if environment.latest:
+            write_trace(path, environment.latest, environment.project)
+
+
+def _timing_json(environment: Environment, wanted: bool) -> dict[str, Any]:
+    """Return what --timing adds to a command's JSON."""
+    from devenv.lifecycle.timing import as_data
+
+    return {"timing": as_data(environment.timing())} if wanted else {}
+
+
+# Seven options and the context: click passes each as a parameter.
+@click.command()
 @services_argument
-@drop_option
+@_drop_option
 @click.option(
     "--golden/--no-golden",
     default=True,
     show_default=True,
-    help="Start new volumes with the data of an earlier first start, and keep that of this one if there is none.",
+    help="Start new volumes with the data of an earlier first start; without one, keep the data of this one.",
 )
 @timeout_option
-@timing_options
+@_timing_options
 @format_option
 @click.pass_context
 def up(
@@ -70,15 +113,15 @@ def up(
     trace: Path | None,
     format_: str,
 ) -> None:
-    """Start services and what they need; return when they work."""
+    """Start services and what they need; return when they are ready."""
     from devenv.lifecycle.timing import process_began
 
     began = time.monotonic()
     environment = environment_of(context, wait_timeout)
-    with tracing(environment, trace):
+    with _tracing(environment, trace):
         result = environment.up(services, drop, golden, process_began())
     if format_ == "json":
-        print_done(result, format_, "", began, timing_json(environment, timing))
+        print_done(result, format_, "", began, _timing_json(environment, timing))
         return
     from devenv.cli.tables import summary, timing_chart
 
@@ -87,23 +130,23 @@ def up(
         click.echo(timing_chart(environment.timing()))
 
 
-@main.command()
+@click.command()
 @services_argument
 @click.option(
     "--volumes",
     "-v",
     is_flag=True,
-    help="Remove the data, too; of a whole environment also secrets and files.",
+    help="Remove the data, too. Without SERVICE, also remove secrets and files.",
 )
 @format_option
 @click.pass_context
 def down(context: click.Context, services: tuple[str, ...], volumes: bool, format_: str) -> None:
-    """Remove containers and the network; with --volumes data, too."""
+    """Remove containers and the network; with --volumes also data."""
     began = time.monotonic()
     print_done(environment_of(context).down(services, volumes), format_, "down", began)
 
 
-@main.command()
+@click.command()
 @services_argument
 @format_option
 @click.pass_context
@@ -113,47 +156,43 @@ def stop(context: click.Context, services: tuple[str, ...], format_: str) -> Non
     print_done(environment_of(context).stop(services), format_, "stopped", began)
 
 
-@main.command()
+@click.command()
 @services_argument
 @timeout_option
 @format_option
 @click.pass_context
 def start(context: click.Context, services: tuple[str, ...], wait_timeout: float, format_: str) -> None:
-    """Start stopped containers as they are; return when they work."""
+    """Start stopped containers unchanged; return when they are ready."""
     began = time.monotonic()
     print_done(environment_of(context, wait_timeout).start(services), format_, "ready", began)
 
 
-@main.command()
+@click.command()
 @services_argument
 @timeout_option
 @format_option
 @click.pass_context
 def restart(context: click.Context, services: tuple[str, ...], wait_timeout: float, format_: str) -> None:
-    """Stop and start containers; return when they work."""
+    """Stop and start containers; return when they are ready."""
     began = time.monotonic()
     print_done(environment_of(context, wait_timeout).restart(services), format_, "ready", began)
-
-
-main.add_command(cli_data.reset)
-main.add_command(cli_data.snapshot)
 
 
 # ---- looking -------------------------------------------------------------------------------------------------------
 
 
-@main.command()
+@click.command()
 @services_argument
-@timing_options
+@_timing_options
 @format_option
 @click.pass_context
 def status(context: click.Context, services: tuple[str, ...], timing: bool, trace: Path | None, format_: str) -> None:
-    """Show every service: whether it works, where, and if not, why."""
-    from devenv.lifecycle.trace import write_trace
-
+    """Show whether each service is ready, where it answers, or why not."""
     environment = environment_of(context)
-    more = timing_json(environment, timing)
+    more = _timing_json(environment, timing)
     if trace:
+        from devenv.lifecycle.trace import write_trace
+
         write_trace(trace, environment.timing(), environment.project)
     found = environment.status(services)
     if format_ == "json":
@@ -168,31 +207,31 @@ def status(context: click.Context, services: tuple[str, ...], timing: bool, trac
         click.echo(timing_chart(environment.timing()))
 
 
-@main.command()
+@click.command()
 @services_argument
 @timeout_option
 @format_option
 @click.pass_context
 def wait(context: click.Context, services: tuple[str, ...], wait_timeout: float, format_: str) -> None:
-    """Wait until started services work."""
+    """Wait until started services are ready."""
     began = time.monotonic()
     print_done(environment_of(context, wait_timeout).wait(services), format_, "ready", began)
 
 
-@main.command()
+@click.command()
 @services_argument
-@click.option("--follow", "-f", is_flag=True, help="Go on with new lines as they come.")
-@click.option("--tail", "-n", type=click.IntRange(min=0), metavar="LINES", help="Only the last lines of each service.")
+@click.option("--follow", "-f", is_flag=True, help="Print new lines as they come.")
+@click.option("--tail", "-n", type=click.IntRange(min=0), metavar="LINES", help="Print only the last lines of each.")
 @click.pass_context
 def logs(context: click.Context, services: tuple[str, ...], follow: bool, tail: int | None) -> None:
-    """Print what services logged, each line with its service's name."""
+    """Print the logs of services, each line with its service's name."""
     from devenv.cli.terminal import print_logs
 
     environment = environment_of(context)
     print_logs(environment, services, follow, "all" if tail is None else tail)
 
 
-@main.command(name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("service")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
@@ -207,9 +246,9 @@ def exec_(context: click.Context, service: str, command: tuple[str, ...]) -> Non
     sys.exit(run_in_container(environment.engine, environment.container(service).id, command))
 
 
-@main.command()
+@click.command()
 @services_argument
-@drop_option
+@_drop_option
 @format_option
 @click.pass_context
 def plan(context: click.Context, services: tuple[str, ...], drop: bool, format_: str) -> None:
@@ -228,165 +267,12 @@ def plan(context: click.Context, services: tuple[str, ...], drop: bool, format_:
         click.echo("nothing to change")
 
 
-# ---- for components and other tools ------------------------------------------------------------------------------
-
-
-@main.command()
-@component_option
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["json", "dotenv", "shell"]),
-    default="dotenv",
-    show_default=True,
-    help="How to print it.",
-)
-@click.pass_context
-def env(context: click.Context, component: str, format_: str) -> None:
-    """Print endpoints and credentials as variables.
-
-    The administrator's, or a component's own with its options for oslo.config, too.
-
-    For a shell: eval "$(devenv env --format shell)"
-    """
-    from devenv.wiring.folder import FORMATS
-
-    click.echo(FORMATS[format_](environment_of(context).env(component)), nl=False)
-
-
-@main.command()
-@wire_arguments
-@click.option("--check", is_flag=True, help="Change nothing; show what would change and exit with 1 if anything would.")
-@click.option("--diff", is_flag=True, help="Change nothing; show what would change.")
-@click.pass_context
-def wire(
-    context: click.Context, component: str, files: tuple[Path, ...], clouds: Path | None, check: bool, diff: bool
-) -> None:
-    """Merge a component's options into the project's own config files.
-
-    Without FILE, into those that devenv.yaml lists; 'unwire' restores what was there.
-    """
-    changes = environment_of(context).wire(component, files, clouds, write=not (check or diff))
-    print_changes(changes, "wired", show=check or diff)
-    if check and any(change.changed for change in changes):
-        sys.exit(1)
-
-
-@main.command()
-@wire_arguments
-@click.option("--diff", is_flag=True, help="Change nothing; show what would change.")
-@click.pass_context
-def unwire(context: click.Context, component: str, files: tuple[Path, ...], clouds: Path | None, diff: bool) -> None:
-    """Restore what the project's own config files held before."""
-    print_changes(environment_of(context).unwire(component, files, clouds, write=not diff), "restored", show=diff)
-
-
-@main.command()
-@click.argument("tool")
-@click.option("--component", default="", metavar="NAME", help="Whose login a CI's job has; else the first component's.")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="Write this file (zuul: below this folder) instead of printing.",
-)
-@click.pass_context
-def export(context: click.Context, tool: str, component: str, output: Path | None) -> None:
-    """Say the environment in another tool's words.
-
-    The tools are compose, devstack, github, gitlab and zuul. devstack is told of the services that run; the others are
-    made from devenv.yaml. A Compose file and devstack's local.conf are for this machine and hold passwords; the files
-    for a CI hold none of them.
-    """
-    from devenv.wiring.export import as_text, write
-
-    environment = environment_of(context)
-    files = environment.export(tool, component)
-    if not output:
-        click.echo(as_text(files), nl=False)
-        return
-    for path in write(tool, files, output, environment.project):
-        click.echo(f"wrote {path}")
-
-
-main.add_command(cli_run.run)
-main.add_command(cli_run.shell)
-main.add_command(cli_run.ci)
-
-
-# ---- images, the engine, a project ---------------------------------------------------------------------------------
-
-
-main.add_command(cli_images.images)
-main.add_command(cli_data.gc)
-
-
-@main.command()
-@click.option("--fix", is_flag=True, help="Install and start what is missing, where that can be done.")
-@format_option
-@click.pass_context
-def doctor(context: click.Context, fix: bool, format_: str) -> None:
-    """Check what `up` needs, and say what to do; --fix does it."""
-    from devenv.cli.doctor import diagnose, fix as mend
-
-    environment = environment_of(context)
-    images, ports = environment.image_references(), environment.usual_ports()
-    if fix:
-        mend(lambda line: click.echo(line, err=True), images)
-    checks = diagnose(images, ports)
-    if format_ == "json":
-        print_json([asdict(check) for check in checks])
-    else:
-        from devenv.cli.tables import check_table, console
-
-        console().print(check_table(checks))
-    failed = [check for check in checks if check.status == "fail"]
-    if failed:
-        sys.exit(4 if any(check.name == "engine" for check in failed) else 1)
-
-
-@main.command(name="trust")
-@click.option("--revoke", is_flag=True, help="Allow it nothing any more, whatever it holds.")
-@format_option
-@click.pass_context
-def trust_(context: click.Context, revoke: bool, format_: str) -> None:
-    """Allow the images that devenv.yaml names, as it stands now.
-
-    They are neither pulled nor run before that, nor once the file has changed. All else in it is data and needs none.
-    """
-    from devenv.spec.profile import PROJECT_FILE
-    from devenv.spec.trust import needs
-
-    environment = environment_of(context)
-    path, lines = environment.project / PROJECT_FILE, list[str]()
-    if revoke:
-        environment.distrust()
-    elif file := environment.trust():
-        path, lines = file.path, needs(file)
-    if format_ == "json":
-        print_json({"file": str(path), "trusted": not revoke, "needs": lines})
-    elif lines:
-        click.echo("\n".join([f"trusted: {path}", *(f"  {line}" for line in lines)]))
-    else:
-        click.echo(f"{path} is trusted with nothing" if revoke else f"nothing in {path} needs trust")
-
-
-@main.command()
-@click.pass_context
-def init(context: click.Context) -> None:
-    """Write a commented devenv.yaml for this project."""
-    from devenv.spec.profile import PROJECT_FILE, existing_folder, project_file_text
-
-    path = existing_folder(context.find_root().params["project"] or Path()) / PROJECT_FILE
-    try:
-        with path.open("x", encoding="utf-8") as stream:
-            stream.write(project_file_text())
-    except FileExistsError:
-        raise ConfigError(f"cannot write {path}: it exists", hint="edit it, or remove it first") from None
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}", hint="allow writing there") from error
-    click.echo(f"wrote {path}; 'devenv up' reads it")
-
-
-if __name__ == "__main__":
-    main()
+# In the order in which `devenv --help` lists them.
+for _command in (
+    *(up, down, stop, start, restart, reset, snapshot),
+    *(status, wait, logs, exec_, plan),
+    *(env, wire, unwire, export),
+    *(run, shell, ci),
+    *(images, gc, doctor, trust, init),
+):
+    main.add_command(_command)

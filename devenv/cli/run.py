@@ -1,4 +1,4 @@
-"""The commands that run programs of the user's: run, shell, ci."""
+"""Define the commands that run the user's programs: run, shell, ci."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from devenv.cli.common import environment_of, services_argument, show, timeout_o
 
 
 def _component_option(command: Callable[..., None]) -> Callable[..., None]:
-    words = "One of devenv.yaml, or a name for the run's own, which is dropped afterwards."
+    words = "Use this one of devenv.yaml; with another name, create it and drop it afterwards."
     return click.option("--component", default="", metavar="NAME", help=words)(command)
 
 
 class _BeforeCommand(click.Command):
-    """Parses what stands before the first `--`; what comes after it is a command, with options of its own."""
+    """Parse the arguments before the first `--`; those after it are a command with its own options."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         at = args.index("--") if "--" in args else len(args)
@@ -37,9 +37,9 @@ class _BeforeCommand(click.Command):
 def run(context: click.Context, component: str, wait_timeout: float, services: tuple[str, ...]) -> None:
     """Run a command with services and a component of its own.
 
-    Services (all of the profile, if none is named) that do not run are brought up, and are afterwards what they were
-    before. The command finds endpoints and credentials in its environment, as `devenv env --component` prints them;
-    `run` ends with its exit code.
+    devenv starts the services that do not run (without SERVICE: all of the profile) and afterwards puts them back into
+    the state they were in. The command gets endpoints and credentials as variables, as `devenv env --component` prints
+    them. `run` ends with the exit code of the command.
     """
     _run(context, component, wait_timeout, services, _command(context))
 
@@ -52,7 +52,7 @@ def run(context: click.Context, component: str, wait_timeout: float, services: t
 def shell(context: click.Context, component: str, wait_timeout: float, services: tuple[str, ...]) -> None:
     """Open a shell with services and a component of its own.
 
-    As `run`: what was brought up or made for it is gone when the shell ends.
+    Works like `run`: when the shell ends, devenv removes what it started or created for it.
     """
     _run(context, component, wait_timeout, services, [os.environ.get("SHELL") or "/bin/sh"])
 
@@ -63,19 +63,19 @@ def shell(context: click.Context, component: str, wait_timeout: float, services:
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="How long the command may take; then it and all that it started is ended, and the exit code is 124.",
+    help="After this time, end the command and all that it started, with exit code 124.",
 )
 @click.option(
     "--artifacts",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Collect logs, status, timing and what the engine knows of the containers in a folder, without secrets.",
+    help="Write logs, status, step times and container details to this folder, without secrets.",
 )
 @click.option(
     "--summary",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write a report in Markdown to a file; where GITHUB_STEP_SUMMARY names one, it is added there anyway.",
+    help="Write a report in Markdown to this file. If GITHUB_STEP_SUMMARY names a file, devenv adds it there, too.",
 )
 @timeout_option
 @services_argument
@@ -89,10 +89,10 @@ def ci(
     wait_timeout: float,
     services: tuple[str, ...],
 ) -> None:
-    """Run a command as a CI job: with services, artifacts, a report.
+    """Run a command as a CI job, with services, artifacts and a report.
 
-    As `run`, with log groups for GitHub and GitLab, the services' last lines if the command fails, and a report. The
-    exit code is the command's; devenv's own if the services do not come up.
+    Works like `run`. Folds its output on GitHub and GitLab, prints the last log lines of services if the command fails,
+    and writes a report. Ends with the exit code of the command, or with devenv's own if the services do not start.
     """
     from devenv.testing.ci import Job, run_job
     from devenv.testing.joblog import job_log
@@ -113,7 +113,7 @@ def ci(
 def _command(context: click.Context) -> list[str]:
     command: list[str] = context.meta["command"]
     if not command:
-        raise click.UsageError("cannot run nothing: write -- and a command after the services")
+        raise click.UsageError("cannot run nothing: add -- and a command after the services")
     return command
 
 

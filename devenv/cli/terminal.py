@@ -17,11 +17,12 @@ from typing import TextIO
 
 import click
 
-from devenv.cli.tables import LOG_COLOURS
 from devenv.engine.containers import Engine, Tail
 from devenv.errors import ServiceFailed
 from devenv.lifecycle.environment import Environment
 
+# One colour per service in merged logs, none of them red, which means failure here.
+_LOG_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 _CHUNK = 65536
 # Not now: a socket that was ready need not be so any more, and one with TLS has work of its own.
 _LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -34,7 +35,7 @@ def print_logs(environment: Environment, services: Sequence[str], follow: bool, 
     """Print the services' logs, each line after its service's name, in colour on a terminal."""
     containers = environment.containers(services)
     width = max((len(name) for name in containers), default=0)
-    colours = dict(zip(containers, LOG_COLOURS * len(containers), strict=False))
+    colours = dict(zip(containers, _LOG_COLOURS * len(containers), strict=False))
 
     def show(name: str, line: str) -> None:
         plain = None if not os.environ.get("NO_COLOR") else False

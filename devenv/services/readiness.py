@@ -75,7 +75,7 @@ def wait_until_ready(
                 detail=engine.logs(container, _LOG_LINES),
             )
             raise _with_cause(late)
-        tell(f"waiting: {reason}")
+        tell(reason)
         patience.cancelled.wait(pause)
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)
 

@@ -294,7 +294,7 @@ def waited(engine: FakeEngine, timeout: float = 60.0) -> list[str]:
 def test_a_service_is_asked_until_it_works_and_the_reason_is_told(engine: FakeEngine) -> None:
     engine.on["check 1"] = lambda: engine.answers.clear() if len(engine.calls) > 4 else None
     engine.answers = ["connection refused", "access denied"]
-    assert waited(engine) == ["waiting: connection refused", "waiting: access denied"]
+    assert waited(engine) == ["connection refused", "access denied"]
 
 
 def test_a_service_that_works_is_asked_once_and_its_container_not_at_all(engine: FakeEngine) -> None:

@@ -21,7 +21,7 @@ SERVICES = re.compile(r"mysql|rabbit|etcd|keystone", re.IGNORECASE)
 MAY_NAME_SERVICES = {"services/probe", "services/keystone"}
 HELP_TEXTS = {("profile", "TEMPLATE")}
 # Who makes what is not devenv's own, as the user's umask says: a job's report, devenv.yaml, an export.
-FOR_OTHERS = {"testing/ci", "cli/main", "wiring/export"}
+FOR_OTHERS = {"testing/ci", "cli/project", "wiring/export"}
 # What a clone shows first; a new one is a decision.
 TOP = {"compose", "devenv", "docs", "profiles", "tests"} | {
     *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "pyproject.toml")

@@ -361,7 +361,7 @@ def test_trust_says_what_it_allows(folder: Path) -> None:
     path = folder / "devenv.yaml"
     assert run("trust").stdout == f"trusted: {path}\n  service etcd runs image example/etcd:3\n"
     assert is_trusted(folder)
-    assert run("trust", "--revoke").stdout == f"{path} is trusted with nothing\n"
+    assert run("trust", "--revoke").stdout == f"withdrew trust from {path}\n"
     assert not is_trusted(folder)
     told = json.loads(run("trust", "--format", "json").stdout)
     assert told == {"file": str(path), "trusted": True, "needs": ["service etcd runs image example/etcd:3"]}
@@ -419,7 +419,7 @@ def on_a_terminal(answer: str, **environ: str) -> tuple[int, str]:
 
 def test_on_a_terminal_it_asks_once(folder: Path) -> None:
     code, shown = on_a_terminal("\n")
-    question = f"{folder / 'devenv.yaml'} asks for more than data:\n  service etcd runs image example/etcd:3\n"
+    question = f"{folder / 'devenv.yaml'} needs your trust:\n  service etcd runs image example/etcd:3\n"
     assert question in shown and "[y/N]" in shown and "cannot use image" in shown
     assert code == 3 and not is_trusted(folder)
     code, shown = on_a_terminal("y\n")

@@ -1,12 +1,9 @@
-"""What people see, on a terminal and elsewhere."""
+"""Tables, the summary of `up` and the chart, on a terminal and elsewhere."""
 
 from __future__ import annotations
 
 import io
-import os
 import re
-import threading
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,48 +12,15 @@ from typing import Any
 
 import pytest
 from builders import service
+from pseudo_terminal import on_terminal
 
-from devenv.cli.tables import (
-    Live,
-    Plain,
-    bar,
-    check_table,
-    console,
-    reporter,
-    rows_table,
-    service_spans,
-    status_table,
-    summary,
-    timing_chart,
-)
+from devenv.cli.progress import console
+from devenv.cli.tables import bar, check_table, rows_table, service_spans, status_table, summary, timing_chart
 from devenv.lifecycle.timing import Run, Span, Step
 from devenv.model import Operation, Plan, Result, Timing
 from devenv.services.readiness import ServiceStatus
 
-START = Operation("start", "mysql", "container exited 3")
 READY = Operation("ready", "mysql", after=("start mysql",))
-
-
-def on_terminal(act: Callable[[Any], None], columns: int = 80) -> str:
-    """Everything that is written while the stream is a terminal of that width."""
-    leader, follower = os.openpty()
-    seen: list[bytes] = []
-
-    def read() -> None:
-        try:
-            while chunk := os.read(leader, 65536):
-                seen.append(chunk)
-        except OSError:  # the other end is closed
-            return
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    os.environ["COLUMNS"] = str(columns)
-    with os.fdopen(follower, "w", encoding="utf-8") as stream:
-        act(stream)
-    reader.join(20)
-    os.close(leader)
-    return b"".join(seen).decode()
 
 
 @pytest.fixture(autouse=True)
@@ -68,112 +32,6 @@ def printed(table: Any) -> list[str]:
     stream = io.StringIO()
     console(stream).print(table)
     return stream.getvalue().splitlines()
-
-
-# ---- plain lines -------------------------------------------------------------------------------------------------
-
-
-def test_plain_lines_tell_what_was_done_and_why() -> None:
-    stream = io.StringIO()
-    report = Plain(stream)
-    report.begin(Plan((START, READY)))
-    report.started(START)
-    report.finished(START, 0.25)
-    report.progress(READY, "waiting: connection refused")
-    report.finished(READY, 1.5)
-    report.failed(READY, 2.0, "cannot use mysql")
-    report.note("waiting for another devenv")
-    report.end()
-    assert stream.getvalue() == (
-        "  start mysql (container exited 3): 0.2 s\n"
-        "  ready mysql: 1.5 s\n"
-        "  ready mysql FAILED after 2.0 s: cannot use mysql\n"
-        "waiting for another devenv\n"
-    )
-
-
-@pytest.mark.parametrize("action", ["build image", "pull image", "fetch wheels"])
-def test_what_takes_minutes_is_told_when_it_begins(action: str) -> None:
-    stream = io.StringIO()
-    Plain(stream).started(Operation(action, "mysql", "image missing"))
-    assert stream.getvalue() == f"  {action} mysql (image missing) …\n"
-
-
-@pytest.mark.parametrize("action", ["create", "start", "ready", "stop", "remove", "provision", "create network"])
-def test_what_is_done_soon_is_told_when_it_is_done(action: str) -> None:
-    stream = io.StringIO()
-    Plain(stream).started(Operation(action, "mysql", "no container"))
-    assert stream.getvalue() == ""
-
-
-def test_each_step_of_a_build_is_told_once_in_one_short_line() -> None:
-    stream = io.StringIO()
-    report = Plain(stream)
-    build = Operation("build image", "mysql")
-    for text in ("Step 1/2 : FROM x", "Step 1/2 : FROM x", "unpacking", "Step 2/2 : RUN " + "x" * 500):
-        report.progress(build, text)
-    lines = stream.getvalue().splitlines()
-    assert lines[0] == "  build image mysql: Step 1/2 : FROM x" and len(lines) == 2
-    assert len(lines[1]) <= 100
-
-
-# ---- a terminal --------------------------------------------------------------------------------------------------
-
-
-def live(stream: Any) -> None:
-    report = reporter(stream)
-    report.begin(Plan((START, READY)))
-    report.started(START)
-    report.finished(START, 0.2)
-    report.started(Operation("ready", "etcd"))
-    report.finished(Operation("ready", "etcd"), 0.1)
-    report.started(READY)
-    report.progress(READY, "waiting: [errno] " + "x" * 300)
-    report.note("a note [/with] brackets")
-    report.failed(READY, 1.0, "no answer [/at all]")
-    report.end()
-
-
-def started_only(stream: Any) -> None:
-    report = reporter(stream)
-    report.begin(Plan((START, READY)))
-    report.started(START)
-    report.finished(START, 0.2)
-    report.end()
-
-
-def test_a_service_that_is_not_ready_yet_gets_no_tick() -> None:
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_terminal(started_only))
-    assert "✓" not in plain and "… mysql" in plain and "waiting for what it needs" in plain
-
-
-def test_a_terminal_gets_live_progress_that_fits_its_width() -> None:
-    output = on_terminal(live)
-    assert "\x1b[" in output
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
-    assert max(len(line) for line in re.split(r"[\r\n]+", plain)) <= 80
-    assert "✗ mysql" in plain and "✓ etcd" in plain
-    assert "no answer [/at all]" in plain and "a note [/with] brackets" in plain
-
-
-def test_no_colour_is_honoured_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_COLOR", "1")
-    codes = re.findall(r"\x1b\[([0-9;]*)m", on_terminal(live))
-    assert not [code for code in codes if re.search(r"(?:^|;)(?:3[0-7]|9[0-7]|38)", code)]
-
-
-def test_live_progress_is_for_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(reporter(io.StringIO()), Plain)
-    kinds: list[type] = []
-    on_terminal(lambda stream: kinds.append(type(reporter(stream))))
-    for name, value in (("CI", "true"), ("TERM", "dumb")):
-        with monkeypatch.context() as patch:
-            patch.setenv(name, value)
-            on_terminal(lambda stream: kinds.append(type(reporter(stream))))
-    assert kinds == [Live, Plain, Plain]
-
-
-# ---- tables ------------------------------------------------------------------------------------------------------
 
 
 def status(state: str, reason: str = "", ports: int = 1) -> ServiceStatus:
