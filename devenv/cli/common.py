@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from devenv.errors import DevenvError
+from devenv.names import did_you_mean
 
 if TYPE_CHECKING:
     from devenv.lifecycle.environment import Environment
@@ -31,6 +32,15 @@ class Group(click.Group):
 
     def list_commands(self, _: click.Context) -> list[str]:
         return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self.commands and not name.startswith("-") and not ctx.resilient_parsing:
+            meant = did_you_mean(name, self.commands)
+            ctx.fail(f"{ctx.command_path} has no command {name!r}{'; ' if meant else ''}{meant}")
+        return super().resolve_command(ctx, args)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         # Importing creates many objects and hardly any garbage: collecting this rarely saves a tenth of a second.

@@ -27,6 +27,7 @@ from devenv.cli.common import (
     timeout_option,
 )
 from devenv.cli.data import gc, reset, snapshot
+from devenv.cli.help import help_
 from devenv.cli.images import images
 from devenv.cli.project import doctor, env, export, init, trust, unwire, wire
 from devenv.cli.run import ci, run, shell
@@ -273,6 +274,6 @@ for _command in (
     *(status, wait, logs, exec_, plan),
     *(env, wire, unwire, export),
     *(run, shell, ci),
-    *(images, gc, doctor, trust, init),
+    *(images, gc, doctor, trust, init, help_),
 ):
     main.add_command(_command)

@@ -38,7 +38,7 @@ _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
 
 def data_folder(name: str) -> Path:
-    """`compose/` or `profiles/`: inside the installed package, or at the top of a checkout."""
+    """`compose/`, `profiles/` or `docs/`: inside the installed package, or at the top of a checkout."""
     package = Path(__file__).parents[1]
     installed = package / name
     return installed if installed.is_dir() else package.parent / name

@@ -25,8 +25,11 @@ def test_the_wheel_brings_its_services_and_nothing_else_of_the_checkout(wheel: P
     names = zipfile.ZipFile(wheel).namelist()
     for service in (REPOSITORY / "compose").glob("*/compose.yaml"):
         assert f"devenv/compose/{service.parent.name}/compose.yaml" in names
+    for page in (REPOSITORY / "docs").glob("*.md"):
+        assert f"devenv/docs/{page.name}" in names
     assert "devenv/profiles/base.yaml" in names
-    assert not [name for name in names if name.startswith(("tests/", "compose/", "profiles/")) or ".devenv/" in name]
+    others = ("tests/", "compose/", "profiles/", "docs/")
+    assert not [name for name in names if name.startswith(others) or ".devenv/" in name]
 
 
 @pytest.mark.long
@@ -45,6 +48,7 @@ def test_the_wheel_works_from_another_folder(project: Project, wheel: Path, tmp_
     # The very images of the checkout: the tag is a hash of content, wherever that lies.
     installed = json.loads(devenv("images", "list", "--format", "json"))
     assert installed == project.json("images", "list")
+    assert devenv("help", "wiring").startswith("# ")
     devenv("up", "etcd")
     assert json.loads(devenv("status", "--format", "json"))["services"]["etcd"]["state"] == "ready"
     devenv("down", "--volumes")

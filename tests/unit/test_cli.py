@@ -16,11 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 from fake_engine import FakeEngine
+from pseudo_terminal import on_terminal
 
 from devenv import __version__
 from devenv.cli.main import main
@@ -31,6 +33,7 @@ from devenv.model import Observed, ObservedContainer, Profile
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.profile import load_profile
 
+ROOT = Path(__file__).parents[2]
 NEED_AN_ENGINE = (
     ["up"],
     ["down"],
@@ -552,6 +555,71 @@ def test_the_list_of_commands_has_one_line_for_each() -> None:
 
 def test_the_version_is_told() -> None:
     assert run("--version").stdout.strip().endswith(__version__)
+
+
+# ---- the manual, and what was meant -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["help", "up", "snapshot save", "images"])
+def test_help_of_a_command_is_what_its_own_option_prints(name: str) -> None:
+    words = name.split()
+    assert run("help", *words).stdout == run(*words, "--help").stdout
+
+
+def test_help_lists_every_page_with_its_title_in_one_line() -> None:
+    lines = run("help").stdout.splitlines()
+    pages = sorted(path.stem for path in (ROOT / "docs").glob("*.md"))
+    assert [line.split()[0] for line in lines[2:]] == pages
+    assert all(len(line.split()) > 1 and len(line) <= 80 for line in lines[2:])
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_help_shows_a_page_as_it_is_written(page: Path) -> None:
+    result = run("help", page.stem)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.endswith(page.read_text("utf-8").rstrip() + "\n")
+
+
+def test_a_word_that_is_a_command_and_a_page_gets_both() -> None:
+    output = run("help", "ci").stdout
+    assert output.startswith("Usage: devenv ci") and "\n# In CI\n" in output
+
+
+def test_a_page_goes_to_the_pager_of_a_terminal(tmp_path: Path) -> None:
+    code = "from devenv.cli.main import main; main(['help', 'wiring'])"
+    script = tmp_path / "pager"
+    script.write_text("#!/bin/sh\necho through the pager\ngrep -c .\n")
+    script.chmod(0o755)
+
+    def act(stream: Any) -> None:
+        environ = {**os.environ, "PAGER": str(script)}
+        subprocess.run([sys.executable, "-c", code], stdin=stream, stdout=stream, env=environ, check=True)
+
+    assert re.fullmatch(r"through the pager\r\n\d+\r\n", on_terminal(act))
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [("wirng", "wiring"), ("statsu", "status"), ("snapshot sav", "save"), ("xyzzy", ""), ("wiring more", "")],
+)
+def test_an_unknown_topic_is_one_clear_line_and_exit_code_2(words: str, meant: str) -> None:
+    result = run("help", *words.split())
+    assert_clear_error(result, 2, repr(words), "'devenv help' lists")
+    assert (f"did you mean '{meant}'?" in result.stderr) == bool(meant)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["statsu"], "devenv has no command 'statsu'; did you mean 'status'?"),
+        (["images", "lst"], "devenv images has no command 'lst'; did you mean 'list'?"),
+        (["xyzzy"], "devenv has no command 'xyzzy'\n"),
+        (["up", "--formt", "json"], "--format"),
+    ],
+)
+def test_a_misspelt_command_or_option_is_told_what_was_meant(arguments: list[str], told: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2 and told in result.stderr
 
 
 # ---- init --------------------------------------------------------------------------------------------------------
