@@ -1,4 +1,4 @@
-"""What the bench leaves behind: docs/benchmarks.md, .json and a picture, and a table in the terminal."""
+"""Write the bench's results: two pages of docs/, a file for programs, a picture, and a table in the terminal."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ from tests.bench.snapshots import DATA_MB
 PICTURE = "benchmarks-scale.svg"
 _HEADINGS = ("what", "value", "target", "met", "devenv", "peer", "the peer is")
 _TEMPLATE = Path(__file__).with_name("page.md")
+_OPERATIONS = Path(__file__).with_name("operations.md")
 _METHOD = """\
-devenv and Docker Compose bring up the same four images on the same engine, in turn; every number is the median
-of {rounds}. Compose gets a file that is written as each project's own documentation tells:
-[tests/bench/compose](../tests/bench/compose/compose.yaml), with upstream's default settings and a health check
-every second. devenv uses its own settings, for throw-away data. Compose returns after `mysqladmin ping`,
-`rabbitmq-diagnostics ping`, `etcdctl endpoint health` and a page of Keystone; devenv after a login, a queue, an
-answer of etcd and a token. Beyond Compose's file, devenv runs RabbitMQ's management and makes Keystone's accounts."""
-_METHOD_ALONE = (
-    "There was no Compose v2 on this machine, so nothing to compare with; every number is the median of {rounds}."
-)
+devenv and Docker Compose start the same four images on the same engine, in turn; every number is the median
+of {rounds}.
+
+- **Compose** gets a file that follows each project's own documentation
+  ([tests/bench/compose](../tests/bench/compose/compose.yaml)): upstream's default settings, and a health check every
+  second. It returns after `mysqladmin ping`, `rabbitmq-diagnostics ping`, `etcdctl endpoint health` and a page of
+  Keystone.
+- **devenv** uses its own settings, for throw-away data. It returns after a login, a queue, an answer of etcd and a
+  token. It also runs RabbitMQ's management and creates Keystone's accounts, which Compose's file does not."""
+_METHOD_ALONE = "This machine had no Compose v2 to compare with; every number is the median of {rounds}."
 # These are always shown; of others only what missed its target.
 _PROFILES = (FIRST_UP, GOLDEN_UP, RESET)
 # Which runs show why a row is as it is, where they are not called like the row.
@@ -79,15 +81,18 @@ class Report:
 
 
 def write(report: Report, folder: Path) -> list[Path]:
-    """Write the page, the numbers, and the picture if there is something to draw."""
+    """Write the pages, the numbers, and the picture if there is something to draw."""
     folder.mkdir(parents=True, exist_ok=True)
-    page, data = folder / "benchmarks.md", folder / "benchmarks.json"
-    page.write_text(as_markdown(report), encoding="utf-8")
-    data.write_text(as_json(report), encoding="utf-8")
-    if not report.scale:
-        return [page, data]
-    plot.draw(report.scale, folder / PICTURE)
-    return [page, data, folder / PICTURE]
+    texts = {
+        "benchmarks.md": as_markdown(report),
+        "benchmarks-operations.md": operations(report),
+        "benchmarks.json": as_json(report),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    if report.scale:
+        plot.draw(report.scale, folder / PICTURE)
+    return [folder / name for name in (*texts, *([PICTURE] if report.scale else []))]
 
 
 def as_json(report: Report) -> str:
@@ -122,6 +127,13 @@ def as_markdown(report: Report) -> str:
         limits=_limits(report.limits),
         scale=_scale(report.scale),
         others=_others(report),
+    )
+
+
+def operations(report: Report) -> str:
+    """Return the page with the operations of some runs."""
+    return _OPERATIONS.read_text(encoding="utf-8").format(
+        date=report.date,
         profiles="\n\n".join(_profile(what, report.profiles[what]) for what in profiled(report)) or _NOT_MEASURED,
     )
 
@@ -139,10 +151,11 @@ def _readiness(known: Mapping[str, float]) -> str:
 
 
 _KNOWN_WORDS = """\
-- **{name}** is how long after a service's own log line of readiness, by the engine's clock, devenv has
-  ended waiting for it in a golden `up`; the worst of the four counts. etcd logs no such line at devenv's level: the
-  bench asks its `/health` every 5 ms. The medians: {times}.
-  Between two looks there are at most 50 ms; one at RabbitMQ logs in and declares a queue, while Keystone's start has
+- **{name}.** Each service logs a line when it is ready. The bench takes the time of that line, by the
+  engine's clock, and measures how much later devenv stops waiting in a golden `up`. The worst of the four counts. etcd
+  logs no such line at devenv's level, so the bench asks its `/health` every 5 ms.
+  The medians: {times}.
+  devenv looks at least every 50 ms. A look at RabbitMQ logs in and declares a queue, while Keystone's start occupies
   the processors.
 """
 
@@ -159,23 +172,23 @@ def _limits(found: Limits | None) -> str:
 
 
 _LIMITS_WORDS = """\
-What these numbers are made of on this machine, with the services as they are set up today:
+These limits explain the numbers on this machine, with the services as they are configured today:
 
-- **Processors.** During a golden `up` of all four the machine's processors are at work for {golden_cpu:.1f} s,
-  for whatever runs: shared out evenly, {least:.2f} s on {cores} cores; it took {golden:.2f} s. Alone, {slowest} takes
-  {slowest_seconds:.2f} s, with {slowest_cpu:.1f} s of processor time. With that much to do, `up, golden, to slowest
-  alone` cannot be below {least_ratio:.2f}: the quicker the slowest service gets by itself, the higher.
-- **The engine.** Told at once to remove the same containers, volumes and network, with nothing else to do, it takes
-  {engine_down:.2f} s. `down --volumes` adds the start of a command and a look at what there is.
-- **Stop.** `start` alone takes {start_ratio:.2f} of a golden `up`: RabbitMQ boots and Keystone is imported in either.
-  What `stop` takes ({stop:.2f} s) comes on top, and `down` takes as long and removes containers. Found once, with a
-  debugger: MySQL waits for a thread of InnoDB that sleeps for a second at a time (`srv_master_thread`), however little
-  there is to write, so its stop takes between 0.2 and 1.2 s; and it is stopped after Keystone, because it waits two
-  seconds for clients that hold on to it.
-- **Snapshots.** Told at once to copy all volumes into images, with nothing else to do, the engine takes
-  {engine_copy:.2f} s. A restore has as much to copy back, and then to do what `start` does, which takes {start:.2f} s.
-- **The command.** Of the {status:.0f} ms of a `status`, {imports:.0f} ms are Python's, which starts and imports devenv
-  and the clients that log in to MySQL and RabbitMQ; a second `up` has the same to import, and `--help` a part of it."""
+- **Processors.** A golden `up` of all four services keeps the machine's processors at work for {golden_cpu:.1f} s, for
+  all programs together. Spread evenly over {cores} cores, that is {least:.2f} s; it took {golden:.2f} s.
+  Alone, {slowest} takes {slowest_seconds:.2f} s, with {slowest_cpu:.1f} s of processor time. So `up, golden, to slowest
+  alone` cannot be below {least_ratio:.2f}. A quicker slowest service raises this limit.
+- **The engine.** If it only has to remove the same containers, volumes and network, all requested together, it takes
+  {engine_down:.2f} s. `down --volumes` adds the start of a command and a look at what exists.
+- **Stop.** `start` alone takes {start_ratio:.2f} of a golden `up`: in both, RabbitMQ boots and Keystone imports its
+  code. `stop` adds {stop:.2f} s; `down` takes as long as `stop` and then removes containers. A debugger showed
+  that MySQL, even with little to write, waits for a thread of InnoDB that sleeps for a second at a time
+  (`srv_master_thread`), so its stop takes between 0.2 and 1.2 s. devenv stops MySQL after Keystone, because MySQL waits
+  two seconds for clients that hold on to it.
+- **Snapshots.** If the engine only has to copy all volumes into images, all requested together, it takes
+  {engine_copy:.2f} s. A restore copies as much back, and then does what `start` does, which takes {start:.2f} s.
+- **The command.** Of the {status:.0f} ms of a `status`, Python needs {imports:.0f} ms to start and to import devenv
+  and the clients that log in to MySQL and RabbitMQ. A second `up` imports the same, and `--help` a part of it."""
 
 
 def _scale(points: Sequence[Point]) -> str:
@@ -190,8 +203,8 @@ def _scale(points: Sequence[Point]) -> str:
 
 
 _SCALE_WORDS = """\
-All were started at the same moment, golden, each on new volumes. PSS counts a page that several processes share once
-for all of them: programs and libraries are in memory once, however many environments there are."""
+All environments started at the same moment, golden, each on new volumes. PSS counts a page that several processes share
+once for all of them: memory holds programs and libraries once, however many environments run."""
 
 
 def _scale_line(point: Point) -> str:
@@ -228,10 +241,10 @@ def _others(report: Report) -> str:
 
 
 _OTHERS_WORDS = """\
-The same services alone, for information. testcontainers gets the images that devenv built, and starts one container
-after the other, as its users do. pifpaf runs Debian's servers on the host, without containers; its MySQL is MariaDB
-without network and accounts. Each is timed from the start of its process, devenv golden, until all is ready by its own
-check. `sh tests/bench/others/set_up.sh FOLDER` sets both up."""
+This table is for information, with the same services. testcontainers gets the images that devenv built, and starts one
+container after the other, as its users do. pifpaf runs Debian's servers on the host, without containers; its MySQL is
+MariaDB without network and accounts. Each time runs from the start of the process (devenv's with golden states) until
+everything is ready by the tool's own check. `sh tests/bench/others/set_up.sh FOLDER` installs both."""
 
 
 def _others_table(rows: Sequence[Row]) -> str:
