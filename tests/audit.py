@@ -23,9 +23,9 @@ _SECONDS = 300
 _HEAD = """\
 # Dependencies
 
-What comes with devenv when it is installed, and under which licence, as the packages themselves say. Written by
-`make audit`; a test fails when it is not current. What development needs besides is in
-[CONTRIBUTING.md](../CONTRIBUTING.md).
+These packages come with an installed devenv, under the licences that the packages themselves state. `make audit` writes
+this page, and a test fails when it is not current. [CONTRIBUTING.md](../CONTRIBUTING.md) lists what development needs
+besides.
 
 | package | licence | why |
 |---|---|---|
