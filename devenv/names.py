@@ -59,6 +59,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else ""
 
 
+def hint_for(word: str, known: Iterable[str], lead: str) -> str:
+    """Return the hint for a word that is not known: the closest known one, then `lead` and all of them."""
+    known = sorted(known)
+    return f"{did_you_mean(word, known)} {lead}: {', '.join(known) or 'none'}".lstrip()
+
+
 @dataclass(frozen=True, order=True)
 class Pair:
     """What one component has in one service. It prints as "mysql/nova".

@@ -13,7 +13,7 @@ import voluptuous
 
 from devenv import errors
 from devenv.cli.main import main
-from devenv.services import base as provision, probe
+from devenv.services import lookup
 from devenv.spec import catalogue, profile
 
 PACKAGE = Path(errors.__file__).parent
@@ -135,14 +135,14 @@ def _keys() -> Iterator[str]:
     yield ""
     yield from _schema({key: {} if key == "switches" else v for key, v in catalogue._DEVENV.items()}, DEVENV)
     yield "The kinds of probes, and what each is to be told. Another package can bring one (entry points of the group"
-    yield f"`{probe.GROUP}`)."
+    yield f"`{lookup.PROBES}`)."
     yield ""
-    kinds = sorted(entry_points(group=probe.GROUP).names)
+    kinds = sorted(entry_points(group=lookup.PROBES).names)
     yield from _table(("kind", "settings", "what has to work"), [(f"`{kind}`", *PROBES[kind]) for kind in kinds])
-    yield f"The kinds of provisioners (entry points of the group `{provision.GROUP}`), what each is to be told as the"
-    yield "administrator, and of a component:"
+    yield f"The kinds of provisioners (entry points of the group `{lookup.PROVISIONERS}`), what each is to be told as"
+    yield "the administrator, and of a component:"
     yield ""
-    kinds = sorted(entry_points(group=provision.GROUP).names)
+    kinds = sorted(entry_points(group=lookup.PROVISIONERS).names)
     yield from _table(("kind", "settings", "of a component"), [(f"`{kind}`", *PROVISIONERS[kind]) for kind in kinds])
 
 

@@ -30,7 +30,8 @@ from devenv.model import (
     ServiceDefinition,
     Timing,
 )
-from devenv.services.base import Component, Provisioner, load_provisioner
+from devenv.services.base import Component, Provisioner
+from devenv.services.lookup import load_provisioner
 from devenv.services.readiness import Patience, target_of, wait_until_ready
 
 # How long a service may take that starts from its golden state, before it is started without: ten times the usual.

@@ -1,36 +1,54 @@
-"""What a component gets inside the running services: database, vhost, key prefix, service user.
+"""The contracts of a service: a probe that checks it, a provisioner that creates what components get in it.
 
-A provisioner is a subclass of Provisioner, found by name among the entry points of the group
-"devenv.provisioners", so that another package can bring one. It says in `_make` and `_remove` what to do for one
-component, maybe in `_empty` what a reset does and in `_settle` what a snapshot needs, and raises Refused with the
-reason where the service does not let it.
+A probe is a function `check(target)`. It returns when the service works and raises NotReady with the reason when it
+does not work yet. A provisioner is a subclass of Provisioner. `_make` and `_remove` say what to do for one component;
+`_empty` says what a reset does and `_settle` what a snapshot needs, where the service supports them. All of them raise
+Refused with the reason when the service does not let them.
 
-One instance serves one service during one run, and up to 32 threads at once, each with another component.
+devenv finds both by name among entry points, so another package can bring one (see lookup.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from devenv.errors import ServiceFailed
-from devenv.services import lookup as plugins
-from devenv.services.probe import Target
 
-GROUP = "devenv.provisioners"
+# The limits of one attempt of a probe, in seconds. A healthy service answers in milliseconds; a wedged one must not
+# hide its reason for long.
+PROBE_CONNECT_SECONDS = 2.0
+PROBE_ANSWER_SECONDS = 5.0
+# The limits of one request of a provisioner. On the loopback address a connection is there immediately or never. 32
+# requests at a time wait for each other, 40 ms each in Keystone's one process; a busy machine is ten times slower.
+CONNECT_SECONDS = 2
+ANSWER_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Target:
+    """The server to talk to: an endpoint's host view, and the `probe` or `provisioner` settings of the service."""
+
+    host: str
+    port: int
+    url: str = field(repr=False)
+    settings: Mapping[str, str] = field(repr=False)
+
+
+Check = Callable[[Target], None]
 
 
 @dataclass(frozen=True)
 class Component:
-    """Who gets something: its name in devenv.yaml, and per service what it is called there, its password, …"""
+    """A component to provision: its name in devenv.yaml, and its user, password and more in this service."""
 
     name: str
     settings: Mapping[str, str] = field(repr=False)
 
 
 class Refused(Exception):
-    """Raised inside a provisioner: the service's reason, of which one line is told, and what to do about it."""
+    """Raised inside a provisioner: the service's reason, of which users see one line, and a hint."""
 
     def __init__(self, reason: object, hint: str = "") -> None:
         super().__init__(reason)
@@ -38,11 +56,14 @@ class Refused(Exception):
 
 
 class Provisioner:
-    """Makes and removes what components get in one service. All of it may be done again at any time."""
+    """Creates and removes what components get in one service. Each step can be repeated at any time.
+
+    One instance serves one service during one run, and up to 32 threads at a time, each with another component.
+    """
 
     service = ""  # As in `devenv logs SERVICE`.
-    what = ""
-    # Dropping costs the service so much that nothing is dropped one by one from a service that goes anyway.
+    what = ""  # What a component gets, for errors: "the database".
+    # Removing costs the service so much that devenv removes nothing one by one before it removes the service itself.
     slow_to_drop = False
 
     def __init__(self, target: Target) -> None:
@@ -50,52 +71,49 @@ class Provisioner:
         self.target = target
 
     def prepare(self) -> None:
-        """Bring the service itself into shape, once before any component. Raises ServiceFailed."""
+        """Configure the service itself, once, before any component. Raise ServiceFailed."""
 
     def ensure(self, component: Component) -> None:
-        """Make what is missing and mend what differs. Raises ServiceFailed."""
-        with self._explained(f"cannot make {self.what} for component {component.name}", component):
+        """Create what is missing and fix what differs. Raise ServiceFailed."""
+        with self._explained(f"cannot create {self.what} of component {component.name}", component):
             self._make(component)
 
     def drop(self, component: Component) -> None:
-        """Remove what `ensure` made; what is not there counts as removed. Raises ServiceFailed."""
-        with self._explained(f"cannot drop {self.what} of component {component.name}", component):
+        """Remove what `ensure` created; what is not there counts as removed. Raise ServiceFailed."""
+        with self._explained(f"cannot remove {self.what} of component {component.name}", component):
             self._remove(component)
 
     def empty(self, initial: bytes) -> None:
-        """Make a service that runs what it was right after its first start; for those with a setting `initial`.
+        """Return a running service to the state after its first start, where it has a setting `initial`.
 
-        `initial` is what the file holds that this setting names. Raises ServiceFailed.
+        `initial` is the content of the file that this setting names. Raise ServiceFailed.
         """
-        with self._explained(f"cannot empty {self.service}"):
+        with self._explained(f"cannot clear {self.service}"):
             self._empty(initial)
 
     def settle(self) -> None:
-        """Have on disk all that was answered; for those with a setting `settle`, which are late with it.
-
-        Raises ServiceFailed.
-        """
-        with self._explained(f"cannot settle {self.service}"):
+        """Write to disk all that the service has confirmed, where it has a setting `settle`. Raise ServiceFailed."""
+        with self._explained(f"cannot flush {self.service} to disk"):
             self._settle()
 
     def close(self) -> None:
         """Close the connections that it keeps."""
 
-    # These two are not abstract: who overrides `ensure` and `drop` as a whole needs neither.
+    # These two are not abstract: a subclass that overrides `ensure` and `drop` needs neither.
 
     def _make(self, component: Component) -> None:
-        """What a subclass has to say: how a component's part is made, and mended."""
+        """Create the component's part, or fix it."""
         raise NotImplementedError
 
     def _remove(self, component: Component) -> None:
-        """What a subclass has to say: how all of it goes."""
+        """Remove all of the component's part."""
         raise NotImplementedError
 
     def _empty(self, initial: bytes) -> None:
-        raise Refused("its provisioner does not know how")
+        raise Refused("its provisioner does not support it")
 
     def _settle(self) -> None:
-        raise Refused("its provisioner does not know how")
+        raise Refused("its provisioner does not support it")
 
     @contextmanager
     def _explained(self, cannot: str, component: Component | None = None) -> Iterator[None]:
@@ -103,7 +121,7 @@ class Provisioner:
             yield
         except (Refused, ValueError) as error:
             line = (str(error).strip().splitlines() or ["no reason given"])[0]
-            # Servers quote what they were sent.
+            # Servers quote what devenv sent to them.
             for settings in (self.target.settings, component.settings if component else {}):
                 line = line.replace(settings.get("password") or "\0", "***")
             where, hint = f"{self.target.host}:{self.target.port}", getattr(error, "hint", "")
@@ -111,7 +129,24 @@ class Provisioner:
             raise ServiceFailed(f"{cannot} at {where}: {line[:200]}", hint) from None
 
 
-def load_provisioner(kind: str) -> type[Provisioner]:
-    """The provisioner of that name. Raises ConfigError if no installed package brings it."""
-    provisioner: type[Provisioner] = plugins.find(GROUP, kind, "a provisioner").load()
-    return provisioner
+# ---- what probes say ---------------------------------------------------------------------------------------------
+
+
+def no_connection(error: BaseException | None, usual: str) -> str:
+    """Return why a connection failed.
+
+    The engine's port proxy looks different each time while no server listens behind it. That is the `usual` reason.
+    """
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    return "no answer in time" if isinstance(error, TimeoutError) else usual
+
+
+def no_login(error: BaseException | None) -> str:
+    """Return why a connection failed to a server that asks for a login first."""
+    return no_connection(error, "not accepting logins yet")
+
+
+def first_line(words: object) -> str:
+    """Return the first line of a server's message."""
+    return (str(words).strip().splitlines() or [type(words).__name__])[0][:200]

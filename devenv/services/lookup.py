@@ -1,33 +1,59 @@
-"""Probes and provisioners by name, from entry points: devenv's own, and those of any other installed package."""
+"""Find probes and provisioners by name: devenv's own, and those that other installed packages bring."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from devenv.errors import ConfigError
+from devenv.names import hint_for
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
+    from devenv.services.base import Check, Provisioner
 
-_PACKAGE = "openstack-devenv"
+PROBES = "devenv.probes"
+PROVISIONERS = "devenv.provisioners"
+# The same as pyproject.toml's entry points, which a test holds. To read those takes longer than a probe.
+OWN = {
+    PROBES: {
+        "mysql": "devenv.services.mysql:check",
+        "amqp": "devenv.services.rabbitmq:check",
+        "etcd": "devenv.services.etcd:check",
+        "keystone": "devenv.services.keystone:check",
+    },
+    PROVISIONERS: {
+        "mysql": "devenv.services.mysql:MySQL",
+        "rabbitmq": "devenv.services.rabbitmq:RabbitMQ",
+        "etcd": "devenv.services.etcd:Etcd",
+        "keystone": "devenv.services.keystone:Keystone",
+    },
+}
 
 
-def find(group: str, kind: str, what: str) -> EntryPoint:
-    """The entry point of that name. Raises ConfigError, saying `what` is not there, if no package brings it.
+@cache
+def load_probe(kind: str) -> Check:
+    """Return the probe of that name. Raise ConfigError if no installed package brings it."""
+    check: Check = _load(PROBES, kind, "a probe")
+    return check
 
-    devenv's own come first: reading what every installed package brings takes longer than a probe.
-    """
-    # Lazily: it takes as long to import as a probe takes.
-    from importlib.metadata import EntryPoints, PackageNotFoundError, distribution, entry_points
 
-    try:
-        own = distribution(_PACKAGE).entry_points.select(group=group, name=kind)
-    except PackageNotFoundError:
-        own = EntryPoints()
-    for entry_point in own:
-        return entry_point
+def load_provisioner(kind: str) -> type[Provisioner]:
+    """Return the provisioner of that name. Raise ConfigError if no installed package brings it."""
+    provisioner: type[Provisioner] = _load(PROVISIONERS, kind, "a provisioner")
+    return provisioner
+
+
+def _load(group: str, kind: str, what: str) -> Any:
+    if address := OWN[group].get(kind):
+        from importlib import import_module
+
+        module, _, name = address.partition(":")
+        return getattr(import_module(module), name)
+    # It takes as long to import as a probe takes.
+    from importlib.metadata import entry_points
+
     found = entry_points(group=group)
     if kind not in found.names:
-        known = ", ".join(sorted(found.names)) or "none: is devenv installed?"
-        raise ConfigError(f"cannot find {what} {kind!r}", hint=f"there are: {known}")
-    return found[kind]
+        hint = hint_for(kind, found.names, "installed packages bring")
+        raise ConfigError(f"cannot find {what} of kind {kind!r}", hint)
+    return found[kind].load()

@@ -11,7 +11,8 @@ from typing import Any
 from devenv.engine.containers import Engine
 from devenv.errors import DevenvError, NotReady, NotReadyInTime, ServiceFailed, tells_of_full_disk
 from devenv.model import DesiredService, Observed
-from devenv.services.probe import Target, load_probe
+from devenv.services.base import Target
+from devenv.services.lookup import load_probe
 from devenv.spec.components import endpoints_of
 
 # The pauses between two looks at a service that is not ready. Such a look takes less than 0.5 ms of a processor.

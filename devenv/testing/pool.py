@@ -13,7 +13,8 @@ from threading import Lock
 
 from devenv.errors import DevenvError
 from devenv.model import ComponentChoice, Desired, Provision, ServiceDefinition
-from devenv.services.base import Component, Provisioner, load_provisioner
+from devenv.services.base import Component, Provisioner
+from devenv.services.lookup import load_provisioner
 from devenv.services.readiness import target_of
 from devenv.spec.components import provision
 from devenv.store.state import new_secret

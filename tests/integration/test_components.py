@@ -15,9 +15,8 @@ import pytest
 import requests
 from project import REPOSITORY, Project, components, one_clear_line, plan_of
 
-from devenv.services.base import Component
-from devenv.services.keystone import Etcd
-from devenv.services.probe import Target
+from devenv.services.base import Component, Target
+from devenv.services.etcd import Etcd
 
 TWO = """
 components:
@@ -289,7 +288,7 @@ def test_a_component_that_is_renamed_takes_its_file_along(wired: Project, config
 def test_one_component_that_cannot_be_made_leaves_the_others_theirs(wired: Project) -> None:
     wired.configure(TWO + "  bad: {roles: [nosuch]}\n  good: {}\n")
     done = wired.devenv("up", check=False)
-    one_clear_line(done, 5, "component bad", "there is no role 'nosuch'", "mend 'roles' in devenv.yaml")
+    one_clear_line(done, 5, "component bad", "Keystone has no role 'nosuch'", "correct 'roles' in devenv.yaml")
     assert (wired.folder / ".devenv" / "good.conf").exists()
     assert "[keystone_authtoken]" not in (wired.folder / ".devenv" / "bad.conf").read_text()
     wired.configure(TWO)

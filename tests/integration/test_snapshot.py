@@ -247,7 +247,7 @@ def test_a_queue_that_cannot_be_emptied_is_made_anew(queue: Project, client: doc
     first = container_of(queue, client)
     queue.devenv(*CTL, "eval", "application:stop(rabbitmq_management).")
     done = queue.devenv("reset")
-    assert "cannot empty rabbitmq" in done.stderr and "making rabbitmq anew" in done.stderr
+    assert "cannot clear rabbitmq" in done.stderr and "making rabbitmq anew" in done.stderr
     assert container_of(queue, client) != first
     assert "nova" in queue.devenv(*CTL, "list_vhosts").stdout
 

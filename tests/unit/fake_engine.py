@@ -11,7 +11,7 @@ from builders import inspected
 
 from devenv.errors import NotReady
 from devenv.model import DesiredService, Observed, Operation, Plan, Report
-from devenv.services.probe import Target
+from devenv.services.base import Target
 
 
 class FakeEngine:

@@ -9,8 +9,8 @@ import pytest
 from builders import compose_data, line_of, write_service
 
 from devenv.errors import ConfigError
-from devenv.services.base import Provisioner, load_provisioner
-from devenv.services.probe import load_probe
+from devenv.services.base import Provisioner
+from devenv.services.lookup import load_probe, load_provisioner
 from devenv.spec.catalogue import load_catalogue, load_service
 
 SHIPPED = load_catalogue()

@@ -21,8 +21,7 @@ from devenv.lifecycle.execute import Context, execute
 from devenv.lifecycle.plan import make_plan
 from devenv.model import Endpoint, Image, Observed, Operation, Plan
 from devenv.services import readiness
-from devenv.services.base import Component, Provisioner
-from devenv.services.probe import Target
+from devenv.services.base import Component, Provisioner, Target
 from devenv.services.readiness import Patience, wait_until_ready
 
 ONE, TWO = service("one"), service("two")

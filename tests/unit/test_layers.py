@@ -17,8 +17,9 @@ PACKAGE = ROOT / "devenv"
 # Each by its path below devenv/, without the ending: "lifecycle/up".
 MODULES = {str(path.relative_to(PACKAGE).with_suffix("")): path for path in sorted(PACKAGE.rglob("*.py"))}
 SERVICES = re.compile(r"mysql|rabbit|etcd|keystone", re.IGNORECASE)
-# Who may know a service by name: what speaks its protocol. And the commented devenv.yaml that `init` writes.
-MAY_NAME_SERVICES = {"services/probe", "services/keystone"}
+# These may know a service by name: what speaks its protocol, and the table of where that is. So may the commented
+# devenv.yaml that `init` writes.
+MAY_NAME_SERVICES = {f"services/{name}" for name in ("mysql", "rabbitmq", "etcd", "keystone", "lookup")}
 HELP_TEXTS = {("profile", "TEMPLATE")}
 # Who makes what is not devenv's own, as the user's umask says: a job's report, devenv.yaml, an export.
 FOR_OTHERS = {"testing/ci", "cli/project", "wiring/export"}

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from devenv.errors import ConfigError, NotReady
-from devenv.services import probe
-from devenv.services.probe import Target, check_amqp, check_etcd, check_keystone, check_mysql, load_probe
+from devenv.services import base, etcd, keystone, lookup, mysql, rabbitmq
+from devenv.services.base import Target
+from devenv.services.lookup import load_probe, load_provisioner
 
 LOGIN = {"user": "u", "password": "secret", "database": "d", "vhost": "v", "project": "p"}
 Answer = tuple[int, Any]
@@ -84,7 +85,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-ALL = {"mysql": check_mysql, "amqp": check_amqp, "etcd": check_etcd, "keystone": check_keystone}
+ALL = {"mysql": mysql.check, "amqp": rabbitmq.check, "etcd": etcd.check, "keystone": keystone.check}
 NOT_YET = {
     "mysql": "not accepting logins yet",
     "amqp": "not accepting logins yet",
@@ -113,7 +114,7 @@ def test_a_port_proxy_with_nobody_behind_it_is_one_short_reason(kind: str, reset
 
 @pytest.mark.parametrize("kind", ALL)
 def test_what_never_answers_is_given_up(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "_ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(base, "PROBE_ANSWER_SECONDS", 0.05)
     with port_proxy(mute=True) as target, pytest.raises(NotReady) as caught:
         ALL[kind](target)
     assert str(caught.value) == "no answer in time"
@@ -125,7 +126,7 @@ def test_what_never_answers_is_given_up(kind: str, monkeypatch: pytest.MonkeyPat
 def test_etcd_is_asked_whether_it_is_ready() -> None:
     asked = []
     with server(lambda what, _: asked.append(what) or (200, "ok")) as target:  # type: ignore[func-returns-value]
-        check_etcd(target)
+        etcd.check(target)
     assert asked == ["GET /v3/readyz"]
 
 
@@ -137,17 +138,17 @@ def test_an_etcd_without_that_page_has_to_read() -> None:
         return (404, "404 page not found") if "readyz" in what else (200, {})
 
     with server(reply) as target:
-        check_etcd(target)
+        etcd.check(target)
     assert asked == [("GET /v3/readyz", None), ("POST /v3/v3/kv/range", {"key": "AA=="})]
 
 
 def test_etcd_says_what_is_missing() -> None:
     expected = pytest.raises(NotReady, match=r"^HTTP 503: \[\+\]data ok$")
     with server(lambda *_: (503, "[+]data ok\n[-]linearizable_read failed\n")) as target, expected:
-        check_etcd(target)
+        etcd.check(target)
 
 
-def keystone(catalog: list[Any], identity: int = 200) -> Callable[[str, Any], Answer]:
+def a_keystone(catalog: list[Any], identity: int = 200) -> Callable[[str, Any], Answer]:
     def reply(what: str, body: Any) -> Answer:
         if what != "POST /v3/auth/tokens":
             return identity, {}
@@ -163,34 +164,36 @@ def catalog_of(url: str) -> list[Any]:
 
 def test_keystone_gives_a_token_and_a_catalog_whose_url_answers() -> None:
     catalog: list[Any] = []
-    with server(keystone(catalog)) as target:
+    with server(a_keystone(catalog)) as target:
         catalog += catalog_of(target.url)
-        check_keystone(target)
+        keystone.check(target)
 
 
 def test_keystones_catalog_has_to_lead_somewhere() -> None:
-    with server(keystone([])) as target, pytest.raises(NotReady, match="no public identity endpoint"):
-        check_keystone(target)
+    with server(a_keystone([])) as target, pytest.raises(NotReady, match="no public identity endpoint"):
+        keystone.check(target)
     catalog: list[Any] = []
-    with server(keystone(catalog, identity=500)) as target:
+    with server(a_keystone(catalog, identity=500)) as target:
         catalog += catalog_of(target.url)
         with pytest.raises(NotReady, match="answers HTTP 500"):
-            check_keystone(target)
+            keystone.check(target)
 
 
 def test_keystone_without_its_user_gives_no_token() -> None:
     expected = pytest.raises(NotReady, match=r"^no token: HTTP 401: The request you have made$")
     with server(lambda *_: (401, "The request you have made\nrequires authentication.")) as target, expected:
-        check_keystone(target)
+        keystone.check(target)
 
 
 # ---- by name -----------------------------------------------------------------------------------------------------
 
 
-def test_our_own_probes_are_those_of_the_entry_points() -> None:
-    entries = distribution("openstack-devenv").entry_points.select(group=probe.GROUP)
-    named = {entry.name: entry.load() for entry in entries}
-    assert named == probe._OWN == {kind: load_probe(kind) for kind in named}
+@pytest.mark.parametrize("group", lookup.OWN)
+def test_devenv_finds_its_own_where_its_entry_points_say(group: str) -> None:
+    entries = distribution("openstack-devenv").entry_points.select(group=group)
+    assert {entry.name: entry.value for entry in entries} == lookup.OWN[group]
+    load: Callable[[str], Any] = load_probe if group == lookup.PROBES else load_provisioner
+    assert {entry.name: entry.load() for entry in entries} == {kind: load(kind) for kind in lookup.OWN[group]}
 
 
 def test_a_probe_that_nobody_brings_is_a_clear_error() -> None:
@@ -198,7 +201,7 @@ def test_a_probe_that_nobody_brings_is_a_clear_error() -> None:
         load_probe("banana")
 
 
-def test_our_own_probes_are_found_without_a_look_at_packages() -> None:
-    code = "import sys; from devenv.services.probe import load_probe; load_probe('etcd'); print(*sys.modules)"
+def test_devenv_finds_its_own_probes_without_a_look_at_packages() -> None:
+    code = "import sys; from devenv.services.lookup import load_probe; load_probe('etcd'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"importlib.metadata", "requests", "pymysql", "amqp", "http.client"} & set(done.stdout.split())

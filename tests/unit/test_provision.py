@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from devenv.errors import ConfigError, ServiceFailed
-from devenv.services.base import Component, Provisioner, load_provisioner
-from devenv.services.keystone import Etcd, Keystone, RabbitMQ
-from devenv.services.probe import Target
+from devenv.services.base import Component, Provisioner, Target
+from devenv.services.etcd import Etcd
+from devenv.services.keystone import Keystone
+from devenv.services.lookup import load_provisioner
+from devenv.services.rabbitmq import RabbitMQ
 
 ROOT = "the-administrator's-password"
 OWN = "the-component's-password"
@@ -85,7 +87,7 @@ def component(name: str = "nova", **settings: str) -> Component:
 
 
 def test_an_unknown_kind_is_told_with_those_that_there_are() -> None:
-    with pytest.raises(ConfigError, match="cannot find a provisioner 'redis'") as error:
+    with pytest.raises(ConfigError, match="cannot find a provisioner of kind 'redis'") as error:
         load_provisioner("redis")
     assert "etcd, keystone, mysql, rabbitmq" in error.value.hint
 
@@ -106,10 +108,10 @@ def test_a_refusal_is_one_line_without_passwords(server: Server, kind: type[Prov
     server.reply = lambda asked, _: (400, body)
     with pytest.raises(ServiceFailed) as error:
         kind(server.target()).ensure(component())
-    where = f"for component nova at 127.0.0.1:{server.port}"
-    assert error.value.message == f"cannot make {kind.what} {where}: HTTP 400: no *** nor ***"
+    where = f"of component nova at 127.0.0.1:{server.port}"
+    assert error.value.message == f"cannot create {kind.what} {where}: HTTP 400: no *** nor ***"
     assert f"'devenv logs {kind.service}'" in error.value.hint
-    with pytest.raises(ServiceFailed, match=f"cannot drop {kind.what} of component nova"):
+    with pytest.raises(ServiceFailed, match=f"cannot remove {kind.what} of component nova"):
         kind(server.target()).drop(component())
 
 
@@ -122,7 +124,7 @@ def test_nobody_listening_is_told_as_such(kind: type[Provisioner]) -> None:
 
 def test_mysql_is_told_in_one_line_too() -> None:
     nobody = Target("127.0.0.1", 1, "", {"user": "u", "password": ROOT})
-    with pytest.raises(ServiceFailed, match=r"cannot make the database for component nova at 127.0.0.1:1: Can't conn"):
+    with pytest.raises(ServiceFailed, match=r"cannot create the database of component nova at 127.0.0.1:1: Can't conn"):
         load_provisioner("mysql")(nobody).ensure(component(database="nova"))
 
 
@@ -163,7 +165,7 @@ def test_an_emptied_rabbitmq_has_what_its_file_of_definitions_says_and_nothing_e
 
 def test_what_cannot_be_emptied_says_so_in_one_line(server: Server) -> None:
     server.reply = lambda asked, _: (500, {"reason": f"no {ROOT}"})
-    with pytest.raises(ServiceFailed, match=r"cannot empty rabbitmq at 127.0.0.1:\d+: HTTP 500: no \*\*\*"):
+    with pytest.raises(ServiceFailed, match=r"cannot clear rabbitmq at 127.0.0.1:\d+: HTTP 500: no \*\*\*"):
         RabbitMQ(server.target()).empty(b"{}")
 
 
@@ -172,7 +174,7 @@ def test_a_rabbitmq_settles_by_a_change_that_changes_nothing(server: Server) -> 
     assert server.asked == ["PUT /api/users/admin"]
     assert server.bodies == [{"password": ROOT, "tags": "administrator"}]
     server.reply = lambda asked, _: (500, {"reason": "not now"})
-    with pytest.raises(ServiceFailed, match=r"cannot settle rabbitmq at .*: HTTP 500: not now"):
+    with pytest.raises(ServiceFailed, match=r"cannot flush rabbitmq to disk at .*: HTTP 500: not now"):
         RabbitMQ(server.target()).settle()
 
 
@@ -209,7 +211,7 @@ def test_an_etcd_prefix_ends_before_the_next_key(server: Server, prefix: str, en
 def test_no_prefix_is_not_every_key(server: Server, auth: str) -> None:
     server.reply = lambda asked, _: (200, {"token": "t"})
     for act in ("ensure", "drop"):
-        with pytest.raises(ServiceFailed, match="an empty prefix would be every key"):
+        with pytest.raises(ServiceFailed, match="an empty prefix means every key"):
             getattr(Etcd(server.target(auth=auth)), act)(component(prefix=""))
     assert not [asked for asked in server.asked if "authenticate" not in asked]
 
@@ -375,7 +377,7 @@ def test_a_catalog_entry_has_three_endpoints_and_goes_with_its_component(server:
 )
 def test_what_keystone_does_not_have_is_named(server: Server, settings: dict[str, str], reason: str) -> None:
     server.reply = keystone
-    with pytest.raises(ServiceFailed, match=f"there is {reason}"):
+    with pytest.raises(ServiceFailed, match=f"Keystone has {reason}"):
         Keystone(server.target("/v3")).ensure(component(**settings))
 
 

@@ -1,0 +1,130 @@
+"""etcd: ask whether it is ready; give each component a key prefix and, with logins, a user that reaches it alone."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+from devenv.errors import NotReady
+from devenv.services.base import Component, Refused, Target, first_line
+from devenv.services.http import HttpProvisioner, request
+
+# etcd's messages say more than its codes.
+_EXISTS = "already exists"
+_DENIED = "authentication failed"
+# Its answer to a token after it was restarted, or after five minutes without a request.
+_FORGOTTEN = "invalid auth token"
+# How often devenv repeats a request whose login is older than the last change: other threads make one each.
+_OLD_REVISIONS = 100
+
+
+def check(target: Target) -> None:
+    """Ask for readiness. Versions before 3.5.11 have no such page and answer a linearizable read instead."""
+    answer = request("GET", f"{target.url}/readyz")
+    if answer.status == 404:
+        answer = request("POST", f"{target.url}/v3/kv/range", {"key": "AA=="})
+    if answer.status != 200:
+        raise NotReady(f"HTTP {answer.status}: {first_line(answer.text)}")
+
+
+class Etcd(HttpProvisioner):
+    """Use a `prefix` of keys, and create nothing for it unless the target's `auth` is "true".
+
+    With it, create a `user` with a `password` that reaches this prefix alone, and a role of the same name. The target's
+    `password` is that of root.
+    """
+
+    service = "etcd"
+    what = "the key prefix"
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._guarded = target.settings["auth"] == "true"
+        self._root = {"name": "root", "password": target.settings["password"]}
+
+    def prepare(self) -> None:
+        with self._explained("cannot prepare etcd"):
+            try:
+                answer = self._etcd("auth/authenticate", self._root, accept="authentication is not enabled")
+            except Refused as error:
+                if _DENIED not in str(error):
+                    raise
+                # Only root could set another one.
+                hint = "devenv does not know root's password in this data; 'devenv reset etcd' recreates the data"
+                raise Refused(error, hint) from error
+            if answer.ok:
+                token = self._known["token"] = answer.json()["token"]
+                if not self._guarded:
+                    self._etcd("auth/disable", {}, token)
+            elif self._guarded:
+                if not self._etcd("auth/user/add", self._root, accept=_EXISTS).ok:
+                    self._etcd("auth/user/changepw", self._root)
+                self._etcd("auth/role/add", {"name": "root"}, accept=_EXISTS)
+                self._etcd("auth/user/grant", {"user": "root", "role": "root"})
+                self._etcd("auth/enable", {})
+
+    def _make(self, component: Component) -> None:
+        wanted = {"permType": "READWRITE", **_range(component.settings["prefix"])}
+        if not self._guarded:
+            return
+        name = component.settings["user"]
+        user = {"name": name, "password": component.settings["password"]}
+        made = self._as_root("auth/user/add", user, accept=_EXISTS).ok
+        # A new password ends the user's sessions, so one that works is not set.
+        if not made and not self._etcd("auth/authenticate", user, accept=_DENIED).ok:
+            self._as_root("auth/user/changepw", user)
+        if not self._as_root("auth/role/add", {"name": name}, accept=_EXISTS).ok:
+            for found in self._as_root("auth/role/get", {"role": name}).json().get("perm", []):
+                if found != wanted:
+                    self._as_root("auth/role/revoke", {"role": name, **found})
+        self._as_root("auth/role/grant", {"name": name, "perm": wanted})
+        self._as_root("auth/user/grant", {"user": name, "role": name})
+
+    def _remove(self, component: Component) -> None:
+        self._as_root("kv/deleterange", _range(component.settings["prefix"]))
+        if self._guarded:
+            name = component.settings["user"]
+            self._as_root("auth/user/delete", {"name": name}, accept="not found")
+            self._as_root("auth/role/delete", {"role": name}, accept="not found")
+
+    def _as_root(self, path: str, body: Mapping[str, object], accept: str = "") -> Any:
+        """Send a request as root, or without a login if etcd asks for none."""
+        if not self._guarded:
+            return self._etcd(path, body, accept=accept)
+        token = self._token()
+        try:
+            return self._etcd(path, body, token, accept)
+        except Refused as error:
+            if _FORGOTTEN not in str(error):
+                raise
+        with self._lock:
+            if self._known.get("token") == token:  # No other thread was faster.
+                del self._known["token"]
+        return self._etcd(path, body, self._token(), accept)
+
+    def _token(self) -> str:
+        return str(self._once("token", lambda: self._etcd("auth/authenticate", self._root).json()["token"]))
+
+    def _etcd(
+        self, path: str, body: Mapping[str, object], token: str = "", accept: str = "", attempts: int = _OLD_REVISIONS
+    ) -> Any:
+        try:
+            return self._ask("POST", f"/v3/{path}", body, accept, headers={"Authorization": token} if token else {})
+        except Refused as error:
+            if not attempts or "revision of auth store is old" not in str(error):
+                raise
+        # Another thread changed a user or a role meanwhile.
+        return self._etcd(path, body, token, accept, attempts - 1)
+
+
+def _range(prefix: str) -> dict[str, str]:
+    """Return the range from the prefix to before the next key that begins differently, in base64.
+
+    No carry can happen: UTF-8 has no byte 255.
+    """
+    key = prefix.encode()
+    if not key:
+        raise Refused("an empty prefix means every key")
+    end = key[:-1] + bytes([key[-1] + 1])
+    return {"key": base64.b64encode(key).decode(), "range_end": base64.b64encode(end).decode()}

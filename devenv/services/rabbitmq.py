@@ -1,0 +1,105 @@
+"""RabbitMQ: log in over AMQP and declare a queue; create a vhost and a user for each component."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+from devenv.errors import NotReady
+from devenv.services import base
+from devenv.services.base import Component, Target
+from devenv.services.http import HttpProvisioner
+
+
+def check(target: Target) -> None:
+    """Log in over AMQP and declare a queue the way oslo.messaging does: durable, quorum, expiring.
+
+    Brokers from 4.3 on accept logins and yet refuse the queues of older defaults.
+    """
+    import secrets
+
+    import amqp
+
+    settings = target.settings
+    try:
+        with (
+            amqp.Connection(
+                host=f"{target.host}:{target.port}",
+                userid=settings["user"],
+                password=settings["password"],
+                virtual_host=settings["vhost"],
+                connect_timeout=base.PROBE_CONNECT_SECONDS,
+                read_timeout=base.PROBE_ANSWER_SECONDS,
+                write_timeout=base.PROBE_ANSWER_SECONDS,
+            ) as connection,
+            connection.channel() as channel,
+        ):
+            name = f"devenv.probe.{secrets.token_hex(16)}"
+            arguments = {"x-queue-type": "quorum", "x-expires": 60_000}
+            channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
+            channel.queue_delete(name)
+    except OSError as error:
+        raise NotReady(base.no_login(error)) from error
+    except amqp.AMQPError as error:
+        raise NotReady(base.first_line(error)) from error
+
+
+class RabbitMQ(HttpProvisioner):
+    """Create a `vhost`, and a `user` with a `password` that can do everything in it and nothing elsewhere.
+
+    Three requests take 20 ms, nearly all of it the vhost; the same as one file of definitions takes 30.
+    """
+
+    service = "rabbitmq"
+    what = "the vhost"
+
+    def _make(self, component: Component) -> None:
+        user, vhost = (_quoted(component.settings[key]) for key in ("user", "vhost"))
+        if self._rabbit("PUT", f"/api/vhosts/{vhost}", {}).status_code != 201:  # It existed already.
+            self._start(vhost)
+        # Without a tag: it cannot use the management interface. Connections stay open over a new password.
+        answer = self._rabbit("PUT", f"/api/users/{user}", {"password": component.settings["password"], "tags": ""})
+        if answer.status_code != 201:  # It existed already.
+            for permission in self._rabbit("GET", f"/api/users/{user}/permissions").json():
+                if permission["vhost"] != component.settings["vhost"]:
+                    self._rabbit("DELETE", f"/api/permissions/{_quoted(permission['vhost'])}/{user}")
+        self._rabbit("PUT", f"/api/permissions/{vhost}/{user}", {"configure": ".*", "write": ".*", "read": ".*"})
+
+    def _start(self, vhost: str) -> None:
+        """Start a stopped vhost. It never starts by itself if the client that created it was killed meanwhile."""
+        for node, state in self._rabbit("GET", f"/api/vhosts/{vhost}").json().get("cluster_state", {}).items():
+            if state != "running":
+                self._rabbit("POST", f"/api/vhosts/{vhost}/start/{_quoted(node)}")
+
+    def _remove(self, component: Component) -> None:
+        self._rabbit("DELETE", f"/api/vhosts/{_quoted(component.settings['vhost'])}")
+        self._rabbit("DELETE", f"/api/users/{_quoted(component.settings['user'])}")
+
+    def _empty(self, initial: bytes) -> None:
+        # With a vhost go its queues, policies and connections.
+        for vhost in self._rabbit("GET", "/api/vhosts").json():
+            self._rabbit("DELETE", f"/api/vhosts/{_quoted(vhost['name'])}")
+        for user in self._rabbit("GET", "/api/users").json():
+            if user["name"] != self.target.settings["user"]:
+                self._rabbit("DELETE", f"/api/users/{_quoted(user['name'])}")
+        for limits in self._rabbit("GET", "/api/user-limits").json():
+            for limit in limits["value"]:
+                self._rabbit("DELETE", f"/api/user-limits/{_quoted(limits['user'])}/{limit}")
+        for parameter in self._rabbit("GET", "/api/global-parameters").json():
+            if not parameter["name"].startswith(("cluster_", "internal_")):
+                self._rabbit("DELETE", f"/api/global-parameters/{_quoted(parameter['name'])}")
+        self._rabbit("POST", "/api/definitions", json.loads(initial))
+
+    def _settle(self) -> None:
+        # A change that changes nothing: RabbitMQ syncs its log, with all that is in it, before it answers.
+        user, password = self.target.settings["user"], self.target.settings["password"]
+        self._rabbit("PUT", f"/api/users/{_quoted(user)}", {"password": password, "tags": "administrator"})
+
+    def _rabbit(self, method: str, path: str, body: object = None) -> Any:
+        login = (self.target.settings["user"], self.target.settings["password"])
+        return self._ask(method, path, body, accept="HTTP 404" if method == "DELETE" else "", auth=login)
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="")
