@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +11,11 @@ import click
 
 from devenv.errors import DevenvError
 from devenv.names import did_you_mean
+
+
+_INDEX = "index"
+# A heading of the index, or the page that a line of it is about.
+_INDEXED = re.compile(r"^(?:## (.+)|- \[([\w-]+)\.md\])", re.MULTILINE)
 
 
 class UnknownTopic(DevenvError):
@@ -51,10 +57,15 @@ def _pages() -> dict[str, Path]:
 
 
 def _listed(pages: dict[str, Path]) -> str:
-    """Return a line for each page: its topic and its title."""
+    """Return a line for each page that the index lists, in its order and below its headings: the topic, the title."""
     width = max(map(len, pages), default=0)
-    lines = [f"  {topic:<{width}}  {_title(path)}" for topic, path in pages.items()]
-    return "\n".join(["'devenv help TOPIC' shows one of these pages, or the help of a command:", "", *lines])
+    lines = ["'devenv help TOPIC' shows one of these pages, or the help of a command."]
+    for heading, topic in _INDEXED.findall(pages[_INDEX].read_text("utf-8")):
+        if heading:
+            lines += ["", heading]
+        elif topic in pages:
+            lines.append(f"  {topic:<{width}}  {_title(pages[topic])}")
+    return "\n".join(lines)
 
 
 def _title(path: Path) -> str:

@@ -568,9 +568,9 @@ def test_help_of_a_command_is_what_its_own_option_prints(name: str) -> None:
 
 def test_help_lists_every_page_with_its_title_in_one_line() -> None:
     lines = run("help").stdout.splitlines()
-    pages = sorted(path.stem for path in (ROOT / "docs").glob("*.md"))
-    assert [line.split()[0] for line in lines[2:]] == pages
-    assert all(len(line.split()) > 1 and len(line) <= 80 for line in lines[2:])
+    listed = {line.split()[0]: line for line in lines if line.startswith("  ")}
+    assert {*listed} == {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert all(len(line.split()) > 1 and len(line) <= 80 for line in listed.values())
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
