@@ -12,7 +12,6 @@ import click
 from devenv.errors import DevenvError
 from devenv.names import did_you_mean
 
-
 _INDEX = "index"
 # A heading of the index, or the page that a line of it is about.
 _INDEXED = re.compile(r"^(?:## (.+)|- \[([\w-]+)\.md\])", re.MULTILINE)

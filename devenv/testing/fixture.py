@@ -1,7 +1,7 @@
-"""For unittest, testtools and stestr: a fixture and a base class. They need the package `fixtures`.
+"""Give tests of unittest, testtools and stestr a fixture and a base class. Both need the package `fixtures`.
 
-All test classes of a process share its components' pool, and all processes of a run share the environment: stestr's
-workers, too. The last one that ends takes down what they brought up.
+All test classes of a process share one pool of components. All processes of a run, such as stestr's workers, share one
+environment. The last process that ends stops what they started.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from devenv.testing.lease import Leases, LentComponent, Service
 try:
     import fixtures
 except ImportError as error:
-    raise ImportError("cannot use devenv.fixture: there is no package 'fixtures'; pip install fixtures") from error
+    words = "cannot use devenv.testing.DevenvFixture: package 'fixtures' is not installed; run 'pip install fixtures'"
+    raise ImportError(words) from error
 
 if TYPE_CHECKING:
     from oslo_config.cfg import ConfigOpts
@@ -33,10 +34,11 @@ _PROJECTS: set[Path] = set()
 
 
 class DevenvFixture(fixtures.Fixture):
-    """A fresh component of the services (all of the profile, if none is named); it is dropped by `cleanUp`.
+    """Lend a test a fresh component with a part of each service; `cleanUp` drops the component.
 
-    `project` is any folder inside the project (the working directory, if not given), `environment` the name of one.
-    With `optional`, a test that uses it is skipped where there is no container engine.
+    Without `services`, it has a part of each service of the profile. `project` is any folder inside the project, by
+    default the working directory. `environment` is the name of an environment. With `optional`, a test without a
+    container engine is skipped.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class DevenvFixture(fixtures.Fixture):
         self._environment = (find_project(Path(project)), environment, profile, settings)
 
     def setUp(self) -> None:
-        """Raises what the services cannot be brought up for, and not what `fixtures` makes of it."""
+        """Start the services. Raise a failure itself, not the exception that `fixtures` wraps it in."""
         try:
             super().setUp()
         except fixtures.MultipleExceptions as error:
@@ -71,35 +73,35 @@ class DevenvFixture(fixtures.Fixture):
 
     @property
     def name(self) -> str:
-        """The component's name."""
+        """Return the component's name."""
         return self.component.name
 
     @property
     def env(self) -> dict[str, str]:
-        """The variables that `devenv run` gives a command."""
+        """Return the variables that `devenv run` gives a command."""
         return self.component.env
 
     @property
     def overlay(self) -> Path:
-        """Its options for oslo.config, as a file for `--config-file`."""
+        """Return the path of its options for oslo.config, for `--config-file`."""
         return self.component.overlay
 
     @property
     def conf(self) -> ConfigOpts:
-        """The options of the overlay, loaded."""
+        """Return the options of the overlay, loaded."""
         return self.component.conf
 
     def service(self, name: str) -> Service:
-        """A service as the component sees it."""
+        """Return a service as the component sees it."""
         return self.component.service(name)
 
 
 class DevenvTestCase(fixtures.TestWithFixtures):
-    """A test case whose tests have a fresh component each, as `self.devenv`."""
+    """Give each test a fresh component, as `self.devenv`."""
 
     devenv_services: ClassVar[Sequence[str]] = ()
     devenv_profile: ClassVar[str] = ""
-    # Skipped, and no error, where there is no engine.
+    # Whether tests without a container engine are skipped instead of failing.
     devenv_optional: ClassVar[bool] = False
 
     def setUp(self) -> None:
@@ -109,19 +111,19 @@ class DevenvTestCase(fixtures.TestWithFixtures):
 
     @property
     def conf(self) -> ConfigOpts:
-        """The component's options for oslo.config."""
+        """Return the component's options for oslo.config."""
         return self.devenv.conf
 
 
 @atexit.register
 def _end() -> None:
-    """Use nothing any longer: the last process that used an environment takes down what runs brought up.
+    """Stop using the environments; the last process of a run also stops what the run started.
 
-    In a process of its own, as this one can start no threads any more.
+    Another process does that, since this one can no longer start threads.
     """
     if os.getpid() != _PID:
-        return  # a forked child, which has none of it
+        return  # a forked child, which uses none of it
     _LEASES.leave()
     for project in _PROJECTS:
-        # Python itself, with words of ours.
+        # Python itself, with fixed arguments.
         subprocess.run([sys.executable, "-m", "devenv.testing.lease", str(project)], check=False)  # noqa: S603

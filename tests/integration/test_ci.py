@@ -17,7 +17,7 @@ import yaml
 from project import REPOSITORY, Project, one_clear_line, ours
 
 from devenv.lifecycle.environment import Environment
-from devenv.testing.artifacts import write_artifacts
+from devenv.testing import write_artifacts
 
 NOTHING: dict[str, list[str]] = {"containers": [], "networks": [], "volumes": []}
 JUNIT = 'echo "<testsuite/>" >junit.xml'

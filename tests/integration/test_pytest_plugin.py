@@ -586,7 +586,7 @@ def test_a_killed_controller_leaves_nothing_after_the_next_run(etcd: Project, cl
 
 UNITTEST = """
 import fixtures
-from devenv.testing.fixture import DevenvFixture, DevenvTestCase
+from devenv.testing import DevenvFixture, DevenvTestCase
 from helpers import keys
 
 class WithBase(DevenvTestCase):
@@ -633,7 +633,7 @@ def test_without_an_engine_optional_cases_are_skipped_and_others_say_why(etcd: P
         etcd,
         "test_optional.py",
         """
-        from devenv.testing.fixture import DevenvTestCase
+        from devenv.testing import DevenvTestCase
 
         class Optional(DevenvTestCase):
             devenv_optional = True

@@ -12,7 +12,7 @@ from fake_engine import FakeEngine
 from devenv.errors import ConfigError, ServiceFailed
 from devenv.lifecycle.environment import Environment
 from devenv.model import Observed, ObservedContainer
-from devenv.testing.artifacts import write_artifacts
+from devenv.testing import write_artifacts
 
 
 class Telling(FakeEngine):

@@ -17,7 +17,7 @@ from devenv.lifecycle.environment import Environment
 from devenv.lifecycle.trace import write_trace
 from devenv.store.files import way_out
 from devenv.store.state import State
-from devenv.testing.artifacts import write_artifacts
+from devenv.testing import write_artifacts
 
 # Each link, and what would write to it or through it.
 PLANTED = [

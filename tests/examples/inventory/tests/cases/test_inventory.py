@@ -2,7 +2,7 @@
 
 import testtools
 
-from devenv.testing.fixture import DevenvFixture, DevenvTestCase
+from devenv.testing import DevenvFixture, DevenvTestCase
 from inventory import options
 from inventory.context import Context
 from inventory.coordination import Coordination
