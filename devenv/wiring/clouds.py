@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -90,13 +91,14 @@ class _Layout:
         return ConfigError(f"cannot merge into {self.source}: {reason}", hint=hint)
 
 
+@lru_cache(maxsize=8)  # One merge reads the same text two or three times, and the next merge reads its result.
 def _read(text: str, source: str) -> _Layout:
     if len(text) > _MOST_CHARACTERS:
         raise ConfigError(f"cannot merge into {source}: it is longer than {_MOST_CHARACTERS} characters", hint=_BY_HAND)
     try:
         root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
         _count_keys(root, source, {})
-        data = yaml.safe_load(text)
+        data = _constructed(text, root)
     except _UNREADABLE as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}" if mark else source
@@ -105,6 +107,16 @@ def _read(text: str, source: str) -> _Layout:
         raise ConfigError(f"cannot merge into {where}: {reason}", hint="clients cannot read it either") from error
     clouds = data.get(_KEY) if isinstance(data, dict) else None
     return _Layout(text, source, root, clouds if isinstance(clouds, dict) else {})
+
+
+def _constructed(text: str, root: yaml.Node | None) -> Any:
+    """Return what the text stands for; parse it once more only where constructing would change the nodes.
+
+    PyYAML puts what merge keys (<<) bring into the nodes, and gives the key = another tag.
+    """
+    if root is None or "<<" in text or "=" in text or "!" in text:
+        return yaml.safe_load(text)
+    return yaml.SafeLoader("").construct_document(root)
 
 
 def _count_keys(node: yaml.Node | None, source: str, known: dict[int, int]) -> int:
