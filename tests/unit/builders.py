@@ -31,6 +31,15 @@ NETWORK = "n" * 64
 SECRET = "S3cret-S3cret_S3cret"
 
 
+# The parser in C, which reads the same ten times as fast as `yaml.safe_load`.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_yaml(text: str) -> Any:
+    """Return what a YAML library reads from the text."""
+    return yaml.load(text, _LOADER)
+
+
 # ---- on disk -------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from builders import read_yaml
 from hypothesis import assume, given, strategies as st
 
 from devenv.errors import ConfigError
@@ -54,7 +55,7 @@ def without(merged: Merged, text: str | None = None) -> Merged:
 
 
 def clouds_of(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(text)["clouds"]
+    found: dict[str, Any] = read_yaml(text)["clouds"]
     return found
 
 
@@ -181,7 +182,7 @@ def test_only_some_clouds_can_go_and_the_key_goes_with_the_last() -> None:
         ("x: !vault y\n", "could not determine a constructor"),
         ("x: !!python/object/apply:os.abort []\n", "could not determine a constructor"),
         ("x: !!timestamp y\n", "it is not valid YAML"),
-        ("[" * 5000, "it is nested too deeply"),
+        ("[" * 1000, "it is nested too deeply"),
         ("x: |\n  no line end", "the result would not be"),
         ("# long\n" * 100_000, "longer than"),
     ],
@@ -240,7 +241,7 @@ def files(draw: st.DrawFn) -> str:
     text = text.replace("\n", draw(st.sampled_from(["\n", "\r\n"])))
     try:
         # A comment may have come into the middle of a long scalar.
-        assume((yaml.safe_load(text) or {}) == data)
+        assume((read_yaml(text) or {}) == data)
     except yaml.YAMLError:
         assume(False)
     return text
@@ -253,18 +254,19 @@ wishes = st.dictionaries(st.sampled_from(["devenv", "devenv-admin", "yes"]), st.
 def test_unwiring_gives_back_the_same_bytes_whatever_was_wanted_in_between(
     text: str, many: list[dict[str, Any]]
 ) -> None:
-    before = yaml.safe_load(text) or {}
+    before = read_yaml(text) or {}
     merged = Merged(text, ())
     for wanted in many:
+        clouds = yaml.safe_dump({"clouds": wanted})
         try:
-            merged = put(merged.text, yaml.safe_dump({"clouds": wanted}), merged)
+            merged = put(merged.text, clouds, merged)
         except ConfigError as error:
             assume("as a block" not in error.message and "the result" not in error.message)
             raise
-        after = yaml.safe_load(merged.text) or {}
+        after = read_yaml(merged.text) or {}
         assert {**(before.get("clouds") or {}), **wanted} == (after.pop("clouds", None) or {})
         assert after == {key: value for key, value in before.items() if key != "clouds"}
-        assert not merged.notes and put(merged.text, yaml.safe_dump({"clouds": wanted}), merged) == merged
+        assert not merged.notes and put(merged.text, clouds, merged) == merged
     assert without(merged) == Merged(text, ())
 
 
@@ -282,7 +284,7 @@ def test_comments_that_the_user_writes_outside_our_lines_survive(text: str, plac
         lines.insert(place, f"# user {number}\n")
     edited = "".join(lines)
     try:
-        assume(yaml.safe_load(edited) == yaml.safe_load(merged.text))
+        assume(read_yaml(edited) == read_yaml(merged.text))
     except yaml.YAMLError:
         assume(False)
     left = without(merged, edited).text.splitlines(keepends=True)
