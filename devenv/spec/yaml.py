@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +58,15 @@ def understood(
     text: str, path: Path, schema: voluptuous.Schema, contradictions: Contradictions | None = None
 ) -> dict[str, Any]:
     """The same for a text that was read already, from this file."""
-    root = _parse(text, path)
-    problems: list[str] = []
-    lines: dict[Key, int] = {}
-    budget = iter(range(_MOST_NODES))
-    data = _plain(root, (), lines, problems, path, budget)
+    known, lines, found = _data(text, path)
+    data, problems = deepcopy(known), list(found)
     if not isinstance(data, dict):
         problems.append(f"{path}:1: the file holds a {_kind(data)}, not a mapping")
     elif not problems:
         try:
             checked: dict[str, Any] = schema(data)
-            found = [(_line(key, lines), f"{_dotted(key)}{what}") for key, what in (contradictions or _none)(checked)]
-            problems += [f"{path}:{line}: {text}" for line, text in sorted(found)]
+            told = [(_line(key, lines), f"{_dotted(key)}{what}") for key, what in (contradictions or _none)(checked)]
+            problems += [f"{path}:{line}: {text}" for line, text in sorted(told)]
             if not problems:
                 return checked
         except voluptuous.MultipleInvalid as error:
@@ -86,6 +85,15 @@ def _unreadable(path: Path, reason: str | None) -> ConfigError:
 
 def _too_large(path: Path) -> ConfigError:
     return ConfigError(f"cannot use {path}: its bytes are more than the {_MOST_BYTES} allowed", hint="shorten it")
+
+
+@lru_cache(maxsize=64)  # Parsing takes most of the time of reading, and a process reads the same services many times.
+def _data(text: str, path: Path) -> tuple[Any, Mapping[Key, int], Iterable[str]]:
+    """Return the data of the text, the lines of its keys, and what is wrong with it. Nobody may change the data."""
+    problems: list[str] = []
+    lines: dict[Key, int] = {}
+    data = _plain(_parse(text, path), (), lines, problems, path, iter(range(_MOST_NODES)))
+    return data, lines, problems
 
 
 def _parse(text: str, path: Path) -> yaml.Node:
@@ -136,6 +144,8 @@ def _plain(
         return [_plain(item, (*key, i), lines, problems, path, budget) for i, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, key, lines, problems, path, budget)
+    if tagged == "str":
+        return node.value
     try:
         return yaml.SafeLoader("").construct_object(node)
     except (ValueError, LookupError, yaml.YAMLError):
@@ -160,7 +170,7 @@ def _mapping(
     return result
 
 
-def _worded(invalid: voluptuous.Invalid, lines: dict[Key, int]) -> tuple[int, str]:
+def _worded(invalid: voluptuous.Invalid, lines: Mapping[Key, int]) -> tuple[int, str]:
     key: Key = tuple(part if isinstance(part, int) else str(part) for part in invalid.path)
     # The schema library speaks of Python's types, devenv of YAML's.
     what = {"extra keys not allowed": "unknown key", "expected a dictionary": "expected a mapping"}.get(
