@@ -1,14 +1,14 @@
-"""What is left of an environment for whoever has to find out later why something failed: a folder of files.
+"""Write a folder of files that show later why something in an environment failed.
 
-    <service>.log     all that a service logged, with timestamps
+    <service>.log     the whole log of a service, with timestamps
     status.json       as `devenv status --format json`
-    inspect.json      its containers as the engine has them
+    inspect.json      the containers, as the engine describes them
     engine.json       the engine's version, and the environment's networks and volumes
-    events.json       what happened to its containers, as far back as the engine remembers
-    timing.json       what the last `up` did and when, and which of it was critical; if there was one
+    events.json       events of the containers, as far back as the engine remembers
+    timing.json       step times and the critical path of the last `up`, if there was one
     trace.json        the same for ui.perfetto.dev and chrome://tracing
 
-It leaves the machine, so no secret of the environment is in it. What cannot be found out says so in its place.
+The folder leaves the machine, so it holds no secret of the environment. A file that devenv cannot fill says why.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ if TYPE_CHECKING:
     from devenv.lifecycle.environment import Environment
 
 HIDDEN = "***"
-# Where a URL has one.
+# The part of a URL that holds a password.
 _PASSWORD = re.compile(r"(://[^/@]*?:)[^/@]*@")
-# Labels with this prefix hold digests and names; others are the image's own, and may hold anything.
+# Labels with this prefix hold digests and names. Other labels belong to the image and may hold anything.
 _OUR_LABELS = "io.devenv."
 
 
 def write_artifacts(environment: Environment, folder: Path, passwords: Iterable[str] = ()) -> list[Path]:
-    """Write all that can be found out about an environment to a folder, which is made if need be; returns the files.
+    """Write to a folder everything that devenv can find out about an environment; return the files.
 
-    `passwords` are those that are not on record: of components for tests.
-    It never matters whether services, or the engine, are there. Raises ConfigError where the files cannot be written.
+    Creates the folder if needed, and works without services and without an engine. `passwords` are those that are not
+    on record, such as passwords of components for tests. Raises ConfigError if devenv cannot write the files.
     """
     make_folder(folder, environment.project)
     texts = {f"{service}.log": log for service, log in _logs(environment).items()}
-    texts |= {name: _told(find) for name, find in _finders(environment).items()}
+    texts |= {name: _text_of(find) for name, find in _finders(environment).items()}
     hide = hider(environment, passwords)
     files = {folder / name: hide(text).encode() for name, text in texts.items() if text}
     write_files(files)
@@ -55,7 +55,7 @@ def write_artifacts(environment: Environment, folder: Path, passwords: Iterable[
 
 
 def make_folder(folder: Path, project: Path) -> None:
-    """Have a folder for artifacts. Raises ConfigError if there can be none, or a link leads out of the project."""
+    """Create a folder for artifacts. Raise ConfigError if that fails, or if a link leads out of the project."""
     hint = "name a folder that you may write to"
     if reason := way_out(folder, project):
         raise ConfigError(f"cannot write artifacts to {folder}: {reason}", hint)
@@ -64,13 +64,13 @@ def make_folder(folder: Path, project: Path) -> None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot write artifacts to {folder}: {reason_of(error)}", hint) from error
     if not folder.is_dir():
-        raise ConfigError(f"cannot write artifacts to {folder}: it is no folder", hint)
+        raise ConfigError(f"cannot write artifacts to {folder}: it is not a folder", hint)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f"cannot write artifacts to {folder}: no permission", hint)
 
 
 def hider(environment: Environment, passwords: Iterable[str] = ()) -> Callable[[str], str]:
-    """What replaces every secret of the environment in a text, and these passwords."""
+    """Return a function that hides the secrets of the environment, and these passwords, in a text."""
     known = {*environment.state.secrets((), keep=False).values(), *passwords}
     secrets = sorted(filter(None, known), key=len, reverse=True)
 
@@ -83,7 +83,7 @@ def hider(environment: Environment, passwords: Iterable[str] = ()) -> Callable[[
 
 
 def status_data(environment: Environment, found: Mapping[str, ServiceStatus]) -> dict[str, Any]:
-    """What `devenv status --format json` prints: without passwords, which `devenv env` is for."""
+    """Return what `devenv status --format json` prints. Passwords are hidden; `devenv env` prints them."""
     identity = {"id": environment.id, "name": environment.name, "project": str(environment.project)}
     services = {name: _status(one) for name, one in found.items()}
     return {"environment": identity, "services": services, "strangers": list(environment.strangers)}
@@ -98,12 +98,12 @@ def _status(found: ServiceStatus) -> dict[str, Any]:
 
 
 def _logs(environment: Environment) -> dict[str, str]:
-    """What each service logged, or why that is not known."""
+    """Return the log of each service, or why devenv cannot read it."""
     found: dict[str, str] = {}
     try:
         for name in environment.image_references():
             if name != BASE:
-                found[name] = "cannot read the log: there is no container\n"
+                found[name] = "cannot read the log: the service has no container\n"
     except DevenvError:
         pass  # status.json says so
     try:
@@ -113,14 +113,14 @@ def _logs(environment: Environment) -> dict[str, str]:
     for name, container in containers.items():
         try:
             lines = environment.engine.logs(container.id, timestamps=True)
-            found[name] = "".join(f"{line}\n" for line in lines) or "(nothing was logged)\n"
+            found[name] = "".join(f"{line}\n" for line in lines) or "(the service logged nothing)\n"
         except DevenvError as error:
             found[name] = f"{error.message}\n"
     return found
 
 
 def _finders(environment: Environment) -> dict[str, Callable[[], Any]]:
-    """What finds out the content of each JSON file; nothing, if there is to be no such file."""
+    """Return, for each JSON file, a function that returns its content, or None for no such file."""
     return {
         "status.json": lambda: status_data(environment, environment.status()),
         "inspect.json": lambda: _inspected(environment),
@@ -134,14 +134,14 @@ def _finders(environment: Environment) -> dict[str, Callable[[], Any]]:
     }
 
 
-def _told(find: Callable[[], Any]) -> str:
+def _text_of(find: Callable[[], Any]) -> str:
     try:
         found = find()
     except DevenvError as error:
         found = {"error": error.message}
     except (LookupError, TypeError, ValueError) as error:
-        # Engines differ, and one file less is no reason to have none.
-        found = {"error": f"cannot understand what the engine tells: {error!r}"}
+        # Engines differ. One file that fails must not cost the others.
+        found = {"error": f"cannot understand the engine's answer: {error!r}"}
     return "" if found is None else json.dumps(found, indent=2) + "\n"
 
 
@@ -152,7 +152,7 @@ def _inspected(environment: Environment) -> list[dict[str, Any]]:
 
 
 def _without_values(inspected: Mapping[str, Any]) -> dict[str, Any]:
-    """The same without what variables and foreign labels hold: it may be anything."""
+    """Return the same without the values of variables and of foreign labels, which may hold secrets."""
     config = inspected["Config"]
     labels = {key: text if key.startswith(_OUR_LABELS) else HIDDEN for key, text in (config["Labels"] or {}).items()}
     return {**inspected, "Config": {**config, "Env": _names_only(config["Env"] or ()), "Labels": labels}}

@@ -1,4 +1,4 @@
-"""`devenv ci`: a command as a job of a CI system, from the services it needs to the report on what became of it."""
+"""Run a command as a job of a CI system: start its services, collect artifacts, write a report."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from devenv.testing.artifacts import hider, make_folder, write_artifacts
 from devenv.testing.joblog import JobLog
 from devenv.testing.program import run_group
 
-# Of each service, in the log of a job that failed; the artifacts have all of it.
+# So many lines of each service go to the log of a job that failed; the artifacts hold the whole log.
 _LAST_LINES = 100
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done: the command, with which services and component, for at most `limit` seconds.
+    """Describe a job: a command, its services and component, and its time limit in seconds.
 
-    `artifacts` is a folder for what can be found out, `summary` a file for the report; `step_summary` one that it is
-    added to.
+    `artifacts` is a folder for the artifacts, `summary` a file for the report. devenv appends the report to
+    `step_summary`.
     """
 
     command: Sequence[str]
@@ -43,7 +43,7 @@ class Job:
 
 @dataclass
 class Story:
-    """What became of a job: the command's exit code if it ran to its end, and else why it did not."""
+    """Hold the outcome of a job: the command's exit code, or why the command did not finish."""
 
     job: Job
     code: int | None = None
@@ -58,24 +58,24 @@ class Story:
 
 
 def run_job(environment: Environment, job: Job, log: JobLog, show: Callable[[DevenvError], None]) -> int:
-    """Do a job; returns the command's exit code. Raises DevenvError if the command did not run to its end.
+    """Run a job; return the command's exit code. Raise DevenvError if the command did not finish.
 
-    `show` tells of an error that is not the reason why the job fails.
+    `show` prints an error that does not decide how the job ends.
     """
-    return _Doing(environment, job, log, show).do()
+    return _Running(environment, job, log, show).run()
 
 
-class _Doing:
-    """One job, while it is done."""
+class _Running:
+    """Run one job once."""
 
     def __init__(self, environment: Environment, job: Job, log: JobLog, show: Callable[[DevenvError], None]) -> None:
         self._environment, self._job, self._log, self._show = environment, job, log, show
         self._story = Story(job)
         self._collected = False
 
-    def do(self) -> int:
+    def run(self) -> int:
         job, story = self._job, self._story
-        # Before anything is done: where the results cannot be written, nobody needs to wait for them.
+        # First of all: a job whose results cannot be written must not run for an hour before it fails.
         if job.artifacts:
             make_folder(job.artifacts, self._environment.project)
         if job.summary:
@@ -86,7 +86,7 @@ class _Doing:
             story.reason = _reason_of(error)
             if not (story.code and isinstance(error, DevenvError)):
                 raise
-            # How the command ended is what counts, whatever failed afterwards.
+            # The exit code of the command decides, whatever failed after it.
             self._show(error)
             code = story.code
         finally:
@@ -99,13 +99,13 @@ class _Doing:
 
     def _with_services(self) -> int:
         job, story = self._job, self._story
-        self._log.begin("devenv: bringing up services")
+        self._log.begin("devenv: starting services")
         with ExitStack() as stack:
-            lent = self._environment.lent(job.services, job.component, self._before_anything_goes)
+            lent = self._environment.lent(job.services, job.component, self._before_services_stop)
             component = stack.enter_context(lent)
             self._log.mask(sorted(self._environment.state.secrets(()).values()))
             variables = self._environment.run_variables(component)
-            # What the command prints is what people open the log for, and it may have groups of its own: unfolded.
+            # Unfolded: people open the log for the output of the command, which may have groups of its own.
             self._log.end()
             began = time.monotonic()
             try:
@@ -114,14 +114,14 @@ class _Doing:
                 story.seconds = time.monotonic() - began
         return code
 
-    def _before_anything_goes(self) -> None:
+    def _before_services_stop(self) -> None:
         with suppress(DevenvError):
             self._story.services = self._environment.status()
         if self._story.code != 0:
             self._print_logs()
         if self._job.artifacts:
             self._collect()
-        self._log.begin("devenv: taking down services")
+        self._log.begin("devenv: stopping services")
 
     def _print_logs(self) -> None:
         hide = hider(self._environment)
@@ -129,11 +129,11 @@ class _Doing:
             for name, container in self._environment.containers().items():
                 lines = self._environment.engine.logs(container, _LAST_LINES)
                 if lines:
-                    self._log.begin(f"devenv: the end of the log of {name}")
+                    self._log.begin(f"devenv: last log lines of {name}")
                     self._log.lines(map(hide, lines))
 
     def _collect(self) -> None:
-        """What cannot be collected makes no job fail."""
+        """Write the artifacts. A failure to do so does not fail the job."""
         self._collected = True
         try:
             if self._job.artifacts:
@@ -156,7 +156,7 @@ class _Doing:
         except DevenvError as error:
             self._show(error)
         except OSError as error:
-            hint = "GITHUB_STEP_SUMMARY names it: have it writable, or unset that"
+            hint = "GITHUB_STEP_SUMMARY names this file: make it writable, or unset the variable"
             self._show(DevenvError(f"cannot write {job.step_summary}: {error.strerror}", hint))
 
 
@@ -170,7 +170,7 @@ def _reason_of(error: BaseException) -> str:
 
 
 def outcome(story: Story) -> str:
-    """What became of the job, in one line."""
+    """Return the outcome of the job in one line."""
     if story.code is None:
         return story.reason
     after = f"exit code {story.code} after {story.seconds:.1f} s"
@@ -178,7 +178,7 @@ def outcome(story: Story) -> str:
 
 
 def markdown(story: Story) -> str:
-    """The report on a job: how it ended, a table of its services, and what was slow."""
+    """Return the report on a job: its outcome, a table of its services, and what was slow."""
     parts = [f"### devenv ci: {'failed' if story.failed else 'passed'}"]
     parts.append(f"{_code(shlex.join(story.job.command))}: {_words(outcome(story))}")
     if story.services:
@@ -188,7 +188,7 @@ def markdown(story: Story) -> str:
             rows.append(f"| {name} | {_code(service.image)} | {_words(state)} | {_ready_after(story.run, name)} |")
         parts.append("\n".join(rows))
     if story.run:
-        parts.append(f"Services were brought up in {story.run.seconds:.1f} s; {_words(in_words(story.run))}.")
+        parts.append(f"Services started in {story.run.seconds:.1f} s; {_words(in_words(story.run))}.")
     if story.job.artifacts:
         parts.append(f"Logs and more: {_code(str(story.job.artifacts))}")
     return "\n\n".join(parts) + "\n"
@@ -200,12 +200,12 @@ def _ready_after(run: Run | None, service: str) -> str:
 
 
 def _code(text: str) -> str:
-    """Text as code, which may hold backticks and stands in one line."""
+    """Return text as one line of Markdown code, also if it contains backticks."""
     text = " ".join(text.split()).replace("|", "\\|")
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
 
 
 def _words(text: str) -> str:
-    """Text that is no Markdown, in one line of a table."""
+    """Return text as one line that Markdown shows as it is, also in a table."""
     return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(text.split()))

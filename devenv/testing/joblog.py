@@ -1,4 +1,4 @@
-"""The log of a CI job: groups that GitHub and GitLab fold, headers elsewhere; on GitHub annotations and masks, too."""
+"""Write the log of a CI job: groups that GitHub and GitLab fold, headers elsewhere; annotations and masks on GitHub."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import IO
 
 
 class JobLog:
-    """Writes to the log of a job; this one knows no CI system. One group is open at most: none can hold another."""
+    """Write to the log of a job, for no CI system in particular. One group is open at most; groups do not nest."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
         self._open = False
 
     def begin(self, title: str) -> None:
-        """All that follows belongs together, and can be folded, until the next group or `end`."""
+        """Begin a group, which the CI system may fold. It lasts until the next group or `end`."""
         self.end()
         self._open = True
         self._begin(title)
@@ -27,15 +27,15 @@ class JobLog:
         self._open = False
 
     def lines(self, lines: Iterable[str]) -> None:
-        """Print what others wrote: a CI system takes nothing of it for a command."""
+        """Print lines of other programs, so that the CI system takes none of them for a command."""
         for line in lines:
             self._say(line)
 
     def error(self, reason: str) -> None:
-        """Have the job's page show why it failed, where there is a place for that."""
+        """Show on the page of the job why it failed, where the CI system can."""
 
     def mask(self, words: Iterable[str]) -> None:
-        """Have these words never show in what the job prints from now on, where that can be had."""
+        """Hide these words in everything that the job prints from now on, where the CI system can."""
 
     def _begin(self, title: str) -> None:
         self._say(f"---- {title} ----")
@@ -47,7 +47,7 @@ class JobLog:
 
 
 class GitHub(JobLog):
-    """Workflow commands: https://docs.github.com/actions/reference/workflow-commands-for-github-actions."""
+    """Write workflow commands: https://docs.github.com/actions/reference/workflow-commands-for-github-actions."""
 
     def _begin(self, title: str) -> None:
         self._say(f"::group::{_escaped(title)}")
@@ -70,7 +70,7 @@ class GitHub(JobLog):
 
 
 class GitLab(JobLog):
-    """Collapsible sections of a job's log: https://docs.gitlab.com/ci/jobs/job_logs."""
+    """Write collapsible sections: https://docs.gitlab.com/ci/jobs/job_logs."""
 
     def __init__(self, stream: IO[str], clock: Callable[[], float] = time.time) -> None:
         super().__init__(stream)
@@ -89,7 +89,7 @@ class GitLab(JobLog):
 
 
 def job_log(stream: IO[str], variables: Mapping[str, str]) -> JobLog:
-    """The log of the CI system that these environment variables tell of."""
+    """Return the log for the CI system that set these environment variables."""
     if variables.get("GITHUB_ACTIONS") == "true":
         return GitHub(stream)
     return (GitLab if variables.get("GITLAB_CI") else JobLog)(stream)

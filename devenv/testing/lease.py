@@ -1,6 +1,7 @@
-"""What one process of a test run uses of environments: services on demand, and a component for each test.
+"""Lend environments to one process of a test run: start services on demand, create a component for each test.
 
-All processes of a run share an environment. Each has its own components of it; the last one that uses it ends it.
+All processes of a run share an environment. Each has its own components in it. The last process stops what the run
+started.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ if TYPE_CHECKING:
     from devenv.images.golden import Golden
     from devenv.model import Report
 
-# Of a run that is to begin with nothing: it leaves the developer's own environment alone.
+# The environment of a run that begins with no data. It leaves the developer's own environment alone.
 FRESH = "pytest"
-# Of each service in the report of a test.
+# So many lines of each service are in the report of a test.
 _LOG_LINES = 100
 
 
 @dataclass(frozen=True)
 class Service:
-    """A service as the administrator or a component sees it. `env` is its part of what `devenv env` prints."""
+    """Hold a service as the administrator or a component sees it. `env` is its part of what `devenv env` prints."""
 
     name: str
     role: str
@@ -45,7 +46,7 @@ class Service:
 
     @property
     def endpoint(self) -> Endpoint:
-        """The one that goes by the service's name alone: its `host`, `port` and `url`."""
+        """Return the first endpoint, which has a `host`, a `port` and a `url`."""
         return next(iter(self.endpoints.values()))
 
 
@@ -54,7 +55,7 @@ def _service(service: DesiredService, view: DesiredService | Provision) -> Servi
 
 
 class LentComponent:
-    """A component with a part of each service that was asked for, and nothing in them yet."""
+    """Lend a component that has an empty part of each service that the test asked for."""
 
     def __init__(self, lease: Lease, made: Made, pool: Pool) -> None:
         self.lease, self.name = lease, made.name
@@ -62,21 +63,21 @@ class LentComponent:
 
     @property
     def services(self) -> list[str]:
-        """The names of the services that it has a part of."""
+        """Return the names of the services in which it has a part."""
         return list(self._made.parts)
 
     def service(self, name: str) -> Service:
-        """A service as the component sees it: URLs have its login. Raises ConfigError if it has no part of it."""
+        """Return a service as the component sees it: URLs have its login. Raise ConfigError if it has no part."""
         if name not in self._made.parts:
             raise ConfigError(
-                f"cannot use {name!r} as {self.name}: it has a part of {', '.join(self._made.parts)}",
+                f"cannot use {name!r} as component {self.name}: it only has a part of {', '.join(self._made.parts)}",
                 "name the service in the test's marker: @pytest.mark.devenv(services=[…])",
             )
         return _service(self._made.desired.services[name], self._made.parts[name])
 
     @cached_property
     def env(self) -> dict[str, str]:
-        """The variables that `devenv run` gives a command."""
+        """Return the variables that `devenv run` gives a command."""
         variables, text = wiring.run_variables(
             self._made.desired, self.name, self._made.note, self.lease.environment.catalogue
         )
@@ -85,31 +86,32 @@ class LentComponent:
 
     @property
     def overlay(self) -> Path:
-        """Its options for oslo.config, as a file for `--config-file`."""
+        """Return the path of its options for oslo.config, for `--config-file`."""
         return Path(self.env["DEVENV_OSLO_CONF"])
 
     @cached_property
     def conf(self) -> ConfigOpts:
-        """The options of the overlay, loaded, and no others: neither arguments nor OS_* variables are looked at.
+        """Return the options of the overlay, loaded. Arguments and OS_* variables do not change them.
 
         Raises ConfigError without oslo.config.
         """
         try:
             from oslo_config import cfg
         except ImportError:
-            raise ConfigError("cannot make a ConfigOpts: there is no oslo.config", "pip install oslo.config") from None
+            hint = "run 'pip install oslo.config'"
+            raise ConfigError("cannot load options: oslo.config is not installed", hint) from None
         conf = cfg.ConfigOpts()
         files, folders = [str(self.overlay)], list[str]()
         conf([], project="devenv", default_config_files=files, default_config_dirs=folders, use_env=False)
         return conf
 
     def give_back(self) -> None:
-        """Have it dropped."""
+        """Drop the component, in the background."""
         self._pool.give_back(self._made)
 
 
 class Lease:
-    """One environment as one process uses it. Threads may share it."""
+    """Hold what one process uses of one environment. Threads may share a lease."""
 
     def __init__(self, environment: Environment, fresh: bool = False) -> None:
         self.environment = environment
@@ -122,19 +124,19 @@ class Lease:
         self._background: threading.Thread | None = None
 
     def begin(self, names: Sequence[str], components: Iterable[Sequence[str]] = ()) -> None:
-        """Bring services up in the background, and make components ahead that have parts of these services each.
+        """Start services in the background, and create components in advance, each with parts of these services.
 
-        Whoever asks for them learns what came of it. `services` waits for all of this.
+        Does not raise: asking for a service or a component that failed does. `services` waits for all of this.
         """
 
         def bring_up() -> None:
-            # Whoever asks for them gets the error; an interrupted run asks for nothing any more.
+            # Asking for a service raises its error again; an interrupted run asks for none.
             with suppress(DevenvError, Cancelled):
                 self._desired(names)
                 pools = [self._pool(services) for services in components]
                 for pool in pools:
                     pool.fill()
-                # The first ones of a process are the slow ones: clients are imported, and connect.
+                # The first components of a process are slow: it imports clients, which connect.
                 for pool in pools:
                     pool.wait()
 
@@ -142,37 +144,37 @@ class Lease:
         self._background.start()
 
     def service(self, name: str) -> Service:
-        """A service that works, as the administrator sees it."""
+        """Return a service that is ready, as the administrator sees it."""
         service = self._desired([name]).services[name]
         return _service(service, service)
 
     def services(self, names: Sequence[str] = ()) -> dict[str, Service]:
-        """Services that work (all of the profile, if none is named); first of all, those that `begin` brings up."""
+        """Return services that are ready, without names all of the profile. Waits for those that `begin` starts."""
         if self._background:
             self._background.join()
         return {name: _service(s, s) for name, s in self._desired(names).services.items()}
 
     def component(self, names: Sequence[str] = ()) -> LentComponent:
-        """A fresh component with a part of these services (all of the profile, if none is named).
+        """Return a fresh component with a part of these services, without names of all of the profile.
 
-        Raises what the services cannot be brought up for.
+        Raises the error if the services do not start.
         """
         pool = self._pool(names)
         return LentComponent(self, pool.take(), pool)
 
     def view(self, service: str, since: float) -> tuple[str, list[str]]:
-        """What the probe says of a service now ("ready", or why it is not), and what it logged since that time."""
+        """Return "ready", or why a service is not ready now, and what it logged since that time."""
         environment = self.environment
         status = environment.status([service])[service]
         return status.reason or status.state, environment.logs(service, _LOG_LINES, since)
 
     @property
     def passwords(self) -> list[str]:
-        """Those of its components, which no record has."""
+        """Return the passwords of its components, which are on no record."""
         return [password for pool in [*self._pools.values()] for password in pool.passwords]
 
     def close(self) -> None:
-        """Drop the components, and use the environment no longer. It goes on running: see `clear`."""
+        """Drop the components and stop using the environment. It keeps running: see `clear`."""
         self.environment.cancel()
         if self._background:
             self._background.join()
@@ -191,7 +193,7 @@ class Lease:
             return self._pools[key]
 
     def leave(self) -> None:
-        """Use the environment no longer; `clear` drops the components."""
+        """Stop using the environment; `clear` drops the components."""
         self._stack.close()
 
     # ---- services ----------------------------------------------------------------------------------------------
@@ -204,7 +206,7 @@ class Lease:
             return self._known[key]
 
     def _borrowed(self, names: tuple[str, ...]) -> Desired:
-        """Raises the same again for services that could not be brought up once: no test has to wait for that twice."""
+        """Start services. Raise the same error again for services that failed once: no test waits for them twice."""
         if self._failed:
             needed = {"", *self.environment.selected(names)} if names else self._failed.keys()
             if errors := [error for name, error in self._failed.items() if name in needed]:
@@ -218,7 +220,7 @@ class Lease:
         return replace(desired, services={name: desired.services[name] for name in names}) if names else desired
 
     def _opened(self) -> Callable[[], Path]:
-        """Notes for components, from the first use of the environment on."""
+        """Begin to use the environment, if that is still to do; return the function that makes notes."""
         if not self._notes:
             if self._fresh:
                 self.environment.make_room()
@@ -226,7 +228,7 @@ class Lease:
         return self._notes
 
     def _blame(self, error: DevenvError) -> None:
-        """Remember which services cannot be had; with the empty name, none can."""
+        """Remember which services failed; the empty name stands for all."""
         names = {name if name in self.environment.catalogue else "" for name in error.services}
         if isinstance(error, NoEngine):
             names = {""}
@@ -234,7 +236,7 @@ class Lease:
 
 
 def _noted(folder: Path) -> Callable[[], Path]:
-    """What makes a note for a new component, named by the process's folder and a number. Threads may share it."""
+    """Return a function that makes a note for a new component. Threads may share it."""
     numbers = count(1)
 
     def new() -> Path:
@@ -250,7 +252,7 @@ def _key(names: Sequence[str]) -> tuple[str, ...]:
 
 
 class Leases:
-    """All environments that one process uses, each by what makes it another one."""
+    """Hold all environments that one process uses."""
 
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
@@ -263,7 +265,7 @@ class Leases:
         settings: Mapping[str, Any] | None = None,
         fresh: bool = False,
     ) -> Lease:
-        """The lease of an environment; the settings and the profile are those that it is asked for with first."""
+        """Return the lease of an environment with this profile and these settings."""
         key = repr((project, name, profile, settings or {}, fresh))
         if key not in self._leases:
             environment = Environment(project, name, profile, settings=settings)
@@ -272,29 +274,29 @@ class Leases:
 
     @property
     def passwords(self) -> list[str]:
-        """Those of the components of all leases."""
+        """Return the passwords of the components of all leases."""
         return [password for lease in [*self._leases.values()] for password in lease.passwords]
 
     def close(self) -> None:
-        """Drop all components, and use no environment any longer."""
+        """Drop all components and stop using the environments."""
         while self._leases:
             self._leases.popitem()[1].close()
 
     def leave(self) -> None:
-        """Use no environment any longer, and leave the components to `clear`."""
+        """Stop using the environments, and leave the components to `clear`."""
         while self._leases:
             self._leases.popitem()[1].leave()
 
 
 def clear(project: Path) -> None:
-    """Take away what runs brought up in a project's environments and nobody uses now, and what killed ones left."""
+    """Stop what runs started in a project's environments and nobody uses now. Remove leftovers of killed runs."""
     for environment in environments(project):
         environment.clear(others=False)
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What went of an environment: services that a run had brought up, and components of killed runs."""
+    """Hold what was removed from an environment: services that a run had started, and components of killed runs."""
 
     environment: str
     services: Sequence[str]
@@ -302,7 +304,7 @@ class Collected:
 
 
 def collect(environment: Environment, limit: int, report: Report | None = None) -> tuple[list[Collected], list[Golden]]:
-    """What `Environment.collect` removes in all environments of its project; returns what that was."""
+    """Call `Environment.collect` for all environments of its project; return what that removed."""
     others = [one for one in environments(environment.project, report) if one.name != environment.name]
     collected: list[Collected] = []
     golden: list[Golden] = []
@@ -317,17 +319,17 @@ def collect(environment: Environment, limit: int, report: Report | None = None) 
 
 
 def _left(environment: Environment) -> set[str]:
-    """The components of killed runs."""
+    """Return the components of killed runs."""
     return {*environment.state.abandoned(), *environment.state.left_behind()}
 
 
 def environments(project: Path, report: Report | None = None) -> list[Environment]:
-    """Those of a project that anything is on record of."""
+    """Return the environments of a project that have a record."""
     names = [record.name for record in all_records() if record.project == str(project)]
     return [Environment(project, name, report=report) for name in names]
 
 
-if __name__ == "__main__":  # for a process that can start no threads any more
+if __name__ == "__main__":  # for a process that can no longer start threads
     try:
         clear(Path(sys.argv[1]))
     except DevenvError as error:

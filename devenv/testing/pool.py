@@ -1,4 +1,4 @@
-"""Components for tests, made ahead: one that is asked for is there already, and goes behind the test's back."""
+"""Create components for tests in advance, and drop them in the background: no test waits for either."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from devenv.services.readiness import target_of
 from devenv.spec.components import provision
 from devenv.store.state import new_secret
 
-# So many are there for a process before it asks. Making one takes about 50 ms with all four services.
+# A process has so many in advance. Creating one takes about 50 ms with all four services.
 AHEAD = 4
 
 
 @dataclass(frozen=True)
 class Made:
-    """A component with its part of each service; `note` is the file that says it may be there."""
+    """Hold a component with its part of each service; `note` is the file that records that it may exist."""
 
     name: str
     desired: Desired
@@ -35,11 +35,11 @@ class Made:
 
 
 class Pool:
-    """Components of one process, with parts of the same services. Threads may share it.
+    """Hold the components of one process, with parts of the same services. Threads may share a pool.
 
-    `notes` makes a new file for each component, called like it: it is there for as long as anything of the component
-    may be. Whoever finds one after the process has ended drops what was left. `going` are services that go with the
-    last run: those that are slow to drop parts keep them until then.
+    `notes` creates a file with the name of a new component; the file exists as long as anything of the component may
+    exist. A devenv that finds such a file after the process has ended drops the component. `going` are services that
+    stop with the last run: if they are slow to drop parts, they keep the parts until then.
     """
 
     def __init__(
@@ -57,26 +57,26 @@ class Pool:
         self._left = {name for name, one in self._provisioners.items() if name in going and one.slow_to_drop}
         self._ahead: deque[Made] = deque()
         self._lock = Lock()
-        # Of all components so far: a service may log one of a component that has gone.
+        # Of all components so far: a service may log the password of a component that was dropped.
         self.passwords: list[str] = []
-        # One for each service: they wait for servers nearly all the time.
+        # One thread for each service: a thread waits for its server nearly all the time.
         self._makers = ThreadPoolExecutor(len(services) or 1, thread_name_prefix="devenv-make")
         self._dropper = ThreadPoolExecutor(1, thread_name_prefix="devenv-drop")
 
     def fill(self) -> None:
-        """Begin to make as many as there should be."""
+        """Begin to create components until there are enough in advance."""
         with self._lock:
             while len(self._ahead) < AHEAD:
                 self._ahead.append(self._begin())
 
     def wait(self) -> None:
-        """Return when those that are being made ahead are there, or failed: whoever takes one learns of that."""
+        """Wait until those created in advance exist or failed. `take` raises the failure."""
         with self._lock:
             begun = [future for made in self._ahead for future in made.begun]
         futures.wait(begun)
 
     def take(self) -> Made:
-        """A component that nobody had before. Raises ServiceFailed where a service refuses to make its part."""
+        """Return a component that nobody had before. Raise ServiceFailed if a service refuses to create its part."""
         with self._lock:
             made = self._ahead.popleft() if self._ahead else self._begin()
         self.fill()
@@ -89,12 +89,12 @@ class Pool:
         return made
 
     def give_back(self, made: Made) -> None:
-        """Have a component dropped, some time. Hundreds may wait for that: no more of them is kept than it takes."""
+        """Drop a component in the background. Hundreds may wait for that, so only what dropping needs is kept."""
         parts = {name: _called(part) for name, part in made.parts.items() if name not in self._left}
         self._dropper.submit(self._drop, made.note, parts, [one for one in made.begun if not one.done()])
 
     def close(self) -> None:
-        """Drop what is left; return when all of it has gone."""
+        """Drop all components; return when they are dropped."""
         while self._ahead:
             self.give_back(self._ahead.popleft())
         self._makers.shutdown()
@@ -119,10 +119,10 @@ class Pool:
         self._provisioners[service].ensure(_called(part))
 
     def _drop(self, note: Path, parts: Mapping[str, Component], begun: Sequence[Future[None]]) -> None:
-        # Those that a test may ask for any moment are made first.
+        # First finish those that a test may ask for any moment.
         for future in [*begun, *(future for made in self._ahead for future in made.begun)]:
             future.exception()
-        # What cannot be dropped now, as its service does not run, is dropped by the next `up`.
+        # If a service does not run, the next `up` drops what is left in it.
         with suppress(DevenvError):
             for service, component in parts.items():
                 self._provisioners[service].drop(component)

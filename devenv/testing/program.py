@@ -1,4 +1,4 @@
-"""A program of the user's, run with variables of devenv's; signals and the exit code go through."""
+"""Run a program of the user with additional variables, and pass signals and the exit code on."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from types import FrameType
 
 from devenv.errors import DevenvError
 
-# What a terminal or a CI system tells a program.
+# Signals that a terminal or a CI system sends to a program.
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-# Those that ask it to end.
+# Signals that ask a program to end.
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT)
-# As a shell has it.
+# As in a shell.
 _NOT_FOUND, _NOT_RUNNABLE, _SIGNALLED = 127, 126, 128
-# As timeout(1) has it.
+# As in timeout(1).
 _OUT_OF_TIME = 124
-# How long a program may take to end when its time is over or it was asked to, and how often it is looked at meanwhile.
+# How long a program may take to end after it was asked to, and how often devenv checks meanwhile.
 _GRACE_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
 
 
 class CannotRun(DevenvError):
-    """The program is not there or cannot be run."""
+    """Report a program that does not exist or cannot be run."""
 
     exit_code = _NOT_RUNNABLE
 
 
 class OutOfTime(DevenvError):
-    """The program took longer than it may."""
+    """Report a program that took too long."""
 
     exit_code = _OUT_OF_TIME
 
 
 def run_program(command: Sequence[str], variables: Mapping[str, str]) -> int:
-    """Run a program to its end; its exit code, or 128 and the number of the signal that ended it.
+    """Run a program to its end; return its exit code, or 128 plus the number of the signal that ended it.
 
-    Raises CannotRun if there is no such program.
+    Raises CannotRun if the program does not exist.
     """
     with _signals_held(_in_foreground()) as received, _started(command, variables) as process:
         received.to(process.send_signal)
@@ -50,10 +50,10 @@ def run_program(command: Sequence[str], variables: Mapping[str, str]) -> int:
 
 
 def run_group(command: Sequence[str], variables: Mapping[str, str], limit: float | None = None) -> int:
-    """Run a program as `run_program` does, in a session of its own: signals go to all that it starts.
+    """Run a program as `run_program` does, in a session of its own: signals reach all processes that it starts.
 
-    Raises OutOfTime when it ran for `limit` seconds. Then, and after a signal that asks it to end, all of its group are
-    gone.
+    Raises OutOfTime after `limit` seconds. In that case, and after a signal that asks it to end, no process of its
+    group is left.
     """
     with _signals_held(False) as received, _started(command, variables, alone=True) as process, _Ending(process) as end:
         received.to(end.signal)
@@ -61,16 +61,16 @@ def run_group(command: Sequence[str], variables: Mapping[str, str], limit: float
             return _code_of(process.wait(limit))
         except subprocess.TimeoutExpired as expired:
             end.signal(signal.SIGTERM)
-            hint = "--timeout SECONDS gives it more time"
-            raise OutOfTime(f"cannot finish {command[0]} within {limit:g} s: it was ended", hint) from expired
+            hint = "give it more time with --timeout SECONDS"
+            raise OutOfTime(f"cannot finish {command[0]} within {limit:g} s: devenv ended it", hint) from expired
 
 
 def _started(command: Sequence[str], variables: Mapping[str, str], alone: bool = False) -> subprocess.Popen[bytes]:
     try:
-        # Whatever the user asks for.
+        # Any command: the user chose it.
         return subprocess.Popen(command, env={**os.environ, **variables}, start_new_session=alone)  # noqa: S603
     except OSError as error:
-        failure = CannotRun(f"cannot run {command[0]}: {error.strerror}", "name a program and its arguments")
+        failure = CannotRun(f"cannot run {command[0]}: {error.strerror}", "check the name of the program")
         failure.exit_code = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_RUNNABLE
         raise failure from error
 
@@ -80,11 +80,11 @@ def _code_of(status: int) -> int:
 
 
 class _Ending:
-    """The end of a program and of all that it started: asked at first, then not. What is left keeps its output open."""
+    """End a program and all that it started: ask first, then kill. Processes left over would keep its output open."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
-        # The program is waited for elsewhere, by who gets its exit code.
+        # Not to wait for the program itself: `run_group` does, for the exit code.
         self._patience: threading.Thread | None = None
 
     def __enter__(self) -> _Ending:
@@ -95,15 +95,15 @@ class _Ending:
             self._patience.join()
 
     def signal(self, number: int) -> None:
-        """Pass a signal on; if it asks the program to end, that is the case after a while."""
+        """Pass a signal on. If it asks the program to end, make sure that the program does."""
         _signal_group(self._process, number)
         if number in _ENDING and not self._patience:
-            self._patience = threading.Thread(target=self._see_to_it, daemon=True)
+            self._patience = threading.Thread(target=self._make_sure, daemon=True)
             self._patience.start()
 
-    def _see_to_it(self) -> None:
+    def _make_sure(self) -> None:
         deadline = time.monotonic() + _GRACE_SECONDS
-        # The group is there for as long as anybody is in it, the program itself or not.
+        # The group exists as long as any process is in it, the program itself or another.
         while _signal_group(self._process, 0) and time.monotonic() < deadline:
             self._process.poll()
             time.sleep(_LOOK_SECONDS)
@@ -111,7 +111,7 @@ class _Ending:
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
-    """Send a signal to all of the program's group; False if nobody is in it any more who could get it."""
+    """Send a signal to the program's group. Return whether a process was left to get it."""
     try:
         os.killpg(process.pid, number)
     except OSError:
@@ -120,7 +120,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
 
 
 class _Received:
-    """Signals, which go to the program as soon as there is one."""
+    """Hold signals until the program runs, and pass them on from then."""
 
     def __init__(self) -> None:
         self._early: list[int] = []
@@ -137,10 +137,10 @@ class _Received:
 
 @contextmanager
 def _signals_held(in_foreground: bool) -> Iterator[_Received]:
-    """Have signals passed on, and none end this process before it has cleaned up.
+    """Pass signals on, and let none end this process before it has cleaned up.
 
-    Ctrl-C reaches a program in the foreground by itself: the terminal sends it to all processes there. What is ignored
-    (nohup, a background job of a script) stays ignored, for the program, too.
+    In the foreground the terminal sends Ctrl-C to the program itself. Signals that are ignored (nohup, a background job
+    of a script) stay ignored, also for the program.
     """
     received = _Received()
     handlers = dict.fromkeys(_PASSED_ON, received) | {signal.SIGINT: _ignored if in_foreground else received}
@@ -154,7 +154,7 @@ def _signals_held(in_foreground: bool) -> Iterator[_Received]:
 
 
 def _ignored(number: int, _: FrameType | None) -> None:
-    """Unlike SIG_IGN, this is not handed down to the program."""
+    """Do nothing. The program does not inherit this, as it would SIG_IGN."""
 
 
 def _in_foreground() -> bool:
@@ -162,4 +162,4 @@ def _in_foreground() -> bool:
         with Path("/dev/tty").open("rb", buffering=0) as terminal:
             return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
     except OSError:
-        return False  # there is no terminal
+        return False  # no terminal

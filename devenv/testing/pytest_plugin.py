@@ -1,6 +1,6 @@
-"""The pytest plugin: base services for tests, and a component of its own for each test. See docs/testing.md.
+"""Plug into pytest: start base services for tests, and create a component for each test. See `devenv help testing`.
 
-pytest loads it wherever devenv is installed, so it imports nothing of devenv before a test asks for something.
+pytest loads this wherever devenv is installed, so it imports nothing of devenv before a test asks for something.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MARKER = "devenv(services=[…], profile=…): services that the test needs (all of the profile, if none is named)"
+_MARKER = "devenv(services=[…], profile=…): start these services for the test (default: all of the profile)"
 _COMPONENTS = ("devenv_component", "devenv_module_component", "devenv_oslo_conf")
 
 
@@ -30,21 +30,21 @@ _COMPONENTS = ("devenv_component", "devenv_module_component", "devenv_oslo_conf"
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("devenv", "OpenStack's base services (devenv)")
     for name, words in (
-        ("profile", "profile of the services; that of devenv.yaml, if not given"),
-        ("env", "name of the environment (default: default; with --devenv-fresh: pytest)"),
+        ("profile", "use this profile (default: the one in devenv.yaml)"),
+        ("env", "use this environment (default: default; with --devenv-fresh: pytest)"),
     ):
         group.addoption(f"--devenv-{name}", metavar="NAME", default="", help=words)
         parser.addini(f"devenv_{name}", words, default="")
-    reuse = "take services that run as they are, if they work; bring up and take down the others (default)"
+    reuse = "use services that are ready as they are; start and stop the others (default)"
     group.addoption("--devenv-reuse", dest="devenv_fresh", action="store_false", default=None, help=reuse)
-    fresh = "have an environment for this run alone, with no data from before"
+    fresh = "use an environment that only such runs share, with no data from before"
     group.addoption("--devenv-fresh", dest="devenv_fresh", action="store_true", default=None, help=fresh)
     parser.addini("devenv_fresh", fresh, type="bool", default=False)
-    keep = "leave running what was brought up; it goes with the next run without this, or with 'devenv gc'"
+    keep = "leave running what the run started, until a run without this option, or 'devenv gc'"
     group.addoption("--devenv-keep", action="store_true", help=keep)
-    artifacts = "write logs, inspections and timings of the services there, for CI to upload"
+    artifacts = "write logs, inspections and step times of the services to this folder, for CI to upload"
     group.addoption("--devenv-artifacts", metavar="DIR", type=Path, help=artifacts)
-    group.addoption("--devenv-optional", action="store_true", help="skip tests that need an engine where there is none")
+    group.addoption("--devenv-optional", action="store_true", help="without an engine, skip tests that need one")
 
 
 def _setting(config: pytest.Config, name: str) -> str:
@@ -60,16 +60,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class Session:
-    """What this process uses of devenv, and what of that the present test uses."""
+    """Hold what this process uses of devenv, and what of that the current test uses."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._leases: Leases | None = None
-        # (services, services of a component) of each marker that a test to be run has.
+        # By profile, the services of each marker, and those of markers whose test has a component.
         self._wanted: dict[str, set[tuple[str, ...]]] = {}
         self._components: dict[str, set[tuple[str, ...]]] = {}
         self._began = time.time()
-        # What the present test uses; what fixtures that outlive a test have.
+        # What the current test uses; what fixtures that outlive a test hold.
         self._used: list[tuple[Lease, str]] = []
         self._lasting: dict[str, list[tuple[Lease, str]]] = {}
 
@@ -82,7 +82,7 @@ class Session:
         return bool(self._wanted)
 
     def lease(self, profile: str, settings: Mapping[str, Any], marked: str = "") -> Lease:
-        """The environment for tests of this profile; `marked` is the one that a marker asks for instead."""
+        """Return the environment for tests of this profile, or of the profile that a marker names, `marked`."""
         from devenv.testing.lease import FRESH, Leases
 
         self._leases = self._leases or Leases()
@@ -94,7 +94,7 @@ class Session:
         return self._leases.get(self._config.rootpath, name, marked or profile, settings, bool(fresh))
 
     def asked(self, ask: Callable[[], T]) -> T:
-        """What comes of it; a failure of devenv's is the test's, in one line and without a traceback."""
+        """Return the result of `ask`. An error of devenv fails the test, without a traceback."""
         from devenv.errors import DevenvError, NoEngine
 
         try:
@@ -106,7 +106,7 @@ class Session:
         _fail(failure)
 
     def use(self, lease: Lease, services: Sequence[str]) -> None:
-        """Note that the present test uses these services."""
+        """Note that the current test uses these services."""
         self._used += [(lease, name) for name in services if (lease, name) not in self._used]
 
     def lend(self, lease: Lease, services: Sequence[str], fixture: str) -> Iterator[LentComponent]:
@@ -126,16 +126,16 @@ class Session:
         for item in session.items:
             if marker := item.get_closest_marker("devenv"):
                 if self._is_worker and _wrong(marker):
-                    continue  # An error of the test's: from here it would end the worker.
+                    continue  # The test reports it; raised here, it would end the worker.
                 services, profile = _marked(marker)
                 self._wanted.setdefault(profile, set()).add(services)
                 if set(_COMPONENTS) & {*getattr(item, "fixturenames", ())}:
                     self._components.setdefault(profile, set()).add(services)
 
     def begin(self, profile: str, settings: Mapping[str, Any]) -> None:
-        """Bring up in the background what markers ask for."""
+        """Start in the background what markers ask for."""
         for marked, wanted in self._wanted.items():
-            # One that names none needs all of the profile.
+            # A marker without services needs all of the profile.
             services = [] if () in wanted else sorted({name for names in wanted for name in names})
             self.lease(profile, settings, marked).begin(services, sorted(self._components.get(marked, ())))
 
@@ -160,27 +160,27 @@ class Session:
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self) -> Any:
-        """After all fixtures, whatever they raise, and with xdist after all workers."""
+        """Finish after all fixtures, whatever they raise, and with xdist after all workers."""
         try:
             return (yield)
         finally:
             self._finish()
 
     def _finish(self) -> None:
-        """The process that began the workers, if there are any, ends what they used."""
+        """Stop what the run used. With workers, the process that started them does that."""
         if self._is_worker:
             self._close()
             return
         if not self._leases and not _controls_workers(self._config):
             return
         if folder := self._config.getoption("--devenv-artifacts"):
-            self._told(self._write_artifacts, folder)
-        self._told(self._close)
+            self._tried(self._write_artifacts, folder)
+        self._tried(self._close)
         if not self._config.getoption("--devenv-keep"):
-            self._told(self._clear)
+            self._tried(self._clear)
 
-    def _told(self, act: Callable[..., None], *arguments: Any) -> None:
-        """Do one thing of the end; what goes wrong is told, and does not keep the next one from being done."""
+    def _tried(self, act: Callable[..., None], *arguments: Any) -> None:
+        """Do one step of the end. Print an error instead of raising it, so that the next step is done, too."""
         from devenv.errors import DevenvError
 
         try:
@@ -218,7 +218,7 @@ def _project(config: pytest.Config) -> Path:
 
 
 def _section(lease: Lease, service: str, since: float) -> tuple[str, str]:
-    """What a service logged, as a report may show it: CIs keep these, and show them to others."""
+    """Return a section for the report: what a service logged, without secrets, since CIs show reports to others."""
     from devenv.errors import DevenvError
     from devenv.testing.artifacts import hider
 
@@ -236,7 +236,7 @@ def _fail(error: DevenvError) -> NoReturn:
 
 
 def _marked(marker: pytest.Mark | None) -> tuple[tuple[str, ...], str]:
-    """The services and the profile that a marker asks for."""
+    """Return the services and the profile that a marker asks for."""
     if marker is None:
         return (), ""
     if wrong := _wrong(marker):
@@ -245,7 +245,7 @@ def _marked(marker: pytest.Mark | None) -> tuple[tuple[str, ...], str]:
 
 
 def _wrong(marker: pytest.Mark) -> str:
-    """Why a marker cannot be understood."""
+    """Return why devenv cannot use a marker, or an empty string."""
     wrong = [str(one) for one in marker.args] + sorted(marker.kwargs.keys() - {"services", "profile"})
     services, profile = marker.kwargs.get("services", ()), marker.kwargs.get("profile", "")
     if not isinstance(services, list | tuple) or not all(isinstance(name, str) for name in services):
@@ -253,39 +253,39 @@ def _wrong(marker: pytest.Mark) -> str:
     if not isinstance(profile, str):
         wrong.append(f"profile={profile!r}")
     usage = _MARKER.partition(":")[0]
-    return f"cannot use marker devenv with {', '.join(wrong)}; it is {usage}" if wrong else ""
+    return f"cannot use marker devenv with {', '.join(wrong)}; write {usage}" if wrong else ""
 
 
 # ---- fixtures ----------------------------------------------------------------------------------------------------
 
 
 class Devenv:
-    """The environment of a test run, as the administrator sees it. Services start when something asks for them."""
+    """Give a test the administrator's view of the environment. Services start when a test asks for them."""
 
     def __init__(self, session: Session, lease: Lease, services: Sequence[str]) -> None:
         self._session, self._lease, self._services = session, lease, services
 
     def service(self, name: str) -> Service:
-        """A service that works: its `endpoint` has `host`, `port` and `url`, `endpoints` all of them by name."""
+        """Return a ready service. Its `endpoint` has `host`, `port` and `url`; `endpoints` maps names to all."""
         service = self._session.asked(lambda: self._lease.service(name))
         self._session.use(self._lease, [name])
         return service
 
     @property
     def services(self) -> dict[str, Service]:
-        """All services of the fixture `devenv_services`."""
+        """Return all services of the fixture `devenv_services`."""
         found = self._session.asked(lambda: self._lease.services(self._services))
         self._session.use(self._lease, list(found))
         return found
 
     @property
     def env(self) -> dict[str, str]:
-        """What `devenv env` prints: DEVENV_MYSQL_URL, …, and OS_* for the administrator."""
+        """Return what `devenv env` prints: DEVENV_MYSQL_URL, …, and OS_* for the administrator."""
         return {name: value for service in self.services.values() for name, value in service.env.items()}
 
 
 class OsloConf(NamedTuple):
-    """A component's options for oslo.config: loaded, and the path of the file. Without oslo.config, `conf` is None."""
+    """Hold a component's options for oslo.config: loaded, and as a file. Without oslo.config, `conf` is None."""
 
     conf: ConfigOpts | None
     path: Path
@@ -293,19 +293,19 @@ class OsloConf(NamedTuple):
 
 @pytest.fixture(scope="session")
 def devenv_profile(pytestconfig: pytest.Config) -> str:
-    """To be overridden: the profile of the services; empty for that of devenv.yaml."""
+    """Return the profile of the services. Override it; empty means the profile in devenv.yaml."""
     return _setting(pytestconfig, "profile")
 
 
 @pytest.fixture(scope="session")
 def devenv_services() -> Sequence[str]:
-    """To be overridden: the services of a component, where no marker names some; empty for all of the profile."""
+    """Return the services of a component if no marker names any. Override it; empty means all of the profile."""
     return ()
 
 
 @pytest.fixture(scope="session")
 def devenv_settings() -> Mapping[str, Any]:
-    """To be overridden: settings of services that the run brings up, as under `services:` in a devenv.yaml."""
+    """Return settings of services that the run starts, as under `services:` in devenv.yaml. Override it."""
     return {}
 
 
@@ -313,25 +313,25 @@ def devenv_settings() -> Mapping[str, Any]:
 def devenv(
     _devenv_session: Session, devenv_profile: str, devenv_services: Sequence[str], devenv_settings: Mapping[str, Any]
 ) -> Devenv:
-    """The environment of the test run, as the administrator sees it."""
+    """Return the environment of the test run, as the administrator sees it."""
     return Devenv(_devenv_session, _devenv_session.lease(devenv_profile, devenv_settings), devenv_services)
 
 
 @pytest.fixture
 def devenv_component(request: pytest.FixtureRequest, _devenv_lend: Lend) -> Iterator[LentComponent]:
-    """A fresh component, with a part of each service, which is dropped after the test."""
+    """Lend a fresh component with a part of each service; drop it after the test."""
     yield from _devenv_lend(request, "devenv_component")
 
 
 @pytest.fixture(scope="module")
 def devenv_module_component(request: pytest.FixtureRequest, _devenv_lend: Lend) -> Iterator[LentComponent]:
-    """A fresh component for all tests of a module."""
+    """Lend a fresh component to all tests of a module."""
     yield from _devenv_lend(request, "devenv_module_component")
 
 
 @pytest.fixture
 def devenv_oslo_conf(devenv_component: LentComponent) -> OsloConf:
-    """The options of `devenv_component` as a loaded ConfigOpts (None without oslo.config), and the file's path."""
+    """Return the options of `devenv_component` as a loaded ConfigOpts (None without oslo.config), and their file."""
     from devenv.errors import ConfigError
 
     try:
@@ -364,7 +364,7 @@ def _devenv_session(pytestconfig: pytest.Config) -> Session:
 
 @pytest.fixture(scope="session", autouse=True)
 def _devenv_begin(request: pytest.FixtureRequest, _devenv_session: Session) -> None:
-    """Services that markers ask for start with the first test, whatever it is."""
+    """Start services that markers ask for with the first test of the run."""
     if _devenv_session.wants_services:
         profile, settings = (request.getfixturevalue(name) for name in ("devenv_profile", "devenv_settings"))
         _devenv_session.begin(profile, settings)
@@ -372,7 +372,7 @@ def _devenv_begin(request: pytest.FixtureRequest, _devenv_session: Session) -> N
 
 @pytest.fixture(autouse=True)
 def _devenv_marked(request: pytest.FixtureRequest, _devenv_session: Session) -> None:
-    """A marked test begins when its services work."""
+    """Wait until the services of a marked test are ready."""
     if marker := request.node.get_closest_marker("devenv"):
         if wrong := _wrong(marker):
             pytest.fail(wrong, pytrace=False)

@@ -81,7 +81,7 @@ def test_a_failed_job_on_github_has_groups_masks_an_annotation_and_a_report(etcd
     done = etcd.devenv("ci", "--", "sh", "-c", "echo my tests; exit 3", check=False)
     assert (done.returncode, done.stdout) == (3, "my tests\n")
     lines = done.stderr.splitlines()
-    titles = ["bringing up services", "the end of the log of etcd", "taking down services"]
+    titles = ["starting services", "last log lines of etcd", "stopping services"]
     groups = [line.removeprefix("::group::devenv: ") for line in lines if line.startswith("::group::")]
     assert groups == titles
     assert lines.count("::endgroup::") == len(titles)

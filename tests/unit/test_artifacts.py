@@ -110,7 +110,7 @@ def test_what_is_not_understood_costs_one_file_only(environment: Environment, tm
 def test_a_missing_service_has_a_line_in_place_of_its_log(environment: Environment, tmp_path: Path) -> None:
     with_engine(environment).observed = Observed()
     write_artifacts(environment, tmp_path)
-    assert (tmp_path / "etcd.log").read_text() == "cannot read the log: there is no container\n"
+    assert (tmp_path / "etcd.log").read_text() == "cannot read the log: the service has no container\n"
 
 
 def test_a_broken_project_still_has_the_logs_of_its_containers(environment: Environment, tmp_path: Path) -> None:

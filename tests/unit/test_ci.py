@@ -88,10 +88,10 @@ def test_a_failed_command_is_followed_by_the_services_last_lines_without_secrets
     log = io.StringIO()
     done(Lent(), "exit(1)", log)
     assert log.getvalue().splitlines() == [
-        "---- devenv: bringing up services ----",
-        "---- devenv: the end of the log of web ----",
+        "---- devenv: starting services ----",
+        "---- devenv: last log lines of web ----",
         "a line of c1 with ***",
-        "---- devenv: taking down services ----",
+        "---- devenv: stopping services ----",
     ]
 
 
@@ -183,7 +183,7 @@ def test_the_report_has_a_table_of_services_and_what_was_slow() -> None:
         "|---|---|---|---|\n"
         "| web | `devenv/web:1` | ready | 3.0 s |\n"
         "| db | `devenv/db:1` | failed: exited 137 \\| killed |  |\n\n"
-        "Services were brought up in 3.0 s; critical: start web -\\> ready web, 2.5 of 3.0 s; "
+        "Services started in 3.0 s; critical: start web -\\> ready web, 2.5 of 3.0 s; "
         "most of it: ready web 2.0 s.\n\n"
         "Logs and more: `artifacts`\n"
     )

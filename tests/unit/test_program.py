@@ -62,7 +62,7 @@ def test_a_program_whose_time_is_over_is_ended_with_all_that_it_started(
     monkeypatch.setattr(program, "_GRACE_SECONDS", 0.5)
     file = tmp_path / "child"
     code = FAMILY.format(handler=handler, child=child, file=str(file))
-    with pytest.raises(OutOfTime, match=r"cannot finish .* within 3 s: it was ended") as error:
+    with pytest.raises(OutOfTime, match=r"cannot finish .* within 3 s: devenv ended it") as error:
         pytest.fail(f"it ended by itself, with {run_group([sys.executable, '-c', code], {}, limit=3)}")
     assert error.value.exit_code == 124
     while _runs(file.read_text()):
