@@ -1,4 +1,4 @@
-"""The program `devenv`, also as `python -m devenv`: an interrupt while it is loaded, too, is no traceback."""
+"""Run `devenv`, also as `python -m devenv`. An interrupt while it loads prints no traceback either."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Share among commands: how errors are shown, common arguments and options, results as text or JSON."""
+"""Show errors, define arguments and options that several commands take, print results as text or JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from devenv.errors import DevenvError
-from devenv.names import did_you_mean
 
 if TYPE_CHECKING:
     from devenv.lifecycle.environment import Environment
@@ -38,6 +37,8 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in self.commands and not name.startswith("-") and not ctx.resilient_parsing:
+            from devenv.names import did_you_mean
+
             meant = did_you_mean(name, self.commands)
             ctx.fail(f"{ctx.command_path} has no command {name!r}{'; ' if meant else ''}{meant}")
         return super().resolve_command(ctx, args)

@@ -1,6 +1,6 @@
-"""`devenv doctor`: what `devenv up` needs of the engine and of this host, and what to do about it.
+"""Check what `devenv up` needs of the engine and of this host, and say what to do.
 
-Each check is one small function that returns one Check; two tuples hold them all. host.py mends.
+Each check is one small function that returns one Check; two tuples hold them all. engine/install.py repairs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: what was found, in one line, and what to do about it."""
+    """Hold the result of one check: what was found, in one line, and what to do."""
 
     name: str
     status: Literal["ok", "warn", "fail"]
@@ -46,7 +46,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an environment would use, and the host it would use it on."""
+    """Hold what an environment would use, and the host on which it would run."""
 
     images: Mapping[str, str]
     ports: Mapping[int, str]
@@ -55,7 +55,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the engine said, asked once; `clock` is how many seconds it is ahead of us."""
+    """Hold the answers of the engine, asked once; `clock` is how many seconds its clock is ahead of this host's."""
 
     url: str
     origin: str
@@ -74,7 +74,7 @@ class Answer:
 
     @property
     def local(self) -> bool:
-        """Whether it shares our kernel: Docker Desktop and others answer from a VM."""
+        """Return whether the engine shares this kernel: Docker Desktop and others run in a VM."""
         return (
             self.url.startswith("unix:")
             and self.info.get("OperatingSystem") != "Docker Desktop"
@@ -83,15 +83,15 @@ class Answer:
 
 
 def diagnose(images: Mapping[str, str], ports: Mapping[int, str], host: Host | None = None) -> list[Check]:
-    """Check what `devenv up` needs; without an engine only what can be seen from here."""
+    """Check what `devenv up` needs; without an engine only what this host shows."""
     wanted = Wanted(images, ports, host or Host())
     first: list[Check] = []
     try:
         answer = _ask(wanted)
     except NoEngine as error:
         first.append(_engine_missing(error, wanted.host))
-    except Exception as error:  # what another kind of engine may answer is not known
-        hint = "Docker Engine 20.10 or newer is what devenv is tested with"
+    except Exception as error:  # other kinds of engines may answer anything
+        hint = "use Docker Engine 20.10 or newer, which devenv is tested with"
         first.append(Check("engine", "warn", f"cannot understand the engine: {_words(error)}", hint))
     else:
         first.extend(_guarded(check, wanted, answer) for check in ENGINE_CHECKS)
@@ -99,9 +99,9 @@ def diagnose(images: Mapping[str, str], ports: Mapping[int, str], host: Host | N
 
 
 def fix(say: Callable[[str], None], images: Mapping[str, str] | None = None, host: Host | None = None) -> None:
-    """Get an engine, and what makes a base image if one of `images` has to be built on it.
+    """Install and start an engine, and the tool that makes a base image if one of `images` needs it.
 
-    Raises NoEngine with the command to run where there is no engine; without the tool it goes on.
+    Raises NoEngine with the command to run if no engine can be started. A missing tool is no error.
     """
     host = host or Host()
     try:
@@ -115,16 +115,16 @@ def fix(say: Callable[[str], None], images: Mapping[str, str] | None = None, hos
     try:
         if images is None or _needs_base(images, _missing(engine, images)):
             _install_base_tool(say, host)
-    except DevenvError as error:  # a registry may still have what is missing
+    except DevenvError as error:  # a registry may still have the missing images
         for line in error.detail:
             say(f"  {line}")
-        say(f"{error.message}; going on without it")
+        say(f"{error.message}; continuing without it")
 
 
 def _install_base_tool(say: Callable[[str], None], host: Host) -> None:
     packages = hosts.base_packages(host)
     if why := hosts.obstacle(host):
-        say(f"devenv cannot install {packages[0]}, which makes images where no registry answers: {why}")
+        say(f"cannot install {packages[0]}, which makes images when no registry answers: {why}")
     else:
         hosts.install(packages, say, host)
 
@@ -134,21 +134,21 @@ def _missing(engine: Engine, images: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _needs_base(images: Mapping[str, str], missing: Sequence[str]) -> bool:
-    """Whether a base has to be made first. Where `images` does not say which one it is, none is there."""
+    """Return whether a base image has to be made first, also if `images` does not name one."""
     return bool(set(missing) - {BASE}) and (BASE not in images or BASE in missing)
 
 
 def _guarded(check: Callable[..., Check], *arguments: object) -> Check:
-    """A check that cannot look is a finding, not the end of the diagnosis."""
+    """Run a check. One that fails is a result of its own, not the end of the diagnosis."""
     try:
         return check(*arguments)
-    except Exception as error:  # what another kind of engine may answer is not known
+    except Exception as error:  # other kinds of engines may answer anything
         name = check.__name__.removeprefix("check_").replace("_", " ")
         return Check(name, "warn", f"cannot check: {_words(error)}", "the other checks still count")
 
 
 def _words(error: Exception) -> str:
-    """A KeyError says nothing without its name."""
+    """Return an error in words. A KeyError says nothing without its name."""
     return str(error) if isinstance(error, (OSError, DevenvError)) else f"{type(error).__name__}: {error}"
 
 
@@ -162,7 +162,7 @@ def _ask(wanted: Wanted) -> Answer:
 
 
 def _ahead(said: object, now: datetime) -> float | None:
-    """The seconds that a clock is ahead, None if it says no time, or one without a zone."""
+    """Return how many seconds a clock is ahead; None if it gives no time, or one without a zone."""
     try:
         return (datetime.fromisoformat(str(said)) - now).total_seconds()
     except (ValueError, TypeError):
@@ -213,7 +213,7 @@ def check_disk(wanted: Wanted, answer: Answer) -> Check:
     detail = f"{free / 1e9:.1f} GB free in {folder}"
     if free < DISK_WARN:
         status: Literal["warn", "fail"] = "fail" if free < DISK_FAIL else "warn"
-        return Check("disk", status, detail, "free some space, for example: docker image prune")
+        return Check("disk", status, detail, "free some space, for example with 'docker image prune'")
     return Check("disk", "ok", detail)
 
 
@@ -228,7 +228,7 @@ def check_memory(wanted: Wanted, answer: Answer) -> Check:
 
 
 def check_nofile(wanted: Wanted, answer: Answer) -> Check:
-    """A container's limit may not exceed the daemon's own, unless the daemon may raise limits."""
+    """Check the limit on open files. A container's may not exceed the daemon's own, unless the daemon may raise it."""
     if not answer.local:
         return Check("nofile", "ok", "not checked: the engine is not on this host")
     unprivileged = answer.rootless or answer.podman
@@ -245,7 +245,7 @@ def check_nofile(wanted: Wanted, answer: Answer) -> Check:
     detail = f"containers may open {hard:.0f} files"
     if hard < NOFILE_WANTED:
         hint = f"raise the engine's limit: LimitNOFILE={NOFILE_WANTED} in its systemd unit"
-        return Check("nofile", "warn", f"{detail}, {NOFILE_WANTED} are wanted", hint)
+        return Check("nofile", "warn", f"{detail}, services need {NOFILE_WANTED}", hint)
     return Check("nofile", "ok", detail)
 
 
@@ -260,7 +260,7 @@ def check_clock(wanted: Wanted, answer: Answer) -> Check:
 
 
 def check_bridges(wanted: Wanted, answer: Answer) -> Check:
-    """A bridge left by a second engine takes the packets: ports time out, all looks healthy."""
+    """Check for a bridge left by a second engine. It takes the packets: ports time out, and all looks healthy."""
     routes = wanted.host.path("/proc/net/route")
     if not answer.local or not routes.exists():
         return Check("bridges", "ok", "not checked: the engine's network is not on this host")
@@ -277,22 +277,22 @@ def check_bridges(wanted: Wanted, answer: Answer) -> Check:
 def check_images(wanted: Wanted, answer: Answer) -> Check:
     services = wanted.images.keys() - {BASE}
     missing = [name for name in answer.missing if name in services]
-    detail = f"{len(services) - len(missing)} of {len(services)} are there"
+    detail = f"{len(services) - len(missing)} of {len(services)} are present"
     if missing:  # as it should be before the first `up`
-        detail += f"; devenv up pulls or builds: {', '.join(missing)}"
+        detail += f"; 'devenv up' pulls or builds {', '.join(missing)}"
     return Check("images", "ok", detail)
 
 
 def check_base_image_tool(wanted: Wanted, answer: Answer) -> Check:
-    """Without a registry, images are built on a base that this host's own tool makes."""
+    """Check the tool with which this host makes a base image when no registry answers."""
     name = "base image tool"
     if tool := hosts.base_tool(wanted.host):
         return Check(name, "ok", tool)
     if platform.system() != "Linux" or not _needs_base(wanted.images, answer.missing):
-        return Check(name, "ok", "not there, and not needed")
+        return Check(name, "ok", "not installed, and not needed")
     fixable = not hosts.obstacle(wanted.host)
-    hint = "run: devenv doctor --fix" if fixable else f"install {', '.join(hosts.base_packages(wanted.host))}"
-    detail = "no mmdebstrap that this user can run: no image can be built without a registry"
+    hint = "run 'devenv doctor --fix'" if fixable else f"install {', '.join(hosts.base_packages(wanted.host))}"
+    detail = "this user cannot run mmdebstrap: devenv can build no image without a registry"
     return Check(name, "warn", detail, hint, fixable)
 
 
@@ -304,12 +304,12 @@ def check_ports(wanted: Wanted) -> Check:
     if not taken:
         return Check("ports", "ok", "the well-known ports are free on 127.0.0.1")
     found = [f"{port} ({wanted.ports[port]}) by {ports.holder(port, wanted.host.root)}" for port in taken]
-    hint = "nothing needs doing: a new environment takes free ports instead"
+    hint = "do nothing: a new environment takes free ports instead"
     return Check("ports", "warn", f"taken on 127.0.0.1: {', '.join(found)}", hint)
 
 
 def check_proxy(wanted: Wanted) -> Check:
-    """devenv's probes ignore proxies; a component's HTTP client asks them for 127.0.0.1."""
+    """Check proxies. devenv's probes ignore them; a component's HTTP client asks them for 127.0.0.1."""
     environment = {name.lower(): value for name, value in os.environ.items() if value}
     proxies = [name.upper() for name in _PROXY_VARIABLES if name in environment]
     if not proxies:
@@ -340,7 +340,7 @@ HOST_CHECKS: tuple[Callable[[Wanted], Check], ...] = (check_ports, check_proxy)
 
 
 def _direct_routes(table: str) -> list[tuple[str, ipaddress.IPv4Network]]:
-    """The networks right on an interface, from /proc/net/route (hexadecimal, little-endian)."""
+    """Return the networks directly on an interface, from /proc/net/route (hexadecimal, little-endian)."""
     routes = []
     for fields in map(str.split, table.splitlines()[1:]):
         address, gateway, mask = (bytes.fromhex(fields[column])[::-1] for column in (1, 2, 7))

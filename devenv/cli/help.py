@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 
 from devenv.errors import DevenvError
-from devenv.names import did_you_mean
 
 _INDEX = "index"
 # A heading of the index, or the page that a line of it is about.
@@ -83,6 +82,8 @@ def _help_of(context: click.Context, words: Sequence[str]) -> str:
 
 
 def _unknown(root: click.Context, words: Sequence[str], pages: Iterable[str]) -> UnknownTopic:
+    from devenv.names import did_you_mean
+
     *path, last = words
     group = root.command
     for word in path:

@@ -43,7 +43,10 @@ if TYPE_CHECKING:
 @click.option("--debug", is_flag=True, help="Show each request to the engine, and where errors come from.")
 @click.version_option(__version__, prog_name="devenv")
 def main(project: Path | None, env_name: str, profile: str, debug: bool) -> None:
-    """MySQL, RabbitMQ, etcd and Keystone for OpenStack services: ready when `devenv up` returns."""
+    """Run MySQL, RabbitMQ, etcd and Keystone for OpenStack services.
+
+    They are ready when `devenv up` returns. `devenv help` lists the pages of the manual.
+    """
     if debug:
         show_debugging()
 
@@ -188,7 +191,7 @@ def restart(context: click.Context, services: tuple[str, ...], wait_timeout: flo
 @format_option
 @click.pass_context
 def status(context: click.Context, services: tuple[str, ...], timing: bool, trace: Path | None, format_: str) -> None:
-    """Show whether each service is ready, where it answers, or why not."""
+    """Show whether each service is ready, where it is, or why not."""
     environment = environment_of(context)
     more = _timing_json(environment, timing)
     if trace:
@@ -242,7 +245,7 @@ def exec_(context: click.Context, service: str, command: tuple[str, ...]) -> Non
 
     command = command[1:] if command[0] == "--" else command
     if not command:
-        raise click.UsageError("cannot run nothing: name a command after the service")
+        raise click.UsageError("cannot run nothing: add a command after the service")
     environment = environment_of(context)
     sys.exit(run_in_container(environment.engine, environment.container(service).id, command))
 

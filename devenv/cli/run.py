@@ -89,7 +89,7 @@ def ci(
     wait_timeout: float,
     services: tuple[str, ...],
 ) -> None:
-    """Run a command as a CI job, with services, artifacts and a report.
+    """Run a command as a CI job: services, artifacts, a report.
 
     Works like `run`. Folds its output on GitHub and GitLab, prints the last log lines of services if the command fails,
     and writes a report. Ends with the exit code of the command, or with devenv's own if the services do not start.

@@ -31,7 +31,7 @@ _NARROWEST = 12
 
 
 def status_table(statuses: Mapping[str, ServiceStatus]) -> str:
-    """Service, state, endpoint and reason."""
+    """Return a table of services with their states, endpoints and reasons."""
     rows = []
     for name, status in statuses.items():
         present = status.state != "absent"
@@ -41,7 +41,7 @@ def status_table(statuses: Mapping[str, ServiceStatus]) -> str:
 
 
 def check_table(checks: Iterable[Any]) -> Any:
-    """The doctor's findings, each with what to do below it."""
+    """Return the checks of the doctor as a table, each with what to do below it."""
     from rich.table import Table
     from rich.text import Text
 
@@ -58,10 +58,10 @@ def check_table(checks: Iterable[Any]) -> Any:
 
 
 def rows_table(headings: Sequence[str], rows: Iterable[Sequence[str]], colours: Mapping[str, str] | None = None) -> str:
-    """A table as wide as the terminal at most: the widest column gives way and is folded.
+    """Return a table that is at most as wide as the terminal: the widest column is folded.
 
-    `colours` are those of cells with these words, for a terminal. By hand, since loading rich takes longer than all
-    else that a short command does.
+    `colours` maps words of cells to their colours on a terminal. By hand, since loading rich takes longer than
+    everything else that a short command does.
     """
     cells = [tuple(headings), *map(tuple, rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -88,10 +88,10 @@ def _coloured() -> bool:
 
 
 def summary(environment: Environment, result: Result, seconds: float) -> None:
-    """What answers where, how long each took, and which files tell it to programs."""
+    """Print where each service answers, how long it took, and which files tell programs."""
     spans = service_spans(result.timings)
     total = max((ended for _, ended in spans.values()), default=0.0)
-    # Where nothing was done there is nothing to compare, and a narrow terminal has no room for it.
+    # Without changes the bars would compare nothing, and a narrow terminal has no room for them.
     wide = bool(result.plan.changes) and _width() >= _WIDE
     rows = []
     for name, service in result.services.items():
@@ -125,7 +125,7 @@ def _width() -> int:
 
 
 def service_spans(timings: Sequence[Timing]) -> dict[str, tuple[float, float]]:
-    """From when to when each service was brought up, in seconds since the plan began."""
+    """Return when each service began to start and was ready, in seconds since the plan began."""
     spans: dict[str, tuple[float, float]] = {}
     for timing in timings:
         name = timing.operation.target
@@ -136,16 +136,16 @@ def service_spans(timings: Sequence[Timing]) -> dict[str, tuple[float, float]]:
 
 
 def bar(began: float, ended: float, total: float) -> str:
-    """A span of time as part of the whole, `_BAR` characters wide."""
+    """Return a bar that shows a span of time as part of the whole, `_BAR` characters wide."""
     if total <= 0 or ended <= began:
         return ""
     left = int(_BAR * began / total)
     return " " * left + "█" * max(1, round(_BAR * ended / total) - left)
 
 
-# ---- what took how long ------------------------------------------------------------------------------------------
+# ---- step times -----------------------------------------------------------------------------------------------
 
-# By colour and by character, so that it can be told on any terminal. None is red, which means failure.
+# Marks differ in colour and in character, for terminals without colours. None is red, which means failure.
 _MARKS = {CRITICAL: "█", OTHER: "░", WAITING: "·"}
 _MARK_COLOURS = {"█": "yellow", "░": "cyan"}
 _WIDEST, _LONGEST_NAME = 120, 30
@@ -153,7 +153,7 @@ _BETWEEN_MARKS = 6
 
 
 def timing_chart(run: Run) -> str:
-    """A line per operation with its bar on one axis of time, what was critical, and the same in words."""
+    """Return a chart with a bar for each operation on one axis of time, and the critical path in words."""
     shown, width = rows(run), min(_width(), _WIDEST)
     names = min(max(len(text) for text in ("OPERATION", *(row.name for row in shown))), _LONGEST_NAME)
     room, seconds = max(_NARROWEST, width - names - len("  123456.78  ")), max(run.seconds, 0.001)
@@ -168,7 +168,7 @@ def timing_chart(run: Run) -> str:
 
 
 def _axis(seconds: float, room: int) -> str:
-    """Marks at round numbers of seconds, as many as there is room for."""
+    """Return marks at round numbers of seconds, as many as fit."""
     least = seconds * _BETWEEN_MARKS / room
     step = next(n * 10**power for power in range(-4, 9) for n in (1, 2, 5) if n * 10**power >= least)
     line = ""
@@ -183,7 +183,7 @@ def _bars(row: Row, room: int, per_second: float) -> str:
     for kind, began, ended in row.pieces:
         left, right = round(began * per_second), round(ended * per_second)
         if kind != WAITING:
-            # What was done is seen, however short it was.
+            # Draw every operation, however short it was.
             left = min(left, room - 1)
             right = max(right, left + 1)
         elif (ended - began) * per_second < 1:

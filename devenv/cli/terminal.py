@@ -1,4 +1,4 @@
-"""The user's terminal joined to containers: merged logs, and commands run inside."""
+"""Join the user's terminal to containers: print merged logs, run commands inside."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from devenv.lifecycle.environment import Environment
 # One colour per service in merged logs, none of them red, which means failure here.
 _LOG_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 _CHUNK = 65536
-# Not now: a socket that was ready need not be so any more, and one with TLS has work of its own.
+# Try again later: a socket may no longer be ready, and one with TLS has work of its own.
 _LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -51,7 +51,7 @@ def print_logs(environment: Environment, services: Sequence[str], follow: bool, 
 
 
 def _merged(engine: Engine, containers: dict[str, str], tail: Tail) -> Iterator[tuple[str, str]]:
-    """Lines of all containers as they come, until the last of them ends. Raises what reading one of them raised."""
+    """Yield lines of all containers as they come, until the last ends. Raise what reading one of them raised."""
     lines: queue.SimpleQueue[tuple[str, str | Exception | None]] = queue.SimpleQueue()
 
     def read(name: str, container: str) -> None:
@@ -64,7 +64,7 @@ def _merged(engine: Engine, containers: dict[str, str], tail: Tail) -> Iterator[
             lines.put((name, None))
 
     for name, container in containers.items():
-        # A daemon: it hangs on the engine until the container ends, and must not keep devenv from ending.
+        # A daemon thread: it waits for the engine until the container ends, and must not keep devenv from ending.
         threading.Thread(target=read, args=(name, container), daemon=True).start()
     open_logs = len(containers)
     while open_logs:
@@ -81,7 +81,7 @@ def _merged(engine: Engine, containers: dict[str, str], tail: Tail) -> Iterator[
 
 
 def run_in_container(engine: Engine, container: str, command: Sequence[str]) -> int:
-    """Run a command in a container, joined to this process's input and output; returns its exit code."""
+    """Run a command in a container, joined to this process's input and output; return its exit code."""
     source = _input()
     tty = source is not None and os.isatty(source) and sys.stdout.isatty()
     run, stream = engine.execute(container, command, tty)
@@ -91,17 +91,17 @@ def run_in_container(engine: Engine, container: str, command: Sequence[str]) -> 
 
 
 def _input() -> int | None:
-    """The descriptor of our input; None where the caller closed it."""
+    """Return the descriptor of this process's input; None if the caller closed it."""
     try:
         return sys.stdin.fileno()
-    except (AttributeError, OSError, ValueError):  # Python's own name for a closed input is None
+    except (AttributeError, OSError, ValueError):  # Python sets a closed input to None
         return None
 
 
 def _relay(stream: socket.socket, source: int | None, receive: Callable[[bytes], None]) -> None:
-    """Bytes both ways until the container's end closes.
+    """Pass bytes both ways until the container's end closes.
 
-    Nothing here waits to send: the command may wait for us to read, or read nothing at all.
+    Sending never blocks: the command may wait for devenv to read, or read nothing at all.
     """
     stream.setblocking(False)
     sender = _Sender(stream, source)
@@ -118,14 +118,14 @@ def _relay(stream: socket.socket, source: int | None, receive: Callable[[bytes],
             except _LATER:
                 continue
             except OSError:
-                return  # an engine that closes with input of ours unread resets the connection
+                return  # an engine that closes before it has read all input resets the connection
             if not data:
                 return
             receive(data)
 
 
 class _Sender:
-    """Our input on its way into the container: one chunk at a time, so that memory does not grow."""
+    """Send this process's input into the container, one chunk at a time, so that memory does not grow."""
 
     def __init__(self, stream: socket.socket, source: int | None) -> None:
         self._stream, self._source = stream, source
@@ -135,13 +135,13 @@ class _Sender:
 
     @property
     def sources(self) -> list[int]:
-        """What to read from next: nothing while there is something to send."""
+        """Return what to read from next: nothing while a chunk is still to be sent."""
         return [] if self._source is None or self.pending else [self._source]
 
     def read(self, source: int) -> None:
         try:
             self.pending = os.read(source, _CHUNK)
-        except OSError:  # a folder, or the terminal of another job
+        except OSError:  # the input is a folder, or the terminal of another job
             self.pending = b""
         if not self.pending:
             self._end()
@@ -151,7 +151,7 @@ class _Sender:
             self.pending = self.pending[self._stream.send(self.pending) :]
         except _LATER:
             return
-        except OSError:  # the command closed its input, or ended: what it said is still to be read
+        except OSError:  # the command closed its input, or ended; its output is still to be read
             self.pending, self._source = b"", None
 
     def _end(self) -> None:
@@ -161,7 +161,7 @@ class _Sender:
 
 
 class _Frames:
-    """Without a terminal the engine sends frames: a byte for the output, three unused, four for the length."""
+    """Unpack an engine's frames, sent without a terminal: a byte for the output, three unused, four for the length."""
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -181,7 +181,7 @@ def _print(data: bytes, output: TextIO | None = None) -> None:
 
 @contextmanager
 def _raw_terminal(tty: bool) -> Iterator[None]:
-    """Keys go to the container one by one, Ctrl-C included."""
+    """Pass keys to the container one by one, Ctrl-C included."""
     if not tty:
         yield
         return
@@ -205,7 +205,7 @@ def _resizing(engine: Engine, run: str, tty: bool) -> Iterator[None]:
 
     def resize(*_: object) -> None:
         columns, rows = shutil.get_terminal_size()
-        # A short command may be over before its terminal has a size.
+        # A short command may end before its terminal has a size.
         with suppress(ServiceFailed):
             engine.resize(run, rows, columns)
 

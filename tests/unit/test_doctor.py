@@ -249,11 +249,11 @@ def test_a_wider_route_of_a_vpn_shadows_no_bridge(engine, machine):
 def test_images_that_up_will_make_are_no_warning(engine, machine):
     found = check("images", machine, {"mysql": "devenv/mysql:1", "etcd": "devenv/etcd:1"})
     assert found.status == "ok"
-    assert found.detail == "1 of 2 are there; devenv up pulls or builds: etcd"
+    assert found.detail == "1 of 2 are present; 'devenv up' pulls or builds etcd"
 
 
 def test_a_base_that_is_gone_is_no_missing_image_of_a_service(engine, machine):
-    assert check("images", machine, THERE | {"base": "devenv/base:1"}).detail == "1 of 1 are there"
+    assert check("images", machine, THERE | {"base": "devenv/base:1"}).detail == "1 of 1 are present"
 
 
 def test_a_base_image_tool_is_wanted_only_while_images_are_missing(engine, machine):
@@ -326,7 +326,7 @@ def test_a_tool_that_cannot_be_installed_is_a_note_and_no_error(engine, machine)
     said = mend(machine, MISSING)
     assert "  E: Could not resolve mirror.example" in said
     assert said[-1].startswith("cannot install mmdebstrap")
-    assert said[-1].endswith("going on without it")
+    assert said[-1].endswith("continuing without it")
 
 
 def test_a_tool_that_devenv_may_not_install_is_a_note_and_no_error(engine, machine):
