@@ -21,6 +21,10 @@ click's own, 130 (interrupted) belongs to KeyboardInterrupt.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from devenv.model import Operation
 
 
 class DevenvError(Exception):
@@ -28,9 +32,7 @@ class DevenvError(Exception):
 
     exit_code = 1
     # The operations of a plan that failed, where it was one that did.
-    operations: Sequence[str] = ()
-    # The services that these are about; what is no service's, such as a network, has a name of its own here.
-    services: Sequence[str] = ()
+    operations: Sequence[Operation] = ()
     # Whether a full disk is why: the engine says so, or a service in the end of its log.
     disk_full = False
 

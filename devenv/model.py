@@ -277,6 +277,7 @@ class Source:
 
     image: str
     cause: str
+    golden: bool = False
 
 
 @dataclass(frozen=True)
@@ -359,8 +360,10 @@ class Observed:
 class Operation:
     """One step of a plan: `action` on `target` because of `cause`, once the operations in `after` are done.
 
-    An operation is named by its key, "action target"; the keys of a plan are unique. `service` says whose container or
-    volume the target is.
+    An operation is named by its key, "action target"; the keys of a plan are unique, and `after` holds keys. `subject`
+    is what the engine knows the target by: an id, a reference, a name. `service` is the service that it acts on, if it
+    acts on one, and `component` the component whose part of that service it makes or drops. `golden` says that a volume
+    is filled from a golden state.
     """
 
     action: str
@@ -369,6 +372,8 @@ class Operation:
     after: tuple[str, ...] = ()
     subject: str = ""
     service: str = ""
+    component: str = ""
+    golden: bool = False
 
     @property
     def key(self) -> str:

@@ -52,7 +52,7 @@ def with_golden(desired: Desired, catalogue: Mapping[str, ServiceDefinition], ob
     sources = {}
     for service in desired.services.values():
         if use and service.golden and all(found.get(volume) in observed.images for volume in service.golden):
-            sources.update({volume: Source(found[volume], CAUSE) for volume in service.golden})
+            sources.update({volume: Source(found[volume], CAUSE, golden=True) for volume in service.golden})
     return replace(desired, sources={**sources, **desired.sources}, keep=True)
 
 
@@ -136,16 +136,16 @@ def blamed(plan: Plan, desired: Desired, error: DevenvError) -> dict[str, str]:
     # Where the disk is full, no other state would fit either.
     if isinstance(error, NoEngine | NotOurs) or error.disk_full:
         return {}
-    filled = {op.target: op.subject for op in plan.operations if op.action == "fill" and op.cause == CAUSE}
+    filled = {op.target: op.subject for op in plan.operations if op.golden}
     used = {name: filled[v] for name, s in desired.services.items() for v in s.volumes if v in filled}
     failed: set[str] = set()
-    for action, _, target in (operation.partition(" ") for operation in error.operations):
-        if action == "fill":
-            failed |= {name for name, service in desired.services.items() if target in service.volumes}
-        elif action == "ready":
-            failed |= {target, *providers(target, desired)}
-        elif action == "provision" and any(target in service.needs for service in desired.services.values()):
-            failed.add(target.partition("/")[0])
+    for operation in error.operations:
+        if operation.action == "fill":
+            failed.add(operation.service)
+        elif operation.action == "ready":
+            failed |= {operation.target, *providers(operation.target, desired)}
+        elif operation.action == "provision" and any(operation.target in s.needs for s in desired.services.values()):
+            failed.add(operation.service)
     return {name: image for name, image in used.items() if name in failed}
 
 

@@ -13,13 +13,11 @@ from typing import Any
 from devenv.engine.containers import Engine
 from devenv.engine.tar import Chunks
 from devenv.errors import ConfigError, DevenvError
-from devenv.images import sbom
 from devenv.images.references import BASE, BASE_PACKAGE, LABEL_BASE, check_image, images_for, is_genuine, stale_images
-from devenv.images.sbom import Contents, Package, debian_packages, python_package
-from devenv.lifecycle.world import Steps
+from devenv.images.sbom import Contents, Package, debian_packages, python_package, spdx
 from devenv.model import Image, Profile
 from devenv.names import familiar
-from devenv.spec.desired import select
+from devenv.spec.desired import Catalogue
 from devenv.store.files import written_whole
 from devenv.store.state import cache_folder, make_private
 
@@ -50,80 +48,72 @@ class ImageStatus:
     genuine: bool = True
 
 
-class Inventory(Steps):
-    """An environment that can tell of its images."""
+def list_images(engine: Engine, wanted: Mapping[str, Image], catalogue: Catalogue) -> list[ImageStatus]:
+    """Return the status of each wanted image, by service, with the base among them."""
+    there = engine.images()
+    return [_status(engine, name, image, there, catalogue) for name, image in wanted.items()]
 
-    def list_images(self) -> list[ImageStatus]:
-        """The image of each service of the profile and of those that they need, the base first."""
-        self._load()
-        services = select(self.profile, self.catalogue)
-        there = self.engine.images()
-        return [self._status(name, self.images[name], there) for name in (BASE, *services)]
 
-    def _status(self, service: str, image: Image, there: Mapping[str, str]) -> ImageStatus:
-        if image.reference not in there:
-            return ImageStatus(service, image.reference)
-        found = self.engine.inspect_image(image.reference)
-        status = ImageStatus(
-            service,
-            image.reference,
-            int(found["Size"]),
-            str(found["Id"]),
-            _pulled_as(image.reference, found),
-            base=(found["Config"].get("Labels") or {}).get(LABEL_BASE, ""),
-            genuine=image.how == "pull" or is_genuine(image.reference, found),
+def _status(engine: Engine, service: str, image: Image, there: Mapping[str, str], catalogue: Catalogue) -> ImageStatus:
+    if image.reference not in there:
+        return ImageStatus(service, image.reference)
+    found = engine.inspect_image(image.reference)
+    status = ImageStatus(
+        service,
+        image.reference,
+        int(found["Size"]),
+        str(found["Id"]),
+        _pulled_as(image.reference, found),
+        base=(found["Config"].get("Labels") or {}).get(LABEL_BASE, ""),
+        genuine=image.how == "pull" or is_genuine(image.reference, found),
+    )
+    if image.how == "pull" or not status.genuine:
+        return status
+    wanted = BASE_PACKAGE if service == BASE else catalogue[service].package
+    versions = {package.name: package.version for package in _packages(engine, found)}
+    return replace(status, version=versions.get(wanted, ""))
+
+
+def sbom(engine: Engine, wanted: Sequence[Image]) -> dict[str, Any]:
+    """Return what is in these images, as a document of SPDX 2.3.
+
+    Raises ConfigError if an image is missing, NotOurs if one is not what devenv made under its name.
+    """
+    from devenv import __version__
+
+    there, contents = engine.images(), []
+    if missing := [image.reference for image in wanted if image.reference not in there]:
+        raise ConfigError(
+            f"cannot list packages: {', '.join(missing)} not there", "'devenv images build' or 'devenv up' first"
         )
-        if image.how == "pull" or not status.genuine:
-            return status
-        wanted = BASE_PACKAGE if service == BASE else self.catalogue[service].package
-        versions = {package.name: package.version for package in self._packages(found)}
-        return replace(status, version=versions.get(wanted, ""))
+    for image in wanted:
+        if image.how != "pull":
+            check_image(engine, image.reference)
+        found = engine.inspect_image(image.reference)
+        pulled = _pulled_as(image.reference, found).partition("@")[2]
+        contents.append(Contents(image.reference, str(found["Id"]), pulled, _packages(engine, found)))
+    return spdx(contents, f"openstack-devenv-{__version__}")
 
-    def sbom(self, names: Sequence[str] = ()) -> dict[str, Any]:
-        """What is in the images of these services (all of the profile, if none is named): a document of SPDX 2.3.
 
-        Raises ConfigError if an image is missing, NotOurs if one is not what devenv made under its name.
-        """
-        from devenv import __version__
+def prune_images(engine: Engine, images: Mapping[str, Image], catalogue: Catalogue) -> list[str]:
+    """Remove images that devenv built and that nothing asks for any more; return what was removed."""
+    # Another project may name an image of its own for a service and still want the one that is built for others.
+    wanted = {*images_for(Profile("", {}), catalogue).values(), *images.values()}
+    return [reference for reference in stale_images(engine, wanted) if engine.remove_image(reference)]
 
-        self._load()
-        there, contents = self.engine.images(), []
-        wanted = [self.images[name] for name in select(self.profile, self.catalogue, names)]
-        if missing := [image.reference for image in wanted if image.reference not in there]:
-            raise ConfigError(
-                f"cannot list packages: {', '.join(missing)} not there", "'devenv images build' or 'devenv up' first"
-            )
-        for image in wanted:
-            if image.how != "pull":
-                check_image(self.engine, image.reference)
-            found = self.engine.inspect_image(image.reference)
-            pulled = _pulled_as(image.reference, found).partition("@")[2]
-            contents.append(Contents(image.reference, str(found["Id"]), pulled, self._packages(found)))
-        return sbom.spdx(contents, f"openstack-devenv-{__version__}")
 
-    def prune_images(self) -> list[str]:
-        """Remove images that devenv built and that nothing asks for any more; returns what was removed."""
-        self._load()
-        removed = []
-        # Another project may name an image of its own for a service and still want the one that is built for others.
-        wanted = {*images_for(Profile("", {}), self.catalogue).values(), *self.images.values()}
-        for reference in stale_images(self.engine, wanted):
-            if self.engine.remove_image(reference):
-                removed.append(reference)
-        return removed
-
-    def _packages(self, image: Mapping[str, Any]) -> list[Package]:
-        """The packages in an image, which are read once: an image never changes."""
-        cached = cache_folder() / "packages" / f"{image['Id'].rpartition(':')[2]}-{_FORMAT}.json"
-        if (known := _known(cached)) is not None:
-            return known
-        found = sorted(_read(self.engine, image))
-        # Where it cannot be kept, it is read again.
-        with suppress(DevenvError):
-            make_private(cached.parent)
-            with written_whole(cached) as stream:
-                stream.write(json.dumps([astuple(package) for package in found]).encode())
-        return found
+def _packages(engine: Engine, image: Mapping[str, Any]) -> list[Package]:
+    """Return the packages in an image, which are read once: an image never changes."""
+    cached = cache_folder() / "packages" / f"{image['Id'].rpartition(':')[2]}-{_FORMAT}.json"
+    if (known := _known(cached)) is not None:
+        return known
+    found = sorted(_read(engine, image))
+    # Where it cannot be kept, it is read again.
+    with suppress(DevenvError):
+        make_private(cached.parent)
+        with written_whole(cached) as stream:
+            stream.write(json.dumps([astuple(package) for package in found]).encode())
+    return found
 
 
 def _pulled_as(reference: str, image: Mapping[str, Any]) -> str:

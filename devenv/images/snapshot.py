@@ -247,6 +247,12 @@ def leftovers(state: State, there: Collection[str]) -> list[str]:
     return [image for image in saving if image in there and image not in named]
 
 
+def remove_leftovers(state: State, engine: Engine, there: Collection[str]) -> None:
+    """Remove what an interrupted save left among the images that are there."""
+    if left := leftovers(state, there):
+        state.amend(saving=[image for image in left if not engine.remove_image(image)])
+
+
 def _path(state: State, name: str) -> Path:
     return state.snapshots / f"{name}.json"
 

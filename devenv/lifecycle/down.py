@@ -1,18 +1,87 @@
-"""Environments whose project folder is not there any more: what is left of them, and their removal."""
+"""Stop and take down what is there, also of an environment whose project folder is gone."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from devenv.errors import ConfigError
 from devenv.images import snapshot
-from devenv.lifecycle.environment import Environment
-from devenv.lifecycle.plan import plan_down
-from devenv.model import Report, Result
-from devenv.store import registry as elsewhere
+from devenv.lifecycle.execute import carry_out
+from devenv.lifecycle.plan import plan_down, plan_stop
+from devenv.lifecycle.world import Catalogue, Picture, World, needs
+from devenv.model import Observed, ObservedContainer, Report, Result
+from devenv.store import registry
 from devenv.store.record import Record
-from devenv.store.state import State
+from devenv.store.state import Notes, State
+from devenv.wiring import folder
+
+
+def stop(world: World, names: Sequence[str]) -> Result:
+    """Stop containers and keep them. What is not there counts as stopped. The caller holds the lock."""
+    picture = world.bare()
+    catalogue = picture.defined.catalogue
+    plan = plan_stop(present(picture.observed, names, catalogue), needs(catalogue))
+    return Result(plan, {}, carry_out(world, plan, picture))
+
+
+def take_down(world: World, names: Sequence[str], volumes: bool) -> Result:
+    """Remove containers, with `volumes` their data, and for a whole environment all else that it has.
+
+    The caller holds the lock.
+    """
+    picture = world.bare()
+    observed, catalogue = picture.observed, picture.defined.catalogue
+    plan = plan_down(
+        present(observed, names, catalogue),
+        needs(catalogue),
+        () if names else observed.networks,
+        _volumes(world, observed, names) if volumes else {},
+        gently=not volumes,
+    )
+    timings = carry_out(world, plan, picture)
+    if volumes and not names:
+        _forget(world, picture)
+    elif volumes:
+        record = world.state.load()
+        kept = {p: digest for p, digest in record.provisioned.items() if p.partition("/")[0] not in names}
+        unfinished = [name for name in record.unfinished if name not in names]
+        world.state.amend(provisioned=kept, unfinished=unfinished)
+        Notes(world.state).renewed(names)
+    return Result(plan, {}, timings)
+
+
+def _forget(world: World, picture: Picture) -> None:
+    """Remove what is left of an environment beside the engine's: leftover images, files, the record."""
+    observed, files = picture.observed, world.state.load().files
+    snapshot.remove_leftovers(world.state, world.engine, observed.images)
+    folder.remove(world.project, world.folder, {*folder.known_files(picture.defined.catalogue), *files})
+    # Without a token on record, the next `up` might take over a stranger's.
+    world.state.forget(observed.owner if observed.strangers else "")
+    # Last: what cannot be restored stays on record for `unwire`, and keeps nothing from going down.
+    for change in world.files.restore_all(wired.path for wired in world.files.wired()):
+        if change.changed:
+            world.report.note(f"restored {change.path}")
+
+
+def present(observed: Observed, names: Sequence[str], catalogue: Catalogue) -> list[ObservedContainer]:
+    """Return the containers of these services, or all. Raises ConfigError for a service that nobody knows."""
+    for name in names:
+        if name not in catalogue and name not in observed.containers:
+            raise ConfigError(f"cannot find service {name!r}", hint="there are: " + ", ".join(catalogue))
+    everything = (*observed.containers.values(), *observed.extra)
+    return [container for container in everything if not names or container.service in names]
+
+
+def _volumes(world: World, observed: Observed, names: Collection[str]) -> dict[str, str]:
+    """Return the volumes of these services (without names, all that are there), each with its service."""
+    if not names:
+        return {**observed.volumes, **dict.fromkeys(world.engine.leftover_volumes(world.id, observed.owner), "")}
+    return {volume: service for volume, service in observed.volumes.items() if service in names}
+
+
+# ---- environments whose project folder is gone ---------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -27,46 +96,9 @@ class Gone:
     snapshots: int
 
 
-class _Remains(Environment):
-    """An environment known by its record alone."""
-
-    def __init__(self, record: Record, report: Report) -> None:
-        self._record = record
-        super().__init__(record.project, record.name, report=report)
-
-    def _located(self, folder: Path) -> tuple[Path, State]:
-        return folder, State(folder, self.name, self._record.id)
-
-    def look(self) -> Gone:
-        observed = self.observe()
-        return Gone(
-            id=self.id,
-            name=self.name,
-            project=str(self.project),
-            containers=len(observed.containers) + len(observed.extra),
-            volumes=len(observed.volumes),
-            snapshots=len(self.snapshots()),
-        )
-
-    def remove(self) -> Result:
-        """Remove all of it. No file is touched where the project folder was: that may be a link to its new place."""
-        with self._changing():
-            observed = self.observe()
-            for saved in self.snapshots():
-                snapshot.remove(self.state, self.engine, saved)
-            containers, volumes = self._present(observed, ()), self._volumes(observed, ())
-            plan = plan_down(containers, self._needs(), observed.networks, volumes, gently=False)
-            timings = self._execute(plan, self._nothing(), observed)
-            self._remove_leftovers(observed.images)
-            # As when an environment goes down: a project that comes back must not take over a stranger's token.
-            self.state.forget(observed.owner if observed.strangers else "")
-            self._files.restore_all(wired.path for wired in self._files.wired() if not wired.path.exists())
-            return Result(plan, {}, timings)
-
-
 def listed() -> list[Gone]:
-    """The environments whose project folder was moved or deleted, or is on a disk that is not there now."""
-    return [_Remains(record, Report()).look() for record in elsewhere.gone()]
+    """Return the environments whose project folder was moved or deleted, or is on a disk that is not there now."""
+    return [_left_of(_known_by(record, Report())) for record in registry.gone()]
 
 
 def remove(identity: str, report: Report) -> Result:
@@ -75,11 +107,46 @@ def remove(identity: str, report: Report) -> Result:
     Where strangers have its labels, its token stays on record, and it is `listed` until they are gone, too.
     Raises ConfigError if it is no such environment.
     """
-    records = {record.id: record for record in elsewhere.gone()}
+    records = {record.id: record for record in registry.gone()}
     if record := records.get(identity):
-        return _Remains(record, report).remove()
+        return _remove(_known_by(record, report))
     known = ", ".join(records) or "none"
     raise ConfigError(
         f"cannot remove environment {identity!r}: it is not one whose project folder is gone",
         hint=f"of these there are: {known}; in its folder, 'devenv down --volumes' removes an environment",
     )
+
+
+def _known_by(record: Record, report: Report) -> World:
+    """Return an environment that is known by its record alone."""
+    project = Path(record.project)
+    return World(project, State(project, record.name, record.id), record.name, report)
+
+
+def _left_of(world: World) -> Gone:
+    observed = world.observe()
+    return Gone(
+        id=world.id,
+        name=world.name,
+        project=str(world.project),
+        containers=len(observed.containers) + len(observed.extra),
+        volumes=len(observed.volumes),
+        snapshots=len(snapshot.load_all(world.state)),
+    )
+
+
+def _remove(world: World) -> Result:
+    """Remove all of it. No file is touched where the project folder was: that may be a link to its new place."""
+    with world.changing():
+        picture = world.bare()
+        observed, catalogue = picture.observed, picture.defined.catalogue
+        for saved in snapshot.load_all(world.state):
+            snapshot.remove(world.state, world.engine, saved)
+        containers, volumes = present(observed, (), catalogue), _volumes(world, observed, ())
+        plan = plan_down(containers, needs(catalogue), observed.networks, volumes, gently=False)
+        timings = carry_out(world, plan, picture)
+        snapshot.remove_leftovers(world.state, world.engine, observed.images)
+        # As when an environment goes down: a project that comes back must not take over a stranger's token.
+        world.state.forget(observed.owner if observed.strangers else "")
+        world.files.restore_all(wired.path for wired in world.files.wired() if not wired.path.exists())
+        return Result(plan, {}, timings)

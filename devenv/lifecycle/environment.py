@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
-from devenv.engine.containers import Tail
-from devenv.errors import Cancelled, ConfigError, DevenvError
+from devenv.engine.containers import Engine, Tail
+from devenv.errors import ConfigError
 from devenv.images import golden, snapshot
-from devenv.images.bundle import Caching
-from devenv.images.inventory import Inventory
 from devenv.images.references import BASE, check_image
-from devenv.lifecycle.loans import Lending
-from devenv.lifecycle.plan import plan_empty, plan_images, plan_restart, plan_start, plan_stop
+from devenv.lifecycle import data, down, loans
+from devenv.lifecycle.execute import carry_out
+from devenv.lifecycle.plan import plan_images, plan_restart, plan_start, plan_wait
 from devenv.lifecycle.timing import Run, Watch, understood
-from devenv.lifecycle.up import Renewal
-from devenv.model import (
-    Desired,
-    Observed,
-    ObservedContainer,
-    Operation,
-    Plan,
-    Result,
-)
-from devenv.names import check_name
+from devenv.lifecycle.up import Allowance, Wish, bring_up, plan_up, preflight
+from devenv.lifecycle.world import Definitions, World
+from devenv.model import Desired, Image, Observed, ObservedContainer, Plan, ProjectFile, Report, Result
 from devenv.services.readiness import ServiceStatus, status_of
-from devenv.spec.desired import select
-from devenv.spec.profile import load_profile
-from devenv.store.files import real_path
-from devenv.wiring import export, folder as wiring
-from devenv.wiring.project_files import Job
+from devenv.spec import trust
+from devenv.spec.profile import PROJECT_FILE, existing_folder, find_project
+from devenv.store.state import State
+from devenv.wiring import export, folder
 
 if TYPE_CHECKING:
+    from devenv.images.bundle import Archive
     from devenv.images.golden import Golden
+    from devenv.images.inventory import ImageStatus
     from devenv.images.snapshot import Snapshot
     from devenv.wiring.merge import Change
 
 
-class Environment(Lending, Caching, Inventory):
+class Environment:
     """A set of base services for one project folder and one name.
 
         with_defaults = Environment()
@@ -49,10 +42,56 @@ class Environment(Lending, Caching, Inventory):
         print(with_defaults.env()["DEVENV_MYSQL_URL"])
 
     `project` is any folder inside the project (the working directory, if not given); `profile` overrides what
-    devenv.yaml picks, `settings` what it says of services. Of images that devenv.yaml itself names and its user has
-    not allowed, none is run, unless `ask` says yes. Nothing is touched before a method is called; each raises an error
-    of devenv.errors.
+    devenv.yaml picks, `settings` what it says of services. devenv does not run an image that devenv.yaml names and its
+    user has not allowed, unless `ask` says yes. Nothing is touched before a method is called; each raises an error of
+    devenv.errors.
     """
+
+    def __init__(
+        self,
+        project: Path | str | None = None,
+        name: str = "default",
+        profile: str = "",
+        report: Report | None = None,
+        wait_timeout: float = 180.0,
+        settings: Mapping[str, Any] | None = None,
+        ask: Callable[[ProjectFile], bool] | None = None,
+    ) -> None:
+        """`wait_timeout` is how long one service may take to become ready, in seconds. The seven are the library's."""
+        found = find_project(existing_folder(Path(project or ".")))
+        self._world = World(
+            found, State(found, name), name, report, profile=profile, settings=settings, ask=ask, timeout=wait_timeout
+        )
+        self.name, self.project, self.state = name, found, self._world.state
+        self.id, self.folder = self._world.id, self._world.folder
+
+    # ---- what it works with ----------------------------------------------------------------------------------
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, connected to at first use. Raises NoEngine."""
+        return self._world.engine
+
+    @property
+    def latest(self) -> Run | None:
+        """What this object brought up last and when, once its plan was begun."""
+        return self._world.latest
+
+    @property
+    def strangers(self) -> tuple[str, ...]:
+        """What carries the environment's label and is not its own, as it was seen last."""
+        return self._world.strangers
+
+    def observe(self) -> Observed:
+        """Return what the engine has of the environment."""
+        return self._world.observe()
+
+    def cancel(self) -> None:
+        """From another thread: end what is being done, as an interrupt would, and do nothing after it.
+
+        It raises Cancelled there.
+        """
+        self._world.cancel()
 
     # ---- up and down -----------------------------------------------------------------------------------------
 
@@ -61,35 +100,36 @@ class Environment(Lending, Caching, Inventory):
     ) -> Result:
         """Start the services (all of the profile, if none is named) and what they need; return when they work.
 
-        Components get their parts of them. With `drop`, those that are not in devenv.yaml any more lose theirs. What is
-        new starts from the state that an earlier first start left, if there is one and `use_golden`; else it is kept.
-        `timing` counts from `began` (by time.monotonic()), if that was before.
+        Components get their parts of them. With `drop`, those that are not in devenv.yaml any more lose theirs. New
+        services start from the state that an earlier first start left, if there is one and `use_golden`; else their
+        own is kept. `timing` counts from `began` (by time.monotonic()), if that was before.
         """
-        watch = Watch(self.id, self._report, began)
-        self._prepare(names)
+        world = self._world
+        watch = Watch(self.id, world.report, began)
+        defined = world.prepared(names)
         watch.phase("wait for another devenv")
-        with self._changing(), self._noting(watch):
-            self._keep(select(self.profile, self.catalogue, names))
-            return self._bring_up(names, drop, use_golden=use_golden)
+        with world.changing(), world.timed(watch):
+            loans.keep(world, defined.select(names))
+            return bring_up(world, defined, Wish(names, drop, use_golden), watch)
 
     def plan(self, names: Sequence[str] = (), drop: bool = False) -> Plan:
-        """What `up` would do now. Changes nothing."""
-        self._load()
-        desired, selected, observed = self._desired(names, keep=False)
-        selected = self._with_sources(selected, observed)
-        files = self._preflight(desired, observed)[1]
-        return replace(self._plan(selected, observed, drop), files=tuple(files))
+        """Return what `up` would do now. Change nothing."""
+        world = self._world
+        picture = world.look(world.define(), names, check_ports=True)
+        files = preflight(world, picture)
+        return replace(plan_up(world, picture, Wish(names, drop), Allowance()), files=tuple(files.changing))
 
     def build_images(self, names: Sequence[str] = ()) -> Result:
-        """Have every image of the services on the engine."""
-        self._load()
-        self._check_trust()
-        _desired, selected, observed = self._desired(names, keep=False, check_ports=False)
-        for image in selected.images:
-            if image.how != "pull" and image.reference in observed.images:
-                check_image(self.engine, image.reference)
-        plan = plan_images(selected, observed)
-        return Result(plan, selected.services, self._execute_beside(plan, selected, observed))
+        """Build or pull every image of the services that the engine does not have."""
+        world = self._world
+        defined = world.define()
+        world.check_trust(defined.own)
+        picture = world.look(defined, names)
+        for image in picture.wanted.images:
+            if image.how != "pull" and image.reference in picture.observed.images:
+                check_image(world.engine, image.reference)
+        plan = plan_images(picture.wanted, picture.observed)
+        return Result(plan, picture.wanted.services, carry_out(world, plan, picture, remember=False))
 
     def start(self, names: Sequence[str] = ()) -> Result:
         """Start containers that exist, as they are; return when their services work."""
@@ -101,290 +141,317 @@ class Environment(Lending, Caching, Inventory):
 
     def wait(self, names: Sequence[str] = ()) -> Result:
         """Wait until services that were started work."""
-        self._load()
-        selected, observed = self._made(names)
-        plan = Plan(tuple(Operation("ready", name) for name in selected.services))
+        world = self._world
+        picture = world.existing(world.define(), names)
+        services, plan = picture.wanted.services, plan_wait(picture.wanted)
         # It changes nothing, so it keeps nobody from changing something.
-        timings = self._execute_beside(plan, selected, observed)
-        self._note_works(selected.services)
-        return Result(plan, selected.services, timings)
-
-    def _note_works(self, services: Collection[str]) -> None:
-        """Remember that a start on new data was got through that whoever began it did not see end."""
-
-        def leave_it(_: str) -> None:
-            raise Cancelled  # Who has the environment now sees it.
-
-        record = self.state.load()
-        if {*record.unfinished, *record.renewed} & {*services}:
-            with suppress(Cancelled), self.state.locked(leave_it):
-                self._notes.starts((), [*services])
-                self._notes.renewed({*self.state.load().renewed} & {*services})
+        timings = carry_out(world, plan, picture, remember=False)
+        world.note_works(services)
+        return Result(plan, services, timings)
 
     def stop(self, names: Sequence[str] = ()) -> Result:
         """Stop containers and keep them, their data and their ports. What is not there counts as stopped."""
-        with self._changing():
-            observed = self.observe()
-            plan = plan_stop(self._present(observed, names), self._needs())
-            return Result(plan, {}, self._execute(plan, self._nothing(), observed))
+        with self._world.changing():
+            return down.stop(self._world, names)
 
     def down(self, names: Sequence[str] = (), volumes: bool = False) -> Result:
         """Remove containers, and with `volumes` their data, too.
 
         For a whole environment also its network; and with `volumes` its secrets and written files.
         """
-        with self._changing():
-            return self._take_down(names, volumes)
+        with self._world.changing():
+            return down.take_down(self._world, names, volumes)
+
+    def _existing(self, names: Sequence[str], make: Callable[[Desired, Observed], Plan]) -> Result:
+        world = self._world
+        defined = world.define()
+        world.check_trust(defined.own)
+        with world.changing():
+            picture = world.existing(world.with_lent(defined), names)
+            loans.keep(world, picture.wanted.services)
+            plan = make(picture.wanted, picture.observed)
+            return Result(plan, picture.wanted.services, carry_out(world, plan, picture))
 
     # ---- data ------------------------------------------------------------------------------------------------
 
     def reset(self, names: Sequence[str] = (), component: str = "") -> Result:
-        """Make the data of services what it was right after their first `up`; all of the profile, if none is named.
+        """Give services (all of the profile, if none is named) the data that they had right after their first `up`.
 
         Ports and secrets stay. With `component`, only its own part of each service is emptied.
         """
-        if component:
-            return self._empty(component)
-        self._prepare(names)
-        services = select(self.profile, self.catalogue, names) if names else self.profile.services
-        if names and (more := [name for name in services if name not in names]):
-            raise ConfigError(
-                f"cannot reset {', '.join(names)} alone: data is in {', '.join(more)}, too, with that of others",
-                f"'devenv reset {' '.join(services)}' empties all of these",
-            )
-        with self._changing():
-            self._keep(services)
-            return self._bring_up(names, renewal=Renewal(dict.fromkeys(services, "")))
-
-    def _empty(self, component: str) -> Result:
-        with self._changing():
-            present = self._there([component])
-            observed = self.observe()
-            plan = plan_empty(present, component)
-            return Result(plan, present.services, self._execute(plan, present, observed))
+        return data.reset_component(self._world, component) if component else data.reset(self._world, names)
 
     def save(self, name: str) -> Snapshot:
         """Save the data of all services under a name. They stand still while that is done.
 
         Raises ConfigError if the name is taken or a service was never started.
         """
-        check_name(name, "a snapshot")
-        self._load()
-        with self._changing():
-            snapshot.check_free(self.state, name)
-            present, observed = self._there(()), self.observe()
-            plan, services = snapshot.plan_save(present, observed)
-            # Known before they are made: what a killed devenv leaves of them is then ours to remove.
-            images = [operation.subject for operation in plan.operations]
-            self.state.amend(saving=[*self.state.load().saving, *images])
-            try:
-                self._settle(present, observed)  # the last thing before they stand still
-                with snapshot.standing_still(self.engine, list(observed.containers.values())):
-                    self._execute(plan, present, observed)
-                saved = snapshot.write(self.state, name, services, self.engine)
-                # Else each later `up` would look into all snapshots for whose these are.
-                self.state.amend(saving=[image for image in self.state.load().saving if image not in images])
-                return saved
-            finally:
-                self._remove_leftovers(self.engine.images())
-
-    def _settle(self, present: Desired, observed: Observed) -> None:
-        try:
-            self._execute(snapshot.plan_settle(present, observed), present, observed)
-        except DevenvError as error:
-            self._report.note(f"{error.message}: what it was told in the last two seconds may be missing")
+        return data.save(self._world, name)
 
     def restore(self, name: str) -> Result:
         """Give all services the data of a snapshot, and return when they work. What they hold now is lost.
 
         Raises ConfigError, with the reason, if the data was made by another version of a service.
         """
-        self._prepare(())
-        with self._changing():
-            saved = snapshot.load(self.state, name)
-            desired, _selected, observed = self._desired((), keep=False)
-            snapshot.check(saved, self.images, observed.images, self.profile.services)
-            self._preflight(desired, observed)  # while the secrets are those of the data
-            # On record first: secrets and data change hands together, or an `up` completes it.
-            self._renew(renewal := Renewal(dict.fromkeys(saved.services, name), saved.provisioned))
-            self._keep(saved.services)
-            return self._bring_up((), renewal=renewal)
+        return data.restore(self._world, name)
 
     def snapshots(self) -> list[Snapshot]:
-        """The environment's snapshots, the newest first."""
+        """Return the environment's snapshots, the newest first."""
         return snapshot.load_all(self.state)
 
     def remove_snapshot(self, name: str) -> None:
         """Forget a snapshot and remove its data."""
-        with self._changing():
-            saved = snapshot.load(self.state, name)
-            if name in self.state.load().renewing.values():
-                raise ConfigError(
-                    f"cannot remove snapshot {name!r}: it is being restored",
-                    "'devenv up' finishes that, 'devenv reset' drops it",
-                )
-            snapshot.remove(self.state, self.engine, saved)
+        data.remove_snapshot(self._world, name)
 
     def collect(self, limit: int = golden.LIMIT) -> list[Golden]:
         """Remove what killed runs left here, and the golden states that were not used for longest.
 
-        The golden states that stay take no more than `limit` bytes.
+        The golden states that stay take no more than `limit` bytes. Returns those that went.
         """
-        self.clear()
-        with self._changing():
-            self._remove_leftovers(self.engine.images())
+        loans.clear(self._world)
+        with self._world.changing():
+            snapshot.remove_leftovers(self.state, self.engine, self.engine.images())
         return golden.collect(self.engine, limit)
+
+    # ---- lent for a while ------------------------------------------------------------------------------------
+
+    def lent(
+        self, names: Sequence[str] = (), component: str = "", ending: Callable[[], None] | None = None
+    ) -> AbstractContextManager[str]:
+        """Have services work while the body runs (all of the profile, if none is named); yield a component's name.
+
+        A component of devenv.yaml keeps what it has. Any other is made for the run, under the name that is given or
+        one of its own, and dropped afterwards. Raises ConfigError if another run has it. `ending` is called before
+        anything goes, also if not all came up.
+        """
+        return loans.lent(self._world, names, component, ending)
+
+    def shared(self) -> AbstractContextManager[Path]:
+        """Be one of those who use the services that `borrow` brings up; yield a folder to note components in.
+
+        They go on running afterwards: `clear` ends those that nobody uses any more.
+        """
+        return loans.shared(self._world)
+
+    def borrow(self, names: Sequence[str] = ()) -> loans.Borrowed:
+        """Return services that work (all of the profile, if none is named), to whoever has them `shared`."""
+        return loans.borrow(self._world, names)
+
+    def selected(self, names: Sequence[str] = ()) -> list[str]:
+        """Return the named services (all of the profile, if none is named) and those that they need."""
+        return self._world.define().select(names)
+
+    def make_room(self) -> None:
+        """Remove what killed runs left of the whole environment, if nobody uses it.
+
+        Raises ConfigError if it is somebody's own: it was brought up, and not by a run.
+        """
+        loans.make_room(self._world)
+
+    def going(self) -> set[str]:
+        """Return the services that go, with their data, when the last run has ended."""
+        return loans.going(self._world, self._world.define().catalogue)
+
+    def clear(self, others: bool = True) -> None:
+        """Take away what killed runs left: the services that nobody uses, and their components in the others.
+
+        Without `others` components stay while somebody uses the services.
+        """
+        loans.clear(self._world, others)
 
     # ---- looking ---------------------------------------------------------------------------------------------
 
     def status(self, names: Sequence[str] = ()) -> dict[str, ServiceStatus]:
-        """The named services; without names all of the profile and whatever else of the environment is there."""
-        self._load()
-        desired, selected, observed = self._desired(names, keep=False, check_ports=False)
-        services = {name: selected.services[name] for name in names} if names else desired.services
+        """Return the status of the named services; of all of the profile and all that is there, if none is named."""
+        world = self._world
+        picture = world.look(world.define(), names)
+        wanted = picture.wanted.services
+        services = {name: wanted[name] for name in names} if names else picture.everything.services
         with ThreadPoolExecutor(max(1, len(services))) as pool:
-            found = pool.map(lambda service: status_of(service, observed, self.engine), services.values())
+            found = pool.map(lambda service: status_of(service, picture.observed, world.engine), services.values())
             statuses = dict(zip(services, found, strict=True))
-        self._note_works([name for name, status in statuses.items() if status.state == "ready"])
+        world.note_works([name for name, status in statuses.items() if status.state == "ready"])
         return statuses
 
     def timing(self) -> Run:
-        """What the last `up` did and when, also if it failed. Raises ConfigError if none is on record."""
+        """Return what the last `up` did and when, also if it failed. Raises ConfigError if none is on record."""
         if run := self.last_run():
             return run
         raise ConfigError(f"cannot show timings: no 'up' of {self.id} is on record", hint="run 'devenv up' first")
 
     def last_run(self) -> Run | None:
-        """The same, or nothing."""
+        """Return the same, or nothing."""
         return self.latest or understood(self.state.load_timing())
 
     def env(self, component: str = "") -> dict[str, str]:
-        """The flat map of the services that are there: DEVENV_<SERVICE>_HOST, …, and OS_* for identity.
+        """Return the flat map of the services that are there: DEVENV_<SERVICE>_HOST, …, and OS_* for identity.
 
         It is the administrator's, or the component's own with the options of its overlay for oslo.config, too.
         """
-        present = self._there([component] if component else ())
+        defined, present = self._present(component)
         if not component:
-            return wiring.flat_map(present.services)
-        overlay = wiring.wired_files(present, self.catalogue)[wiring.overlay_name(component)]
-        return wiring.component_map(present.services, component, overlay)
+            return folder.flat_map(present.services)
+        overlay = folder.wired_files(present, defined.catalogue)[folder.overlay_name(component)]
+        return folder.component_map(present.services, component, overlay)
 
     def run_variables(self, component: str) -> dict[str, str]:
-        """What a program finds in its environment that runs as the component: all of `env`, and names of convention."""
-        overlay = self.folder / wiring.overlay_name(component)
-        return wiring.run_variables(self._there([component]), component, overlay, self.catalogue)[0]
+        """Return what a program finds in its environment that runs as the component: all of `env`, and known names."""
+        overlay = self.folder / folder.overlay_name(component)
+        defined, present = self._present(component)
+        return folder.run_variables(present, component, overlay, defined.catalogue)[0]
 
     def export(self, tool: str, component: str = "") -> dict[str, str]:
-        """The environment in another tool's words, by the file's name, which is empty if there is only one.
+        """Return the environment in another tool's format, by the file's name, which is empty if there is only one.
 
         A CI has a login for `component`, else the first one's of devenv.yaml. Only devstack needs an engine. Raises
         ConfigError for a tool that devenv does not know.
         """
         export.check_tool(tool)
         if tool == export.PRESENT:
-            return export.exported(self._there(()), self.catalogue)
-        self._load()
-        components = {name: choice for name, choice in self.profile.components.items() if name in self._listed}
-        self.profile = replace(self.profile, components=components)
+            defined, present = self._present("")
+            return export.exported(present, defined.catalogue)
+        defined = self._world.define()
+        # Components that somebody has for a while are in no file.
+        defined = replace(defined, lent=frozenset())
         if tool == export.COMPOSE:
-            return export.composed(self._on_paper(), self.catalogue)
+            return export.composed(self._world.on_paper(defined), defined.catalogue)
         project = self.id.rpartition("-")[0]
-        return export.for_jobs(tool, project, component, self.profile, self.catalogue, self.images)
+        return export.for_jobs(tool, project, component, defined.own, defined.catalogue, defined.images)
 
     def container(self, name: str) -> ObservedContainer:
-        """The running container of a service. Raises ConfigError if there is none."""
-        found = self._containers(self.observe(), [name])[0]
+        """Return the running container of a service. Raises ConfigError if there is none."""
+        found = self._world.containers(self.observe(), [name])[0]
         if not found.running:
             raise ConfigError(f"cannot use {name}: its container is {found.state}", hint=f"'devenv start {name}'")
         return found
 
     def containers(self, names: Sequence[str] = ()) -> dict[str, str]:
-        """The containers' ids by service. Raises ConfigError if one of `names`, or any at all, is missing."""
-        found = self._containers(self.observe(), names)
-        if not found:
-            raise ConfigError(f"cannot find a container of {self.id}", hint="'devenv up' makes them")
-        return {container.service: container.id for container in found}
+        """Return the containers' ids by service. Raises ConfigError if one of `names`, or any at all, is missing."""
+        return {container.service: container.id for container in self._world.containers(self.observe(), names)}
 
     def logs(self, name: str, tail: Tail = "all", since: float = 0) -> list[str]:
-        """The lines that a service logged since then; the last `tail` of them if a number is given."""
+        """Return the lines that a service logged since then; the last `tail` of them if a number is given."""
         return self.engine.logs(self.containers([name])[name], tail, since)
 
+    def _present(self, component: str) -> tuple[Definitions, Desired]:
+        picture = self._world.there(self._world.define(), [component] if component else ())
+        return picture.defined, picture.wanted
+
     # ---- the project's own files -----------------------------------------------------------------------------
+
+    def trust(self) -> ProjectFile | None:
+        """Allow devenv.yaml, as it stands now, to run the images that it names; return it, if there is one."""
+        file = self._world.profile().file
+        if file:
+            trust.allow(file, self._world.report.note)
+        return file
+
+    def distrust(self) -> None:
+        """Withdraw trust from devenv.yaml, whatever it holds. What runs goes on."""
+        trust.revoke(self.project / PROJECT_FILE, self._world.report.note)
 
     def wire(
         self, component: str = "", files: Sequence[Path] = (), clouds: Path | None = None, write: bool = True
     ) -> list[Change]:
-        """Merge components' options into the project's own files; returns what changes there.
+        """Merge components' options into the project's own files; return what changes there.
 
         `files` stand for those that devenv.yaml lists; without `component` it is those of all. `clouds` is a
         clouds.yaml to merge all clouds into. Without `write` nothing is changed. `up` keeps these files current.
         """
-        present = self._there([component] if component else ())
-        listed = self._files.listed(present, component)
-        known = {real_path(job.path) for job in listed}
-        jobs = [Job(path, component, real_path(path) in known) for path in files]
-        if not jobs and not clouds and not (jobs := listed):
-            raise ConfigError("cannot tell which file to wire: devenv.yaml lists none", "name a component and a file")
-        jobs += [Job(clouds, "", False)] if clouds else []
-        texts = wiring.wired_files(present, self.catalogue)
-        with self._changing() if write else nullcontext():
-            changes = [self._files.merge(job, texts, write) for job in jobs]
-        self._files.tell(changes)
+        defined, present = self._present(component)
+        jobs = self._world.files.jobs(present, component, files, clouds)
+        texts = folder.wired_files(present, defined.catalogue)
+        with self._world.changing() if write else nullcontext():
+            changes = [self._world.files.merge(job, texts, write) for job in jobs]
+        self._world.files.tell(changes)
         return changes
 
     def unwire(
         self, component: str = "", files: Sequence[Path] = (), clouds: Path | None = None, write: bool = True
     ) -> list[Change]:
         """Restore what the project's own files held before; all of them, unless some are named."""
-        wired = self._files.wired()
-        if component and files:
-            for other in wired:
-                if other.component != component and other.path in map(real_path, files):
-                    whose = repr(other.component) if other.component else "--clouds"
-                    raise ConfigError(
-                        f"cannot unwire {other.path} for {component!r}: it is for {whose}", "name that one"
-                    )
-        paths = [*files, *([clouds] if clouds else ())] or [w.path for w in wired if component in ("", w.component)]
-        if not paths and component and component not in load_profile(self.project, self._profile_name).components:
+        paths = self._world.files.merged(component, files, clouds)
+        if not paths and component and component not in self._world.profile().components:
             raise ConfigError(
                 f"cannot unwire {component!r}: there is no such component, and no file has anything of it",
                 hint="'devenv unwire COMPONENT FILE'; 'devenv unwire' alone restores all files",
             )
-        with self._changing() if write else nullcontext():
-            return self._files.restore_all(paths, write)
+        with self._world.changing() if write else nullcontext():
+            return self._world.files.restore_all(paths, write)
 
     # ---- images ----------------------------------------------------------------------------------------------
 
     def image_references(self) -> dict[str, str]:
-        """The image of each service of the profile and of those that they need, and the base of what is built."""
-        self._load()
-        return {name: self.images[name].reference for name in (BASE, *select(self.profile, self.catalogue))}
+        """Return the image of each service of the profile and of those that they need, and the base of built ones."""
+        return {name: image.reference for name, image in self._images(self._world.define()).items()}
+
+    def list_images(self) -> list[ImageStatus]:
+        """Return the status of the base image and of each service's, those of the profile and what they need."""
+        from devenv.images.inventory import list_images
+
+        defined = self._world.define()
+        return list_images(self.engine, self._images(defined), defined.catalogue)
+
+    def sbom(self, names: Sequence[str] = ()) -> dict[str, Any]:
+        """Return what is in the images of these services (all of the profile, if none is named), as SPDX 2.3.
+
+        Raises ConfigError if an image is missing, NotOurs if one is not what devenv made under its name.
+        """
+        from devenv.images.inventory import sbom
+
+        defined = self._world.define()
+        return sbom(self.engine, [defined.images[name] for name in defined.select(names)])
+
+    def prune_images(self) -> list[str]:
+        """Remove images that devenv built and that nothing asks for any more; return what was removed."""
+        from devenv.images.inventory import prune_images
+
+        defined = self._world.define()
+        return prune_images(self.engine, defined.images, defined.catalogue)
+
+    def cache_keys(self, names: Sequence[str] = ()) -> dict[str, str]:
+        """Return the keys of a cache that holds `images` of these services, or `golden` states, too.
+
+        All of the profile, if none is named. They are the same wherever the content is the same. No engine is asked.
+        """
+        from devenv.images.bundle import cache_keys
+
+        defined = self._world.define()
+        return cache_keys(self.id, defined.select(names), defined.profile, defined.catalogue, defined.images)
+
+    def save_images(self, target: Path | IO[bytes], names: Sequence[str] = ()) -> Archive:
+        """Write the images of these services (all of the profile, if none is named) and their golden states.
+
+        A file is there whole or not at all. Raises ConfigError if an image is missing or it cannot be written.
+        """
+        from devenv.images.bundle import save_images
+
+        world = self._world
+        picture = world.look(world.define(), names)
+        there, catalogue = picture.observed.images, picture.defined.catalogue
+        return save_images(world.engine, picture.wanted, there, catalogue, target, world.report.note)
+
+    def load_images(self, archive: IO[bytes], name: str) -> Archive:
+        """Load the images of an archive, which can be read twice and is called `name` in errors.
+
+        Raises ConfigError, and loads nothing, if it is none or has images that are neither devenv's nor the profile's,
+        or one that would take the name of another.
+        """
+        from devenv.images.bundle import load_images
+
+        defined = self._world.define()
+        named = {image.reference for image in defined.images.values()}
+        return load_images(self.engine, named, archive, name, lambda: self._world.check_trust(defined.own))
 
     def usual_ports(self) -> dict[int, str]:
-        """The ports that the profile's services have when nobody else has them, with who wants each.
+        """Return the ports that the profile's services have when nobody else has them, with who wants each.
 
-        Without those that this environment has already.
+        Those that this environment has already are left out.
         """
-        self._load()
-        ours = self.state.load().ports.values()
-        services = {name: self.catalogue[name] for name in self.profile.services if name in self.catalogue}
+        defined, ours = self._world.define(), self.state.load().ports.values()
+        services = {name: defined.catalogue[name] for name in defined.profile.services if name in defined.catalogue}
         wanted = [(e.port, f"{name} ({key})") for name, s in services.items() for key, e in s.endpoints.items()]
         return {port: who for port, who in wanted if port not in ours}
 
-    # ---- the steps -------------------------------------------------------------------------------------------
-
-    def _existing(self, names: Sequence[str], make: Callable[[Desired, Observed], Plan]) -> Result:
-        self._load()
-        self._check_trust()
-        with self._changing():
-            selected, observed = self._made(names)
-            self._keep(selected.services)
-            plan = make(selected, observed)
-            return Result(plan, selected.services, self._execute(plan, selected, observed))
-
-    def _made(self, names: Sequence[str]) -> tuple[Desired, Observed]:
-        """The services that have a container, and what is there. Raises ConfigError if one of `names` has none."""
-        wanted = self.containers(names)
-        desired, _selected, observed = self._desired((), keep=False, check_ports=False)
-        there = {name: desired.services[name] for name in desired.services if name in wanted}
-        return replace(desired, services=there), observed
+    def _images(self, defined: Definitions) -> dict[str, Image]:
+        return {name: defined.images[name] for name in (BASE, *defined.select())}

@@ -18,6 +18,8 @@ from devenv.engine.ownership import labels_of
 from devenv.errors import Cancelled, DevenvError, LimitRefused, PortTaken
 from devenv.images import golden
 from devenv.images.references import check_image
+from devenv.lifecycle.journal import Journal, RecordJournal
+from devenv.lifecycle.world import Picture, World
 from devenv.model import (
     LABEL_ENVIRONMENT,
     LABEL_SERVICE,
@@ -40,6 +42,8 @@ _GOLDEN_SECONDS = 60
 _EMPTIED_SECONDS = 10
 # A plan is as wide as its services, plus builds. Threads that wait cost next to nothing.
 _THREADS = 32
+# How long a container gets to end by itself whose service is in no catalogue: Docker's own.
+_STOP_SECONDS = 10
 # Components that one service is given at a time: more only wait inside it, and keep others' threads.
 _AT_ONCE = 6
 
@@ -48,33 +52,52 @@ _AT_ONCE = 6
 class Context:
     """What operations need besides themselves.
 
-    `containers` maps services to container ids and grows; `network` is the network's id, once there is one.
-
-    `timeout` is how long one service may take to become ready, in seconds. `provisioned` is told each
-    "provider/component" that is in place with its digest, and each that is gone with an empty one. `stop_seconds` is
-    how long each service gets to end by itself. `created` is told each service whose container and data are in place
-    and have not been started, `became_ready` each that works, both at once. `golden` names the
-    images for the golden state of each service, by volume; `note` is told what the user should know. `hopeful` is
-    how many seconds a service gets at most that took a short way to its data: there is a longer one if it fails.
+    `containers` maps services to container ids and grows; `network` is the network's id, once there is one. `timeout`
+    is how long one service may take to become ready, in seconds. `note` is told what the user should know. `hopeful`
+    is how many seconds a service gets at most that took a short way to its data: there is a longer one if it fails.
     """
 
     engine: Engine
     desired: Desired
     containers: dict[str, str]
     network: str = ""
-    timeout: float = 180.0
     catalogue: Mapping[str, ServiceDefinition] = field(default_factory=dict)
     images: Mapping[str, Image] = field(default_factory=dict)
-    stop_seconds: Mapping[str, int] = field(default_factory=dict)
-    provisioned: Callable[[str, str], None] = lambda pair, digest: None
-    created: Callable[[str], None] = lambda service: None
-    became_ready: Callable[[str], None] = lambda service: None
-    golden: Callable[[DesiredService], Mapping[str, str]] = lambda service: {}
+    timeout: float = 180.0
+    journal: Journal = field(default_factory=Journal)
     note: Callable[[str], None] = lambda text: None
-    hopeful: dict[str, float] = field(default_factory=dict)
     cancelled: threading.Event = field(default_factory=threading.Event)
+    hopeful: dict[str, float] = field(default_factory=dict)
     provisioners: dict[str, Provisioner] = field(default_factory=dict)
     opening: threading.Lock = field(default_factory=threading.Lock)
+
+
+def carry_out(
+    world: World, plan: Plan, picture: Picture, report: Report | None = None, remember: bool = True
+) -> list[Timing]:
+    """Carry out a plan for what the picture wants, and `remember` what comes of it: for those who hold the lock.
+
+    A plan that changes nothing needs no lock, and nothing is remembered of it. Raises as `execute` does.
+    """
+    desired, observed, defined = picture.wanted, picture.observed, picture.defined
+    journal = RecordJournal(world.state, plan, desired, observed, defined.catalogue) if remember else Journal()
+    context = Context(
+        engine=world.engine,
+        desired=desired,
+        containers={name: container.id for name, container in observed.containers.items()},
+        network=next(iter(observed.networks), ""),
+        catalogue=defined.catalogue,
+        images=defined.images,
+        timeout=world.timeout,
+        journal=journal,
+        note=world.report.note,
+        cancelled=world.begin(),
+    )
+    journal.begin()
+    try:
+        return execute(plan, context, report or world.report)
+    finally:
+        journal.end()
 
 
 def execute(plan: Plan, context: Context, report: Report) -> list[Timing]:
@@ -136,8 +159,8 @@ class _Run:
     def _may_start(self, operation: Operation, running: Iterable[Operation]) -> bool:
         if self._context.cancelled.is_set() or not self._done.issuperset(operation.after):
             return False
-        service, slash, _ = operation.target.partition("/")
-        return not slash or sum(op.target.startswith(f"{service}/") for op in running) < _AT_ONCE
+        beside = sum(1 for op in running if op.component and op.service == operation.service)
+        return not operation.component or beside < _AT_ONCE
 
     def _hopeless(self, operation: Operation) -> bool:
         """Whether something that the operation waits for failed, or was itself hopeless."""
@@ -189,10 +212,7 @@ class _Run:
             return
         first, *others = errors.values()
         if isinstance(first, DevenvError):
-            first.operations = tuple(errors)
-            first.services = tuple(
-                op.service or op.target.partition("/")[0] for op in self._plan.operations if op.key in errors
-            )
+            first.operations = tuple(op for op in self._plan.operations if op.key in errors)
             first.detail = (*first.detail, *(f"also: {error}" for error in others))
             first.disk_full = any(isinstance(error, DevenvError) and error.disk_full for error in errors.values())
         raise first
@@ -236,7 +256,7 @@ def _create_network(operation: Operation, context: Context, _: Tell) -> None:
 def _fill(operation: Operation, context: Context, _: Tell) -> None:
     volume, service = operation.target, context.desired.services[operation.service]
     folder = golden.folder_in(service.volumes[volume])
-    if operation.cause == golden.CAUSE:
+    if operation.golden:
         context.hopeful[service.name] = _GOLDEN_SECONDS
     context.engine.fill_volume(volume, operation.subject, folder, labels_of(context.desired), service.name)
 
@@ -248,13 +268,19 @@ def _keep(operation: Operation, context: Context, tell: Tell) -> None:
             context.engine,
             context.containers[service.name],
             service,
-            context.golden(service),
+            _golden_images(service, context),
             tell,
             context.cancelled,
         )
     except DevenvError as error:
         # The service works all the same; only the next environment's first start is a slow one.
         context.note(f"the golden state of {service.name} was not kept: {error}")
+
+
+def _golden_images(service: DesiredService, context: Context) -> dict[str, str]:
+    """Return the images for a golden state, by volume: named by the images as they are after all was built."""
+    found = golden.references(context.desired, context.catalogue, context.engine.images())
+    return {volume: found[volume] for volume in service.golden}
 
 
 def _save(operation: Operation, context: Context, tell: Tell) -> None:
@@ -269,7 +295,7 @@ def _save(operation: Operation, context: Context, tell: Tell) -> None:
 def _create(operation: Operation, context: Context, _: Tell) -> None:
     service = context.desired.services[operation.target]
     context.containers[service.name] = context.engine.create(service, labels_of(context.desired), context.network)
-    context.created(service.name)
+    context.journal.created(service.name)
 
 
 def _start(operation: Operation, context: Context, tell: Tell) -> None:
@@ -288,7 +314,9 @@ def _start(operation: Operation, context: Context, tell: Tell) -> None:
 
 
 def _stop(operation: Operation, context: Context, _: Tell) -> None:
-    context.engine.stop(operation.subject, context.stop_seconds.get(operation.target, 10))
+    definition = context.catalogue.get(operation.service)
+    seconds = definition.options.stop_grace_period if definition else _STOP_SECONDS
+    context.engine.stop(operation.subject, seconds)
 
 
 def _remove(operation: Operation, context: Context, _: Tell) -> None:
@@ -306,7 +334,7 @@ def _remove_volume(operation: Operation, context: Context, _: Tell) -> None:
 def _prepare(operation: Operation, context: Context, _: Tell) -> None:
     service = context.desired.services[operation.target]
     _provisioner(service, context).prepare()
-    context.provisioned(service.name, service.prepared)
+    context.journal.provisioned(service.name, service.prepared)
 
 
 def _empty(operation: Operation, context: Context, _: Tell) -> None:
@@ -320,19 +348,17 @@ def _settle(operation: Operation, context: Context, _: Tell) -> None:
 
 
 def _provision(operation: Operation, context: Context, _: Tell) -> None:
-    name, _slash, component = operation.target.partition("/")
-    service = context.desired.services[name]
-    part = service.components[component]
-    _provisioner(service, context).ensure(Component(component, part.settings))
-    context.provisioned(part.pair, part.digest)
+    service = context.desired.services[operation.service]
+    part = service.components[operation.component]
+    _provisioner(service, context).ensure(Component(part.component, part.settings))
+    context.journal.provisioned(part.pair, part.digest)
 
 
 def _drop(operation: Operation, context: Context, _: Tell) -> None:
-    name, _slash, component = operation.target.partition("/")
-    service = context.desired.services[name]
-    part = {**service.components, **service.former}[component]
-    _provisioner(service, context).drop(Component(component, part.settings))
-    context.provisioned(operation.target, "")
+    service = context.desired.services[operation.service]
+    part = {**service.components, **service.former}[operation.component]
+    _provisioner(service, context).drop(Component(part.component, part.settings))
+    context.journal.provisioned(part.pair, "")
 
 
 def _provisioner(service: DesiredService, context: Context) -> Provisioner:
@@ -349,7 +375,7 @@ def _ready(operation: Operation, context: Context, tell: Tell) -> None:
     seconds = min(context.timeout, context.hopeful.get(service.name, context.timeout))
     patience = Patience(seconds, context.cancelled)
     wait_until_ready(service, context.containers[service.name], context.engine, patience, tell)
-    context.became_ready(service.name)
+    context.journal.ready(service.name)
 
 
 _ACTIONS: Mapping[str, Callable[[Operation, Context, Tell], None]] = {

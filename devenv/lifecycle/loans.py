@@ -1,4 +1,4 @@
-"""Services, and a component, lent to a run for as long as it lasts.
+"""Lend services, and a component, to a run for as long as it lasts.
 
 What a run brings up goes with the last run that uses the environment; what was there before stays as it was.
 A killed run holds no lock any more: what it left goes with the next `up` or run, or with `gc`.
@@ -9,237 +9,258 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from devenv.errors import ConfigError, DevenvError
-from devenv.lifecycle.plan import plan_stop
+from devenv.lifecycle.down import take_down
+from devenv.lifecycle.execute import carry_out
+from devenv.lifecycle.plan import drop, plan_stop
 from devenv.lifecycle.timing import Watch
-from devenv.lifecycle.up import BringUp
-from devenv.model import Desired, Observed, Operation, Plan, ServiceChoice
+from devenv.lifecycle.up import Wish, bring_up
+from devenv.lifecycle.world import Catalogue, Definitions, World, needs
+from devenv.model import Desired, Observed, Plan, ServiceChoice
 from devenv.names import check_component, identifier
 from devenv.spec.components import check_free
-from devenv.spec.desired import select
-from devenv.wiring import folder as wiring
+from devenv.wiring.folder import wired_files
 
 # What there was of a service before a run brought it up. So much is there again when the last run has ended.
 _NOTHING, _DATA, _CONTAINER = "nothing", "data", "container"
 
 
-class Lending(BringUp):
-    """An environment whose services can be used for a while."""
+@dataclass(frozen=True)
+class Borrowed:
+    """Services that work, as they should be, and the catalogue that they come from."""
 
-    @contextmanager
-    def lent(
-        self, names: Sequence[str] = (), component: str = "", ending: Callable[[], None] | None = None
-    ) -> Iterator[str]:
-        """Services that work while the body runs (all of the profile, if none is named), and a component's name.
+    desired: Desired
+    catalogue: Catalogue
 
-        A component of devenv.yaml keeps what it has. Any other is made for the run, under the name that is given or
-        one of its own, and dropped afterwards. Raises ConfigError if another run has it. `ending` is called before
-        anything goes, also if not all came up.
-        """
-        watch = Watch(self.id, self._report)
-        # Nobody waits for the lock while the user is asked.
-        self._load_profile()
-        self._check_trust()
-        with ExitStack() as stack:
-            with self._changing():
-                self._load()
-                name = component or f"run-{secrets.token_hex(4)}"
-                # It ends the other way round: the component goes, then the services if nobody else uses them.
-                stack.callback(self._return_services)
-                stack.enter_context(self.state.using())
-                if name not in self._listed:
-                    self._check_free(name)
-                    stack.enter_context(self.state.lent(check_component(name)))
-                    stack.callback(self._take_back, name)
-                if ending:
-                    stack.callback(ending)
-                with self._as_found(names), self._noting(watch):
-                    self._bring_up(names)
-            yield name
 
-    @contextmanager
-    def shared(self) -> Iterator[Path]:
-        """Be one of those who use the services that `borrow` brings up; a folder to note components in.
+@contextmanager
+def lent(
+    world: World, names: Sequence[str] = (), component: str = "", ending: Callable[[], None] | None = None
+) -> Iterator[str]:
+    """Have services work while the body runs (all of the profile, if none is named); yield a component's name.
 
-        They go on running afterwards: `clear` ends those that nobody uses any more.
-        """
-        with ExitStack() as stack:
-            with self._changing():
-                self._load()
-                stack.enter_context(self.state.using())
-                folder = stack.enter_context(self.state.pool())
-            yield folder
+    A component of devenv.yaml keeps what it has. Any other is made for the run, under the name that is given or
+    one of its own, and dropped afterwards. Raises ConfigError if another run has it. `ending` is called before
+    anything goes, also if not all came up.
+    """
+    watch = Watch(world.id, world.report)
+    # Nobody waits for the lock while the user is asked.
+    world.check_trust(world.profile())
+    with ExitStack() as stack:
+        with world.changing():
+            defined = world.define()
+            name = component or f"run-{secrets.token_hex(4)}"
+            # It ends the other way round: the component goes, then the services if nobody else uses them.
+            stack.callback(return_services, world)
+            stack.enter_context(world.state.using())
+            if name not in defined.listed:
+                _check_free(world, defined, name)
+                stack.enter_context(world.state.lent(check_component(name)))
+                stack.callback(_take_back, world, name)
+            if ending:
+                stack.callback(ending)
+            defined = world.prepared(names)
+            wish = _as_found(world, defined, names)
+            with world.timed(watch):
+                bring_up(world, defined, wish, watch)
+        yield name
 
-    def borrow(self, names: Sequence[str] = ()) -> Desired:
-        """Services that work (all of the profile, if none is named) with what they need; for who has them `shared`."""
-        watch = Watch(self.id, self._report)
-        watch.phase("wait for another devenv")
-        with self._changing():
-            # Where all of it runs already, that nothing was done is not worth a record.
-            with self._as_found(names) as missing, self._noting(watch) if missing else nullcontext():
-                self._bring_up(names)
-            desired, selected, observed = self._desired(names, keep=False, check_ports=False)
-        services = {name: desired.services[name] for name in selected.services if observed.runs(name)}
-        return replace(desired, services=services)
 
-    def selected(self, names: Sequence[str] = ()) -> list[str]:
-        """The named services (all of the profile, if none is named) and those that they need."""
-        self._load()
-        return list(select(self.profile, self.catalogue, names))
+@contextmanager
+def shared(world: World) -> Iterator[Path]:
+    """Be one of those who use the services that `borrow` brings up; yield a folder to note components in.
 
-    def make_room(self) -> None:
-        """Remove what killed runs left of the whole environment, if nobody uses it.
+    They go on running afterwards: `clear` ends those that nobody uses any more.
+    """
+    with ExitStack() as stack:
+        with world.changing():
+            stack.enter_context(world.state.using())
+            folder = stack.enter_context(world.state.pool())
+        yield folder
 
-        Raises ConfigError if it is somebody's own: it was brought up, and not by a run.
-        """
-        with self._changing():
-            if self.state.used():
-                return
-            observed, borrowed = self.observe(), self.state.load().borrowed
-            if own := sorted(name for name in observed.services if borrowed.get(name) != _NOTHING):
-                raise ConfigError(
-                    f"cannot begin afresh in environment {self.name!r}: it has {', '.join(own)}, and no run made it",
-                    f"'devenv --env {self.name} down --volumes' removes that; or name another environment",
-                )
-            if observed.services:
-                self._take_down((), volumes=True)
 
-    def going(self) -> set[str]:
-        """The services that go, with their data, when the last run has ended."""
-        going = {name for name, was in self.state.load().borrowed.items() if was == _NOTHING}
-        needs = self._needs()
-        # What it keeps in a service that stays, stays.
-        while staying := {name for name in going if not going.issuperset(needs.get(name, ()))}:
-            going -= staying
-        return going
+def borrow(world: World, names: Sequence[str] = ()) -> Borrowed:
+    """Return services that work (all of the profile, if none is named), with their needs, to those who share them."""
+    watch = Watch(world.id, world.report)
+    watch.phase("wait for another devenv")
+    with world.changing():
+        defined = world.prepared(names)
+        wish = _as_found(world, defined, names)
+        # Where all of it runs already, that nothing was done is not worth a record.
+        missing = set(defined.select(names)) - {*wish.keep_running}
+        with world.timed(watch) if missing else nullcontext():
+            bring_up(world, defined, wish, watch if missing else world.report)
+        picture = world.look(world.with_lent(defined), names)
+    running = [name for name in picture.wanted.services if picture.observed.runs(name)]
+    services = {name: picture.everything.services[name] for name in running}
+    return Borrowed(replace(picture.everything, services=services), defined.catalogue)
 
-    def clear(self, others: bool = True) -> None:
-        """Take away what killed runs left: the services that nobody uses, and their components in the others.
 
-        Without `others` components stay while somebody uses the services.
-        """
-        self._return_services()
-        with self._changing():
-            if (self.state.lendings() or self.state.abandoned()) and (others or not self.state.used()):
-                self._load()
-                self._adopt()
-                self._drop(self._left_behind())
+def make_room(world: World) -> None:
+    """Remove what killed runs left of the whole environment, if nobody uses it.
 
-    # ---- services ----------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _as_found(self, names: Sequence[str]) -> Iterator[list[str]]:
-        """Have those of the services that run be taken as they are inside; the names of the others.
-
-        It is remembered what was there of these, so that what a killed run brought up is known to be a run's. Raises
-        ConfigError if one that runs cannot be what is asked for.
-        """
-        self._prepare(names)
-        observed, record = self.observe(), self.state.load()
-        wanted = select(self.profile, self.catalogue, names)
-        running = [name for name in wanted if observed.runs(name)]
-        missing = [name for name in wanted if name not in running]
-        for name in running:
-            self._check_pins(name, observed.containers[name].ports)
-        before = {name: _before(name, observed) for name in missing if name not in record.borrowed}
-        if before:
-            self.state.save(replace(record, borrowed={**record.borrowed, **before}))
-        self._as_it_is = running
-        try:
-            yield missing
-        finally:
-            self._as_it_is = ()
-
-    def _check_pins(self, service: str, published: Mapping[int, int]) -> None:
-        """Raise ConfigError if a service that runs answers elsewhere than on the ports that are pinned for it."""
-        pinned = self.profile.services.get(service, ServiceChoice()).ports
-        for endpoint, definition in self.catalogue[service].endpoints.items():
-            port, there = pinned.get(endpoint), published.get(definition.port)
-            if port and there and port != there:
-                raise ConfigError(
-                    f"cannot use {service} as it runs: it answers on port {there}, and {port} is pinned for it",
-                    f"'devenv up {service}' makes it what devenv.yaml says; or unpin the port",
-                )
-
-    def _keep(self, services: Collection[str]) -> None:
-        """Have services be the user's own from now on."""
-        borrowed = self.state.load().borrowed
-        self.state.amend(borrowed={name: was for name, was in borrowed.items() if name not in services})
-
-    def _return_services(self) -> None:
-        """Have services be what they were before runs brought them up, if this was the last run."""
-        if not self.state.load().borrowed:
+    Raises ConfigError if it is somebody's own: it was brought up, and not by a run.
+    """
+    with world.changing():
+        if world.state.used():
             return
-        with self._changing():
-            borrowed = self.state.load().borrowed
-            if self.state.used():
-                return
-            observed = self.observe()
-            was: dict[str, list[str]] = {_NOTHING: [], _DATA: [], _CONTAINER: []}
-            for name, what in borrowed.items():
-                was[what].append(name)
-            if observed.services <= {*was[_NOTHING]}:
-                self._take_down((), volumes=True)
-                return
-            stops = [container for container in observed.containers.values() if container.service in was[_CONTAINER]]
-            self._execute(plan_stop(stops, self._needs()), self._nothing(), observed)
-            for names, volumes in ((was[_NOTHING], True), (was[_DATA], False)):
-                if names:
-                    self._take_down(names, volumes)
-            if observed.containers.keys() <= {*was[_NOTHING], *was[_DATA]}:
-                self._take_down((), volumes=False)  # the network
-            self.state.amend(borrowed={})
+        observed, borrowed = world.observe(), world.state.load().borrowed
+        if own := sorted(name for name in observed.services if borrowed.get(name) != _NOTHING):
+            raise ConfigError(
+                f"cannot begin afresh in environment {world.name!r}: it has {', '.join(own)}, and no run made it",
+                f"'devenv --env {world.name} down --volumes' removes that; or name another environment",
+            )
+        if observed.services:
+            take_down(world, (), volumes=True)
 
-    # ---- components --------------------------------------------------------------------------------------------
 
-    def _check_free(self, name: str) -> None:
-        """Raise ConfigError if somebody's component is the same to a service: it would go when the run ends.
+def going(world: World, catalogue: Catalogue) -> set[str]:
+    """Return the services that go, with their data, when the last run has ended."""
+    ending = {name for name, was in world.state.load().borrowed.items() if was == _NOTHING}
+    holds = needs(catalogue)
+    # What it keeps in a service that stays, stays.
+    while staying := {name for name in ending if not ending.issuperset(holds.get(name, ()))}:
+        ending -= staying
+    return ending
 
-        Also if the name is a service's: Keystone's database would go.
-        """
-        check_free(name, self.catalogue)
-        held = {other for other, has in self.state.lendings().items() if has and other != name}
-        for other in sorted(self._listed | held | (self._former() - self._left_behind())):
-            if identifier(other) == identifier(name):
-                raise ConfigError(
-                    f"cannot make component {name!r} for a run: data of {other!r} would go with it",
-                    "choose another name" if other != name else "choose another name, or 'devenv up --drop' drops it",
-                )
 
-    def _take_back(self, component: str) -> None:
-        with self._changing():
-            # Its user may have put it into devenv.yaml meanwhile.
-            try:
-                self._load()
-            except DevenvError as error:
-                self._report.note(f"{component} is not dropped ({error.message}): 'devenv gc' does it")
-                return
-            if component in self._listed:
-                self.state.kept(component)
-            else:
-                self._drop({component})
+def clear(world: World, others: bool = True) -> None:
+    """Take away what killed runs left: the services that nobody uses, and their components in the others.
 
-    def _drop(self, components: set[str]) -> None:
-        """Drop components that were made for runs. What cannot be dropped now goes with the next `up`."""
-        pairs = [pair for pair in self.state.load().provisioned if pair.partition("/")[2] in components]
-        try:
-            if pairs:
-                # Not only what is known to be in place: an interrupted `up` may have made more.
-                present, _selected, observed = self._desired((), keep=False, check_ports=False)
-                drops = [Operation("drop", p, "its run has ended") for p in pairs if observed.runs(p.partition("/")[0])]
-                self._execute(Plan(tuple(drops)), present, observed)
-            self._forget_lent(components)
-            if pairs:
-                self._write(wiring.wired_files(self._there(()), self.catalogue))
-        except DevenvError as error:
-            names = ", ".join(sorted(components))
-            self._report.note(f"not all of {names} is dropped ({error.message}): 'devenv gc' does it")
+    Without `others` components stay while somebody uses the services.
+    """
+    return_services(world)
+    with world.changing():
+        if (world.state.lendings() or world.state.abandoned()) and (others or not world.state.used()):
+            defined = world.define()
+            world.adopt(defined.catalogue)
+            _drop(world, defined, world.left_behind(defined))
+
+
+# ---- services --------------------------------------------------------------------------------------------------
+
+
+def _as_found(world: World, defined: Definitions, names: Sequence[str]) -> Wish:
+    """Wish for services that are left as they are where they run.
+
+    It is remembered what was there of the others, so that what a killed run brought up is known to be a run's. Raises
+    ConfigError if one that runs cannot be what is asked for.
+    """
+    observed, record = world.observe(), world.state.load()
+    wanted = defined.select(names)
+    running = [name for name in wanted if observed.runs(name)]
+    for name in running:
+        _check_pins(defined, name, observed.containers[name].ports)
+    missing = [name for name in wanted if name not in running and name not in record.borrowed]
+    if before := {name: _before(name, observed) for name in missing}:
+        world.state.save(replace(record, borrowed={**record.borrowed, **before}))
+    return Wish(names, keep_running=running)
+
+
+def _check_pins(defined: Definitions, service: str, published: Mapping[int, int]) -> None:
+    """Raise ConfigError if a service that runs answers elsewhere than on the ports that are pinned for it."""
+    pinned = defined.profile.services.get(service, ServiceChoice()).ports
+    for endpoint, definition in defined.catalogue[service].endpoints.items():
+        port, there = pinned.get(endpoint), published.get(definition.port)
+        if port and there and port != there:
+            raise ConfigError(
+                f"cannot use {service} as it runs: it answers on port {there}, and {port} is pinned for it",
+                f"'devenv up {service}' makes it what devenv.yaml says; or unpin the port",
+            )
+
+
+def keep(world: World, services: Collection[str]) -> None:
+    """Make services the user's own from now on: no run takes them away."""
+    borrowed = world.state.load().borrowed
+    world.state.amend(borrowed={name: was for name, was in borrowed.items() if name not in services})
+
+
+def return_services(world: World) -> None:
+    """Make services what they were before runs brought them up, if this was the last run."""
+    if not world.state.load().borrowed:
+        return
+    with world.changing():
+        borrowed = world.state.load().borrowed
+        if world.state.used():
+            return
+        picture = world.bare()
+        observed, catalogue = picture.observed, picture.defined.catalogue
+        was: dict[str, list[str]] = {_NOTHING: [], _DATA: [], _CONTAINER: []}
+        for name, what in borrowed.items():
+            was[what].append(name)
+        if observed.services <= {*was[_NOTHING]}:
+            take_down(world, (), volumes=True)
+            return
+        stops = [container for container in observed.containers.values() if container.service in was[_CONTAINER]]
+        carry_out(world, plan_stop(stops, needs(catalogue)), picture)
+        for names, volumes in ((was[_NOTHING], True), (was[_DATA], False)):
+            if names:
+                take_down(world, names, volumes)
+        if observed.containers.keys() <= {*was[_NOTHING], *was[_DATA]}:
+            take_down(world, (), volumes=False)  # the network
+        world.state.amend(borrowed={})
 
 
 def _before(service: str, observed: Observed) -> str:
     if service in observed.containers:
         return _CONTAINER
     return _DATA if service in observed.volumes.values() else _NOTHING
+
+
+# ---- components ------------------------------------------------------------------------------------------------
+
+
+def _check_free(world: World, defined: Definitions, name: str) -> None:
+    """Raise ConfigError if somebody's component is the same to a service: it would go when the run ends.
+
+    Also if the name is a service's: Keystone's database would go.
+    """
+    check_free(name, defined.catalogue)
+    held = {other for other, has in world.state.lendings().items() if has and other != name}
+    for other in sorted(defined.listed | held | (world.former(defined) - world.left_behind(defined))):
+        if identifier(other) == identifier(name):
+            raise ConfigError(
+                f"cannot make component {name!r} for a run: data of {other!r} would go with it",
+                "choose another name" if other != name else "choose another name, or 'devenv up --drop' drops it",
+            )
+
+
+def _take_back(world: World, component: str) -> None:
+    """Drop a component that was lent, unless its user put it into devenv.yaml meanwhile."""
+    with world.changing():
+        try:
+            defined = world.define()
+        except DevenvError as error:
+            world.report.note(f"{component} is not dropped ({error.message}): 'devenv gc' does it")
+            return
+        if component in defined.listed:
+            world.state.kept(component)
+        else:
+            _drop(world, defined, {component})
+
+
+def _drop(world: World, defined: Definitions, components: set[str]) -> None:
+    """Drop components that were made for runs. What cannot be dropped now goes with the next `up`."""
+    try:
+        pairs = [pair for pair in world.state.load().provisioned if pair.partition("/")[2] in components]
+        if pairs:
+            picture = world.look(defined)
+            services = picture.everything.services
+            # Not only what is known to be in place: an interrupted `up` may have made more.
+            parts = [
+                part
+                for name, service in services.items()
+                for part in {**service.components, **service.former}.values()
+                if part.pair in pairs and picture.observed.runs(name)
+            ]
+            plan = Plan(tuple(drop(part, "its run has ended") for part in parts))
+            carry_out(world, plan, replace(picture, wanted=picture.everything))
+        world.forget_lent(components)
+        if pairs:
+            world.write(wired_files(world.there(defined).wanted, defined.catalogue), defined.catalogue)
+    except DevenvError as error:
+        names = ", ".join(sorted(components))
+        world.report.note(f"not all of {names} is dropped ({error.message}): 'devenv gc' does it")

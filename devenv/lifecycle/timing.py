@@ -20,6 +20,8 @@ from devenv.model import Operation, Plan, Report
 WAITING, OTHER, CRITICAL = "waiting", "other", "critical"
 # In place of a phase's name: then the operations ran.
 _OPERATIONS = ""
+# What an operation acts on that acts on no service.
+_WITHOUT_SERVICE = {"create network": "network", "remove network": "network", "build image": "base"}
 # More components' parts of one service than these share one line.
 _MOST_COMPONENTS = 6
 # A phase that is shown as 0.00 s says nothing.
@@ -120,7 +122,6 @@ class Watch(Report):
         self._zero = now if began is None else began
         self._day = datetime.now(UTC) - timedelta(seconds=now - self._zero)
         self._marks = [] if began is None else [("start devenv", 0.0)]
-        self._plan = Plan(())
         self._began: dict[str, float] = {}
         self._steps: list[Step] = []
         self.phase("read files")
@@ -155,7 +156,7 @@ class Watch(Report):
         return round(time.monotonic() - self._zero, 6)
 
     def _done(self, operation: Operation, failed: bool) -> None:
-        service = _service_of(operation, self._plan, f"devenv-{self._environment}")
+        service = operation.service or _WITHOUT_SERVICE.get(operation.action, "")
         began = self._began[operation.key]
         step = Step(operation.key, began, self._now(), operation.cause, operation.after, service, failed)
         self._steps.append(step)
@@ -164,7 +165,7 @@ class Watch(Report):
 
     def begin(self, plan: Plan) -> None:
         self.phase(_OPERATIONS)
-        self._plan, self._steps = plan, []
+        self._steps = []
         self._report.begin(plan)
 
     def started(self, operation: Operation) -> None:
@@ -188,17 +189,6 @@ class Watch(Report):
     def end(self) -> None:
         self.phase("write files")
         self._report.end()
-
-
-def _service_of(operation: Operation, plan: Plan, prefix: str) -> str:
-    """Whose operation it is: a service's, "network", or "base"."""
-    if operation.service:
-        return operation.service
-    if operation.target == prefix:
-        return "network"
-    own = operation.target.removeprefix(f"{prefix}-").partition("/")[0]
-    services = [op.target for op in plan.operations if op.action == "ready"]
-    return max((name for name in services if f"{own}-".startswith(f"{name}-")), key=len, default=own)
 
 
 def understood(data: Mapping[str, Any]) -> Run | None:

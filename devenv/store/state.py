@@ -32,7 +32,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import IO, Any
 
 import platformdirs
 
@@ -140,6 +140,12 @@ class State:
         """
         with held(self.folder / "lock", waiting, over):
             yield
+
+    @contextmanager
+    def locked_if_free(self) -> Iterator[bool]:
+        """Hold the environment's lock unless somebody else has it; yield whether it is held."""
+        with held_if_free(self.folder / "lock") as ours:
+            yield ours
 
     # ---- the record ----------------------------------------------------------------------------------------
 
@@ -379,12 +385,30 @@ def held(path: Path, waiting: Callable[[str], None], over: Event | None = None) 
                     waiting(f"waiting for another devenv (process {stream.read().strip() or 'unknown'})")
                     told = True
                 time.sleep(_LOCK_POLL)
-        # Only to tell others whom they wait for: on a full disk the lock holds all the same. What is written through
-        # the stream and cannot be would be tried again when it is closed.
-        with suppress(OSError):
-            stream.truncate(0)
-            os.write(stream.fileno(), str(os.getpid()).encode())
+        _note_holder(stream)
         yield
+
+
+@contextmanager
+def held_if_free(path: Path) -> Iterator[bool]:
+    """Hold a lock on a file unless somebody else has it; yield whether it is held."""
+    make_private(path.parent)
+    with open_lock(path) as stream, own(stream):
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        _note_holder(stream)
+        yield True
+
+
+def _note_holder(stream: IO[str]) -> None:
+    """Tell others whom they wait for. On a full disk the lock holds all the same."""
+    # What is written through the stream and cannot be would be tried again when it is closed.
+    with suppress(OSError):
+        stream.truncate(0)
+        os.write(stream.fileno(), str(os.getpid()).encode())
 
 
 def _noted(pool: Path) -> list[Path]:

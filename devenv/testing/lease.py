@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from devenv.errors import Cancelled, ConfigError, DevenvError, NoEngine
 from devenv.lifecycle.environment import Environment
+from devenv.lifecycle.loans import Borrowed
 from devenv.model import Desired, DesiredService, Endpoint, Provision
 from devenv.store.state import all_records, write_files
 from devenv.testing.pool import Made, Pool
@@ -78,9 +79,7 @@ class LentComponent:
     @cached_property
     def env(self) -> dict[str, str]:
         """Return the variables that `devenv run` gives a command."""
-        variables, text = wiring.run_variables(
-            self._made.desired, self.name, self._made.note, self.lease.environment.catalogue
-        )
+        variables, text = wiring.run_variables(self._made.desired, self.name, self._made.note, self._pool.catalogue)
         write_files({self._made.note: text.encode()})
         return variables
 
@@ -118,7 +117,7 @@ class Lease:
         self._fresh = fresh
         self._lock, self._stack = threading.RLock(), ExitStack()
         self._notes: Callable[[], Path] | None = None
-        self._known: dict[tuple[str, ...], Desired] = {}
+        self._known: dict[tuple[str, ...], Borrowed] = {}
         self._failed: dict[str, DevenvError] = {}
         self._pools: dict[tuple[str, ...], Pool] = {}
         self._background: threading.Thread | None = None
@@ -185,11 +184,11 @@ class Lease:
             self._pools, self._known, self._notes = {}, {}, None
 
     def _pool(self, names: Sequence[str]) -> Pool:
-        desired, key = self._desired(names), _key(names)
+        borrowed, key = self._borrowed(names), _key(names)
         with self._lock:
             if key not in self._pools:
                 going = self.environment.going()
-                self._pools[key] = Pool(desired, self.environment.catalogue, self._opened(), going)
+                self._pools[key] = Pool(borrowed.desired, borrowed.catalogue, self._opened(), going)
             return self._pools[key]
 
     def leave(self) -> None:
@@ -199,13 +198,16 @@ class Lease:
     # ---- services ----------------------------------------------------------------------------------------------
 
     def _desired(self, names: Sequence[str]) -> Desired:
+        return self._borrowed(names).desired
+
+    def _borrowed(self, names: Sequence[str]) -> Borrowed:
         key = _key(names)
         with self._lock:
             if key not in self._known:
-                self._known[key] = self._borrowed(key)
+                self._known[key] = self._borrow(key)
             return self._known[key]
 
-    def _borrowed(self, names: tuple[str, ...]) -> Desired:
+    def _borrow(self, names: tuple[str, ...]) -> Borrowed:
         """Start services. Raise the same error again for services that failed once: no test waits for them twice."""
         if self._failed:
             needed = {"", *self.environment.selected(names)} if names else self._failed.keys()
@@ -213,11 +215,14 @@ class Lease:
                 raise errors[0]
         try:
             self._opened()
-            desired = self.environment.borrow(names)
+            borrowed = self.environment.borrow(names)
         except DevenvError as error:
             self._blame(error)
             raise
-        return replace(desired, services={name: desired.services[name] for name in names}) if names else desired
+        if not names:
+            return borrowed
+        services = {name: borrowed.desired.services[name] for name in names}
+        return replace(borrowed, desired=replace(borrowed.desired, services=services))
 
     def _opened(self) -> Callable[[], Path]:
         """Begin to use the environment, if that is still to do; return the function that makes notes."""
@@ -229,7 +234,7 @@ class Lease:
 
     def _blame(self, error: DevenvError) -> None:
         """Remember which services failed; the empty name stands for all."""
-        names = {name if name in self.environment.catalogue else "" for name in error.services}
+        names = {operation.service for operation in error.operations}
         if isinstance(error, NoEngine):
             names = {""}
         self._failed |= dict.fromkeys(names, error)

@@ -50,7 +50,7 @@ class Pool:
         going: Collection[str] = (),
     ) -> None:
         services = {name: s for name, s in desired.services.items() if s.provisioner}
-        self._desired, self._catalogue, self._notes = replace(desired, services=services), catalogue, notes
+        self._desired, self.catalogue, self._notes = replace(desired, services=services), catalogue, notes
         self._provisioners: dict[str, Provisioner] = {
             name: load_provisioner(s.provisioner["kind"])(target_of(s, s.provisioner)) for name, s in services.items()
         }
@@ -109,7 +109,7 @@ class Pool:
         for name, service in self._desired.services.items():
             ports = {key: endpoint.port for key, endpoint in service.endpoints.items()}
             self.passwords.append(password := new_secret())
-            part = provision(self._catalogue[name], service.values, ports, choice, password)
+            part = provision(self.catalogue[name], service.values, ports, choice, password)
             services[name], parts[name] = replace(service, components={choice.name: part}), part
         desired = replace(self._desired, services=services, components={choice.name: choice})
         begun = tuple(self._makers.submit(self._ensure, name, part) for name, part in parts.items())

@@ -64,6 +64,33 @@ class ProjectFiles:
             return []
         return jobs
 
+    def jobs(self, desired: Desired, component: str, files: Sequence[Path], clouds: Path | None) -> list[Job]:
+        """Return what to merge by hand: into these files, or all that devenv.yaml lists, and clouds into a clouds.yaml.
+
+        Raises ConfigError if there is none.
+        """
+        listed = self.listed(desired, component)
+        known = {real_path(job.path) for job in listed}
+        jobs = [Job(path, component, real_path(path) in known) for path in files]
+        if not jobs and not clouds and not (jobs := listed):
+            raise ConfigError("cannot wire: devenv.yaml lists no file", "name a component and a file")
+        return jobs + ([Job(clouds, "", False)] if clouds else [])
+
+    def merged(self, component: str, files: Sequence[Path], clouds: Path | None) -> list[Path]:
+        """Return the files to restore: these, or all that have something merged into them, of one component or of all.
+
+        Raises ConfigError for a file that has something of another component.
+        """
+        wired = self.wired()
+        if component and files:
+            for other in wired:
+                if other.component != component and other.path in map(real_path, files):
+                    whose = repr(other.component) if other.component else "--clouds"
+                    raise ConfigError(
+                        f"cannot unwire {other.path} for {component!r}: it is for {whose}", "name that one"
+                    )
+        return [*files, *([clouds] if clouds else ())] or [w.path for w in wired if component in ("", w.component)]
+
     def choose(self, desired: Desired, texts: Texts) -> Merges:
         """What is listed, and what somebody had merged by hand: `up` keeps both current."""
         jobs = {real_path(job.path): job for job in self.listed(desired)}

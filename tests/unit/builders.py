@@ -18,10 +18,12 @@ from devenv.model import (
     Image,
     Observed,
     ObservedContainer,
+    Operation,
     Profile,
     Provision,
     ServiceChoice,
 )
+from devenv.names import Pair
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.desired import resolve, secret_names
 
@@ -174,3 +176,10 @@ def converged(target: Desired) -> Observed:
 
 def with_containers(observed: Observed, *containers: ObservedContainer) -> Observed:
     return replace(observed, containers={**observed.containers, **{c.service: c for c in containers}})
+
+
+def operation(key: str, cause: str = "", after: tuple[str, ...] = (), **more: Any) -> Operation:
+    """An operation written as "action target", with the service and the component that the target names."""
+    action, _, target = key.rpartition(" ")
+    pair = Pair.parse(target)
+    return Operation(action, target, cause, after, **{"service": pair.service, "component": pair.component, **more})

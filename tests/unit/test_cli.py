@@ -179,7 +179,10 @@ def test_what_the_profile_no_longer_has_is_told(project: Path, monkeypatch: pyte
     engine = FakeEngine(Observed({"rabbitmq": there}, images={image.reference: "id" for image in images}))
     monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
     (project / "devenv.yaml").write_text("profile: database\n")
-    assert "not in the profile: rabbitmq ('devenv down rabbitmq' removes)" in run("up", "--wait-timeout", "0.1").stderr
+    assert (
+        "rabbitmq is no longer in the profile; remove it with 'devenv down rabbitmq'"
+        in run("up", "--wait-timeout", "0.1").stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from fake_engine import FakeEngine
 from devenv.errors import ConfigError, NotOurs, PortTaken, ServiceFailed
 from devenv.images.snapshot import SavedService, Snapshot
 from devenv.lifecycle.environment import Environment
-from devenv.model import Desired, Plan
+from devenv.lifecycle.world import Definitions, Picture, World
+from devenv.model import Plan
 
 
 @pytest.fixture
@@ -27,13 +28,13 @@ def tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def refusing(tried: list[int], times: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def execute(_: Environment, _plan: Any, desired: Desired, _observed: Any) -> list[Any]:
-        tried.append(desired.services["etcd"].endpoints["client"].port)
+    def carry_out(_world: Any, _plan: Any, picture: Picture, _report: Any) -> list[Any]:
+        tried.append(picture.wanted.services["etcd"].endpoints["client"].port)
         if len(tried) <= times:
             raise PortTaken("cannot publish a port of etcd: it is taken", "end what has it")
         return []
 
-    monkeypatch.setattr(Environment, "_execute", execute)
+    monkeypatch.setattr("devenv.lifecycle.up.carry_out", carry_out)
 
 
 def test_a_port_that_somebody_was_quicker_to_take_is_followed_by_another(
@@ -73,7 +74,8 @@ def test_what_does_not_stay_as_it_was_found_is_looked_at_once_more(
     engine, plans = FakeEngine(), list[list[str]]()
     monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
 
-    def execute(_: Environment, plan: Plan, desired: Desired, _observed: Any) -> list[Any]:
+    def carry_out(_world: Any, plan: Plan, picture: Picture, _report: Any) -> list[Any]:
+        desired = picture.wanted
         plans.append([op.key for op in plan.operations if op.action != "build image"])
         engine.observed = converged(desired)
         if 1 < len(plans) <= 1 + failures:
@@ -81,7 +83,7 @@ def test_what_does_not_stay_as_it_was_found_is_looked_at_once_more(
             raise ServiceFailed("cannot use etcd: its container exited 0")
         return []
 
-    monkeypatch.setattr(Environment, "_execute", execute)
+    monkeypatch.setattr("devenv.lifecycle.up.carry_out", carry_out)
     Environment().up()
     with pytest.raises(ServiceFailed) if failures > 1 or not again else nullcontext():
         Environment().up()
@@ -117,17 +119,23 @@ def test_a_port_of_a_remote_engine_may_be_a_tunnels_here(tried: list[int], monke
 def test_a_component_that_a_run_has_since_is_known_after_the_wait_for_the_lock(
     tried: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refusing(tried, 0, monkeypatch)
-    waits = Environment()
+    waits, seen = Environment(), list[str]()
+    read = waits._world.prepared(())
+
+    def carry_out(_world: Any, _plan: Any, picture: Picture, _report: Any) -> list[Any]:
+        seen.extend(picture.defined.profile.components)
+        return []
+
+    monkeypatch.setattr("devenv.lifecycle.up.carry_out", carry_out)
     with ExitStack() as stack:
 
-        def prepare() -> None:
-            Environment._prepare(waits, ())
+        def prepared(_: World, _names: Any) -> Definitions:
             stack.enter_context(waits.state.lent("run-1"))  # somebody who had the lock first
+            return read
 
-        monkeypatch.setattr(waits, "_prepare", lambda _: prepare())
+        monkeypatch.setattr(World, "prepared", prepared)
         waits.up()
-        assert "run-1" in waits.profile.components
+    assert seen == ["run-1"]
 
 
 def test_a_snapshots_passwords_are_those_of_its_services() -> None:

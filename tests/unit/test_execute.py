@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 import pytest
-from builders import DIGEST, consumer, desired, part, service
+from builders import DIGEST, consumer, desired, operation, part, service
 from fake_engine import FakeEngine, Recorder
 
 from devenv.errors import Cancelled, ConfigError, DevenvError, LimitRefused, NotReadyInTime, ServiceFailed
@@ -18,11 +18,13 @@ from devenv.images import build as imagebuild
 from devenv.images.build import build_lock
 from devenv.lifecycle import execute as module
 from devenv.lifecycle.execute import Context, execute
+from devenv.lifecycle.journal import Journal
 from devenv.lifecycle.plan import make_plan
 from devenv.model import Endpoint, Image, Observed, Operation, Plan
 from devenv.services import readiness
 from devenv.services.base import Component, Provisioner, Target
 from devenv.services.readiness import Patience, wait_until_ready
+from devenv.spec.catalogue import load_catalogue
 
 ONE, TWO = service("one"), service("two")
 
@@ -48,8 +50,7 @@ def plan(*operations: str | tuple[str, ...]) -> Plan:
     made = []
     for written in operations:
         key, *after = (written,) if isinstance(written, str) else written
-        action, _, target = key.rpartition(" ")
-        made.append(Operation(action, target, after=tuple(after), subject=target))
+        made.append(operation(key, after=tuple(after), subject=key.rpartition(" ")[2]))
     return Plan(tuple(made))
 
 
@@ -107,6 +108,16 @@ def recording_provisioner(calls: list[str]) -> type[Provisioner]:
     return Recording
 
 
+class Provisions(Journal):
+    """A journal that notes the digests of what is in place."""
+
+    def __init__(self, told: dict[str, str]) -> None:
+        self._told = told
+
+    def provisioned(self, target: str, digest: str) -> None:
+        self._told[target] = digest
+
+
 def test_one_provisioner_serves_all_components_of_a_service(
     engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +129,7 @@ def test_one_provisioner_serves_all_components_of_a_service(
     operations = plan("prepare db", ("provision db/nova", "prepare db"), ("provision db/glance", "prepare db"))
     drop = plan(("drop db/old", "provision db/nova", "provision db/glance"))
     both = Plan((*operations.operations, *drop.operations))
-    execute(both, context(engine, database, provisioned=told.__setitem__), Recorder())
+    execute(both, context(engine, database, journal=Provisions(told)), Recorder())
     assert engine.calls[:2] == ["log in", "prepare"]
     assert sorted(engine.calls[2:4]) == ["ensure glance", "ensure nova"]
     assert engine.calls[4:] == ["drop old", "log out"]
@@ -129,8 +140,8 @@ def test_a_whole_plan_brings_services_up_in_order(engine: FakeEngine, monkeypatc
     database = service("db", provisioner={"kind": "fake", "endpoint": "main"})
     target = desired(database, consumer("web", "db", "service_healthy"))
     monkeypatch.setattr(module, "load_provisioner", lambda _: recording_provisioner(engine.calls))
-    told: list[tuple[str, str]] = []
-    run = context(engine, *target.services.values(), provisioned=lambda *pair: told.append(pair))
+    told: dict[str, str] = {}
+    run = context(engine, *target.services.values(), journal=Provisions(told))
     timings = execute(make_plan(target, Observed()), run, Recorder())
     assert [call for call in engine.calls if call.split()[0] in ("start", "check", "ensure")] == [
         "start new-db",
@@ -139,13 +150,15 @@ def test_a_whole_plan_brings_services_up_in_order(engine: FakeEngine, monkeypatc
         "start new-web",
         "check 1",
     ]
-    assert told == [("db/web", DIGEST)] and run.containers == {"db": "new-db", "web": "new-web"}
+    assert told == {"db/web": DIGEST} and run.containers == {"db": "new-db", "web": "new-web"}
     assert len(timings) == len(make_plan(target, Observed()).operations)
     assert all(timing.began <= timing.ended for timing in timings)
 
 
 def test_a_service_gets_its_own_time_to_stop(engine: FakeEngine) -> None:
-    execute(plan("stop one", "stop two"), context(engine, stop_seconds={"one": 20}), Recorder())
+    definition = load_catalogue()["etcd"]
+    slow = replace(definition, options=replace(definition.options, stop_grace_period=20))
+    execute(plan("stop one", "stop two"), context(engine, catalogue={"one": slow}), Recorder())
     assert set(engine.calls) == {"stop one 20", "stop two 10"}
 
 

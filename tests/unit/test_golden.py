@@ -9,12 +9,12 @@ from threading import Event
 from typing import Any
 
 import pytest
-from builders import consumer, desired, part, service, shipped
+from builders import consumer, desired, operation, part, service, shipped
 from fake_engine import FakeEngine
 
 from devenv.errors import Cancelled, DevenvError, NoEngine, NoSpace, NotOurs, ServiceFailed
 from devenv.images import golden
-from devenv.model import Desired, Observed, Operation, Plan, ServiceDefinition
+from devenv.model import Desired, Observed, Plan, ServiceDefinition
 from devenv.spec.catalogue import load_catalogue
 from devenv.store.state import held
 
@@ -179,14 +179,15 @@ def test_an_interrupt_ends_the_wait_for_another_devenv_that_keeps_the_same(cache
 MYSQL = service(volumes={"v": "/data"}, golden=("v",), components={"nova": part("mysql/nova")})
 WEB = service("web")
 BOTH = desired(MYSQL, consumer(), WEB)
-FILLED = Plan((Operation("fill", "v", golden.CAUSE, subject="image"), Operation("create", "mysql")))
+FILL = operation("fill v", golden.CAUSE, subject="image", service="mysql", golden=True)
+FILLED = Plan((FILL, operation("create mysql")))
 
 
 def blamed(
     *operations: str, plan: Plan = FILLED, error: Callable[[str], DevenvError] = ServiceFailed
 ) -> dict[str, str]:
     failure = error("cannot go on")
-    failure.operations = operations
+    failure.operations = [FILL if key == FILL.key else operation(key) for key in operations]
     return golden.blamed(plan, BOTH, failure)
 
 
@@ -201,7 +202,7 @@ def test_a_golden_state_is_not_blamed_for_anything_else(operation: str) -> None:
 
 
 def test_neither_a_snapshot_nor_an_engine_that_went_away_costs_a_golden_state() -> None:
-    restored = Plan((Operation("fill", "v", "snapshot one", subject="image"),))
+    restored = Plan((operation("fill v", "snapshot one", subject="image", service="mysql"),))
     assert blamed("ready mysql", plan=restored) == {}
     assert blamed("ready mysql", error=NoEngine) == {}
 

@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 def project(folder: Path, text: str = "profile: database\n", engine: Carrier | None = None) -> Environment:
     (folder / "devenv.yaml").write_text(text)
     environment = Environment(folder, report=Recorder())
-    environment.engine = engine or Carrier()  # type: ignore[assignment]
+    environment._world.engine = engine or Carrier()  # type: ignore[assignment]
     return environment
 
 
@@ -49,8 +49,8 @@ def with_all_images(environment: Environment, engine: Carrier) -> dict[str, str]
     """Have the engine have the images, and return the golden state that belongs to them."""
     there = {reference: f"id of {reference}" for reference in environment.image_references().values()}
     engine.observed = Observed(images=there)
-    _, selected, observed = environment._desired((), keep=False, check_ports=False)
-    return references(selected, environment.catalogue, observed.images)
+    picture = environment._world.look(environment._world.define())
+    return references(picture.wanted, picture.defined.catalogue, picture.observed.images)
 
 
 # ---- keys --------------------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def test_a_missing_golden_state_is_told_and_so_is_what_has_no_name(folder: Path)
     with_all_images(environment, engine)
     saved = environment.save_images(io.BytesIO())
     assert not saved.golden and f"mysql@{digest}" not in saved.images
-    told = " ".join(environment._report.told)  # type: ignore[attr-defined]
+    told = " ".join(environment._world.report.told)  # type: ignore[attr-defined]
     assert f"note mysql@{digest} has no name" in told and "note not every golden state is there" in told
 
 

@@ -10,9 +10,11 @@ from threading import Event
 from typing import Any, cast
 
 import pytest
+from builders import operation
 
 from devenv.errors import DevenvError, NoEngine, ServiceFailed
 from devenv.lifecycle.environment import Environment
+from devenv.lifecycle.loans import Borrowed
 from devenv.model import Desired
 from devenv.testing.lease import Lease
 from devenv.testing.pool import Pool
@@ -22,8 +24,6 @@ NEEDS = {"mysql": ["mysql"], "keystone": ["mysql", "keystone"], "etcd": ["etcd"]
 
 class Broken:
     """An environment that cannot bring up mysql; it knows how often it was asked."""
-
-    catalogue = dict.fromkeys(NEEDS, None)
 
     def __init__(self, error: DevenvError, folder: Path) -> None:
         self.asked: list[tuple[str, ...]] = []
@@ -36,16 +36,16 @@ class Broken:
     def selected(self, names: Sequence[str]) -> list[str]:
         return [need for name in names for need in NEEDS[name]]
 
-    def borrow(self, names: Sequence[str]) -> Desired:
+    def borrow(self, names: Sequence[str]) -> Borrowed:
         self.asked.append(tuple(names))
         if not names or "mysql" in self.selected(names):
             raise self._error
-        return Desired("x", "x", cast(Any, dict.fromkeys(names)))
+        return Borrowed(Desired("x", "x", cast(Any, dict.fromkeys(names))), {})
 
 
 def failed(services: Sequence[str]) -> ServiceFailed:
     error = ServiceFailed("cannot pull image mysql:0")
-    error.services = services
+    error.operations = [operation(f"pull image {name}", service=name) for name in services]
     return error
 
 
@@ -70,7 +70,7 @@ def test_a_service_that_failed_once_is_not_tried_again_and_the_others_are(tmp_pa
     assert tried == [("mysql",), ("etcd",)]
 
 
-@pytest.mark.parametrize("error", [failed(["base"]), NoEngine("cannot reach a container engine")])
+@pytest.mark.parametrize("error", [failed([""]), NoEngine("cannot reach a container engine")])
 def test_without_what_all_need_nothing_is_tried_again(error: DevenvError, tmp_path: Path) -> None:
     told, tried = asked(error, tmp_path, ["mysql"], ["etcd"], [])
     assert told == [error.message] * 3
@@ -88,8 +88,8 @@ class Works(Broken):
     def going(self) -> list[str]:
         return []
 
-    def borrow(self, names: Sequence[str]) -> Desired:
-        return Desired("x", "x", {})
+    def borrow(self, names: Sequence[str]) -> Borrowed:
+        return Borrowed(Desired("x", "x", {}), {})
 
 
 def test_a_marked_test_begins_when_the_first_components_are_there(

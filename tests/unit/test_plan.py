@@ -11,6 +11,7 @@ from builders import DIGEST, NETWORK, consumer, container, converged, desired, p
 from hypothesis import given, settings, strategies as st
 
 from devenv.lifecycle.plan import (
+    Terms,
     changes,
     describe,
     make_plan,
@@ -35,7 +36,7 @@ def text(plan: Plan) -> str:
 
 
 def planned(target: Desired, observed: Observed, provisioned: Mapping[str, str] = PROVISIONED) -> list[str]:
-    return describe(make_plan(target, observed, provisioned))
+    return describe(make_plan(target, observed, Terms(provisioned)))
 
 
 def after(plan: Plan, key: str) -> set[str]:
@@ -74,7 +75,7 @@ def test_a_fresh_up_makes_everything() -> None:
 
 
 def test_a_converged_environment_is_only_looked_at() -> None:
-    plan = make_plan(STACK, UP, PROVISIONED)
+    plan = make_plan(STACK, UP, Terms(PROVISIONED))
     assert text(plan) == "ready mysql\nready keystone\nready etcd"
     assert not plan.changes
 
@@ -97,14 +98,14 @@ def test_a_paused_container_goes_on() -> None:
 def test_drift_recreates_a_service_and_its_dependents() -> None:
     old = service("mysql", version="0")
     observed = with_containers(UP, container(old))
-    plan = make_plan(STACK, observed, PROVISIONED)
+    plan = make_plan(STACK, observed, Terms(PROVISIONED))
     assert text(plan) == (
         "stop mysql: file my.cnf changed\n"
         "remove devenv-env-mysql: file my.cnf changed\n"
         "create mysql: file my.cnf changed\n"
         "start mysql: file my.cnf changed\n"
         "ready mysql\n"
-        "provision mysql/keystone: mysql is made anew\n"
+        "provision mysql/keystone: mysql is recreated\n"
         "stop keystone: mysql is recreated\n"
         "remove devenv-env-keystone: mysql is recreated\n"
         "create keystone: mysql is recreated\n"
@@ -164,7 +165,7 @@ def test_what_depends_on_a_service_that_lost_its_data_is_recreated() -> None:
     plan = planned(target, lost)
     assert "create mysql: no container" in plan
     assert "create keystone: mysql lost its data" in plan
-    assert "provision mysql/keystone: mysql is made anew" in plan
+    assert "provision mysql/keystone: mysql is recreated" in plan
     assert "create nova: keystone is recreated" in plan
     assert not any(line.startswith("create etcd") for line in plan)
 
@@ -262,14 +263,14 @@ def test_what_a_first_start_left_half_done_is_made_anew_and_what_was_finished_is
     target = desired(DATABASE)
     volumes = dict.fromkeys(DATABASE.volumes, "mysql")
     killed = replace(converged(target), containers={"mysql": container(DATABASE, "created")}, volumes=volumes)
-    plan = make_plan(target, killed, unfinished=["mysql"])
+    plan = make_plan(target, killed, Terms(unfinished=["mysql"]))
     (volume,) = DATABASE.volumes
     assert f"remove volume {volume}: the first start was not finished" in describe(plan)
     assert after(plan, f"remove volume {volume}") == {"remove devenv-env-mysql"}
     assert f"remove volume {volume}" in after(plan, "create mysql")
     assert "remove volume" not in text(make_plan(target, killed))
     # What runs may be at it: it is left alone, and waited for.
-    assert describe(make_plan(target, converged(target), unfinished=["mysql"])) == ["ready mysql"]
+    assert describe(make_plan(target, converged(target), Terms(unfinished=["mysql"]))) == ["ready mysql"]
 
 
 # ---- first data: golden states, snapshots, reset ------------------------------------------------------------------
@@ -317,7 +318,7 @@ def test_nothing_is_kept_of_a_service_that_one_of_before_writes_to() -> None:
 
 def test_services_that_are_renewed_lose_containers_and_data_at_once_and_get_them_from_the_source() -> None:
     target = replace(FRESH, sources=FROM_GOLDEN)
-    plan = make_plan(target, converged(FRESH), PROVISIONED, renew={"mysql": "reset", "keystone": "reset"})
+    plan = make_plan(target, converged(FRESH), Terms(PROVISIONED, renew={"mysql": "reset", "keystone": "reset"}))
     assert describe(plan) == [
         "remove devenv-env-mysql: reset",
         f"remove volume {DATA}: reset",
@@ -325,7 +326,7 @@ def test_services_that_are_renewed_lose_containers_and_data_at_once_and_get_them
         "create mysql: reset",
         "start mysql: reset",
         "ready mysql",
-        "provision mysql/keystone: mysql is made anew",
+        "provision mysql/keystone: mysql is recreated",
         "stop keystone: reset",
         "remove devenv-env-keystone: reset",
         "create keystone: reset",
@@ -338,7 +339,7 @@ def test_services_that_are_renewed_lose_containers_and_data_at_once_and_get_them
 
 
 def test_what_depends_on_a_service_that_is_renewed_is_made_anew_with_it() -> None:
-    plan = make_plan(FRESH, converged(FRESH), renew={"mysql": "reset"})
+    plan = make_plan(FRESH, converged(FRESH), Terms(renew={"mysql": "reset"}))
     assert "create keystone: mysql lost its data" in text(plan)
 
 
@@ -352,7 +353,7 @@ QUEUE = service(
 
 def test_a_service_that_can_empty_itself_goes_on_running_and_gives_components_new_parts() -> None:
     target = desired(QUEUE)
-    plan = make_plan(target, converged(target), {}, renew={"queue": "reset"})
+    plan = make_plan(target, converged(target), Terms({}, renew={"queue": "reset"}))
     assert describe(plan) == ["empty queue: reset", "ready queue", "provision queue/nova: new"]
     assert after(plan, "ready queue") == {"empty queue"}
     assert after(plan, "provision queue/nova") == {"ready queue"}
@@ -372,13 +373,13 @@ def restored(queue: DesiredService) -> tuple[Desired, Observed]:
 
 @pytest.mark.parametrize("case", [not_running, changed, restored])
 def test_it_is_made_anew_where_emptying_would_not_do(case: Callable[..., tuple[Desired, Observed]]) -> None:
-    actions = [op.action for op in make_plan(*case(QUEUE), {}, renew={"queue": "reset"}).operations]
+    actions = [op.action for op in make_plan(*case(QUEUE), Terms(renew={"queue": "reset"})).operations]
     assert "empty" not in actions and {"remove", "remove volume", "create"} <= {*actions}
 
 
 def test_it_is_made_anew_where_emptying_did_not_do() -> None:
     target = desired(QUEUE)
-    plan = make_plan(target, converged(target), {}, renew={"queue": "reset"}, in_place=False)
+    plan = make_plan(target, converged(target), Terms({}, renew={"queue": "reset"}, in_place=False))
     assert [op.action for op in plan.operations][:3] == ["remove", "remove volume", "create"]
 
 
@@ -404,7 +405,7 @@ def test_a_component_that_is_not_known_to_be_there_is_provisioned() -> None:
 
 def test_components_are_provisioned_again_when_the_service_is_made_anew() -> None:
     observed = replace(UP, containers={name: c for name, c in UP.containers.items() if name != "mysql"})
-    assert "provision mysql/keystone: mysql is made anew" in planned(STACK, observed)
+    assert "provision mysql/keystone: mysql is recreated" in planned(STACK, observed)
 
 
 def test_a_component_whose_settings_changed_is_provisioned_again_and_alone() -> None:
@@ -421,7 +422,7 @@ def test_a_former_component_is_dropped_only_when_asked_for_and_where_it_has_some
     formerly = {"nova": part("mysql/nova"), "glance": part("mysql/glance")}
     target, known = desired(replace(MYSQL, former=formerly)), {"mysql/nova": DIGEST}
     assert planned(target, UP, known) == ["ready mysql"]
-    assert describe(make_plan(target, UP, known, drop=["nova"])) == [
+    assert describe(make_plan(target, UP, Terms(known, drop=["nova"]))) == [
         "ready mysql",
         "drop mysql/nova: not in devenv.yaml any more",
     ]
@@ -430,7 +431,7 @@ def test_a_former_component_is_dropped_only_when_asked_for_and_where_it_has_some
 def test_a_service_is_prepared_before_its_components_and_only_when_that_changed() -> None:
     settings = {"kind": "fake", "endpoint": "main", "prepare": "true"}
     target = desired(replace(ETCD, provisioner=settings, prepared="on", components={"nova": part("etcd/nova")}))
-    plan = make_plan(target, UP, {})
+    plan = make_plan(target, UP, Terms({}))
     assert describe(plan) == ["ready etcd", "prepare etcd: its settings changed", "provision etcd/nova: new"]
     assert after(plan, "provision etcd/nova") == {"ready etcd", "prepare etcd"}
     assert planned(target, UP, {"etcd": "on", "etcd/nova": DIGEST}) == ["ready etcd"]
@@ -663,7 +664,7 @@ def test_operations_come_after_what_they_wait_for_and_have_one_name_each(
 ) -> None:
     seen: set[str] = set()
     target = replace(CHAIN, **first)
-    for op in make_plan(target, observed, dict.fromkeys(known, DIGEST), unfinished=half, renew=renew).operations:
+    for op in make_plan(target, observed, Terms(dict.fromkeys(known, DIGEST), unfinished=half, renew=renew)).operations:
         assert seen.issuperset(op.after)
         assert op.key not in seen
         seen.add(op.key)
@@ -688,7 +689,7 @@ def test_a_plan_leads_from_anywhere_to_nothing_to_do(
 ) -> None:
     engine = ModelEngine(CHAIN, observed)
     provisioned = dict.fromkeys(known, DIGEST)
-    plan = make_plan(replace(CHAIN, **first), observed, provisioned, unfinished=half, renew=renew)
+    plan = make_plan(replace(CHAIN, **first), observed, Terms(provisioned, unfinished=half, renew=renew))
     engine.apply(in_another_order(plan, data))
-    again = make_plan(CHAIN, engine.observe(), provisioned | engine.provisioned)
+    again = make_plan(CHAIN, engine.observe(), Terms(provisioned | engine.provisioned))
     assert describe(again) == [f"ready {name}" for name in CHAIN.services]

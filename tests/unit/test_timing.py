@@ -35,7 +35,7 @@ from devenv.lifecycle.timing import (
     waits,
 )
 from devenv.lifecycle.trace import as_trace, write_trace
-from devenv.model import Operation, Plan
+from devenv.model import Operation, Plan, Report
 from devenv.store.files import check_place
 from devenv.store.state import State
 
@@ -323,10 +323,10 @@ def test_no_permission_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 # ---- noted -------------------------------------------------------------------------------------------------------
 
 NETWORK = Operation("create network", f"devenv-{ID}", "no network")
-FILL = Operation("fill", f"devenv-{ID}-my-sql-data", "golden state")
-READY = Operation("ready", "my-sql", after=(FILL.key,))
-PART = Operation("provision", "my-sql/nova", "new", (READY.key,))
-PLAN = Plan((NETWORK, FILL, READY, PART, Operation("ready", "my")))
+FILL = Operation("fill", f"devenv-{ID}-my-sql-data", "golden state", service="my-sql")
+READY = Operation("ready", "my-sql", after=(FILL.key,), service="my-sql")
+PART = Operation("provision", "my-sql/nova", "new", (READY.key,), service="my-sql", component="nova")
+PLAN = Plan((NETWORK, FILL, READY, PART, Operation("ready", "my", service="my")))
 
 
 def test_a_watch_notes_what_is_reported_and_passes_it_on() -> None:
@@ -398,8 +398,7 @@ def test_a_process_began_before_now_and_not_long_ago() -> None:
 def executing(monkeypatch: pytest.MonkeyPatch, failure: Exception | None = None) -> None:
     """Have `up` execute nothing but readiness, which may fail."""
 
-    def execute(environment: Environment, *_: Any) -> list[Any]:
-        report = environment._report
+    def carry_out(_world: Any, _plan: Any, _picture: Any, report: Report) -> list[Any]:
         report.begin(PLAN)
         report.started(READY)
         if failure:
@@ -411,7 +410,7 @@ def executing(monkeypatch: pytest.MonkeyPatch, failure: Exception | None = None)
             raise failure
         return []
 
-    monkeypatch.setattr(Environment, "_execute", execute)
+    monkeypatch.setattr("devenv.lifecycle.up.carry_out", carry_out)
 
 
 @pytest.fixture

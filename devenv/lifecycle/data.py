@@ -1,0 +1,105 @@
+"""Give services other data: reset them, save a snapshot, restore one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from devenv.errors import ConfigError, DevenvError
+from devenv.images import snapshot
+from devenv.images.snapshot import Snapshot
+from devenv.lifecycle.execute import carry_out
+from devenv.lifecycle.loans import keep
+from devenv.lifecycle.plan import plan_empty
+from devenv.lifecycle.up import Renewal, Wish, bring_up, note_renewal, preflight
+from devenv.lifecycle.world import Picture, World
+from devenv.model import Result
+from devenv.names import check_name
+
+
+def reset(world: World, names: Sequence[str]) -> Result:
+    """Give services (all of the profile, if none is named) the data that they had right after their first `up`.
+
+    Raises ConfigError if data of a named service is in another one, too.
+    """
+    defined = world.prepared(names)
+    services = defined.select(names) if names else list(defined.profile.services)
+    if names and (more := [name for name in services if name not in names]):
+        raise ConfigError(
+            f"cannot reset {', '.join(names)} alone: data is in {', '.join(more)}, too, with that of others",
+            f"'devenv reset {' '.join(services)}' empties all of these",
+        )
+    with world.changing():
+        keep(world, services)
+        wish = Wish(names, renewal=Renewal(dict.fromkeys(services, "")))
+        return bring_up(world, defined, wish, world.report)
+
+
+def reset_component(world: World, component: str) -> Result:
+    """Drop a component's part of each service and provision it again."""
+    with world.changing():
+        picture = world.there(world.define(), [component])
+        plan = plan_empty(picture.wanted, component)
+        return Result(plan, picture.wanted.services, carry_out(world, plan, picture))
+
+
+def save(world: World, name: str) -> Snapshot:
+    """Save the data of all services under a name. They stand still while that is done.
+
+    Raises ConfigError if the name is taken or a service was never started.
+    """
+    check_name(name, "a snapshot")
+    defined, state = world.define(), world.state
+    with world.changing():
+        snapshot.check_free(state, name)
+        picture = world.there(defined)
+        plan, services = snapshot.plan_save(picture.wanted, picture.observed)
+        # Known before they are made: what a killed devenv leaves of them is then ours to remove.
+        images = [operation.subject for operation in plan.operations]
+        state.amend(saving=[*state.load().saving, *images])
+        try:
+            _settle(world, picture)  # the last thing before they stand still
+            with snapshot.standing_still(world.engine, list(picture.observed.containers.values())):
+                carry_out(world, plan, picture)
+            saved = snapshot.write(state, name, services, world.engine)
+            # Else each later `up` would look into all snapshots for whose these are.
+            state.amend(saving=[image for image in state.load().saving if image not in images])
+            return saved
+        finally:
+            snapshot.remove_leftovers(state, world.engine, world.engine.images())
+
+
+def _settle(world: World, picture: Picture) -> None:
+    try:
+        carry_out(world, snapshot.plan_settle(picture.wanted, picture.observed), picture)
+    except DevenvError as error:
+        world.report.note(f"{error.message}: what it was told in the last two seconds may be missing")
+
+
+def restore(world: World, name: str) -> Result:
+    """Give all services the data of a snapshot, and return when they work. What they hold now is lost.
+
+    Raises ConfigError, with the reason, if the data was made by another version of a service.
+    """
+    defined = world.prepared(())
+    with world.changing():
+        saved = snapshot.load(world.state, name)
+        picture = world.look(world.with_lent(defined), check_ports=True)
+        snapshot.check(saved, defined.images, picture.observed.images, defined.profile.services)
+        preflight(world, picture)  # while the secrets are those of the data
+        # On record first: secrets and data change hands together, or an `up` completes it.
+        renewal = Renewal(dict.fromkeys(saved.services, name), saved.provisioned)
+        note_renewal(world, renewal)
+        keep(world, saved.services)
+        return bring_up(world, defined, Wish(renewal=renewal), world.report)
+
+
+def remove_snapshot(world: World, name: str) -> None:
+    """Forget a snapshot and remove its data. Raises ConfigError while it is being restored."""
+    with world.changing():
+        saved = snapshot.load(world.state, name)
+        if name in world.state.load().renewing.values():
+            raise ConfigError(
+                f"cannot remove snapshot {name!r}: it is being restored",
+                "'devenv up' finishes that, 'devenv reset' drops it",
+            )
+        snapshot.remove(world.state, world.engine, saved)

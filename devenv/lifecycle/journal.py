@@ -1,0 +1,87 @@
+"""Write down what becomes of services while a plan is carried out.
+
+Each note is made immediately: whoever kills devenv a moment later must not lose what a service has by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from devenv.model import Desired, Observed, Plan, ServiceDefinition
+from devenv.spec.desired import providers
+from devenv.store.state import Notes, State
+
+# In place of a digest: devenv began to prepare a service, and does not know with what it ended.
+BEGUN = "begun"
+# What is on record of a target while such an operation runs: a killed devenv's work is then known, and done again.
+_UNKNOWN = {"provision": "", "drop": "", "prepare": BEGUN}
+
+
+class Journal:
+    """Hear what was done to services, and write nothing: for plans that change nothing. Called from several threads."""
+
+    def begin(self) -> None: ...
+    def created(self, service: str) -> None:
+        """The service's container and data are in place, and were never started."""
+
+    def ready(self, service: str) -> None:
+        """The service works."""
+
+    def provisioned(self, target: str, digest: str) -> None:
+        """What a component has ("mysql/nova"), or what "mysql" needs before, is in place; gone without a digest."""
+
+    def end(self) -> None: ...
+
+
+class RecordJournal(Journal):
+    """Keep the environment's record: for those who hold its lock."""
+
+    def __init__(
+        self,
+        state: State,
+        plan: Plan,
+        desired: Desired,
+        observed: Observed,
+        catalogue: Mapping[str, ServiceDefinition],
+    ) -> None:
+        self._state, self._notes = state, Notes(state)
+        self._plan, self._desired, self._catalogue = plan, desired, catalogue
+        self._emptied = {op.target for op in plan.operations if op.action == "empty"}
+        self._to_create = {op.target for op in plan.operations if op.action == "create"}
+        self._first_starts = [
+            name for name in self._to_create if not set(desired.services[name].volumes) <= set(observed.volumes)
+        ]
+        self._parts: dict[str, str] = {}
+        self._ready: set[str] = set()
+        self._created: set[str] = set()
+
+    def begin(self) -> None:
+        operations = self._plan.operations
+        self._notes.parts({op.target: _UNKNOWN[op.action] for op in operations if op.action in _UNKNOWN})
+        self._notes.starts(self._first_starts, ())
+
+    def created(self, service: str) -> None:
+        self._created.add(service)
+        self._notes.starts((), [service] if self._catalogue[service].resumes else ())
+        self._notes.made(service)
+        self._note_renewed()
+
+    def ready(self, service: str) -> None:
+        self._ready.add(service)
+        self._notes.starts((), [service])
+        self._note_renewed()
+
+    def provisioned(self, target: str, digest: str) -> None:
+        self._parts[target] = digest
+
+    def end(self) -> None:
+        self._notes.renewed({*self._emptied, *self._to_create} & self._ready)
+        self._notes.parts(self._parts)
+        drops = [op.target for op in self._plan.operations if op.action == "drop"]
+        self._notes.no_parts([target for target in drops if self._parts.get(target) == ""])
+
+    def _note_renewed(self) -> None:
+        # What uses a service has to be recreated as well, or it misses its data.
+        left = self._to_create - self._created
+        missed = set[str]().union(*(providers(name, self._desired) for name in left))
+        self._notes.renewed(({*self._state.load().renewed, *self._emptied} & self._ready) - missed)
