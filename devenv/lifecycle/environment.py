@@ -18,7 +18,7 @@ from devenv.lifecycle.execute import carry_out
 from devenv.lifecycle.plan import plan_images, plan_restart, plan_start, plan_wait
 from devenv.lifecycle.timing import Run, Watch, understood
 from devenv.lifecycle.up import Allowance, Wish, bring_up, plan_up, preflight
-from devenv.lifecycle.world import Definitions, World
+from devenv.lifecycle.world import Choice, Definitions, World
 from devenv.model import Desired, Image, Observed, ObservedContainer, Plan, ProjectFile, Report, Result
 from devenv.services.readiness import ServiceStatus, status_of
 from devenv.spec import trust
@@ -59,9 +59,7 @@ class Environment:
     ) -> None:
         """`wait_timeout` is how long one service may take to become ready, in seconds. The seven are the library's."""
         found = find_project(existing_folder(Path(project or ".")))
-        self._world = World(
-            found, State(found, name), name, report, profile=profile, settings=settings, ask=ask, timeout=wait_timeout
-        )
+        self._world = World(found, State(found, name), name, report, Choice(profile, settings, ask), wait_timeout)
         self.name, self.project, self.state = name, found, self._world.state
         self.id, self.folder = self._world.id, self._world.folder
 

@@ -46,6 +46,19 @@ Catalogue = Mapping[str, ServiceDefinition]
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What the caller wants otherwise than devenv.yaml says.
+
+    `profile` and `settings` stand in for what it picks and says of services; `ask` decides whether an image may run
+    that it names and its user has not allowed.
+    """
+
+    profile: str = ""
+    settings: Mapping[str, Any] | None = None
+    ask: Callable[[ProjectFile], bool] | None = None
+
+
+@dataclass(frozen=True)
 class Definitions:
     """What the files say, read at one time.
 
@@ -98,21 +111,16 @@ class World:
         state: State,
         name: str = "default",
         report: Report | None = None,
-        *,
-        profile: str = "",
-        settings: Mapping[str, Any] | None = None,
-        ask: Callable[[ProjectFile], bool] | None = None,
+        choice: Choice = Choice(),
         timeout: float = 180.0,
     ) -> None:
-        """`profile` and `settings` stand in for what devenv.yaml says; `ask` decides whether an image may run that
-        devenv.yaml names; `timeout` is how long one service may take to become ready, in seconds.
-        """
+        """`timeout` is how long one service may take to become ready, in seconds."""
         self.name = check_name(name, "an environment")
         self.project, self.state, self.timeout = project, state, timeout
         self.report = report or Report()
         self.folder = folder.folder_of(project, name)
         self.files = ProjectFiles(project, state.id, name == "default", self.report.note)
-        self._profile, self._settings, self._ask = profile, settings, ask
+        self._choice = choice
         # What carries the environment's label and is not its own, as it was seen last.
         self.strangers: tuple[str, ...] = ()
         # What was brought up last and when, once its plan was begun.
@@ -165,7 +173,7 @@ class World:
 
     def profile(self) -> Profile:
         """Read the profile with the project's choices."""
-        return load_profile(self.project, self._profile, settings=self._settings)
+        return load_profile(self.project, self._choice.profile, settings=self._choice.settings)
 
     def define(self) -> Definitions:
         """Read all that was asked for. Raises ConfigError."""
@@ -190,7 +198,7 @@ class World:
 
     def check_trust(self, profile: Profile) -> None:
         """Raise ConfigError if devenv.yaml names an image that its user has not allowed."""
-        trust.check(profile.file, self._ask, self.report.note)
+        trust.check(profile.file, self._choice.ask, self.report.note)
 
     # ---- what is there, and what should be -------------------------------------------------------------------
 
@@ -211,7 +219,8 @@ class World:
         record, observed = self.state.load(), self.observe()
         everything = self._everything(defined, selected, observed)
         ports = self._chosen(everything, defined, observed, check_ports)
-        return self._picture(defined, selected, everything, ports, observed, record, keep=False)
+        desired = self._resolved(defined, everything, ports, keep=False)
+        return _pictured(defined, selected, replace(desired, owner=observed.owner), observed, record)
 
     def claim(self, defined: Definitions, names: Sequence[str] = (), avoid: Collection[int] = ()) -> Picture:
         """Look, and remember the token, new ports and secrets before anything on the engine carries them.
@@ -226,7 +235,8 @@ class World:
         with ports_locked(self.report.note):
             ports = self._chosen(everything, defined, observed, check=True, avoid=avoid)
             self._keep_ports(defined.profile, ports, observed.owner)
-        return self._picture(defined, selected, everything, ports, observed, record, keep=True)
+        desired = self._resolved(defined, everything, ports, keep=True)
+        return _pictured(defined, selected, replace(desired, owner=observed.owner), observed, record)
 
     def on_paper(self, defined: Definitions) -> Desired:
         """Return what `up` would make of the whole profile, without an engine; keep ports and secrets as `up` does."""
@@ -234,8 +244,7 @@ class World:
         with self.changing(), ports_locked(self.report.note):
             ports = self._chosen(selected, defined, Observed(), check=False)
             self._keep_ports(defined.profile, ports, "")
-            secrets = self.state.secrets(secret_names(selected, defined.profile, defined.catalogue))
-        return resolve(self.id, selected, defined.profile, defined.catalogue, defined.images, ports, secrets)
+            return self._resolved(defined, selected, ports, keep=True)
 
     def _everything(self, defined: Definitions, selected: list[str], observed: Observed) -> list[str]:
         """Return the selected services and those that are there although the profile does not have them."""
@@ -247,25 +256,12 @@ class World:
         widened = replace(defined.profile, services={**defined.profile.services, **more})
         return select(widened, defined.catalogue, wanted)
 
-    def _picture(
-        self,
-        defined: Definitions,
-        selected: Sequence[str],
-        everything: Sequence[str],
-        ports: Mapping[str, int],
-        observed: Observed,
-        record: Record,
-        keep: bool,
-    ) -> Picture:
-        """Resolve what was selected. The seven parameters are what `look` and `claim` have in common."""
-        profile, catalogue, images = defined.profile, defined.catalogue, defined.images
-        former = former_components(record.provisioned, profile, catalogue)
-        secrets = self.state.secrets(secret_names(everything, profile, catalogue, former), keep)
-        desired = resolve(self.id, everything, profile, catalogue, images, ports, secrets, former)
-        desired = replace(desired, owner=observed.owner)
-        services = {name: desired.services[name] for name in selected}
-        needed = (images[BASE], *(service.image for service in services.values()))
-        return Picture(defined, desired, replace(desired, services=services, images=needed), observed, record)
+    def _resolved(self, defined: Definitions, names: Sequence[str], ports: Mapping[str, int], keep: bool) -> Desired:
+        """Resolve these services, and `keep` the secrets that are new."""
+        profile, catalogue = defined.profile, defined.catalogue
+        former = former_components(self.state.load().provisioned, profile, catalogue)
+        secrets = self.state.secrets(secret_names(names, profile, catalogue, former), keep)
+        return resolve(self.id, names, profile, catalogue, defined.images, ports, secrets, former)
 
     def _chosen(
         self,
@@ -394,6 +390,14 @@ class World:
         written = folder.write(self.project, self.folder, files, before)
         self.state.amend(files=sorted(files))
         return written
+
+
+def _pictured(
+    defined: Definitions, selected: Sequence[str], everything: Desired, observed: Observed, record: Record
+) -> Picture:
+    services = {name: everything.services[name] for name in selected}
+    images = (defined.images[BASE], *(service.image for service in services.values()))
+    return Picture(defined, everything, replace(everything, services=services, images=images), observed, record)
 
 
 def needs(catalogue: Catalogue) -> dict[str, list[str]]:
