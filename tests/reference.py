@@ -1,4 +1,4 @@
-"""Writes docs/reference.md from the code itself: `python -m tests.reference`. A test holds that it is current."""
+"""Write docs/reference.md from the code itself: `python -m tests.reference`. A test checks that it is current."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from devenv.spec import catalogue, profile
 
 PACKAGE = Path(errors.__file__).parent
 PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
-# Of each key by its path: type, meaning, example.
+# By the path of a key: its type, its meaning, an example.
 Words = Mapping[str, tuple[str, str, str]]
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = (_head, _commands, _exit_codes, _services, _keys, _values, _variables, _files, _completion)
     return "\n".join(line for part in parts for line in part())
 
@@ -31,14 +31,14 @@ def page() -> str:
 def _head() -> Iterator[str]:
     yield "# Reference"
     yield ""
-    yield "Generated from the code by `python -m tests.reference`; a test fails when it is not current."
+    yield "`python -m tests.reference` writes this page from the code; a test checks that it is current."
     yield ""
 
 
 def _commands() -> Iterator[str]:
     yield "## Commands"
     yield ""
-    yield "Options of `devenv` itself stand before the command: `devenv --env other up`."
+    yield "Put the options of `devenv` itself before the command: `devenv --env other up`."
     yield ""
     yield from _options(main)
     yield from _tree(main, "devenv")
@@ -81,15 +81,15 @@ def _exit_codes() -> Iterator[str]:
     for code, meaning in [*sorted(codes), (130, "interrupted: Ctrl-C, or SIGTERM")]:
         yield f"| {code} | {meaning} |"
     yield ""
-    yield "`run`, `shell`, `ci` and `exec` end with the code of their command: 126 if it cannot be run, 127 if there is"
-    yield "none, 128 and the number of the signal that ended it. `ci --timeout` ends with 124 when the time is over."
+    yield "`run`, `shell`, `ci` and `exec` end with the code of their command: 126 if it cannot run, 127 if it does not"
+    yield "exist, 128 plus the number of the signal that ended it. `ci --timeout` ends with 124 when the time is over."
     yield ""
 
 
 def _services() -> Iterator[str]:
     yield "## Services"
     yield ""
-    yield "What `.devenv/env` and `devenv env` tell of each, and the names of endpoints for `ports:` in devenv.yaml. An"
+    yield "`.devenv/env` and `devenv env` set these variables. `ports:` in devenv.yaml takes the names of endpoints. An"
     yield "endpoint has a `_HOST`, a `_PORT` and a `_URL`. `devenv images list` shows the versions."
     yield ""
     yield from _table(("service", "role", "endpoint", "usual port", "variables"), _endpoints())
@@ -109,20 +109,20 @@ def _keys() -> Iterator[str]:
     project, extending = profile._FILES["profile"].schema, profile._FILES["extends"].schema
     yield "## Keys of devenv.yaml and of profiles"
     yield ""
-    yield "A project's `devenv.yaml` picks a profile; a profile, a file under `profiles/`, may build on another one."
+    yield "A project's `devenv.yaml` names a profile, a file under `profiles/`. A profile may build on another one."
     yield ""
     yield from _schema({**project, **extending}, PROJECT)
     yield "`services` is a list of names, or a mapping from names to `false` (leave it out) or to these settings:"
     yield ""
     yield from _schema(profile._SETTINGS, SETTINGS)
-    yield "and what the service itself lets one switch on, with `true`:"
+    yield "Some services also have switches, which `true` sets:"
     yield ""
     rows = [(f"`{name}: {{{switch}: true}}`", SWITCHES[name, switch]) for name, switch in _switches()]
     yield from _table(("switch", "meaning"), rows)
     yield "`components` is a list of names, or a mapping from names to these settings. A name is a lower-case letter"
-    yield "and then letters, digits, `-` and `_`, at most 31 in all. It becomes that of the database (`_` for `-`),"
-    yield "the vhost, the key prefix and the service user; what services call their own, such as `root`, `admin` or"
-    yield "`guest`, is refused. Names of environments and snapshots are made of the same, without `_`."
+    yield "and then letters, digits, `-` and `_`, at most 31 in all. The database (with `_` for `-`), the vhost,"
+    yield "the key prefix and the service user get the same name. devenv refuses names that services reserve, such as"
+    yield "`root`, `admin` or `guest`. Names of environments and snapshots follow the same rule, without `_`."
     yield ""
     yield from _schema(profile._COMPONENT, COMPONENT)
     yield "## Keys of compose/SERVICE/compose.yaml"
@@ -134,16 +134,18 @@ def _keys() -> Iterator[str]:
     yield "Under `x-devenv`, what Compose has no word for:"
     yield ""
     yield from _schema({key: {} if key == "switches" else v for key, v in catalogue._DEVENV.items()}, DEVENV)
-    yield "The kinds of probes, and what each is to be told. Another package can bring one (entry points of the group"
+    yield "The kinds of probes, and the settings of each. Another package can add one (entry points of the group"
     yield f"`{lookup.PROBES}`)."
     yield ""
     kinds = sorted(entry_points(group=lookup.PROBES).names)
     yield from _table(("kind", "settings", "what has to work"), [(f"`{kind}`", *PROBES[kind]) for kind in kinds])
-    yield f"The kinds of provisioners (entry points of the group `{lookup.PROVISIONERS}`), what each is to be told as"
-    yield "the administrator, and of a component:"
+    yield f"The kinds of provisioners (entry points of the group `{lookup.PROVISIONERS}`), the settings of each for"
+    yield "the administrator, and for a component:"
     yield ""
     kinds = sorted(entry_points(group=lookup.PROVISIONERS).names)
-    yield from _table(("kind", "settings", "of a component"), [(f"`{kind}`", *PROVISIONERS[kind]) for kind in kinds])
+    yield from _table(
+        ("kind", "settings", "settings of a component"), [(f"`{kind}`", *PROVISIONERS[kind]) for kind in kinds]
+    )
 
 
 def _switches() -> Iterator[tuple[str, str]]:
@@ -168,7 +170,7 @@ def _schema(schema: dict[object, object], words: Words) -> Iterator[str]:
 
 
 def _paths(schema: dict[object, object], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every key by its path, and whether it must be there. What stands for any name is NAME, if more is below it."""
+    """Yield every key by its path, and whether it is required. NAME stands for any name that has more keys below it."""
     for key, value in schema.items():
         name = key.schema if isinstance(key, voluptuous.Marker) else key
         inner = value[0] if isinstance(value, list) else value
@@ -185,9 +187,9 @@ def _paths(schema: dict[object, object], prefix: str = "") -> Iterator[tuple[str
 def _values() -> Iterator[str]:
     yield "## Values in templates"
     yield ""
-    yield "Templates are the files under `configs` and under `wire/`, and under `x-devenv` each `url` and what"
-    yield "`outputs`, `environment`, `probe`, `provisioner`, `settings` and `component` hold; there, as everywhere in a"
-    yield "Compose file, a `$` is written `$$`. An unknown name is an error, `$${` stands for `${`, and any other `$`"
+    yield "Templates are the files under `configs` and under `wire/`. Under `x-devenv`, each `url` is a template, and so"
+    yield "is each value of `outputs`, `environment`, `probe`, `provisioner`, `settings` and `component`. There, as"
+    yield "everywhere in a Compose file, write `$$` for `$`. An unknown name is an error. `$${` stands for `${`, any other `$`"
     yield "for itself."
     yield ""
     yield from _table(("value", "meaning"), VALUES)
@@ -207,7 +209,7 @@ def _variables() -> Iterator[str]:
 def _files() -> Iterator[str]:
     yield "## Files that devenv writes"
     yield ""
-    yield "In the project, in a folder that only its owner can enter. With `--env NAME` it is"
+    yield "In the project, devenv writes to a folder that only its owner can enter. With `--env NAME` that is"
     yield "`.devenv/environments/NAME/` in place of `.devenv/`."
     yield ""
     from_services: dict[str, list[str]] = {}
@@ -217,11 +219,11 @@ def _files() -> Iterator[str]:
         if (service.wire / "openrc").exists():
             from_services.setdefault("openrc", []).append(name)
     rows = [
-        (f"`.devenv/{name}`", f"put together from {', '.join(dict.fromkeys(by))}")
+        (f"`.devenv/{name}`", f"built from {', '.join(dict.fromkeys(by))}")
         for name, by in sorted(from_services.items())
     ]
     yield from _table(("file", "content"), [*WRITTEN, *rows])
-    yield "Elsewhere; STATE and CACHE are what the first two variables say:"
+    yield "Elsewhere; DEVENV_STATE_DIR names STATE, DEVENV_CACHE_DIR names CACHE:"
     yield ""
     yield from _table(("file", "content"), KEPT)
 
@@ -229,7 +231,7 @@ def _files() -> Iterator[str]:
 def _completion() -> Iterator[str]:
     yield "## Shell completion"
     yield ""
-    yield "A line for the shell's own start file:"
+    yield "Add a line to your shell's start file:"
     yield ""
     rows = [
         ("bash", "~/.bashrc", '`eval "$(_DEVENV_COMPLETE=bash_source devenv)"`'),
@@ -250,15 +252,15 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 PROJECT: Words = {
     "description": ("text", "what it is for", "description: database only"),
-    "services": ("list or mapping", "which services, with which settings", "services: [mysql, etcd]"),
+    "services": ("list or mapping", "the services and their settings", "services: [mysql, etcd]"),
     "durable": (
         "true or false",
-        "whether data is to survive a power cut, too: the switch `durable` of every service that has one",
+        "whether data survives a power cut: sets the switch `durable` of every service that has it",
         "durable: true",
     ),
     "components": (
         "list or mapping",
-        "only in devenv.yaml: what gets a part of each service, see below",
+        "only in devenv.yaml: components, which get a part of each service; see below",
         "components: {nova: {}}",
     ),
     "profile": ("name", "only in devenv.yaml: the profile it builds on; `base` if not given", "profile: base"),
@@ -267,7 +269,7 @@ PROJECT: Words = {
 SETTINGS: Words = {
     "image": (
         "image",
-        "an image to run instead of the one that devenv builds; `devenv trust` allows it",
+        "an image to run instead of the one that devenv builds; allow it with `devenv trust`",
         "image: mysql:8.4",
     ),
     "ports": (
@@ -277,123 +279,147 @@ SETTINGS: Words = {
     ),
 }
 COMPONENT: Words = {
-    "wire": ("list of paths", "the project's own files to merge its options into", "wire: [etc/nova/nova.conf]"),
-    "roles": ("list of names", "of its service user, besides `service`", "roles: [admin]"),
+    "wire": (
+        "list of paths",
+        "files of the project into which devenv merges its options",
+        "wire: [etc/nova/nova.conf]",
+    ),
+    "roles": ("list of names", "roles of its service user, besides `service`", "roles: [admin]"),
     "catalog": ("mapping", "its entry in the service catalog", "catalog: {…}"),
     "catalog.type": ("text", "the type of its service", "type: compute"),
     "catalog.url": ("URL", "where it answers: public, internal and admin alike", "url: http://127.0.0.1:8774/v2.1"),
     "catalog.name": ("text", "the name of its service; the component's if not given", "name: nova"),
     "sections": (
         "list or mapping",
-        "sections about other services that get its credentials, with the type of each or without",
+        "sections about other services that get its credentials; a mapping gives the type of each",
         "sections: {neutron: network}",
     ),
 }
 SWITCHES = {
-    ("etcd", "auth"): "a login for each component, bound to its prefix; neither tooz nor etcd3gw can log in",
-    ("etcd", "durable"): "each write is on the disk before it is answered",
+    ("etcd", "auth"): "each component gets a login for its prefix only; tooz and etcd3gw cannot log in",
+    ("etcd", "durable"): "etcd answers a write when it is on the disk",
     (
         "keystone",
         "processes",
-    ): "four processes serve, as deployments have it, not one with four threads and a cache",
-    ("mysql", "durable"): "each commit is on the disk before it is answered, and half-written pages are mended",
+    ): "Keystone runs four processes, as in a deployment, instead of one with four threads and a cache",
+    ("mysql", "durable"): "MySQL answers a commit when it is on the disk, and repairs half-written pages",
 }
 FILE: Words = {
     "services": ("mapping", "exactly one service, named like its folder", "services: {etcd: {…}}"),
-    "x-devenv": ("mapping", "what Compose has no word for, see below", "x-devenv: {…}"),
+    "x-devenv": ("mapping", "keys that Compose does not have, see below", "x-devenv: {…}"),
     "configs": ("mapping", "files for the container by name", "configs: {server: {file: ./etcd.yaml}}"),
     "configs.NAME.file": ("path", "a template in the service's folder", "file: ./etcd.yaml"),
-    "volumes": ("mapping", "volumes by name, each empty: devenv names and labels them", "volumes: {data: {}}"),
+    "volumes": (
+        "mapping",
+        "volumes by name, each with an empty value: devenv names and labels them",
+        "volumes: {data: {}}",
+    ),
 }
 CONTAINER: Words = {
-    "image": ("image", "with `build` its name without a tag, else what is pulled", "image: devenv/etcd"),
+    "image": ("image", "with `build`, its name without a tag; else the image to pull", "image: devenv/etcd"),
     "build": ("`.`", "build `Dockerfile` of this folder on devenv's base", "build: ."),
-    "user": ("text", "who runs the server; not root", "user: nobody"),
-    "hostname": ("name", "the container's own name for itself", "hostname: etcd"),
+    "user": ("text", "the user that runs the server; not root", "user: nobody"),
+    "hostname": ("name", "the host name inside the container", "hostname: etcd"),
     "working_dir": ("path", "where the server starts", "working_dir: /var/lib/etcd"),
     "entrypoint": ("list of text", "the program", "entrypoint: [etcd]"),
     "command": ("list of text", "its arguments", 'command: ["--config-file=/etc/devenv/etcd.yaml"]'),
     "environment": ("mapping", "variables inside the container", "environment: {HOME: /etc/devenv}"),
-    "configs": ("list", "which files of `configs` go where", "- {source: server, target: /etc/devenv/etcd.yaml}"),
+    "configs": (
+        "list",
+        "files of `configs` and their places in the container",
+        "- {source: server, target: /etc/devenv/etcd.yaml}",
+    ),
     "configs[].source": ("name", "a name under the file's `configs`", "source: server"),
     "configs[].target": ("path", "a file right under `/etc/devenv/`", "target: /etc/devenv/etcd.yaml"),
     "volumes": ("list", "`NAME:/path`; the server writes below the folder `data` in it", '["data:/var/lib/etcd"]'),
     "tmpfs": ("list of paths", "folders in memory", "tmpfs: [/tmp]"),
-    "ports": ("list", "`127.0.0.1::PORT`: ports inside, published on one of devenv's choice", '["127.0.0.1::2379"]'),
+    "ports": (
+        "list",
+        "`127.0.0.1::PORT`: ports inside, each published on a port that devenv chooses",
+        '["127.0.0.1::2379"]',
+    ),
     "read_only": ("true or false", "whether the root file system is read-only", "read_only: true"),
     "init": ("true or false", "whether a tiny init reaps processes", "init: true"),
-    "cap_drop": ("`[ALL]`", "no capability is left", "cap_drop: [ALL]"),
-    "security_opt": ("`[no-new-privileges:true]`", "none can be gained", 'security_opt: ["no-new-privileges:true"]'),
+    "cap_drop": ("`[ALL]`", "drop all capabilities", "cap_drop: [ALL]"),
+    "security_opt": ("`[no-new-privileges:true]`", "gain no privileges", 'security_opt: ["no-new-privileges:true"]'),
     "ulimits": ("mapping", "limits of the kernel", "ulimits: {nofile: 16384}"),
-    "ulimits.nofile": ("number", "open files; left out where the engine may not set it", "nofile: 16384"),
-    "pids_limit": ("number", "processes and threads at most", "pids_limit: 256"),
-    "mem_limit": ("size", "memory at most: bytes, or with k, m or g", "mem_limit: 512m"),
+    "ulimits.nofile": ("number", "open files; without it where the engine may not set it", "nofile: 16384"),
+    "pids_limit": ("number", "at most so many processes and threads", "pids_limit: 256"),
+    "mem_limit": ("size", "at most so much memory: bytes, or with k, m or g", "mem_limit: 512m"),
     "shm_size": ("size", "shared memory", "shm_size: 64m"),
-    "stop_signal": ("text", "what asks the server to end; SIGTERM if not given", "stop_signal: SIGINT"),
+    "stop_signal": ("text", "the signal that asks the server to end; SIGTERM if not given", "stop_signal: SIGINT"),
     "stop_grace_period": ("duration", "how long it may take to end; 10s if not given", "stop_grace_period: 1m30s"),
 }
 DEVENV: Words = {
-    "role": ("name", "what it is to others, who ask for it by this word", "role: database"),
+    "role": ("name", "the role by which other services require it", "role: database"),
     "endpoints": (
         "mapping",
-        "where it answers, by name; the first goes by the service's name alone",
+        "endpoints by name; variables of the first have the service's name alone",
         "endpoints: {client: {…}}",
     ),
     "endpoints.NAME.port": ("number", "the port inside the container, one of `ports`", "port: 2379"),
     "endpoints.NAME.url": ("template", "the URL, of `${host}`, `${port}` and values", "url: http://$${host}:$${port}"),
     "probe": (
         "mapping",
-        "how to find out that it works, and what the kind is to be told",
+        "how to check that it is ready: a kind and its settings",
         "probe: {kind: etcd, endpoint: client}",
     ),
     "probe.kind": ("name", "one of the kinds below", "kind: etcd"),
-    "probe.endpoint": ("name", "which endpoint to ask", "endpoint: client"),
-    "secrets": ("list of names", "made at random, once per environment", "secrets: [password]"),
-    "outputs": ("mapping", "told as `DEVENV_SERVICE_KEY`", "outputs: {USER: devenv}"),
-    "environment": ("mapping", "variables that clients know, told as they are", "environment: {OS_USERNAME: admin}"),
+    "probe.endpoint": ("name", "the endpoint to ask", "endpoint: client"),
+    "secrets": ("list of names", "secrets that devenv makes at random, once per environment", "secrets: [password]"),
+    "outputs": ("mapping", "variables `DEVENV_SERVICE_KEY`", "outputs: {USER: devenv}"),
+    "environment": (
+        "mapping",
+        "variables that clients know, under their own names",
+        "environment: {OS_USERNAME: admin}",
+    ),
     "provisioner": (
         "mapping",
-        "what makes each component its own part, and as whom",
+        "how to create a part for each component: a kind and its settings",
         "provisioner: {kind: mysql, endpoint: sql, …}",
     ),
     "provisioner.kind": ("name", "one of the kinds below", "kind: mysql"),
-    "provisioner.endpoint": ("name", "which endpoint it works with", "endpoint: sql"),
-    "component": ("mapping", "what that part is called, and how the component sees the service", "component: {…}"),
-    "component.urls": ("mapping", "URLs by endpoint in place of the endpoints' own", "urls: {sql: …}"),
+    "provisioner.endpoint": ("name", "the endpoint that it uses", "endpoint: sql"),
+    "component": ("mapping", "the names in that part, and how the component sees the service", "component: {…}"),
+    "component.urls": ("mapping", "URLs by endpoint that replace the endpoints' own", "urls: {sql: …}"),
     "component.outputs": (
         "mapping",
-        "told as `DEVENV_SERVICE_KEY`, and in small letters to the provisioner",
+        "variables `DEVENV_SERVICE_KEY`; the provisioner gets them in lower case",
         "outputs: {USER: $${component.name}}",
     ),
     "component.environment": ("mapping", "variables that clients know", "environment: {OS_USERNAME: …}"),
-    "component.settings": ("mapping", "what else the provisioner is told", "settings: {roles: $${component.roles}}"),
-    "component.reserved": ("list of names", "which no component may have", "reserved: [root]"),
+    "component.settings": ("mapping", "other settings for the provisioner", "settings: {roles: $${component.roles}}"),
+    "component.reserved": ("list of names", "names that no component may have", "reserved: [root]"),
     "switches": (
         "mapping",
-        "what devenv.yaml can switch on, each with the keys of `x-devenv` that it adds or changes",
+        "switches for devenv.yaml, each with the keys of `x-devenv` that it adds or changes",
         "switches: {auth: {…}}",
     ),
-    "wire": ("folder", "of the templates of wired files; `wire` if not given", "wire: wire"),
-    "wheels": ("path", "a pip requirements file, fetched for the build as `wheels/`", "wheels: requirements.txt"),
-    "package": ("text", "the one in the image whose version `devenv images list` shows", "package: etcd-server"),
-    "settings": ("mapping", "what a switch can change in the templates", 'settings: {sync: "false"}'),
+    "wire": ("folder", "the folder with the templates of wired files; `wire` if not given", "wire: wire"),
+    "wheels": (
+        "path",
+        "a pip requirements file; devenv fetches its wheels for the build, as `wheels/`",
+        "wheels: requirements.txt",
+    ),
+    "package": ("text", "the package whose version `devenv images list` shows", "package: etcd-server"),
+    "settings": ("mapping", "values for templates, which a switch can change", 'settings: {sync: "false"}'),
     "golden": (
         "list of names",
-        "volumes whose data a new environment starts from a copy of; credentials in them must be set anew",
+        "volumes that a new environment starts with a copy of; devenv replaces the credentials in them",
         "golden: [data]",
     ),
     "resumes": (
         "true or false",
-        "a first start that was killed is made good by the next one; else its volumes are made anew",
+        "whether the next start completes a killed first start; else devenv recreates the volumes",
         "resumes: true",
     ),
     "requires": ("mapping", "other services that it needs, by role", "requires: {database: {…}}"),
     "requires.NAME.condition": (
         "`service_started` or `service_healthy`",
-        "what the other one must be before this one is started",
+        "the state that the other one must have before this one starts",
         "condition: service_started",
     ),
-    "requires.NAME.component": ("name", "as whom it gets its own part there", "component: keystone"),
+    "requires.NAME.component": ("name", "the component as which it gets a part there", "component: keystone"),
 }
 PROBES = {
     "amqp": ("`user`, `password`, `vhost`", "a login, and a queue as oslo.messaging declares it"),
@@ -421,75 +447,75 @@ VALUES = [
     ("`${setting.NAME}`", "one of `settings`, in files under `configs` and under `wire/`"),
     ("`${environment}`", "the environment's id, such as `nova-1a2b3c4d`"),
     ("`${ROLE.host}`, `.port`", "the service of a required role, over the container network"),
-    ("`${ROLE.user}`, `.password`, …", "what was made there for this component: its outputs, in small letters"),
+    ("`${ROLE.user}`, `.password`, …", "the outputs of this component there, in lower case"),
     (
         "`${component.name}`, `.identifier`, `.password`",
-        "for components: the name, the same with `_` for `-`, and the password made for this service",
+        "for components: the name, the name with `_` for `-`, and the password for this service",
     ),
-    ("`${component.roles}`", "for components: the roles of its service user, with commas between"),
+    ("`${component.roles}`", "for components: the roles of the service user, separated by commas"),
     (
         "`${catalog.type}`, `.name`, `.url`",
-        "for components: their entry in the service catalog; empty if there is none",
+        "for components: the entry in the service catalog, or empty",
     ),
-    ("`${section.name}`, `.type`", "in `wire/section/` and `wire/typed-section/`: what the component lists"),
+    ("`${section.name}`, `.type`", "in `wire/section/` and `wire/typed-section/`: a section that the component lists"),
     ("`${host}`, `${port}`", "only in the `url` of an endpoint: that endpoint, from either side"),
 ]
 VARIABLES = [
-    ("`DEVENV_STATE_DIR`", "where state is kept; `~/.local/state/devenv` on Linux if not set"),
-    ("`DEVENV_CACHE_DIR`", "where caches are kept; `~/.cache/devenv` on Linux if not set"),
+    ("`DEVENV_STATE_DIR`", "the folder for state; on Linux `~/.local/state/devenv` if not set"),
+    ("`DEVENV_CACHE_DIR`", "the folder for caches; on Linux `~/.cache/devenv` if not set"),
     (
         "`DOCKER_HOST`",
-        "the engine, as for `docker`; one behind `ssh://` needs `pip install 'docker[ssh]'`, and"
-        " `ServerAliveInterval` in ssh's settings ends a connection that is dead",
+        "the engine, as for `docker`; `ssh://` needs `pip install 'docker[ssh]'`. Set `ServerAliveInterval` for ssh,"
+        " which ends dead connections",
     ),
-    ("`DOCKER_TLS_VERIFY`, `DOCKER_CERT_PATH`", "go with `DOCKER_HOST`, as for `docker`"),
-    ("`DOCKER_CONTEXT`, `DOCKER_CONFIG`", "which of docker's contexts, and where they are"),
-    ("`XDG_RUNTIME_DIR`", "where a rootless engine's socket is looked for; `/run/user/UID` if not set"),
-    ("`XDG_STATE_HOME`, `XDG_CACHE_HOME`", "on Linux in place of `~/.local/state` and `~/.cache`"),
-    ("`SHELL`", "what `devenv shell` opens; `/bin/sh` if not set"),
+    ("`DOCKER_TLS_VERIFY`, `DOCKER_CERT_PATH`", "TLS for `DOCKER_HOST`, as for `docker`"),
+    ("`DOCKER_CONTEXT`, `DOCKER_CONFIG`", "docker's context, and the folder with docker's settings"),
+    ("`XDG_RUNTIME_DIR`", "the folder with a rootless engine's socket; `/run/user/UID` if not set"),
+    ("`XDG_STATE_HOME`, `XDG_CACHE_HOME`", "on Linux, replace `~/.local/state` and `~/.cache`"),
+    ("`SHELL`", "the shell that `devenv shell` opens; `/bin/sh` if not set"),
     ("`NO_COLOR`", "no colours"),
-    ("`CI`, `TERM=dumb`", "no live display but one line per step; with `CI` nothing is asked, either"),
-    ("`GITHUB_ACTIONS`, `GITLAB_CI`", "how `devenv ci` folds its log"),
-    ("`GITHUB_STEP_SUMMARY`", "a file that `devenv ci` adds its report to"),
-    ("`COLUMNS`", "how wide tables are where the output is no terminal; 80 if not set"),
+    ("`CI`, `TERM=dumb`", "print one line per step instead of the live display; with `CI`, also ask nothing"),
+    ("`GITHUB_ACTIONS`, `GITLAB_CI`", "make `devenv ci` fold its log for that CI system"),
+    ("`GITHUB_STEP_SUMMARY`", "the file to which `devenv ci` appends its report"),
+    ("`COLUMNS`", "the width of tables if the output is not a terminal; 80 if not set"),
     (
         "`HTTP_PROXY`, `HTTPS_PROXY`, `FTP_PROXY`, `NO_PROXY`",
-        "for builds and pip, in small letters, too; not for probes",
+        "proxies for builds and pip, also in lower case; probes ignore them",
     ),
-    ("`PIP_INDEX_URL` and all of pip's", "for fetching wheels, as are pip's own files"),
+    ("`PIP_INDEX_URL` and all of pip's", "used to fetch wheels, like pip's own files"),
 ]
 WRITTEN = [
     ("`.devenv/.gitignore`", "keeps the folder out of git"),
     ("`.devenv/env`", "what `devenv env` prints: `NAME='value'` lines"),
     ("`.devenv/endpoints.json`", "host, port and URL of every endpoint by service"),
-    ("`.devenv/oslo.conf`", "the overlay of a component `devenv`, who is made with the environment"),
+    ("`.devenv/oslo.conf`", "the overlay of the component `devenv`, which every environment has"),
     ("`.devenv/COMPONENT.conf.d/`", "the overlay alone in a folder, for `--config-dir`"),
 ]
 KEPT = [
     ("`STATE/environments/ID/record.json`", "project, profile, ports, components and token of an environment"),
     ("`STATE/environments/ID/secrets.json`", "its secrets, 0600"),
-    ("`STATE/environments/ID/timing.json`", "what the last `up` did and when, for `status --timing`"),
-    ("`STATE/environments/ID/snapshots/NAME.json`", "what a snapshot holds, with the secrets of its data, 0600"),
+    ("`STATE/environments/ID/timing.json`", "step times of the last `up`, for `status --timing`"),
+    ("`STATE/environments/ID/snapshots/NAME.json`", "the contents of a snapshot, with the secrets of its data, 0600"),
     (
         "`STATE/environments/ID/pools/TOKEN/NAME.conf`",
-        "a test's component and its overlay, with its passwords, 0600; beside it a lock of the process that has it",
+        "the overlay of a test's component, with its passwords, 0600; beside it the lock of the process that uses it",
     ),
-    ("`STATE/environments/ID/users`", "held by all who use the services for a while"),
-    ("`STATE/environments/ID/lent/NAME`", "held by the one whom a component is lent to"),
+    ("`STATE/environments/ID/users`", "lock of all processes that use the services for a while"),
+    ("`STATE/environments/ID/lent/NAME`", "lock of the process that borrowed a component"),
     (
         "`STATE/environments/ID/lock`, `STATE/ports.lock`, `STATE/folders.lock`",
-        "held by the one devenv that changes something",
+        "lock of the devenv that changes something",
     ),
-    ("`STATE/wired.json`, `STATE/wired.lock`", "what was merged into files of projects, to be restored from"),
+    ("`STATE/wired.json`, `STATE/wired.lock`", "what devenv merged into files of projects, for `unwire`"),
     ("`STATE/trust.json`, `STATE/trust.lock`", "which files `devenv trust` allowed, with the hashes of what they held"),
-    ("`CACHE/wheels/`", "Python wheels that images are built of; may be removed"),
-    ("`CACHE/packages/`", "which packages are in an image, by its id; may be removed"),
-    ("`CACHE/golden/`", "an empty file for each golden state, whose time says when it was used last; may be removed"),
-    ("`CACHE/*.lock`", "held by the one devenv that makes an image or keeps a golden state"),
-    ("`devenv.yaml`", "by `devenv init` only, and never over one that is there"),
+    ("`CACHE/wheels/`", "Python wheels for images; you may remove it"),
+    ("`CACHE/packages/`", "the packages of each image, by its id; you may remove it"),
+    ("`CACHE/golden/`", "an empty file for each golden state, with the time of its last use; you may remove it"),
+    ("`CACHE/*.lock`", "lock of the devenv that makes an image or keeps a golden state"),
+    ("`devenv.yaml`", "written by `devenv init` only, which never overwrites it"),
     (
         "`/var/log/devenv-dockerd.log`",
-        "log of an engine that `doctor --fix` started without systemd; a user's is `STATE/dockerd.log`",
+        "log of an engine that `doctor --fix` started without systemd; of a user's engine: `STATE/dockerd.log`",
     ),
 ]
 

@@ -73,7 +73,7 @@ def load_catalogue(
     if problems:
         raise ConfigError(
             f"cannot use the services in {folder}: {len(problems)} error{'s' if len(problems) > 1 else ''}",
-            hint="docs/reference.md lists the keys that are understood",
+            hint="'devenv help reference' lists the keys",
             detail=problems,
         )
     return services

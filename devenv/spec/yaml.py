@@ -74,7 +74,7 @@ def understood(
             problems += [f"{path}:{line}: {text}" for line, text in sorted(worded)]
     raise ConfigError(
         f"cannot use {path}: {len(problems)} error{'s' if len(problems) > 1 else ''}",
-        hint="docs/reference.md lists the keys that are understood",
+        hint="'devenv help reference' lists the keys",
         detail=problems,
     )
 
