@@ -189,8 +189,8 @@ def _values() -> Iterator[str]:
     yield ""
     yield "Templates are the files under `configs` and under `wire/`. Under `x-devenv`, each `url` is a template, and so"
     yield "is each value of `outputs`, `environment`, `probe`, `provisioner`, `settings` and `component`. There, as"
-    yield "everywhere in a Compose file, write `$$` for `$`. An unknown name is an error. `$${` stands for `${`, any other `$`"
-    yield "for itself."
+    yield "everywhere in a Compose file, write `$$` for `$`. An unknown name is an error. `$${` stands for `${`, any"
+    yield "other `$` for itself."
     yield ""
     yield from _table(("value", "meaning"), VALUES)
 
