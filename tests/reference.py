@@ -187,7 +187,7 @@ def _paths(schema: dict[object, object], prefix: str = "") -> Iterator[tuple[str
 def _values() -> Iterator[str]:
     yield "## Values in templates"
     yield ""
-    yield "Templates are the files under `configs` and under `wire/`. Under `x-devenv`, each `url` is a template, and so"
+    yield "Templates are the files under `configs` and under `wire/`. Under `x-devenv`, each `url` is one, and so"
     yield "is each value of `outputs`, `environment`, `probe`, `provisioner`, `settings` and `component`. There, as"
     yield "everywhere in a Compose file, write `$$` for `$`. An unknown name is an error. `$${` stands for `${`, any"
     yield "other `$` for itself."
