@@ -1,4 +1,4 @@
-"""How images are made: on one base of Debian, from a registry or from packages, with wheels that this host fetches."""
+"""Build images on one base of Debian, which is pulled or made from packages, with wheels that this host fetches."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, SHARED, ServiceDefini
 from devenv.names import familiar
 from devenv.store.state import cache_folder, held, make_private
 
-# Newest first; PyPI's wheels name the oldest C library that they run on, and trixie has glibc 2.41.
+# Newest first. A wheel names the oldest C library that it runs on, and trixie has glibc 2.41.
 _MANYLINUX = ("2_34", "2_28", "2_17")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY")
 
-# How often a running program is asked whether it should go on.
+# How often, in seconds, devenv asks whether a running program should go on.
 _LOOK_SECONDS = 0.2
 
 Progress = Callable[[str], None]
@@ -39,20 +39,20 @@ Progress = Callable[[str], None]
 
 
 def make_base(engine: Engine, reference: str, progress: Progress) -> None:
-    """Have the base on the engine: pulled, or made here. Raises ServiceFailed saying why neither worked."""
+    """Pull the base, or make it from packages. Raises ServiceFailed saying why neither worked."""
     recipe, draft = images.recipe(), reference + images.DRAFT
     try:
         below = _pull(engine, images.full_reference(recipe["image"]), progress)
         labels = {images.LABEL_BASE: below}
     except ServiceFailed as error:
-        progress(f"cannot pull it, making {recipe['suite']} from packages")
+        progress(f"cannot pull it; making {recipe['suite']} from packages")
         _bootstrap_base(engine, draft, recipe, error.message, progress)
         below, labels = engine.inspect_image(draft)["Id"], {}
     _make(engine, reference, _from(below), {}, {**_labels(images.BASE), **labels}, progress)
 
 
 def _pull(engine: Engine, wanted: str, progress: Progress) -> str:
-    """Pull an image; returns which one it was, by its digest: a tag may be another one's by the next step."""
+    """Pull an image and return its digest: the tag may belong to another image by the next step."""
     progress(f"pulling {wanted}")
     engine.pull(wanted, progress)
     name = wanted.partition("@")[0] if "@" in wanted else wanted.rpartition(":")[0]
@@ -60,8 +60,8 @@ def _pull(engine: Engine, wanted: str, progress: Progress) -> str:
     if found := next((digest for digest in digests if digest.partition("@")[0] == name), ""):
         return found
     raise ServiceFailed(
-        f"cannot tell which image {wanted} is: the engine knows no digest of it",
-        hint=f"'docker image rm {wanted}', then run the same again: it is pulled anew",
+        f"cannot identify image {wanted}: the engine knows no digest of it",
+        hint=f"'docker image rm {wanted}', then run the same again: devenv pulls it",
     )
 
 
@@ -71,7 +71,7 @@ def _bootstrap_base(
     tool = host.base_tool()
     if not tool:
         raise ServiceFailed(
-            "cannot get a base image: it cannot be pulled, and neither mmdebstrap nor debootstrap is here",
+            "cannot get a base image: no registry gave it, and neither mmdebstrap nor debootstrap is installed",
             hint="'devenv doctor --fix' installs mmdebstrap on Debian and Ubuntu",
             detail=[pull_error],
         )
@@ -106,7 +106,7 @@ def _debootstrap(tool: str, recipe: Mapping[str, Any], tarball: Path, progress: 
 
 
 def _debian_mirror() -> str:
-    """Where this host gets Debian's packages from; empty elsewhere, for the tool's own default."""
+    """Return where this host gets Debian's packages from; nothing on other systems, where the tool has a default."""
     if not shutil.which("apt-get"):
         return ""
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian"]
@@ -120,10 +120,10 @@ def _debian_mirror() -> str:
 def build_image(engine: Engine, service: ServiceDefinition, reference: str, base: str, progress: Progress) -> None:
     """Build the image of a service on the base. Raises ServiceFailed with the end of the failing step.
 
-    Raises NotOurs if what is called like the base is another image.
+    Raises NotOurs if another image has the base's name.
     """
     wheels = fetch_wheels(engine, service, progress) if service.wheels else None
-    # By its id: it is the one that was looked at.
+    # By its id: the name may belong to another image by then.
     arguments = {"BASE": images.check_image(engine, base), **_proxies()}
     files = {str(path.relative_to(service.folder)): path.read_bytes() for path in images.context_files(service)}
     files |= {f"wheels/{path.name}": path.read_bytes() for path in sorted(wheels.iterdir())} if wheels else {}
@@ -138,7 +138,7 @@ def _make(
     labels: Mapping[str, str],
     progress: Progress,
 ) -> None:
-    """Build an image. It gets its name with the label that says what is in it, which is known when all else is done."""
+    """Build an image under a draft name, then again with the label that says what is in it and the real name."""
     draft = reference + images.DRAFT
     engine.build(draft, context, arguments, labels, progress)
     image = engine.inspect_image(draft)
@@ -152,7 +152,7 @@ def _from(image: str) -> IO[bytes]:
 
 
 def fetch_wheels(engine: Engine, service: ServiceDefinition, progress: Progress) -> Path:
-    """The folder of wheels that the service's list names, fetched with the host's own pip and its settings.
+    """Fetch the wheels that the service's list names with the host's own pip; return their folder.
 
     Inside the build, pip would know neither the user's mirror nor the certificates of an intercepting proxy.
     """
@@ -171,7 +171,7 @@ def fetch_wheels(engine: Engine, service: ServiceDefinition, progress: Progress)
         platforms = [f"--platform=manylinux_{version}_{machine}" for version in _MANYLINUX]
         _run(
             [
-                # -P: with -m alone, a pip.py of the project that this is run in would be run.
+                # -P: with -m alone, Python would run a pip.py in the project's folder.
                 *(sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
                 *(f"--python-version={images.PYTHON}", "--implementation=cp", *platforms, "--platform=any"),
                 *("--requirement", str(requirements), "--dest", str(fresh)),
@@ -181,14 +181,14 @@ def fetch_wheels(engine: Engine, service: ServiceDefinition, progress: Progress)
         try:
             fresh.rename(folder)
         except OSError:
-            # Somebody else was faster: theirs is as good.
+            # Another devenv was faster: its wheels are as good.
             if not folder.is_dir():
                 raise
     return folder
 
 
 def _proxies() -> dict[str, str]:
-    """The user's proxy settings: the engine hands them to the build's steps and keeps them out of the image."""
+    """Return the user's proxy settings: the engine gives them to the build's steps and keeps them out of the image."""
     names = [*_PROXIES, *(name.lower() for name in _PROXIES)]
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 
@@ -216,13 +216,13 @@ def _run(command: list[str], progress: Progress) -> None:
     if process.returncode:
         raise ServiceFailed(
             f"cannot finish {name}: exit code {process.returncode}",
-            hint="its last lines are above; mend what they say and run the same again",
+            hint="its last lines are above; fix what they say and run the same again",
             detail=lines[-20:],
         )
 
 
 @contextmanager
 def build_lock(reference: str, progress: Progress, over: Event | None = None) -> Iterator[None]:
-    """Let one devenv of this user build an image at a time. Raises Cancelled if it is `over` before its turn."""
+    """Let one devenv of this user build an image at a time. Raises Cancelled if `over` is set before its turn."""
     with held(cache_folder() / f"{reference.replace('/', '-').replace(':', '-')}.lock", progress, over):
         yield

@@ -1,7 +1,7 @@
-"""The images of a profile's services and the golden states that they begin with, in one file that a CI's cache keeps.
+"""Carry the images of a profile's services and their golden states in one file, for the cache of a CI.
 
-The keys are known before there is any image, so they are made of the definitions and files that images and golden
-states are made of; the images' key is how the other one begins.
+The keys of a cache are known before there is any image: they are made from the definitions and files that images and
+golden states are made from. The key for golden states begins with the key for images.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MACHINES = {"AMD64": "x86_64", "amd64": "x86_64", "arm64": "aarch64"}
 
 @dataclass(frozen=True)
 class Archive:
-    """What was saved or loaded: references of images, and of golden states, in an archive of so many bytes."""
+    """A file of images: the references of images and of golden states in it, and its size in bytes."""
 
     images: tuple[str, ...]
     golden: tuple[str, ...]
@@ -70,7 +70,7 @@ def save_images(
 
     A file is there whole or not at all. Raises ConfigError if an image is missing or it cannot be written.
     """
-    # The base is there if any of them was built here; it is for the next one that is.
+    # The base is there if an image was built here; the next build needs it.
     wanted = [image.reference for image in desired.images if image.how != "base" or image.reference in there]
     if missing := [reference for reference in wanted if reference not in there]:
         raise ConfigError(
@@ -128,19 +128,19 @@ def _open(stream: IO[bytes]) -> Iterator[IO[bytes]]:
     stream.flush()
 
 
-# The lists that an archive has of its images: every engine's, and that of the OCI's layout, which new ones prefer.
+# Two lists of an archive's images: the one of every engine, and the one of the OCI layout, which new engines prefer.
 _MANIFEST, _INDEX = "manifest.json", "index.json"
-# What engines read to find out which images there are.
+# What engines read to learn which images there are.
 _READ = (_MANIFEST, _INDEX, "oci-layout", "repositories")
-# What newer engines note the whole name of an image as.
+# Where newer engines note the whole name of an image.
 _NAME = "io.containerd.image.name"
 _MOST_BYTES = 4 << 20
 
 
 def images_in(archive: IO[bytes], name: str) -> dict[str, set[str]]:
-    """The images of an archive (a file, named as in `name`) by reference, each with the ids that it may get.
+    """Return the images of an archive (called `name` in errors) by reference, each with the ids that it may get.
 
-    Raises ConfigError if that is no archive of images, or none that is whole, or one of them has no name.
+    Raises ConfigError if it is no archive of images, if it is torn, or if an image in it has no name.
     """
     try:
         lists = _lists(archive)
@@ -154,8 +154,8 @@ def images_in(archive: IO[bytes], name: str) -> dict[str, set[str]]:
             tag = (entry.get("annotations") or {}).get(_NAME, "")
             found.setdefault(familiar(tag), set()).add(entry["digest"])
     except (tarfile.TarError, OSError, LookupError, TypeError, AttributeError, ValueError) as error:
-        hint = "'devenv images save' makes one; what compresses it has to be undone first: zstd -dc FILE | devenv …"
-        raise ConfigError(f"cannot load {name}: it is no whole archive of images", hint) from error
+        hint = "'devenv images save' writes one; decompress it first: zstd -dc FILE | devenv …"
+        raise ConfigError(f"cannot load {name}: it is not a complete archive of images", hint) from error
     if not found or "" in found:
         raise ConfigError(f"cannot load {name}: it has an image without a name", "'devenv images save' makes one")
     return found
@@ -164,16 +164,16 @@ def images_in(archive: IO[bytes], name: str) -> dict[str, set[str]]:
 def _lists(archive: IO[bytes]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with tarfile.open(fileobj=archive, mode="r:") as tar:
-        # To the end: a piece of an archive is none.
+        # Read to the end: a piece of an archive is no archive.
         for member in tar:
             if (name := posixpath.normpath(f"/{member.name}").lstrip("/")) not in _READ:
                 continue
-            # Of several, or through a link, an engine might read another one than is read here.
+            # An engine might read another file than this one if there are several, or a link.
             if name in found or member.name != name or not _is_plain(member):
                 raise ValueError(f"{member.name} is not the one {name}")
             content = tar.extractfile(member)
             found[name] = json.load(content) if content else None
-        # They go for each member that comes later, here; not so in engines.
+        # Python applies them to each later member; engines do not.
         if tar.pax_headers:
             raise ValueError("it has headers for all members")
     return found

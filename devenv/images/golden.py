@@ -1,7 +1,7 @@
-"""Golden states: the data of services right after their first start, kept as images and named by what made them.
+"""Keep golden states: the data of services right after their first start, as images named by what made them.
 
-A volume that is made anew is filled from the golden state of the same content, if there is one; what is secret or
-differs between environments is set anew by the service itself before it answers.
+devenv fills a new volume from the golden state of the same content, if there is one. The service itself then sets what
+is secret or differs between environments, before it answers.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from devenv.store.state import cache_folder, held, make_private
 
 REPOSITORY = "devenv/golden"
 CAUSE = "golden state"
-# What all golden states together may take of the engine's disk, in bytes: about ten of four services.
+# How much of the engine's disk all golden states may take, in bytes: about ten sets of four services.
 LIMIT = 1_000_000_000
-# Raise it when other data is made of the same content, e.g. by a provisioner.
+# Raise it when the same content makes other data, e.g. because a provisioner changed.
 _FORMAT = 1
 # Where a definition lies says nothing about what is in it.
 _PLACES = ("folder", "wire")
@@ -47,7 +47,7 @@ Progress = Callable[[str], None]
 
 
 def with_golden(desired: Desired, catalogue: Mapping[str, ServiceDefinition], observed: Observed, use: bool) -> Desired:
-    """The same, with the golden states that there are as sources (if they are to be used) and others to be kept."""
+    """Return the same with existing golden states as sources, if `use`; missing ones are to be kept."""
     found = references(desired, catalogue, observed.images)
     sources = {}
     for service in desired.services.values():
@@ -59,9 +59,9 @@ def with_golden(desired: Desired, catalogue: Mapping[str, ServiceDefinition], ob
 def references(
     desired: Desired, catalogue: Mapping[str, ServiceDefinition], images: Mapping[str, str]
 ) -> dict[str, str]:
-    """The image that holds, or would hold, the golden state of each volume that one is kept of.
+    """Return the image that holds, or would hold, the golden state of each volume that has one.
 
-    It is named by all that the content comes from: the service and those that have a part of it, each with its
+    Its name is made from all that the content comes from: the service and those that have a part of it, each with its
     definition, the files of its folder, and the very image (`images` maps references to ids). Services whose image
     is not there are left out.
     """
@@ -77,7 +77,7 @@ def references(
 
 
 def content_of(definition: ServiceDefinition) -> dict[str, Any]:
-    """All that a service is made of, without where it lies on this machine."""
+    """Return all that a service is made of, without where it lies on this machine."""
     content = {field.name: getattr(definition, field.name) for field in fields(definition)}
     content["files"] = [(file.target, file.source.read_text()) for file in definition.files]
     return {key: repr(value) for key, value in content.items() if key not in _PLACES}
@@ -94,9 +94,9 @@ def keep(
     progress: Progress,
     over: Event | None = None,
 ) -> None:
-    """Keep the volumes of a running container as `images`, by volume. Raises Cancelled if it is `over` before its turn.
+    """Keep the volumes of a running container as `images`, by volume. Raises Cancelled if `over` comes first.
 
-    The container pauses for that: what is kept is what a killed server would leave, all of one instant.
+    The container pauses meanwhile: what is kept is what a killed server would leave, at one instant.
     """
     with held(cache_folder() / f"golden-{service.name}.lock", progress, over):
         # Another environment with this content may have been first.
@@ -115,7 +115,7 @@ def keep(
 
 
 def watched(stream: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
-    """The stream; `progress` is told how much of it there was, and may raise to end it."""
+    """Yield the stream and report its size so far to `progress`, which may raise to end it."""
     size = 0
     for chunk in stream:
         size += len(chunk)
@@ -124,14 +124,14 @@ def watched(stream: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
 
 
 def folder_in(target: str) -> str:
-    """Where an image holds what came from the folder `target` of a container."""
+    """Return where an image holds what came from the folder `target` of a container."""
     return f"/{target.rstrip('/').rpartition('/')[2]}"
 
 
 def blamed(plan: Plan, desired: Desired, error: DevenvError) -> dict[str, str]:
-    """The services whose golden state may be why the plan failed, with its image.
+    """Return the services whose golden state may be why the plan failed, each with its image.
 
-    That is one that was filled from it and did not become ready, or did not let become ready what needs it.
+    Such a service was filled from it and did not become ready, or kept a service that needs it from becoming ready.
     """
     # Where the disk is full, no other state would fit either.
     if isinstance(error, NoEngine | NotOurs) or error.disk_full:
@@ -153,7 +153,7 @@ def blamed(plan: Plan, desired: Desired, error: DevenvError) -> dict[str, str]:
 
 
 def touch(images: Iterable[str]) -> None:
-    """Remember that golden states were used just now. Forgetting it only means that they go sooner."""
+    """Remember that golden states were used just now. One that is forgotten only goes sooner."""
     for image in images:
         try:
             marker = _marker(image)
@@ -165,7 +165,7 @@ def touch(images: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class Golden:
-    """A golden state that is there: its size in bytes, and when it was used last, in seconds since 1970."""
+    """A golden state on the engine: its size in bytes, and its last use in seconds since 1970."""
 
     image: str
     size: int
@@ -173,7 +173,7 @@ class Golden:
 
 
 def listed(engine: Engine) -> list[Golden]:
-    """The golden states on the engine, the one that was used last first."""
+    """Return the golden states on the engine, the last used first."""
     found = []
     for image in engine.devenv_images():
         for tag in map(familiar, image.get("RepoTags") or ()):
@@ -183,7 +183,7 @@ def listed(engine: Engine) -> list[Golden]:
 
 
 def collect(engine: Engine, limit: int = LIMIT) -> list[Golden]:
-    """Remove the golden states that were not used for longest until the others take no more than `limit` bytes."""
+    """Remove the golden states unused for longest until the rest take at most `limit` bytes; return what went."""
     removed, size = [], 0
     for golden in listed(engine):
         size += golden.size

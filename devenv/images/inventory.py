@@ -1,4 +1,4 @@
-"""What the images of an environment are: which ones, whether devenv made them, and what is in them."""
+"""Describe the images of an environment: which ones they are, whether devenv built them, what is in them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from devenv.spec.desired import Catalogue
 from devenv.store.files import written_whole
 from devenv.store.state import cache_folder, make_private
 
-# Where dpkg notes what is installed, and where images note what was unpacked without it: a file for each package.
+# Where dpkg notes what is installed, and where images note what was unpacked without it, one file per package.
 _DPKG, _DPKG_MORE = "/var/lib/dpkg/status", "/var/lib/dpkg/status.d"
 _PYTHON_PATH = "PYTHONPATH="
 _METADATA = ".dist-info/METADATA"
-# Raise it when other things are read of an image.
+# Raise it when devenv reads other things of an image.
 _FORMAT = 1
 
 
@@ -35,7 +35,7 @@ class ImageStatus:
 
     `id` is the image's own digest, `digest` the name and digest by which it was pulled, if it was; `base` is the public
     image that it was built on, by its digest. `version` is that of the package that matters in it. An image that is not
-    `genuine` has a name of devenv's and other content: it is not used.
+    `genuine` has one of devenv's names and other content: devenv does not use it.
     """
 
     service: str
@@ -108,7 +108,7 @@ def _packages(engine: Engine, image: Mapping[str, Any]) -> list[Package]:
     if (known := _known(cached)) is not None:
         return known
     found = sorted(_read(engine, image))
-    # Where it cannot be kept, it is read again.
+    # If it cannot be kept, devenv reads it again.
     with suppress(DevenvError):
         make_private(cached.parent)
         with written_whole(cached) as stream:
@@ -117,14 +117,14 @@ def _packages(engine: Engine, image: Mapping[str, Any]) -> list[Package]:
 
 
 def _pulled_as(reference: str, image: Mapping[str, Any]) -> str:
-    """The name and digest by which an image was pulled, or nothing."""
+    """Return the name and digest by which an image was pulled, or nothing."""
     name = Contents(reference, "", "", ()).name
     digests = [familiar(digest) for digest in image.get("RepoDigests") or ()]
     return next((digest for digest in digests if digest.partition("@")[0] == name), "")
 
 
 def _known(cached: Path) -> list[Package] | None:
-    """What was read before; None if nothing was, or if it cannot be understood."""
+    """Return what was read before; None if nothing was, or if it makes no sense."""
     try:
         return [Package(*map(str, package)) for package in json.loads(cached.read_text())]
     except (OSError, ValueError, TypeError):
@@ -132,7 +132,7 @@ def _known(cached: Path) -> list[Package] | None:
 
 
 def _read(engine: Engine, image: Mapping[str, Any]) -> Iterator[Package]:
-    """The packages in an image, read out of a container that is never started."""
+    """Read the packages in an image out of a container that is never started."""
     paths = [v.removeprefix(_PYTHON_PATH) for v in image["Config"].get("Env") or () if v.startswith(_PYTHON_PATH)]
     with engine.unstarted(image["Id"]) as container:
         for folder in (_DPKG, _DPKG_MORE):
@@ -140,13 +140,13 @@ def _read(engine: Engine, image: Mapping[str, Any]) -> Iterator[Package]:
                 yield from debian_packages(text)
         for folder in (folder for path in paths for folder in path.split(":") if folder):
             for name, text in _files(engine, container, folder, _METADATA):
-                # Those in it, not those that some package brings along for itself.
+                # Packages of this folder, not those that some package bundles.
                 if name.count("/") == 2 and (package := python_package(text)):
                     yield package
 
 
 def _files(engine: Engine, container: str, path: str, suffix: str) -> Iterator[tuple[str, str]]:
-    """The files at a path of a container whose names have the suffix, with their text; none if it is not there."""
+    """Yield the files at a path of a container whose names end so, with their text; none if the path is missing."""
     if not engine.has(container, path):
         return
     with (

@@ -1,8 +1,8 @@
-"""The images of services: named by what they are built from, on one base of Debian, or taken from a registry.
+"""Say which image each service runs: built on one base of Debian, or taken from a registry.
 
-The tag of a built image is a hash of all that goes into it: the base's recipe, the Dockerfile, the folder
-`image/` beside it if there is one, and the list of Python wheels. Nothing is built while a tag exists. What came out is
-hashed, too, into a label: an image that has one of our names and another content is known by it, and not used.
+The tag of a built image is a hash of all that goes into it: the base's recipe, the Dockerfile, the folder `image/`
+beside it if there is one, and the list of Python wheels. devenv builds nothing while a tag exists. A label holds a hash
+of what came out: by it, devenv knows an image that has one of its names and other content, and does not use it.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from devenv.spec.catalogue import data_folder
 from devenv.spec.components import digest
 
 BASE = "base"
-# The one of the base whose version is the release of Debian.
+# The package in the base whose version is the release of Debian.
 BASE_PACKAGE = "base-files"
 _RECIPE = Schema(
     {Required("image"): str, Required("suite"): str, Optional("exclude"): [str], Optional("include"): [str]}
 )
-# Debian trixie's Python, for which the wheels are fetched on a host that may have another one.
+# Debian trixie's Python. The host that fetches the wheels may have another one.
 PYTHON = "3.13"
-# What is added to the name of an image while it is made.
+# Ends the name of an image while it is built.
 DRAFT = "-draft"
-# Raise it when images are made otherwise of the same files: all are then made anew.
+# Raise it when the same files make other images: devenv then builds all of them again.
 _FORMAT = 2
-# Labels of an image that devenv made: a hash of its name and content; the public image that it stands on.
+# Labels of an image that devenv built: a hash of its name and content; the public image that it stands on.
 LABEL_CONTENT, LABEL_BASE = "io.devenv.content", "io.devenv.base"
-# What of an image's settings decides what runs in its containers.
+# The settings of an image that decide what its containers run.
 _SETTINGS = ("Entrypoint", "Cmd", "Env", "User", "WorkingDir")
 
 
@@ -53,7 +53,7 @@ _SETTINGS = ("Entrypoint", "Cmd", "Env", "User", "WorkingDir")
 
 
 def images_for(profile: Profile, catalogue: Mapping[str, ServiceDefinition]) -> dict[str, Image]:
-    """The image of each service of the catalogue, and the base under its own name."""
+    """Return the image of each service of the catalogue, and the base under its own name."""
     base = _base_reference()
     images = {BASE: Image(base, "base")}
     for name, service in catalogue.items():
@@ -68,7 +68,7 @@ def images_for(profile: Profile, catalogue: Mapping[str, ServiceDefinition]) -> 
 
 
 def full_reference(image: str) -> str:
-    """The image as the engine lists it: with the tag that is implied, and without one beside a digest."""
+    """Return an image as the engine lists it: with the tag that is implied, and without one beside a digest."""
     name, _, digest = familiar(image).partition("@")
     path, slash, last = name.rpartition("/")
     if digest:
@@ -77,7 +77,7 @@ def full_reference(image: str) -> str:
 
 
 def recipe() -> dict[str, Any]:
-    """How the base is made."""
+    """Read how the base is built."""
     return document.read(data_folder("compose") / "base.yaml", _RECIPE)
 
 
@@ -95,26 +95,26 @@ def _content_hash(service: ServiceDefinition, base: str) -> str:
 
 
 def context_files(service: ServiceDefinition) -> list[Path]:
-    """The files of a service that its build sees."""
+    """Return the files of a service that its build sees."""
     extra = sorted(path for path in service.folder.glob("image/**/*") if path.is_file())
     return [service.folder / "Dockerfile", *extra]
 
 
-# ---- whether it is that one ------------------------------------------------------------------------------------
+# ---- whether devenv built it -----------------------------------------------------------------------------------
 
 
 def content_of(reference: str, image: Mapping[str, Any]) -> str:
-    """What the label says of an image (as the engine inspects it) that devenv made under that name."""
+    """Return what the label says of an image (as the engine inspects it) that devenv built under that name."""
     return digest([reference, image["RootFS"]["Layers"], *(image["Config"].get(key) or None for key in _SETTINGS)])
 
 
 def is_genuine(reference: str, image: Mapping[str, Any]) -> bool:
-    """Whether devenv made the image under that name, and nothing of it was changed since."""
+    """Return whether devenv built the image under that name and nothing changed it since."""
     return _labels_of(image).get(LABEL_CONTENT) == content_of(reference, image)
 
 
 def check_image(engine: Engine, reference: str) -> str:
-    """The id of an image that devenv made. Raises NotOurs if what has its name is another one."""
+    """Return the id of an image that devenv built. Raises NotOurs if another image has its name."""
     image = engine.inspect_image(reference)
     if not is_genuine(reference, image):
         raise _not_ours(reference, image)
@@ -122,9 +122,9 @@ def check_image(engine: Engine, reference: str) -> str:
 
 
 def check_used(engine: Engine, plan: Plan, desired: Desired, there: Collection[str]) -> None:
-    """Raise NotOurs if the plan would use an image (of those `there`) that has a name of devenv's and is another one.
+    """Raise NotOurs if the plan would use an image that has one of devenv's names and that devenv did not build.
 
-    Asks nothing of the engine if the plan makes no container.
+    `there` are the references that the engine has. The engine is asked nothing if the plan creates no container.
     """
     used = [desired.services[op.target].image for op in plan.operations if op.action == "create"]
     if any(op.action == "build image" and op.target != BASE for op in plan.operations):
@@ -138,7 +138,7 @@ def check_used(engine: Engine, plan: Plan, desired: Desired, there: Collection[s
 
 
 def _check_data(engine: Engine, reference: str, service: str, environment: str) -> None:
-    """Raise NotOurs unless the image was imported by devenv as data of that service: it then has one layer."""
+    """Raise NotOurs unless devenv imported the image as data of that service: it then has one layer."""
     image = engine.inspect_image(reference)
     labels = _labels_of(image)
     ours = labels.get(LABEL_SERVICE) == service and labels.get(LABEL_ENVIRONMENT) in (SHARED, environment)
@@ -152,8 +152,8 @@ def _labels_of(image: Mapping[str, Any]) -> Mapping[str, str]:
 
 def _not_ours(reference: str, image: Mapping[str, Any]) -> NotOurs:
     return NotOurs(
-        f"cannot use image {reference}: it is not the one that devenv makes under that name ({image['Id'][:19]})",
-        hint=f"'docker tag' keeps it by another name; 'docker image rm {reference}', then run the same again",
+        f"cannot use image {reference}: devenv did not build it ({image['Id'][:19]})",
+        hint=f"keep it by another name with 'docker tag'; 'docker image rm {reference}', then run the same again",
     )
 
 
@@ -161,13 +161,13 @@ def _not_ours(reference: str, image: Mapping[str, Any]) -> NotOurs:
 
 
 def stale_images(engine: Engine, current: Iterable[Image]) -> list[str]:
-    """The names that devenv once gave to images and that no present definition asks for.
+    """Return the names that devenv once gave to images and that no present definition asks for.
 
-    Not golden states: another project may begin with them, and `devenv gc` knows how old they are. Nor what has another
-    name, or none: an image that somebody made of ours has all of its labels.
+    Golden states are not among them: another project may begin with them, and `devenv gc` knows their age. Nor is an
+    image with another name, or none: what somebody built on one of devenv's has all of its labels.
     """
     wanted = {image.reference for image in current if image.how != "pull"}
     repositories = {reference.rpartition(":")[0] for reference in wanted}
     tags = [familiar(tag) for image in engine.devenv_images() for tag in image.get("RepoTags") or ()]
-    # Somebody may be making what is wanted and not there yet.
+    # Another devenv may be building an image that is wanted and not there yet.
     return [tag for tag in tags if tag.rpartition(":")[0] in repositories and tag.removesuffix(DRAFT) not in wanted]

@@ -1,4 +1,4 @@
-"""What is in images, as a software bill of materials: the packages that dpkg and Python know of, told in SPDX."""
+"""Write a software bill of materials of images in SPDX: the packages that dpkg and Python know of."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from email.parser import HeaderParser
 from typing import Any
 from urllib.parse import quote
 
-# Who made the empty packages that the images have in place of what nothing in them uses.
+# The maintainer of the empty packages that replace what nothing in an image uses.
 _STAND_IN = "devenv <root@localhost>"
 _UNKNOWN = "NOASSERTION"
 _DOCUMENT = "SPDXRef-DOCUMENT"
-# What SPDX allows in the part of an identifier that is ours to choose.
+# What SPDX does not allow in the part of an identifier that devenv chooses.
 _NO_IDENTIFIER = re.compile(r"[^A-Za-z0-9.-]+")
 
 
@@ -31,7 +31,7 @@ class Package:
 
     @property
     def url(self) -> str:
-        """Its package URL (purl), which names it to all the world."""
+        """Return its package URL (purl), by which other tools know it."""
         if self.kind == "deb":
             return f"pkg:deb/debian/{_quoted(self.name)}@{_quoted(self.version)}?arch={_quoted(self.architecture)}"
         return f"pkg:{self.kind}/{_quoted(re.sub('[-_.]+', '-', self.name).lower())}@{_quoted(self.version)}"
@@ -39,7 +39,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Contents:
-    """An image with all that is in it: its reference, its id, the digest it was pulled by if it was, its packages."""
+    """An image and its packages: its reference, its id, the digest that it was pulled by, or nothing."""
 
     reference: str
     id: str
@@ -48,7 +48,7 @@ class Contents:
 
     @property
     def url(self) -> str:
-        """Its package URL, by what names the very image."""
+        """Return its package URL, with the digest or id of this very image."""
         name, host = self.name, ""
         first, slash, rest = name.partition("/")
         if slash and ("." in first or ":" in first):
@@ -57,41 +57,41 @@ class Contents:
 
     @property
     def name(self) -> str:
-        """Its reference without tag or digest."""
+        """Return its reference without tag or digest."""
         path, slash, last = self.reference.partition("@")[0].rpartition("/")
         return f"{path}{slash}{last.partition(':')[0]}"
 
 
 def upstream(version: str) -> str:
-    """The version that the authors of a package gave it, of Debian's: "4.0.5" of "4.0.5-6+deb13u2"."""
+    """Return the authors' version in one of Debian's: "4.0.5" in "4.0.5-6+deb13u2"."""
     return re.sub(r"^\d+:|-[^-]*$|\+(deb|dfsg|ds).*$", "", version)
 
 
-# ---- what is read of an image ----------------------------------------------------------------------------------
+# ---- read from an image ---------------------------------------------------------------------------------------
 
 
 def debian_packages(status: str) -> Iterator[Package]:
-    """The packages that dpkg's record says are installed; not those that are empty stand-ins."""
+    """Yield the packages that are installed by dpkg's record, without empty stand-ins."""
     for paragraph in status.split("\n\n"):
         found = dict(line.split(": ", 1) for line in paragraph.splitlines() if re.match(r"[A-Z][\w-]*: ", line))
-        # A record of one package alone (in status.d) says no status.
+        # The record of a single package (in status.d) has no status.
         installed = found.get("Status", "install ok installed").endswith(" installed")
         if {"Package", "Version"} <= found.keys() and installed and found.get("Maintainer") != _STAND_IN:
             yield Package("deb", found["Package"], found["Version"], found.get("Architecture", ""))
 
 
 def python_package(metadata: str) -> Package | None:
-    """The package that the METADATA of a Python distribution is about; None if it does not say."""
+    """Return the package that the METADATA of a Python distribution describes; None if it names none."""
     found = HeaderParser().parsestr(metadata)
     name, version = found.get("Name", ""), found.get("Version", "")
     return Package("pypi", str(name).strip(), str(version).strip()) if name and version else None
 
 
-# ---- told in SPDX ----------------------------------------------------------------------------------------------
+# ---- written as SPDX --------------------------------------------------------------------------------------------
 
 
 def spdx(images: Sequence[Contents], creator: str) -> dict[str, Any]:
-    """A document of SPDX 2.3, ready for JSON. A package that several images have is in it once."""
+    """Return a document of SPDX 2.3, ready for JSON. It lists a package once that several images have."""
     packages = sorted({package for image in images for package in image.packages})
     relationships = []
     for image in images:
@@ -105,7 +105,7 @@ def spdx(images: Sequence[Contents], creator: str) -> dict[str, Any]:
         "dataLicense": "CC0-1.0",
         "SPDXID": _DOCUMENT,
         "name": " ".join(image.reference for image in images),
-        # It has to be another one for each document, and is no address.
+        # Each document needs its own; it is no address.
         "documentNamespace": f"https://spdx.org/spdxdocs/devenv-images-{secrets.token_hex(16)}",
         "creationInfo": {
             "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -148,7 +148,7 @@ def _described(name: str, version: str, url: str) -> dict[str, Any]:
 
 
 def _identifier(name: str, url: str) -> str:
-    """Readable, and another one for every package URL."""
+    """Return a readable identifier that differs for every package URL."""
     return f"SPDXRef-{_NO_IDENTIFIER.sub('-', name)}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
 
 

@@ -1,9 +1,9 @@
-"""Snapshots: the data of all services of an environment, saved at one instant and restored together.
+"""Save the data of all services of an environment at one instant, and restore them together.
 
     <state folder>/environments/<id>/snapshots/<name>.json    what it holds and what made it, 0600
     devenv/snapshot:<id>-<random>-<service>-<volume>          an image on the engine for each volume
 
-The file is written last. What images a save makes is on record before: those that no file names it left unfinished.
+devenv writes the file last, and puts the images of a save on record first: those that no file names are unfinished.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class SavedService:
 class Snapshot:
     """One snapshot of one environment.
 
-    `saved` is when, in seconds since 1970; `size` is in bytes. `provisioned` and `secrets` are the environment's own
-    of that time, without which the data cannot be used.
+    `saved` is the time in seconds since 1970; `size` is in bytes. `provisioned` and `secrets` are the environment's own
+    of that time: nobody could use the data without them.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Snapshot:
 
     @property
     def own_secrets(self) -> dict[str, str]:
-        """Those of the services that are in it: others keep the data that they have, and its passwords."""
+        """Return the secrets of its services: other services keep the data that they have, and its passwords."""
         whose = {name: name.partition("/")[0].partition(".")[0] for name in self.secrets}
         return {name: secret for name, secret in self.secrets.items() if whose[name] in self.services}
 
@@ -71,7 +71,7 @@ class Snapshot:
 
 
 def load(state: State, name: str) -> Snapshot:
-    """The snapshot of that name. Raises ConfigError if there is none, or none that can be read."""
+    """Return the snapshot of that name. Raises ConfigError if there is none, or if it cannot be read."""
     path = _path(state, check_name(name, "a snapshot"))
     try:
         data = json.loads(path.read_text())
@@ -90,7 +90,7 @@ def load(state: State, name: str) -> Snapshot:
 
 
 def load_all(state: State) -> list[Snapshot]:
-    """Every snapshot of the environment that can be read, the newest first."""
+    """Return every snapshot of the environment that can be read, the newest first."""
     found = []
     for path in state.snapshots.glob("*.json"):
         try:
@@ -101,10 +101,10 @@ def load_all(state: State) -> list[Snapshot]:
 
 
 def check_free(state: State, name: str) -> None:
-    """Raise ConfigError if there is a snapshot of that name, also one that cannot be read."""
+    """Raise ConfigError if a snapshot has that name, even one that cannot be read."""
     if (path := _path(state, name)).exists():
         raise ConfigError(
-            f"cannot save snapshot {name!r}: it is there",
+            f"cannot save snapshot {name!r}: there is one of that name",
             f"'devenv snapshot rm {name}' first; if that cannot read it, remove {path}",
         )
 
@@ -113,9 +113,9 @@ def check_free(state: State, name: str) -> None:
 
 
 def plan_save(desired: Desired, observed: Observed) -> tuple[Plan, dict[str, SavedService]]:
-    """What saves every volume of the services, and what will then be where.
+    """Plan to save every volume of the services; return the plan and where each volume will be.
 
-    Raises ConfigError where a service has no container to read the volumes of.
+    Raises ConfigError if a service has no container to read the volumes of.
     """
     token, operations, services = secrets.token_hex(4), [], {}
     for name, service in desired.services.items():
@@ -133,14 +133,14 @@ def plan_save(desired: Desired, observed: Observed) -> tuple[Plan, dict[str, Sav
 
 
 def plan_settle(desired: Desired, observed: Observed) -> Plan:
-    """What has services bring to disk what they are late with, before they stand still."""
+    """Plan to have services write to disk what they are late with, before they pause."""
     late = [name for name, service in desired.services.items() if service.provisioner.get("settle") == "true"]
     return Plan(tuple(Operation("settle", name) for name in late if observed.containers[name].running))
 
 
 @contextmanager
 def standing_still(engine: Engine, containers: Sequence[ObservedContainer]) -> Iterator[None]:
-    """Have all these containers pause at the same time; those that did run go on afterwards, whatever happens."""
+    """Pause all these containers at the same time; those that ran go on afterwards, whatever happens."""
     running = [container.id for container in containers if container.running]
     with ThreadPoolExecutor(max(1, len(running))) as pool:
         try:
@@ -157,7 +157,7 @@ def _go_on(engine: Engine, container: str) -> None:
 
 
 def write(state: State, name: str, services: Mapping[str, SavedService], engine: Engine) -> Snapshot:
-    """Make what was saved a snapshot, by its name."""
+    """Write what was saved down as a snapshot of that name."""
     snapshot = Snapshot(
         name=name,
         environment=state.id,
@@ -210,7 +210,7 @@ def check(snapshot: Snapshot, images: Mapping[str, Image], there: Mapping[str, s
 
 
 def sources(snapshot: Snapshot, services: Collection[str]) -> dict[str, Source]:
-    """Where the volumes of these services get their data from, by volume."""
+    """Return where the volumes of these services get their data from, by volume."""
     return {
         f"devenv-{snapshot.environment}-{name}-{volume}": Source(image, f"snapshot {snapshot.name}")
         for name, saved in snapshot.services.items()
@@ -223,9 +223,9 @@ def sources(snapshot: Snapshot, services: Collection[str]) -> dict[str, Source]:
 
 
 def remove(state: State, engine: Engine, snapshot: Snapshot) -> None:
-    """Forget a snapshot and remove its data. The file goes first: what it names is there, or it is not.
+    """Forget a snapshot and remove its data. The file goes first: a snapshot is there with all it names, or not at all.
 
-    What is not removed then stays on record, as what an interrupted save left does.
+    Images that could not be removed stay on record, as those of an interrupted save do.
     """
     others = [image for image in state.load().saving if image not in snapshot.images]
     state.amend(saving=[*others, *snapshot.images])
@@ -234,9 +234,9 @@ def remove(state: State, engine: Engine, snapshot: Snapshot) -> None:
 
 
 def leftovers(state: State, there: Collection[str]) -> list[str]:
-    """The images of an interrupted save: those on record that no snapshot names.
+    """Return the images of an interrupted save: those on record that no snapshot names.
 
-    None, if there is a snapshot that cannot be read: nobody can tell which images are its own.
+    There are none if a snapshot cannot be read: nobody can tell which images are its own.
     """
     if not (saving := state.load().saving):
         return []

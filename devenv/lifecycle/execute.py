@@ -1,6 +1,6 @@
-"""Walk a plan: every operation as soon as those before it are done, as many at once as there are.
+"""Walk a plan: run every operation as soon as those before it are done, as many at the same time as are ready.
 
-A failed operation stops what waits for it and nothing else. Nothing is decided here that a plan could say.
+A failed operation stops what waits for it and nothing else. The plan decides; this file carries out.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from devenv.services.base import Component, Provisioner
 from devenv.services.lookup import load_provisioner
 from devenv.services.readiness import Patience, target_of, wait_until_ready
 
-# How long a service may take that starts from its golden state, before it is started without: ten times the usual.
+# Seconds that a service may take from its golden state, before devenv starts it without: ten times the usual.
 _GOLDEN_SECONDS = 60
-# How long one may take that was emptied while it runs, before it is made anew: it answers at once, if it is well.
+# Seconds that one may take after it cleared its data, before devenv recreates it: a healthy one answers immediately.
 _EMPTIED_SECONDS = 10
 # A plan is as wide as its services, plus builds. Threads that wait cost next to nothing.
 _THREADS = 32
 # How long a container gets to end by itself whose service is in no catalogue: Docker's own.
 _STOP_SECONDS = 10
-# Components that one service is given at a time: more only wait inside it, and keep others' threads.
+# Components that one service gets at the same time: more would only wait inside it, and hold threads.
 _AT_ONCE = 6
 
 
@@ -163,7 +163,7 @@ class _Run:
         return not operation.component or beside < _AT_ONCE
 
     def _hopeless(self, operation: Operation) -> bool:
-        """Whether something that the operation waits for failed, or was itself hopeless."""
+        """Return whether something that the operation waits for failed, or will never run."""
         lost = self._context.cancelled.is_set() or any(key in self._failures for key in operation.after)
         if lost:
             self._failures.setdefault(operation.key, Cancelled())
@@ -177,7 +177,7 @@ class _Run:
                 raise
             self._interrupted = True
             self._context.cancelled.set()
-            self._report.note("interrupted: ending what has begun (Ctrl-C stops at once)")
+            self._report.note("interrupted: finishing what has begun (Ctrl-C again stops immediately)")
             return set()
 
     def _one(self, operation: Operation) -> None:
@@ -207,7 +207,7 @@ class _Run:
         failed = {op.key: self._failures[op.key] for op in self._plan.operations if op.key in self._failures}
         errors = {key: error for key, error in failed.items() if not isinstance(error, Cancelled)}
         if not errors:
-            if failed:  # Somebody else's thread cancelled it.
+            if failed:  # another thread cancelled it
                 raise Cancelled
             return
         first, *others = errors.values()
@@ -224,7 +224,7 @@ Tell = Callable[[str], None]
 
 
 def _fetch_wheels(operation: Operation, context: Context, tell: Tell) -> None:
-    # Lazily, as below: hardly any `up` makes images.
+    # Imported here, as below: hardly any `up` builds images.
     from devenv.images.build import fetch_wheels
 
     fetch_wheels(context.engine, context.catalogue[operation.target], tell)
@@ -233,7 +233,7 @@ def _fetch_wheels(operation: Operation, context: Context, tell: Tell) -> None:
 def _build_image(operation: Operation, context: Context, tell: Tell) -> None:
     from devenv.images.build import build_image, build_lock, make_base
 
-    # Another project's devenv may be at the same image: then theirs will do.
+    # Another project's devenv may be building the same image: then its image serves.
     with build_lock(operation.subject, tell, context.cancelled):
         if context.engine.has_image(operation.subject):
             check_image(context.engine, operation.subject)
@@ -273,8 +273,8 @@ def _keep(operation: Operation, context: Context, tell: Tell) -> None:
             context.cancelled,
         )
     except DevenvError as error:
-        # The service works all the same; only the next environment's first start is a slow one.
-        context.note(f"the golden state of {service.name} was not kept: {error}")
+        # The service works all the same; only the next environment's first start is slow.
+        context.note(f"could not keep the golden state of {service.name}: {error}")
 
 
 def _golden_images(service: DesiredService, context: Context) -> dict[str, str]:
@@ -303,7 +303,7 @@ def _start(operation: Operation, context: Context, tell: Tell) -> None:
     try:
         context.engine.start(context.containers[service], service)
     except PortTaken:
-        if not operation.subject:  # Made for this: it would hold on to the port.
+        if not operation.subject:  # created for this start: it would hold on to the port
             context.engine.remove(context.containers[service])
         raise
     except LimitRefused:
@@ -362,7 +362,7 @@ def _drop(operation: Operation, context: Context, _: Tell) -> None:
 
 
 def _provisioner(service: DesiredService, context: Context) -> Provisioner:
-    """The one provisioner of the service in this run: it keeps connections and logins for all components."""
+    """Return the one provisioner of the service in this run: it keeps connections and logins for all components."""
     with context.opening:
         if service.name not in context.provisioners:
             kind = load_provisioner(service.provisioner["kind"])

@@ -1,4 +1,4 @@
-"""What an `up` did and when: how it is noted, which of it was critical, and how other programs get it.
+"""Note what an `up` did and when, find what was critical, and hand it to other programs.
 
 A run is one row of devenv's own phases; between two of them are the operations of its plan, many at the same time.
 """
@@ -24,9 +24,9 @@ _OPERATIONS = ""
 _WITHOUT_SERVICE = {"create network": "network", "remove network": "network", "build image": "base"}
 # More components' parts of one service than these share one line.
 _MOST_COMPONENTS = 6
-# A phase that is shown as 0.00 s says nothing.
+# A phase of 0.00 s tells nothing.
 _SHOWN_SECONDS = 0.005
-# What is less than this is no word worth.
+# Waiting for less than this is not worth a word.
 _TOLD_SECONDS = 0.05
 # No `up` takes years.
 _LONGEST = 1e8
@@ -71,14 +71,14 @@ class Run:
     operations: tuple[Step, ...]
 
     def name(self, span: Span) -> str:
-        """The key without what all names of the environment have in common."""
+        """Return the key without what all names of the environment have in common."""
         prefix = f" devenv-{self.environment}"
         return span.key.replace(f"{prefix}-", " ").replace(prefix, "")
 
 
 @dataclass(frozen=True)
 class Link:
-    """A piece of the critical chain, and for how many seconds nothing but a free place was missing before it."""
+    """A piece of the critical chain, and how many seconds it waited before for a free place alone."""
 
     span: Span
     waited: float
@@ -86,9 +86,9 @@ class Link:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a chart: a phase, an operation, or what was done for many components.
+    """One line of a chart: a phase, an operation, or operations for many components.
 
-    `pieces` are WAITING, OTHER or CRITICAL, each with its two ends, and are to be drawn in this order.
+    `pieces` are WAITING, OTHER or CRITICAL, each with its two ends, to draw in this order.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Row:
 
 
 def process_began() -> float:
-    """When this process began, by time.monotonic(); a little late where the system does not tell."""
+    """Return when this process began, by time.monotonic(); a little late where the system does not tell."""
     age = time.process_time()
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
@@ -113,7 +113,7 @@ def process_began() -> float:
 class Watch(Report):
     """A report that notes when things happen and passes them on.
 
-    `began` is when whoever asked for the run began, by time.monotonic(); what came before now was the start.
+    `began` is when the program that asked for the run began, by time.monotonic(): until now it was starting.
     """
 
     def __init__(self, environment: str, report: Report, began: float | None = None) -> None:
@@ -127,11 +127,11 @@ class Watch(Report):
         self.phase("read files")
 
     def phase(self, name: str) -> None:
-        """From now on this is done, until the next phase or operation."""
+        """Begin a phase, which lasts until the next phase or operation."""
         self._marks.append((name, self._now()))
 
     def run(self) -> Run | None:
-        """What was done until now; nothing if no plan was begun."""
+        """Return what was done until now; nothing if no plan was begun."""
         names = [name for name, _ in self._marks]
         if _OPERATIONS not in names:
             return None
@@ -192,7 +192,7 @@ class Watch(Report):
 
 
 def understood(data: Mapping[str, Any]) -> Run | None:
-    """The run that `dataclasses.asdict` made this of, or nothing if it cannot have."""
+    """Return the run that `dataclasses.asdict` made this of, or nothing if it made no such thing."""
     try:
         phases = tuple(Span(**phase) for phase in data["phases"])
         steps = tuple(Step(**{**step, "after": tuple(map(str, step["after"]))}) for step in data["operations"])
@@ -209,9 +209,9 @@ def understood(data: Mapping[str, Any]) -> Run | None:
 
 
 def critical(run: Run) -> tuple[Link, ...]:
-    """The chain without which the run would have been shorter: phases, operations, phases; it adds up to the whole.
+    """Return the chain that made the run as long as it was: phases, operations, phases. It adds up to the whole.
 
-    Of the operations it is the one that ended last, the one that ended last of those it came after, and so on.
+    It ends with the operation that ended last. Before each stands the last to end of those that it came after.
     """
     chain: list[Span] = []
     earlier = before(run)
@@ -227,14 +227,14 @@ def critical(run: Run) -> tuple[Link, ...]:
 
 
 def waits(run: Run) -> dict[str, float]:
-    """For how many seconds each operation (by key) could have run and did not: all places were taken."""
+    """Return for how many seconds each operation (by key) was ready to run and waited for a free place."""
     begins, earlier = _begin_of_operations(run), before(run)
     ends = {key: max(map(_end, steps), default=begins) for key, steps in earlier.items()}
     return {step.key: max(0.0, step.began - ends[step.key]) for step in run.operations}
 
 
 def before(run: Run) -> dict[str, list[Step]]:
-    """Those that each operation (by key) came after."""
+    """Return the operations that each one (by key) came after."""
     steps = {step.key: step for step in run.operations}
     return {step.key: [steps[key] for key in step.after if key in steps] for step in run.operations}
 
@@ -249,7 +249,7 @@ def _end(span: Span) -> float:
 
 
 def in_words(run: Run) -> str:
-    """The critical chain, what it took of the whole, and what took longest."""
+    """Return the critical chain, its share of the whole, and its longest piece, in one line."""
     links = critical(run)
     chain = [link for link in links if isinstance(link.span, Step)]
     pieces = [(run.name(link.span), link.span.seconds) for link in links]
@@ -265,7 +265,7 @@ def in_words(run: Run) -> str:
 
 
 def rows(run: Run) -> list[Row]:
-    """What a chart shows, in the order in which it began; many components' parts of one service are one row."""
+    """Return the rows of a chart, in the order in which they began; many components of one service are one row."""
     chain, waited = {link.span for link in critical(run)}, waits(run)
     parts = Counter(group for step in run.operations if (group := _group(step)))
     found: dict[str, list[Span]] = {}
@@ -287,7 +287,7 @@ def _row(name: str, spans: Sequence[Span], chain: Container[Span], waited: Mappi
 
 
 def _group(span: Span) -> str:
-    """What components' parts of one service have in common: "provision mysql"; nothing for all else."""
+    """Return what components' parts of one service have in common: "provision mysql"; nothing for all else."""
     group, slash, _ = span.key.partition("/")
     return group if slash else ""
 
@@ -296,9 +296,9 @@ def _group(span: Span) -> str:
 
 
 def as_data(run: Run) -> dict[str, Any]:
-    """The run for JSON, with what was critical and how long each part of it waited; seconds since the run began.
+    """Return the run for JSON, with what was critical and how long each part waited; in seconds since the run began.
 
-    What the critical phases and operations took and waited adds up to the whole.
+    The times and waits of the critical phases and operations add up to the whole.
     """
     links = {link.span.key: link.waited for link in critical(run)}
     waited, data = {**links, **waits(run)}, asdict(run)

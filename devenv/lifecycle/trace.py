@@ -1,4 +1,4 @@
-"""A run as a trace file, for ui.perfetto.dev and chrome://tracing: the JSON object format of Chrome's tracing."""
+"""Write a run as a trace file for ui.perfetto.dev and chrome://tracing, as Chrome's JSON object format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from devenv.store.state import write_files
 
 
 def as_trace(run: Run) -> dict[str, Any]:
-    """The run as Perfetto and chrome://tracing read it: a track per service, or several where it did much at once."""
+    """Return the run as Perfetto and chrome://tracing read it: a track per service, or several for parallel work."""
     tracks = _tracks(run)
     return {
         "traceEvents": [
@@ -29,7 +29,7 @@ def as_trace(run: Run) -> dict[str, Any]:
 
 
 def _tracks(run: Run) -> list[tuple[str, list[Span]]]:
-    """Slices of one track may not overlap, so each operation goes to the first of its service's that is free."""
+    """Put each operation on the first free track of its service, since slices of one track may not overlap."""
     found: dict[str, list[list[Span]]] = {"devenv": [list(run.phases)]}
     for step in run.operations:
         tracks = found.setdefault(step.service, [])
@@ -64,13 +64,13 @@ def _slices(run: Run, tracks: Sequence[tuple[str, list[Span]]]) -> Iterator[dict
 
 
 def _flows(run: Run, tracks: Sequence[tuple[str, list[Span]]]) -> Iterator[dict[str, Any]]:
-    """An arrow to each operation from each one that it came after."""
+    """Yield an arrow to each operation from each one that it came after."""
     track_of = {span: number for number, (_, track) in enumerate(tracks, 1) for span in track}
     earlier = before(run)
     pairs = [(other, step) for step in run.operations for other in earlier[step.key]]
     for number, (other, step) in enumerate(pairs, 1):
         common = {"name": "after", "cat": "after", "id": number, "pid": 1}
-        # An arrow begins inside of a slice, whose last moment is not in it any more.
+        # An arrow begins inside a slice, and the end of a slice is outside it.
         leaves = max(_microseconds(other.began), _microseconds(other.ended) - 1)
         yield {**common, "ph": "s", "tid": track_of[other], "ts": leaves}
         yield {**common, "ph": "f", "bp": "e", "tid": track_of[step], "ts": _microseconds(step.began)}
@@ -81,9 +81,9 @@ def _microseconds(seconds: float) -> int:
 
 
 def write_trace(path: Path, run: Run, project: Path) -> None:
-    """Write the run for Perfetto and chrome://tracing. Raises ConfigError where that cannot be done."""
+    """Write the run for Perfetto and chrome://tracing. Raises ConfigError if it cannot be written."""
     check_place(path, project)
     real = real_path(path)
-    # Outside of the project not to where a link leads that somebody put there meanwhile.
+    # Outside of the project, do not follow a link that somebody put there meanwhile.
     target = real if real.is_relative_to(project.resolve()) else path
     write_files({target: (json.dumps(as_trace(run)) + "\n").encode()}, 0o644)

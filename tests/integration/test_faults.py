@@ -56,7 +56,7 @@ def test_ctrl_c_twice_ends_devenv_at_once_and_the_next_up_completes(project: Pro
         until(run, "Step 3/")
         until(run, "image etcd: step last")
         run.send_signal(signal.SIGINT)
-        until(run, "Ctrl-C stops at once")
+        until(run, "Ctrl-C again stops immediately")
         run.send_signal(signal.SIGINT)
         assert run.stderr
         rest = run.stderr.read()

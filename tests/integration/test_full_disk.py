@@ -44,7 +44,7 @@ def test_a_full_disk_costs_neither_the_environment_nor_what_was_saved_before(
     # A golden state that there is no room for is not kept, which costs nobody their environment.
     ballast = small.fill(leave=TOO_LITTLE + 130_000_000)
     said = run("up")
-    assert "the golden state of etcd was not kept: cannot keep data" in said and "no space left" in said
+    assert "could not keep the golden state of etcd: cannot keep data" in said and "no space left" in said
     assert {image.id for image in small.client.images.list(all=True)} == images
     run("exec", "etcd", "etcdctl", "put", "key", "1")
 

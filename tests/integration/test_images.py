@@ -68,7 +68,7 @@ def refused(project: Project, client: docker.DockerClient, reference: str, *comm
     """By these commands, with one line and before anything is done; and the image keeps its name."""
     identity = client.images.get(reference).id
     for command in commands:
-        line = f"cannot use image {reference}: it is not the one that devenv makes under that name ({identity[:19]})"
+        line = f"cannot use image {reference}: devenv did not build it ({identity[:19]})"
         one_clear_line(project.devenv(*command, check=False), 7, line, f"docker image rm {reference}")
     assert ours(client, project.id) == {"containers": [], "networks": [], "volumes": []}
     assert client.images.get(reference).id == identity
@@ -120,7 +120,7 @@ def test_nothing_is_built_on_a_base_that_is_not_devenvs(
     try:
         client.api.import_image_from_data(b"\0" * 10240, *base.split(":"))
         failed = project.devenv("up", check=False)
-        one_clear_line(failed, 7, f"cannot use image {base}: it is not the one that devenv makes under that name")
+        one_clear_line(failed, 7, f"cannot use image {base}: devenv did not build it")
         assert listed(project)["etcd"]["size"] is None
     finally:
         remove(client, base, there["etcd"]["reference"])
@@ -227,7 +227,7 @@ def test_another_image_than_the_pinned_one_is_not_taken(
     monkeypatch.setattr(images, "recipe", lambda: {"image": registry.name(TAG, registry.digest), "suite": "trixie"})
     monkeypatch.setattr(host, "base_tool", lambda: "")
     reference = f"devenv/base:test-{uuid.uuid4()}"
-    with pytest.raises(ServiceFailed, match="cannot get a base image: it cannot be pulled") as failure:
+    with pytest.raises(ServiceFailed, match="cannot get a base image: no registry gave it") as failure:
         imagebuild.make_base(connect(), reference, lambda text: None)
     assert registry.digest in registry.asked
     assert "cannot pull image" in failure.value.detail[0] and "digest" in failure.value.detail[0]

@@ -151,7 +151,7 @@ def check(*operations: Operation, foreign: str, target: Any = TARGET, **image: A
 
 
 def test_an_image_is_looked_at_before_a_container_is_made_of_it() -> None:
-    with pytest.raises(NotOurs, match=f"cannot use image {REFERENCE}: it is not the one that devenv makes"):
+    with pytest.raises(NotOurs, match=f"cannot use image {REFERENCE}: devenv did not build it"):
         check(CREATE, foreign=REFERENCE)
     check(CREATE, foreign="devenv/other:1")
     # Nothing is made of it now.

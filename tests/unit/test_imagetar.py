@@ -63,7 +63,7 @@ def test_a_name_that_only_one_of_the_lists_has_is_found() -> None:
     ],
 )
 def test_what_is_no_whole_archive_is_refused(content: bytes) -> None:
-    with pytest.raises(ConfigError, match=r"cannot load cache\.tar: it is no whole archive of images"):
+    with pytest.raises(ConfigError, match=r"cannot load cache\.tar: it is not a complete archive of images"):
         images_in(io.BytesIO(content), "cache.tar")
 
 
@@ -82,7 +82,7 @@ def with_member(name: str, content: bytes = EVIL, **about: Any) -> bytes:
 @pytest.mark.parametrize("name", ["manifest.json", "index.json", "oci-layout", "repositories"])
 @pytest.mark.parametrize("spelled", ["./{}", "/{}", "//{}", "layer/../{}", "../{}", ".//{}"])
 def test_a_list_that_only_an_engine_would_take_for_one_is_refused(name: str, spelled: str) -> None:
-    with pytest.raises(ConfigError, match="it is no whole archive of images"):
+    with pytest.raises(ConfigError, match="it is not a complete archive of images"):
         images_in(io.BytesIO(with_member(spelled.format(name), b"{}")), "cache.tar")
 
 
@@ -97,7 +97,7 @@ def test_a_list_that_only_an_engine_would_take_for_one_is_refused(name: str, spe
     ids=["a second one", "a symbolic link", "a hard link", "a folder"],
 )
 def test_another_list_than_the_one_that_is_read_is_refused(about: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="it is no whole archive of images"):
+    with pytest.raises(ConfigError, match="it is not a complete archive of images"):
         images_in(io.BytesIO(with_member("manifest.json", **about)), "cache.tar")
 
 
@@ -111,7 +111,7 @@ def test_headers_that_go_for_all_members_are_refused() -> None:
         member = tarfile.TarInfo("manifest.json")
         member.size = len(EVIL)
         tar.addfile(member, io.BytesIO(EVIL))
-    with pytest.raises(ConfigError, match="it is no whole archive of images"):
+    with pytest.raises(ConfigError, match="it is not a complete archive of images"):
         images_in(io.BytesIO(buffer.getvalue()), "cache.tar")
 
 
