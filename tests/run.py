@@ -43,7 +43,8 @@ def lanes(folder: Path, long: bool) -> list[list[Part]]:
     engine = Part("engine", (str(_BIN / "devenv"), "doctor", "--fix"))
     spread = ("--numprocesses", _PROCESSES, "--dist", "loadgroup")
     if long:
-        return [[engine, tests("long", "tests", "-m", "long", *spread)]]
+        examples = tests("examples", "tests/unit", "-m", "hypothesis", "--hypothesis-profile", "thorough")
+        return [[examples], [engine, tests("long", "tests", "-m", "long", *spread)]]
     services = ("tests/integration", "tests/consumers", "tests/chaos")
     return [
         [

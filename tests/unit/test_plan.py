@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from builders import DIGEST, NETWORK, consumer, container, converged, desired, part, service, with_containers
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from devenv.lifecycle.plan import (
     Terms,
@@ -670,7 +670,6 @@ def test_operations_come_after_what_they_wait_for_and_have_one_name_each(
         seen.add(op.key)
 
 
-@settings(max_examples=100)
 @given(
     observations(),
     st.sets(st.sampled_from(["mysql/keystone", "keystone/nova"])),

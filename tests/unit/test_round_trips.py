@@ -20,6 +20,7 @@ from typing import Any
 import dotenv
 import pytest
 import yaml
+from builders import read_yaml
 from hypothesis import given, settings, strategies as st
 from oslo_config import cfg, iniparser
 
@@ -36,8 +37,6 @@ from devenv.wiring.compose import compose_file
 
 CATALOGUE = load_catalogue()
 GUARDED = load_catalogue(switches={"etcd": {"auth": True}})
-# The same in C, where it is there.
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # What other tools take for something else than a word.
 WORDS = ("null", "true", "no", "on", "y", "nan", "inf", "e1", "x0", "nova", "my-service", "a_b")
 # What ends a value, or begins something else, in one of the formats.
@@ -142,7 +141,7 @@ def from_dotenv(text: str) -> dict[str, str | None]:
     return dict(dotenv.dotenv_values(stream=io.StringIO(text)))
 
 
-PARSERS = {".conf": oslo, ".yaml": yaml.safe_load, ".json": json.loads, ".env": from_dotenv}
+PARSERS = {".conf": oslo, ".yaml": read_yaml, ".json": json.loads, ".env": from_dotenv}
 
 
 def in_bash(folder: Path, texts: Sequence[str]) -> list[dict[str, str]]:
@@ -171,7 +170,6 @@ def check(desired: Desired, catalogue: Catalogue) -> None:
     assert from_dotenv(files["env"]) == wiring.flat_map(desired.services)
 
 
-@settings(max_examples=60)
 @given(projects, passwords, st.sampled_from([CATALOGUE, GUARDED]))
 def test_every_file_says_what_it_should_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, components: dict[str, Any], password: str, catalogue: Catalogue
@@ -193,10 +191,10 @@ def test_what_would_end_a_value_or_begin_another_does_not_or_is_refused(tmp_path
     assert refused
 
 
+@pytest.mark.hypothesis
 def test_a_shell_reads_what_the_parsers_read(tmp_path: Path) -> None:
     found: list[tuple[str, dict[str, Any]]] = []
 
-    @settings(max_examples=40)
     @given(projects, passwords, st.sampled_from([CATALOGUE, GUARDED]))
     def rendered(components: dict[str, Any], password: str, catalogue: Catalogue) -> None:
         try:
@@ -223,6 +221,7 @@ variables = st.dictionaries(
 )
 
 
+@pytest.mark.hypothesis
 def test_any_value_is_read_by_a_shell_and_a_dotenv_library_as_it_is_or_refused(tmp_path: Path) -> None:
     found: list[tuple[str, dict[str, str]]] = []
 
@@ -249,16 +248,17 @@ def test_any_value_is_read_by_oslo_config_as_it_is_or_refused(text: str, value: 
 
 @given(st.sampled_from(["", "clouds:\n", "clouds:\n    mine: {a: 1}\nx: y\n"]), texts, st.dictionaries(texts, texts))
 def test_any_cloud_is_read_by_a_yaml_library_as_it_is_or_refused(text: str, name: str, cloud: dict[str, str]) -> None:
-    before = yaml.safe_load(text) or {}
+    before = read_yaml(text) or {}
     with suppress(ConfigError):
         merged = yamltext.merge_clouds(text, yaml.safe_dump({"clouds": {name: cloud}}), (), "clouds.yaml").text
-        assert yaml.safe_load(merged) == {**before, "clouds": {**(before.get("clouds") or {}), name: cloud}}
+        assert read_yaml(merged) == {**before, "clouds": {**(before.get("clouds") or {}), name: cloud}}
 
 
 # ---- exports -----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=8)
+# Each is as slow as five of another test.
+@settings(max_examples=settings.default.max_examples // 5)
 @given(projects, passwords, st.sampled_from([CATALOGUE, GUARDED]))
 def test_a_compose_file_holds_each_file_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, components: dict[str, Any], password: str, catalogue: Catalogue
@@ -268,7 +268,7 @@ def test_a_compose_file_holds_each_file_and_nothing_else(
     except ConfigError:
         return
     harmless = Harmless(desired)
-    parsed, meant = (yaml.load(compose_file(one, catalogue), LOADER) for one in (desired, harmless.desired))
+    parsed, meant = (read_yaml(compose_file(one, catalogue)) for one in (desired, harmless.desired))
     assert parsed["services"] == harmless.meant(meant["services"])
     for name in ("keystone-accounts.json", "rabbitmq-definitions.json"):
         texts = (one["configs"].pop(name)["content"].replace("$$", "$") for one in (parsed, meant))
@@ -282,7 +282,7 @@ def test_a_cis_file_takes_a_name_for_a_text(tmp_path: Path, name: str) -> None:
     profile = load_profile(tmp_path)
     images = images_for(profile, CATALOGUE)
     github, gitlab = (
-        yaml.safe_load(export.for_jobs(tool, name, "", profile, CATALOGUE, images)[""]) for tool in ("github", "gitlab")
+        read_yaml(export.for_jobs(tool, name, "", profile, CATALOGUE, images)[""]) for tool in ("github", "gitlab")
     )
     job, other = github["jobs"]["with-services"], gitlab["with-services"]
     told = [job["env"], *(service["env"] for service in job["services"].values())]
@@ -299,6 +299,6 @@ def test_a_folder_of_any_name_gives_a_job_its_name(tmp_path: Path, folder: str) 
     project = environment_id(tmp_path / folder, "default").rpartition("-")[0]
     profile = load_profile(tmp_path)
     files = export.for_jobs("zuul", project, "", profile, CATALOGUE, images_for(profile, CATALOGUE))
-    job, listed = yaml.safe_load(files[".zuul.d/devenv.yaml"])
+    job, listed = read_yaml(files[".zuul.d/devenv.yaml"])
     assert job["job"]["name"] == f"{project}-devenv" and re.fullmatch(r"[a-z0-9-]+", project)
     assert listed["project"]["check"]["jobs"] == listed["project"]["gate"]["jobs"] == [f"{project}-devenv"]

@@ -17,7 +17,7 @@ import dotenv
 import pytest
 import yaml
 from builders import SECRET, shipped
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from oslo_config import cfg
 
 from devenv.errors import ConfigError
@@ -84,7 +84,6 @@ def test_json_and_dotenv_libraries_read_their_formats() -> None:
     assert dotenv.dotenv_values(stream=io.StringIO(FILES["env"])) == FLAT
 
 
-@settings(max_examples=50)
 @given(st.dictionaries(st.from_regex(r"[A-Z][A-Z_]{0,8}", fullmatch=True), URL_CHARACTERS, min_size=1))
 def test_any_url_comes_back_from_a_dotenv_library(values: dict[str, str]) -> None:
     assert dotenv.dotenv_values(stream=io.StringIO(as_dotenv(values)), interpolate=False) == values
