@@ -12,6 +12,7 @@ from devenv.lifecycle.execute import carry_out
 from devenv.lifecycle.plan import plan_down, plan_stop
 from devenv.lifecycle.world import Catalogue, Picture, World, needs
 from devenv.model import Observed, ObservedContainer, Report, Result
+from devenv.names import Pair
 from devenv.store import registry
 from devenv.store.record import Record
 from devenv.store.state import Notes, State
@@ -45,7 +46,7 @@ def take_down(world: World, names: Sequence[str], volumes: bool) -> Result:
         _forget(world, picture)
     elif volumes:
         record = world.state.load()
-        kept = {p: digest for p, digest in record.provisioned.items() if p.partition("/")[0] not in names}
+        kept = {pair: d for pair, d in record.provisioned.items() if Pair.parse(pair).service not in names}
         unfinished = [name for name in record.unfinished if name not in names]
         world.state.amend(provisioned=kept, unfinished=unfinished)
         Notes(world.state).renewed(names)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 
 from devenv.engine.containers import Engine
 from devenv.engine.ownership import labels_of
@@ -122,32 +123,17 @@ class _Run:
     """One execution of one plan."""
 
     def __init__(self, plan: Plan, context: Context, report: Report) -> None:
-        self._plan, self._context, self._report = plan, context, report
-        self._done: set[str] = set()
+        self._operations = {operation.key: operation for operation in plan.operations}
+        self._context, self._report = context, report
         self._failures: dict[str, BaseException] = {}
         self._began = time.monotonic()
         self._interrupted = False
         self.timings: list[Timing] = []
 
     def all(self) -> None:
-        waiting = list(self._plan.operations)
-        running: dict[Future[None], Operation] = {}
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="devenv") as pool:
             try:
-                while waiting or running:
-                    for operation in list(waiting):
-                        if self._may_start(operation, running.values()):
-                            waiting.remove(operation)
-                            running[pool.submit(self._one, operation)] = operation
-                    waiting = [op for op in waiting if not self._hopeless(op)]
-                    if not running:
-                        break
-                    for future in self._first_of(running):
-                        operation = running.pop(future)
-                        if (error := future.exception()) is None:
-                            self._done.add(operation.key)
-                        else:
-                            self._failures[operation.key] = error
+                self._walk(pool)
             except BaseException as error:
                 if self._interrupted and isinstance(error, KeyboardInterrupt):
                     self._report.end()
@@ -156,18 +142,36 @@ class _Run:
                 self._context.cancelled.set()
                 raise
 
+    def _walk(self, pool: ThreadPoolExecutor) -> None:
+        """Run each operation once those before it are done. What waits for a failed one never runs."""
+        order = TopologicalSorter({key: operation.after for key, operation in self._operations.items()})
+        order.prepare()
+        ready: list[Operation] = []
+        running: dict[Future[None], Operation] = {}
+        left = dict(self._operations)
+        while True:
+            ready += [self._operations[key] for key in order.get_ready()]
+            for operation in list(ready):
+                if self._may_start(operation, running.values()):
+                    ready.remove(operation)
+                    running[pool.submit(self._one, operation)] = operation
+            if not running:
+                break
+            for future in self._first_of(running):
+                operation = running.pop(future)
+                if error := future.exception():
+                    self._failures[operation.key] = error
+                else:
+                    order.done(operation.key)
+                    del left[operation.key]
+        for key in left:
+            self._failures.setdefault(key, Cancelled())
+
     def _may_start(self, operation: Operation, running: Iterable[Operation]) -> bool:
-        if self._context.cancelled.is_set() or not self._done.issuperset(operation.after):
+        if self._context.cancelled.is_set():
             return False
         beside = sum(1 for op in running if op.component and op.service == operation.service)
         return not operation.component or beside < _AT_ONCE
-
-    def _hopeless(self, operation: Operation) -> bool:
-        """Return whether something that the operation waits for failed, or will never run."""
-        lost = self._context.cancelled.is_set() or any(key in self._failures for key in operation.after)
-        if lost:
-            self._failures.setdefault(operation.key, Cancelled())
-        return lost
 
     def _first_of(self, running: Mapping[Future[None], Operation]) -> set[Future[None]]:
         try:
@@ -204,7 +208,7 @@ class _Run:
     def raise_failures(self) -> None:
         if self._interrupted:
             raise KeyboardInterrupt
-        failed = {op.key: self._failures[op.key] for op in self._plan.operations if op.key in self._failures}
+        failed = {key: self._failures[key] for key in self._operations if key in self._failures}
         errors = {key: error for key, error in failed.items() if not isinstance(error, Cancelled)}
         if not errors:
             if failed:  # another thread cancelled it
@@ -212,7 +216,7 @@ class _Run:
             return
         first, *others = errors.values()
         if isinstance(first, DevenvError):
-            first.operations = tuple(op for op in self._plan.operations if op.key in errors)
+            first.operations = tuple(self._operations[key] for key in errors)
             first.detail = (*first.detail, *(f"also: {error}" for error in others))
             first.disk_full = any(isinstance(error, DevenvError) and error.disk_full for error in errors.values())
         raise first

@@ -20,7 +20,7 @@ from devenv.lifecycle.timing import Watch
 from devenv.lifecycle.up import Wish, bring_up
 from devenv.lifecycle.world import Catalogue, Definitions, World, needs
 from devenv.model import Desired, Observed, Plan, ServiceChoice
-from devenv.names import check_component, identifier
+from devenv.names import Pair, check_component, identifier
 from devenv.spec.components import check_free
 from devenv.wiring.folder import wired_files
 
@@ -245,7 +245,7 @@ def _take_back(world: World, component: str) -> None:
 def _drop(world: World, defined: Definitions, components: set[str]) -> None:
     """Drop components that were made for runs. What cannot be dropped now goes with the next `up`."""
     try:
-        pairs = [pair for pair in world.state.load().provisioned if pair.partition("/")[2] in components]
+        pairs = [pair for pair in world.state.load().provisioned if Pair.parse(pair).component in components]
         if pairs:
             picture = world.look(defined)
             services = picture.everything.services

@@ -22,6 +22,7 @@ from devenv.model import (
     Plan,
     Provision,
 )
+from devenv.names import Pair
 from devenv.spec.desired import providers
 
 # What the engine calls a container that can be started as it is. "created" is not among them: a killed devenv may have
@@ -370,7 +371,7 @@ class _Draft:
 
     def add_start(self, service: DesiredService, container: str, cause: str) -> None:
         healthy = [name for name, condition in service.depends.items() if condition == HEALTHY]
-        parts = [f"provision {pair}" for pair in service.needs if pair.partition("/")[0] in healthy]
+        parts = [f"provision {pair}" for pair in service.needs if Pair.parse(pair).service in healthy]
         after = [f"create {service.name}", f"stop {service.name}", *(f"ready {name}" for name in healthy), *parts]
         self.add(Operation("start", service.name, cause, subject=container), after)
 

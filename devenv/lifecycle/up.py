@@ -20,6 +20,7 @@ from devenv.lifecycle.journal import BEGUN
 from devenv.lifecycle.plan import Terms, make_plan
 from devenv.lifecycle.world import Definitions, Picture, World
 from devenv.model import Desired, Observed, Plan, Report, Result, Timing
+from devenv.names import Pair
 from devenv.spec.components import needed_components
 from devenv.store.registry import network_holders
 from devenv.wiring.folder import wired_files
@@ -155,8 +156,8 @@ def announce(world: World, picture: Picture, wish: Wish, may: Allowance) -> None
 def note_renewal(world: World, renewal: Renewal) -> None:
     """Remember it before anything is done: the next `up` finishes one that is interrupted."""
     record, services = world.state.load(), renewal.services
-    others = {p: digest for p, digest in record.provisioned.items() if p.partition("/")[0] not in services}
-    saved = {p: digest for p, digest in renewal.provisioned.items() if p.partition("/")[0] in services}
+    others = {pair: d for pair, d in record.provisioned.items() if Pair.parse(pair).service not in services}
+    saved = {pair: d for pair, d in renewal.provisioned.items() if Pair.parse(pair).service in services}
     world.state.amend(
         renewing={**record.renewing, **services},
         renewed=[name for name in record.renewed if name not in services],

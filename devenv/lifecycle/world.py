@@ -30,7 +30,7 @@ from devenv.model import (
     ServiceChoice,
     ServiceDefinition,
 )
-from devenv.names import Names, check_name
+from devenv.names import Names, Pair, check_name
 from devenv.ports import holder
 from devenv.spec import trust
 from devenv.spec.catalogue import load_catalogue
@@ -360,7 +360,7 @@ class World:
             return
         observed, record = self.observe(), self.state.load()
         services = [name for name, s in catalogue.items() if name in observed.services and s.provisioner]
-        pairs = {f"{service}/{name}": "" for service in services for name in names}
+        pairs = {str(Pair(service, name)): "" for service in services for name in names}
         self.state.save(replace(record, provisioned={**pairs, **record.provisioned}))
         self.state.adopt()
 
@@ -374,7 +374,7 @@ class World:
 
     def forget_lent(self, components: Collection[str]) -> None:
         """Forget that these components were lent, those that have no part of any service any more."""
-        still_there = {pair.partition("/")[2] for pair in self.state.load().provisioned}
+        still_there = {Pair.parse(pair).component for pair in self.state.load().provisioned}
         for component in {*components} - still_there:
             self.state.returned(component)
 
