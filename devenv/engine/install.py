@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Literal
 
 from devenv.errors import NoEngine
-from devenv.store.state import make_private, state_folder
+from devenv.store.files import make_private
+from devenv.store.places import state_folder
 
 Say = Callable[[str], None]
 # "refused" is a socket file that a dead program left.

@@ -23,7 +23,9 @@ from devenv.errors import ServiceFailed
 from devenv.images import references as images
 from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, SHARED, ServiceDefinition
 from devenv.names import familiar
-from devenv.store.state import cache_folder, held, make_private
+from devenv.store.files import make_private
+from devenv.store.locks import held
+from devenv.store.places import cache_folder
 
 # Newest first. A wheel names the oldest C library that it runs on, and trixie has glibc 2.41.
 _MANYLINUX = ("2_34", "2_28", "2_17")

@@ -29,7 +29,9 @@ from devenv.model import (
 from devenv.names import familiar
 from devenv.spec.components import digest
 from devenv.spec.desired import providers
-from devenv.store.state import cache_folder, held, make_private
+from devenv.store.files import make_private
+from devenv.store.locks import held
+from devenv.store.places import cache_folder
 
 REPOSITORY = "devenv/golden"
 CAUSE = "golden state"

@@ -18,8 +18,8 @@ from devenv.images.sbom import Contents, Package, debian_packages, python_packag
 from devenv.model import Image, Profile
 from devenv.names import familiar
 from devenv.spec.desired import Catalogue
-from devenv.store.files import written_whole
-from devenv.store.state import cache_folder, make_private
+from devenv.store.files import make_private, written_whole
+from devenv.store.places import cache_folder
 
 # Where dpkg notes what is installed, and where images note what was unpacked without it, one file per package.
 _DPKG, _DPKG_MORE = "/var/lib/dpkg/status", "/var/lib/dpkg/status.d"

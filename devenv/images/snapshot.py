@@ -22,7 +22,8 @@ from devenv.engine.containers import Engine
 from devenv.errors import ConfigError
 from devenv.model import Desired, Image, Observed, ObservedContainer, Operation, Plan, Source
 from devenv.names import check_name
-from devenv.store.state import State, make_private, write_files
+from devenv.store.files import make_private, write_files
+from devenv.store.state import State
 
 REPOSITORY = "devenv/snapshot"
 # Raise it when what is saved changes so that an older devenv, or this one, would misread it.

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from devenv.lifecycle.timing import Run, Span, Step, before, critical, in_words, waits
-from devenv.store.files import check_place, real_path
-from devenv.store.state import write_files
+from devenv.store.files import check_place, real_path, write_files
 
 
 def as_trace(run: Run) -> dict[str, Any]:

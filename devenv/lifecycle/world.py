@@ -38,7 +38,8 @@ from devenv.spec.components import check_components, former_components, needed_c
 from devenv.spec.desired import choose_ports, resolve, secret_names, select
 from devenv.spec.profile import load_profile
 from devenv.store.record import Record
-from devenv.store.state import Notes, State, all_records, new_token, ports_locked
+from devenv.store.registry import all_records, ports_locked
+from devenv.store.state import Notes, State, new_token
 from devenv.wiring import folder
 from devenv.wiring.project_files import ProjectFiles
 

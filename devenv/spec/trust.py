@@ -16,8 +16,9 @@ from pathlib import Path
 
 from devenv.errors import ConfigError
 from devenv.model import ProjectFile
-from devenv.store.files import real_path
-from devenv.store.state import held, state_folder, write_files
+from devenv.store.files import real_path, write_files
+from devenv.store.locks import held
+from devenv.store.places import state_folder
 
 
 def needs(file: ProjectFile) -> list[str]:

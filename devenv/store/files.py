@@ -1,62 +1,49 @@
-"""A file of the user's: whether it may be changed, what it holds, and its replacement at once."""
+"""Check where devenv may write, and write files so that nobody ever sees half of one.
+
+There is one check for a file (`obstacle`), one for a folder (`folder_obstacle`), and one writer (`_Draft`): the new
+content stands beside the old file, for its owner alone, until it takes the old one's place in one step.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from devenv.errors import ConfigError
+from devenv.errors import ConfigError, DevenvError
 
 _MOST_BYTES = 32 * 1024 * 1024
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
+# Makes the error for a file that is left alone: from the reason, and what to do first.
+Refuse = Callable[[str, str], ConfigError]
 
-@dataclass(frozen=True)
-class Refusal:
-    """How it is told why a file is left alone: called with the reason, and what to do first, it makes the error."""
 
-    verb: str
-    path: Path
-    component: str
-
-    def __call__(self, reason: str, first: str = "") -> ConfigError:
-        if self.verb == "unwire":
-            hint = "mend that, then run the same again"
-        elif self.component:
-            hint = f"{first}or pass .devenv/{self.component}.conf as another --config-file, which needs no edit"
-        else:
-            hint = f"{first}or set OS_CLIENT_CONFIG_FILE to .devenv/clouds.yaml, which needs no edit"
-        return ConfigError(f"cannot {self.verb} {self.path}: {reason}", hint=hint)
+# ---- where a file is ---------------------------------------------------------------------------------------------
 
 
 def real_path(path: Path) -> Path:
-    """Where the file is, links followed."""
-    # What no path may hold is told where the file is looked at.
+    """Return where the file is, links followed."""
+    # A path that no file can have is reported where the file is looked at.
     return path if "\0" in str(path) else Path(os.path.realpath(path))
 
 
-def exists(path: Path, refuse: Refusal) -> bool:
-    """Whether there is anything. Raises ConfigError where that cannot be found out."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise refuse(reason_of(error)) from error
-    return True
+def reason_of(error: Exception) -> str:
+    """Return the system's own words."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def way_out(path: Path, folder: Path, name: str = "the project") -> str:
-    """Why nothing is written to a path: a link leads out of the folder with it, or it is one itself, elsewhere.
+    """Return why devenv does not write through a link: it leads out of the folder, or it is elsewhere itself.
 
-    The first may have come with a clone, the second be somebody else's in a folder like /tmp. Empty if neither is so. A
-    link that stays in the folder, which is called `name`, is followed.
+    The first may have come with a clone, the second may be another user's in a folder like /tmp. Return an empty string
+    if neither is so. devenv follows a link that stays in the folder; the reason calls that `name`.
     """
     real = real_path(path)
     if real.is_relative_to(real_path(folder)):
@@ -70,16 +57,56 @@ def _is_link(path: Path) -> bool:
     return os.path.islink(path)  # noqa: PTH114  what has no name is no link
 
 
-def check_place(path: Path, project: Path) -> None:
-    """Raises ConfigError if no file can be written there. Nothing but a regular file is ever replaced.
+def _own_parts(path: Path, folder: Path) -> Iterator[Path]:
+    """Yield the path and those above it as far as they are in the folder."""
+    path = Path.cwd() / path
+    for top in {folder.absolute(), real_path(folder)}:
+        yield from (part for part in (path, *path.parents) if part != top and part.is_relative_to(top))
 
-    That is also where a link leads out of the project, and outside of it for a link.
+
+# ---- may devenv write there --------------------------------------------------------------------------------------
+
+
+def obstacle(path: Path, project: Path, *, existing: bool = False, inside: bool = False) -> str:
+    """Return why devenv cannot write a file, or an empty string. It replaces nothing but regular files.
+
+    A link that leads out of the project is an obstacle, and outside of the project every link is. With `existing`, the
+    file must be there, readable and of a size that devenv reads; with `inside`, it must be in the project.
     """
-    if reason := way_out(path, project) or _no_place(real_path(path)):
+    real = real_path(path)
+    if reason := way_out(path, project):
+        return reason
+    if inside and not real.is_relative_to(real_path(project)):
+        return "it is outside of the project"
+    return _no_old_file(real) if existing else _no_new_file(real)
+
+
+def folder_obstacle(folder: Path, project: Path, *, links: bool = True) -> str:
+    """Return why devenv cannot write files to a folder, or create it, or an empty string.
+
+    Links are as for files; without `links`, no part of the folder inside the project may be one.
+    """
+    if reason := way_out(folder, project):
+        return reason
+    if not links and (found := [part for part in _own_parts(folder, project) if _is_link(part)]):
+        return f"{found[-1]} is a symbolic link (to {found[-1].readlink()})"
+    try:
+        nearest = next(part for part in (folder, *folder.absolute().parents) if part.exists())
+    except (OSError, ValueError) as error:
+        return reason_of(error)
+    where = "it" if nearest == folder else str(nearest)
+    if not nearest.is_dir():
+        return f"{where} is not a folder"
+    return "" if os.access(nearest, os.W_OK | os.X_OK) else f"no permission to write to {where}"
+
+
+def check_place(path: Path, project: Path) -> None:
+    """Raise ConfigError if devenv cannot write a file there (see `obstacle`)."""
+    if reason := obstacle(path, project):
         raise ConfigError(f"cannot write {path}: {reason}", hint="name a file in a folder that you may write to")
 
 
-def _no_place(real: Path) -> str:
+def _no_new_file(real: Path) -> str:
     try:
         if real.is_dir():
             return "it is a folder"
@@ -93,37 +120,27 @@ def _no_place(real: Path) -> str:
     return "" if all(os.access(place, os.W_OK) for place in places) else "no permission"
 
 
-def refuse_outside(path: Path, real: Path, project: Path, inside_only: bool, refuse: Refusal) -> None:
-    """Raises ConfigError for a link that leads out of the project, and for another file outside if `inside_only`."""
-    if real.is_relative_to(real_path(project)):
-        return
-    if reason := way_out(path, project):
-        raise refuse(reason)
-    if inside_only:
-        raise refuse("it is outside of the project")
-
-
-def check(path: Path, refuse: Refusal) -> None:
-    """Raises ConfigError if the file cannot be read or replaced."""
+def _no_old_file(real: Path) -> str:
     try:
-        found = path.stat()
+        found = real.stat()
     except (OSError, ValueError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise refuse("there is no such file" if missing else reason_of(error)) from error
+        return "there is no such file" if isinstance(error, FileNotFoundError) else reason_of(error)
     if not stat.S_ISREG(found.st_mode):
-        raise refuse("it is a folder" if stat.S_ISDIR(found.st_mode) else "it is not a regular file")
+        return "it is a folder" if stat.S_ISDIR(found.st_mode) else "it is not a regular file"
     if found.st_size > _MOST_BYTES:
-        raise refuse(f"it is larger than {_MOST_BYTES // 1024**2} MiB")
-    if not os.access(path, os.R_OK | os.W_OK):
-        raise refuse("no permission to read and write it")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise refuse(f"no permission to write to its folder {path.parent}")
+        return f"it is larger than {_MOST_BYTES // 1024**2} MiB"
+    if not os.access(real, os.R_OK | os.W_OK):
+        return "no permission to read and write it"
+    return "" if os.access(real.parent, os.W_OK | os.X_OK) else f"no permission to write to its folder {real.parent}"
+
+
+# ---- whose is it -------------------------------------------------------------------------------------------------
 
 
 def of_another(path: Path) -> str:
-    """Why what is there is not relied on: another user made it. Empty if nobody did.
+    """Return why devenv does not rely on a file or folder: it belongs to another user. Return "" if it does not.
 
-    What is root's may be used by all. Root may use anybody's: a CI's job is root in a container, its checkout not.
+    Everybody may use what belongs to root. Root may use anybody's: a CI's job is root in a container, its checkout not.
     """
     try:
         owner, user = path.lstat().st_uid, os.geteuid()
@@ -133,7 +150,7 @@ def of_another(path: Path) -> str:
 
 
 def open_to_others(folder: Path) -> str:
-    """Why a folder is not relied on: another user has made it, or may write to it. Empty if neither is so."""
+    """Return why devenv does not rely on a folder: it belongs to another user, or another may write to it."""
     try:
         mode = folder.lstat().st_mode
         if of_another(folder) or not stat.S_ISDIR(mode) or not mode & _OTHERS_WRITE or not _keeps_modes(folder, mode):
@@ -144,110 +161,199 @@ def open_to_others(folder: Path) -> str:
 
 
 def _keeps_modes(folder: Path, mode: int) -> bool:
-    """Whether its file system has modes at all. One of Windows', as WSL shows it, lets everybody, and means its own."""
+    """Return whether the file system has modes. One of Windows', as WSL shows it, gives everybody all permissions."""
     try:
         folder.chmod(mode & ~_OTHERS_WRITE)
     except PermissionError:
-        return True  # It is root's, and means what it says.
+        return True  # It belongs to root, and its mode counts.
     kept = folder.lstat().st_mode != mode
     folder.chmod(mode)
     return kept
 
 
-def _own_parts(path: Path, folder: Path) -> Iterator[Path]:
-    """The path and those above it as far as they are in the folder."""
-    path = Path.cwd() / path
-    for top in {folder.absolute(), real_path(folder)}:
-        yield from (part for part in (path, *path.parents) if part != top and part.is_relative_to(top))
-
-
-def content(path: Path, refuse: Refusal) -> tuple[bytes, str]:
-    """What the file holds, as it is and as text. Raises ConfigError if it cannot be read, or is not UTF-8."""
-    try:
-        raw = path.read_bytes()
-        return raw, raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise refuse("it is not UTF-8 text") from error
-    except OSError as error:
-        raise refuse(reason_of(error)) from error
-
-
 def readable_by_all(path: Path) -> bool:
-    """Whether the file's mode lets every user of this machine read it."""
+    """Return whether the file's mode lets every user of this machine read it."""
     try:
         return bool(path.stat().st_mode & stat.S_IROTH)
     except OSError:
         return False
 
 
-def reason_of(error: Exception) -> str:
-    """The system's own words."""
-    return getattr(error, "strerror", None) or str(error)
+# ---- reading -----------------------------------------------------------------------------------------------------
 
 
-def replace_file(path: Path, expected: bytes, new: bytes, refuse: Refusal | None = None) -> None:
-    """Replace a file at once, with its mode and, if we are root, its owner kept.
-
-    Raises ConfigError, with nothing changed, if it does not hold what is expected or cannot be replaced.
-    """
-    refuse = refuse or Refusal("wire", path, "")
-    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
-    fresh = path.with_name(f".devenv-{digest}.new")  # the name of the file may be as long as names can be
+def exists(path: Path, refuse: Refuse) -> bool:
+    """Return whether there is anything. Raise ConfigError where the system does not say."""
     try:
-        # What a killed devenv left; the lock is ours.
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(new)
-            stream.flush()
-            _dress(stream.fileno(), path.stat())
-            os.fsync(stream.fileno())
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise refuse(reason_of(error), "") from error
+    return True
+
+
+def content(path: Path, refuse: Refuse) -> tuple[bytes, str]:
+    """Return the file's bytes, and its text. Raise ConfigError if devenv cannot read it, or it is not UTF-8."""
+    try:
+        raw = path.read_bytes()
+        return raw, raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise refuse("it is not UTF-8 text", "") from error
+    except OSError as error:
+        raise refuse(reason_of(error), "") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a file, or an empty one if the file is missing or holds no object."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def as_json(value: Any) -> bytes:
+    """Return the text of a JSON file."""
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------
+
+
+def make_private(folder: Path) -> None:
+    """Create a folder of devenv's own with those above it, for their owner alone, whatever the umask."""
+    try:
+        make_folders(folder)
+    except OSError as error:
+        raise DevenvError(
+            f"cannot create the state folder {folder}: {error.strerror}",
+            hint="set DEVENV_STATE_DIR to a folder that you may write to",
+        ) from error
+
+
+def make_folders(folder: Path) -> None:
+    """Create a folder with those above it, for their owner alone. Raise OSError."""
+    # With `parents`, only the last one would get the mode.
+    for part in [part for part in (*reversed(folder.parents), folder) if not part.exists()]:
+        part.mkdir(mode=0o700, exist_ok=True)
+
+
+def write_files(files: Mapping[Path, bytes], mode: int = 0o600) -> None:
+    """Write files whole or not at all: all of them are on disk before the first one is replaced.
+
+    Others can never read them, not even for a moment, unless `mode` allows it. The caller holds the lock of their
+    folders. Raise ConfigError where a folder is missing, read-only or full; the old files then stay.
+    """
+    drafts = [_Draft(path) for path in files]
+    try:
+        for draft in drafts:
+            draft.write(files[draft.path], lambda descriptor: os.fchmod(descriptor, mode))
+        for draft in drafts:
+            draft.take_place()
+    except OSError as error:
+        for one in drafts:
+            one.discard()
+        raise unwritable(draft.path, error) from error
+
+
+def replace_file(path: Path, expected: bytes, new: bytes, refuse: Refuse) -> None:
+    """Replace a file of the user's, with its mode and, if devenv runs as root, its owner kept.
+
+    The caller holds a lock. Raise ConfigError, with nothing changed, if the file does not hold what is expected or
+    devenv cannot replace it.
+    """
+    draft = _Draft(path)
+    try:
+        draft.write(new, lambda descriptor: _dress(descriptor, path.stat()))
         if path.read_bytes() != expected:
             raise refuse("it was changed meanwhile", "run the same again, ")
-        fresh.replace(path)
+        draft.take_place()
     except OSError as error:
         raise refuse(reason_of(error), "make room or allow writing there, ") from error
     finally:
-        with suppress(OSError):
-            fresh.unlink(missing_ok=True)
+        draft.discard()
     _sync_folder(path.parent)
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A stream whose content becomes the file once all of it was written; until then the old file stays.
+    """Open a stream whose content becomes the file when the block ends; until then the old file stays.
 
-    It is for its owner's eyes only. Raises ConfigError where it cannot be written.
+    It is for its owner alone, and no lock is needed. Large files are not forced to disk. Raise ConfigError where devenv
+    cannot write it.
     """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    draft = _Draft(path, by=f"-{os.getpid()}")
     try:
         if path.exists() and not path.is_file():
             raise FileExistsError(0, "it is not a regular file")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with draft.opened() as stream:
+            yield stream
+        draft.take_place()
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        draft.discard()
+
+
+def beside(path: Path, by: str = "") -> Path:
+    """Return where the new content of a file stands until it takes the file's place."""
+    # Not the file's name: that can be as long as names can be.
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
+    return path.with_name(f".devenv-{digest}{by}.new")
+
+
+def unwritable(path: Path, error: OSError) -> ConfigError:
+    """Return the error for a file that devenv cannot write."""
+    hint = "make room or allow writing there, then run the same again"
+    cannot = ConfigError(f"cannot write {path}: {reason_of(error)}", hint=hint)
+    cannot.disk_full = error.errno == errno.ENOSPC
+    return cannot
+
+
+class _Draft:
+    """The new content of a file, beside it and for its owner alone until it takes its place in one step."""
+
+    def __init__(self, path: Path, by: str = "") -> None:
+        self.path = path
+        self._fresh = beside(path, by)
+
+    @contextmanager
+    def opened(self) -> Iterator[IO[bytes]]:
+        # A killed devenv may have left one.
+        self._fresh.unlink(missing_ok=True)
+        descriptor = os.open(self._fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
-        fresh.replace(path)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write {path}: {reason_of(error)}", "make room or allow writing there, then run the same again"
-        ) from error
-    finally:
+
+    def write(self, content: bytes, dress: Callable[[int], None]) -> None:
+        """Write it to disk; `dress` sets its mode by its descriptor."""
+        with self.opened() as stream:
+            stream.write(content)
+            stream.flush()
+            dress(stream.fileno())
+            os.fsync(stream.fileno())
+
+    def take_place(self) -> None:
+        self._fresh.replace(self.path)
+
+    def discard(self) -> None:
         with suppress(OSError):
-            fresh.unlink(missing_ok=True)
+            self._fresh.unlink(missing_ok=True)
 
 
 def _dress(descriptor: int, like: os.stat_result) -> None:
     if os.geteuid() == 0:
         os.fchown(descriptor, like.st_uid, like.st_gid)
     else:
-        # The group is kept where we are in it.
+        # Only members of a group can give it to a file.
         with suppress(OSError):
             os.fchown(descriptor, -1, like.st_gid)
     os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
 
 
 def _sync_folder(folder: Path) -> None:
-    """The record may drop the edits of before only once the new file is there to stay."""
+    """Force the new file's name to disk: the record may drop earlier edits only after that."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

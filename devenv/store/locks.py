@@ -1,14 +1,22 @@
-"""Locks of the kernel's on files: they go with their holder, however that ends."""
+"""Hold the kernel's locks on files. They end with their holder, however that ends."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event
 from typing import IO
 
+from devenv.errors import Cancelled
+from devenv.store.files import make_private, unwritable
+
+_POLL_SECONDS = 0.05
+# A program that only looks whether a lock is held holds it for a moment.
+GLANCES = 10
 # A forked child would go on holding a lock when its parent has ended.
 _LOCKS: set[IO[str]] = set()
 
@@ -22,32 +30,102 @@ def _let_go() -> None:
 os.register_at_fork(after_in_child=_let_go)
 
 
-def open_lock(path: Path) -> IO[str]:
-    """A file to lock, made for its owner alone if it is not there: whoever can open it can hold its lock.
+@contextmanager
+def held(path: Path, waiting: Callable[[str], None], over: Event | None = None) -> Iterator[None]:
+    """Hold a lock alone, and wait for it. `waiting` gets a text, once, if another process has it, and may raise.
 
-    Its text is written anew, so a link in its place is not followed.
+    Raise Cancelled if it is `over` before that.
     """
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600), "a+")
+    make_private(path.parent)
+    try:
+        stream = _open(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    with stream, _own(stream):
+        told = False
+        while True:
+            if over and over.is_set():
+                raise Cancelled
+            if _take(stream):
+                break
+            if not told:
+                stream.seek(0)
+                waiting(f"waiting for another devenv (process {stream.read().strip() or 'unknown'})")
+                told = True
+            time.sleep(_POLL_SECONDS)
+        _note_holder(stream)
+        yield
 
 
 @contextmanager
-def own(stream: IO[str]) -> Iterator[None]:
-    """Have a lock on the file be this process's alone."""
-    _LOCKS.add(stream)
-    try:
+def shared(path: Path) -> Iterator[None]:
+    """Hold a lock together with others."""
+    make_private(path.parent)
+    with _open(path) as stream, _own(stream):
+        fcntl.flock(stream, fcntl.LOCK_SH)
         yield
-    finally:
-        _LOCKS.discard(stream)
+
+
+@contextmanager
+def held_if_free(path: Path, attempts: int = 1) -> Iterator[bool]:
+    """Hold a lock alone unless another process has it. Yield whether it is held.
+
+    GLANCES attempts are enough where others only look whether the lock is held.
+    """
+    make_private(path.parent)
+    with _open(path) as stream, _own(stream):
+        for attempt in range(attempts):
+            if attempt:
+                time.sleep(_POLL_SECONDS)
+            if _take(stream):
+                _note_holder(stream)
+                yield True
+                return
+        yield False
 
 
 def is_held(path: Path) -> bool:
-    """Whether anybody holds a lock on the file."""
+    """Return whether any process holds a lock on the file."""
     try:
-        # For writing: where the kernel makes a lock on NFS of it, it takes no other.
+        # For writing: where the kernel turns it into a lock on NFS, it takes no other.
         with path.open("r+") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True  # Somebody does, or nobody can tell: then it is safer to think so.
+        return True  # It is held, or the system cannot say. Then it is safer to think so.
     return False
+
+
+def _open(path: Path) -> IO[str]:
+    """Open a file to lock. It is for its owner alone: every process that can open it can hold its lock.
+
+    `held` replaces its text, so a link in its place is not followed.
+    """
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600), "a+")
+
+
+def _note_holder(stream: IO[str]) -> None:
+    """Write this process's number, for others to show while they wait. The lock holds even if the disk is full."""
+    # Not through the stream: at its end it would try again to write what it could not.
+    with suppress(OSError):
+        stream.truncate(0)
+        os.write(stream.fileno(), str(os.getpid()).encode())
+
+
+def _take(stream: IO[str]) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _own(stream: IO[str]) -> Iterator[None]:
+    """Keep the lock from forked children."""
+    _LOCKS.add(stream)
+    try:
+        yield
+    finally:
+        _LOCKS.discard(stream)

@@ -1,8 +1,8 @@
-"""What is remembered of an environment, and how much of a file is understood as that."""
+"""What devenv remembers of one environment, as a value, and how it reads that from a file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,42 +10,49 @@ from typing import Any
 FORMAT = 1
 
 
-@dataclass
+@dataclass(frozen=True)
 class Record:
-    """What is remembered of one environment.
+    """What devenv remembers of one environment.
 
-    `ports` are host ports by "service/endpoint"; `provisioned` digests by "provider/component"; `files` the names of
-    the wired files; `unfinished` the services whose first start was begun and not seen to end; `renewing` those that
-    are to lose their data, each with the snapshot that it gets instead, or nothing, and `renewed` those of them that
-    have, and are not known to work since; `borrowed` the services that runs
-    brought up, each with what was there of it before (see lending.py); `owner` the token that everything made for it
-    carries; `saving` the images that were to be made or removed with a snapshot, until it is known what became of them.
+    - `ports`: host ports by "service/endpoint"
+    - `provisioned`: digests of what components have, by pair ("mysql/nova"), and of prepared services ("mysql")
+    - `files`: the names of the wired files
+    - `unfinished`: services whose first start began, and devenv has not seen it end
+    - `renewing`: services that lose their data, each with the snapshot that it gets instead, or an empty string
+    - `renewed`: those of them that have other data already, and devenv does not know yet that they work with it
+    - `borrowed`: services that runs have started, each with what existed of it before (see lifecycle/loans.py)
+    - `owner`: the token on everything that devenv creates for this environment
+    - `saving`: images that devenv creates or removes with a snapshot, until it knows the outcome
     """
 
     id: str
     name: str
     project: str
     profile: str = ""
-    ports: dict[str, int] = field(default_factory=dict)
-    provisioned: dict[str, str] = field(default_factory=dict)
-    files: list[str] = field(default_factory=list)
-    unfinished: list[str] = field(default_factory=list)
-    renewing: dict[str, str] = field(default_factory=dict)
-    renewed: list[str] = field(default_factory=list)
-    borrowed: dict[str, str] = field(default_factory=dict)
+    ports: Mapping[str, int] = field(default_factory=dict)
+    provisioned: Mapping[str, str] = field(default_factory=dict)
+    files: Sequence[str] = field(default_factory=list)
+    unfinished: Sequence[str] = field(default_factory=list)
+    renewing: Mapping[str, str] = field(default_factory=dict)
+    renewed: Sequence[str] = field(default_factory=list)
+    borrowed: Mapping[str, str] = field(default_factory=dict)
     owner: str = ""
-    saving: list[str] = field(default_factory=list)
+    saving: Sequence[str] = field(default_factory=list)
     format: int = FORMAT
 
 
-def understood(data: Mapping[str, Any], empty: Record) -> Record:
-    """The record with every field that has the right type; what has not is left as it is in `empty`."""
+_VALUES = {"ports": int, "provisioned": str, "renewing": str, "borrowed": str}
+_LISTS = ("files", "unfinished", "renewed", "saving")
+
+
+def record_of(data: Mapping[str, Any], empty: Record) -> Record:
+    """Return the record with every field of `data` that has the right type; `empty` gives the others."""
     known = asdict(empty)
     fields = {key: value for key, value in data.items() if key in known and isinstance(value, type(known[key]))}
-    for key, kind in (("ports", int), ("provisioned", str), ("renewing", str), ("borrowed", str)):
+    for key, kind in _VALUES.items():
         if not all(isinstance(value, kind) for value in fields.get(key, {}).values()):
             del fields[key]
-    for key in ("files", "unfinished", "renewed", "saving"):
+    for key in _LISTS:
         if not all(isinstance(name, str) for name in fields.get(key, ())):
             del fields[key]
     return Record(**{**known, **fields})

@@ -1,33 +1,53 @@
-"""Environments of other project folders: which of these are not there any more, and what takes one down from here."""
+"""All environments of this user: their records, the lock on their ports, and what removes one from here."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from devenv.store.record import FORMAT, Record
-from devenv.store.state import all_records, environment_id
+from devenv.store.files import read_json
+from devenv.store.locks import held
+from devenv.store.places import environment_id, state_folder
+from devenv.store.record import FORMAT, Record, record_of
+
+
+def all_records() -> list[Record]:
+    """Return the records of all environments of this user. A record must be of the folder that it is in."""
+    found = [(path.parent.name, read_json(path)) for path in sorted(state_folder().glob("environments/*/record.json"))]
+    return [
+        record_of(data, Record("", "", ""))
+        for folder, data in found
+        if {"id", "name", "project"} <= data.keys() and data["id"] == folder
+    ]
+
+
+@contextmanager
+def ports_locked(waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock under which this user's environments choose their ports."""
+    with held(state_folder() / "ports.lock", waiting):
+        yield
 
 
 def gone() -> list[Record]:
-    """The environments whose project folder was moved or deleted, or is on a disk that is not there now.
+    """Return the environments whose project folder was moved or deleted, or is on a disk that is not mounted.
 
-    Where the folder became a link to its new place, no command in there means the old environment either. Those of a
-    newer devenv are left to that one.
+    If a link to the new place stands in place of the folder, its commands do not mean the old environment either.
+    devenv leaves environments of a newer devenv alone.
     """
     return [record for record in all_records() if record.format <= FORMAT and not _reachable(record)]
 
 
 def network_holders(environments: Collection[str]) -> list[str]:
-    """A line for each of these environments, which hold a network: whose it is, and what frees that."""
+    """Return a line for each of these environments, which hold a network: whose it is, and what frees it."""
     records = {record.id: record for record in all_records()}
     lines = []
     for identity in sorted(environments):
         if record := records.get(identity):
             lines.append(f"{identity} of {record.project} has a network: '{_removal(record)}' frees it")
         else:
-            lines.append(f"{identity}, which is not on record here, has a network")
+            lines.append(f"{identity} has a network; this user has no record of it")
     return lines
 
 
@@ -36,7 +56,7 @@ def _reachable(record: Record) -> bool:
     try:
         return folder.is_dir() and environment_id(folder, record.name) == record.id
     except PermissionError:
-        return True  # to somebody
+        return True  # Another user may reach it.
 
 
 def _removal(record: Record) -> str:

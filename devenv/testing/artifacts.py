@@ -14,7 +14,6 @@ The folder leaves the machine, so it holds no secret of the environment. A file 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -26,8 +25,7 @@ from devenv.images.references import BASE
 from devenv.lifecycle.timing import as_data
 from devenv.lifecycle.trace import as_trace
 from devenv.services.readiness import ServiceStatus
-from devenv.store.files import reason_of, way_out
-from devenv.store.state import make_folders, write_files
+from devenv.store.files import folder_obstacle, make_folders, reason_of, write_files
 
 if TYPE_CHECKING:
     from devenv.lifecycle.environment import Environment
@@ -57,16 +55,12 @@ def write_artifacts(environment: Environment, folder: Path, passwords: Iterable[
 def make_folder(folder: Path, project: Path) -> None:
     """Create a folder for artifacts. Raise ConfigError if that fails, or if a link leads out of the project."""
     hint = "name a folder that you may write to"
-    if reason := way_out(folder, project):
+    if reason := folder_obstacle(folder, project):
         raise ConfigError(f"cannot write artifacts to {folder}: {reason}", hint)
     try:
         make_folders(folder)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot write artifacts to {folder}: {reason_of(error)}", hint) from error
-    if not folder.is_dir():
-        raise ConfigError(f"cannot write artifacts to {folder}: it is not a folder", hint)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigError(f"cannot write artifacts to {folder}: no permission", hint)
 
 
 def hider(environment: Environment, passwords: Iterable[str] = ()) -> Callable[[str], str]:

@@ -14,8 +14,7 @@ from devenv.errors import DevenvError
 from devenv.lifecycle.environment import Environment
 from devenv.lifecycle.timing import Run, in_words
 from devenv.services.readiness import ServiceStatus
-from devenv.store.files import check_place
-from devenv.store.state import write_files
+from devenv.store.files import check_place, write_files
 from devenv.testing.artifacts import hider, make_folder, write_artifacts
 from devenv.testing.joblog import JobLog
 from devenv.testing.program import run_group

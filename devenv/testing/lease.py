@@ -20,7 +20,8 @@ from devenv.errors import Cancelled, ConfigError, DevenvError, NoEngine
 from devenv.lifecycle.environment import Environment
 from devenv.lifecycle.loans import Borrowed
 from devenv.model import Desired, DesiredService, Endpoint, Provision
-from devenv.store.state import all_records, write_files
+from devenv.store.files import write_files
+from devenv.store.registry import all_records
 from devenv.testing.pool import Made, Pool
 from devenv.wiring import folder as wiring
 

@@ -19,8 +19,7 @@ from devenv.spec.catalogue import data_folder
 from devenv.spec.components import OWN
 from devenv.spec.desired import resolve, secret_names, select
 from devenv.spec.template import render, render_file
-from devenv.store.files import way_out
-from devenv.store.state import write_files
+from devenv.store.files import way_out, write_files
 from devenv.wiring import folder as wiring
 from devenv.wiring.compose import compose_file
 

@@ -22,8 +22,9 @@ from devenv.model import ComponentChoice, Desired, DesiredService, Provision, Se
 from devenv.spec.components import endpoints_of
 from devenv.spec.profile import WIRED_FOLDER as FOLDER
 from devenv.spec.template import render_file
-from devenv.store.files import way_out
-from devenv.store.state import held, state_folder, write_files
+from devenv.store.files import beside, way_out, write_files
+from devenv.store.locks import held
+from devenv.store.places import state_folder
 
 # The clouds of the environment, for openstacksdk.
 CLOUDS = "clouds.yaml"
@@ -340,7 +341,7 @@ def _remove(folder: Path, names: Iterable[str]) -> None:
         # A record may have been changed, and a folder of ours be a link by now.
         if ".." in path.parts or not path.is_relative_to(folder) or way_out(path.parent, folder):
             continue
-        for name in (path, path.with_name(f".{path.name}.new")):
+        for name in (path, beside(path)):
             if name.is_symlink() or not name.is_dir():
                 with suppress(OSError):
                     name.unlink()

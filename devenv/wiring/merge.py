@@ -21,17 +21,18 @@ from typing import Any
 
 from devenv.errors import ConfigError
 from devenv.store.files import (
-    Refusal,
-    check,
+    as_json,
     content,
     exists,
+    obstacle,
     readable_by_all,
     real_path,
     reason_of,
-    refuse_outside,
     replace_file,
+    write_files,
 )
-from devenv.store.state import held, state_folder, wired_record, write_files
+from devenv.store.locks import held
+from devenv.store.places import state_folder, wired_record
 from devenv.wiring.clouds import merge_clouds
 from devenv.wiring.ini import Edit, Merged, merge, options
 
@@ -70,6 +71,24 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """How errors say why devenv leaves a file alone: from the reason, and what to do first."""
+
+    verb: str
+    path: Path
+    component: str
+
+    def __call__(self, reason: str, first: str = "") -> ConfigError:
+        if self.verb == "unwire":
+            hint = "fix that, then run the same again"
+        elif self.component:
+            hint = f"{first}or pass .devenv/{self.component}.conf as another --config-file, which needs no edit"
+        else:
+            hint = f"{first}or set OS_CLIENT_CONFIG_FILE to .devenv/clouds.yaml, which needs no edit"
+        return ConfigError(f"cannot {self.verb} {self.path}: {reason}", hint=hint)
+
+
+@dataclass(frozen=True)
 class Wired:
     """A file that devenv has merged something into; `listed` ones are in the project's devenv.yaml."""
 
@@ -97,8 +116,8 @@ def wire(
         refuse = Refusal("wire", path, owner.component)
         record = _load()
         target = real_path(path)
-        refuse_outside(path, target, project, listed, refuse)
-        check(target, refuse)
+        if reason := obstacle(path, project, existing=True, inside=listed):
+            raise refuse(reason)
         raw, before = content(target, refuse)
         renamed = _renamed(record, owner, before) if str(target) not in record else ""
         entry = record.get(renamed or str(target)) or _Entry(owner.environment, owner.component, listed)
@@ -140,7 +159,8 @@ def unwire(
             if write:
                 _save({key: other for key, other in record.items() if key != str(target)})
             return Change(target, "", "", (f"{path} is gone: forgotten",), _name(target, project))
-        check(target, refuse)
+        if reason := obstacle(target, target.parent, existing=True):
+            raise refuse(reason)
         raw, before = content(target, refuse)
         merged = _merge(entry, before, "", entry.edits_of(raw), str(path))
         if write:
@@ -252,8 +272,7 @@ def _locked(write: bool, waiting: Callable[[str], None]) -> Iterator[None]:
 
 
 def _save(record: _Record) -> None:
-    text = json.dumps({path: asdict(entry) for path, entry in record.items()}, indent=2, sort_keys=True)
-    write_files({wired_record(): f"{text}\n".encode()})
+    write_files({wired_record(): as_json({path: asdict(entry) for path, entry in record.items()})})
 
 
 def _load() -> dict[str, _Entry]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from devenv.errors import ConfigError
 from devenv.model import Desired
 from devenv.store.files import real_path
-from devenv.store.state import wired_record
+from devenv.store.places import wired_record
 from devenv.wiring.folder import CLOUDS, overlay_name
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from devenv.engine.connection import endpoint_in_use
 from devenv.errors import DevenvError
 from devenv.lifecycle.environment import Environment
 from devenv.spec.catalogue import load_catalogue
-from devenv.store.state import environment_id
+from devenv.store.places import environment_id
 from tests.chaos import checks, files
 from tests.chaos.proxy import Plan, Proxy, proxy
 from tests.chaos.scenarios import SCENARIOS, SUITE, Scenario

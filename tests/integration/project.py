@@ -20,7 +20,7 @@ import pytest
 from devenv.images import golden
 from devenv.lifecycle.environment import Environment
 from devenv.spec.catalogue import load_catalogue
-from devenv.store.state import environment_id
+from devenv.store.places import environment_id
 from tests.integration.inside import REPOSITORY, run_inside, sources, surroundings
 
 Completed = subprocess.CompletedProcess[str]

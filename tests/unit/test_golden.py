@@ -16,7 +16,7 @@ from devenv.errors import Cancelled, DevenvError, NoEngine, NoSpace, NotOurs, Se
 from devenv.images import golden
 from devenv.model import Desired, Observed, Plan, ServiceDefinition
 from devenv.spec.catalogue import load_catalogue
-from devenv.store.state import held
+from devenv.store.locks import held
 
 VOLUME = "devenv-env-1-mysql-data"
 SERVICES = ("mysql", "keystone")

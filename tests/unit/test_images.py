@@ -36,7 +36,7 @@ from devenv.model import (
 )
 from devenv.names import familiar
 from devenv.spec.catalogue import load_catalogue
-from devenv.store.state import cache_folder
+from devenv.store.places import cache_folder
 
 DIGEST = "sha256:" + "0" * 64
 

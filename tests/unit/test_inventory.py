@@ -18,7 +18,7 @@ from devenv.images.inventory import ImageStatus
 from devenv.images.references import LABEL_BASE
 from devenv.lifecycle.environment import Environment
 from devenv.model import Observed
-from devenv.store.state import cache_folder
+from devenv.store.places import cache_folder
 
 STATUS = "Package: {name}\nVersion: 1:8.4.1-2\nArchitecture: amd64\n"
 # What a container holds, by the path that is asked for.

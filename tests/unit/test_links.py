@@ -15,7 +15,7 @@ from devenv.cli.main import main
 from devenv.errors import ConfigError, NoEngine
 from devenv.lifecycle.environment import Environment
 from devenv.lifecycle.trace import write_trace
-from devenv.store.files import way_out
+from devenv.store.files import beside, way_out
 from devenv.store.state import State
 from devenv.testing import write_artifacts
 
@@ -149,7 +149,7 @@ def test_files_among_artifacts_are_replaced_and_not_followed(
 
     monkeypatch.setattr("devenv.lifecycle.world.connect", nobody)
     (tmp_path / "mine").write_text("mine")
-    for name in ("status.json", "engine.json", ".status.json.new"):
+    for name in ("status.json", "engine.json", beside(Path("status.json")).name):
         plant(f"artifacts/{name}", tmp_path / "mine")
     write_artifacts(Environment(), project / "artifacts")
     assert (tmp_path / "mine").read_text() == "mine"

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from devenv.errors import ConfigError
-from devenv.store import files as userfile
+from devenv.store import files as store_files
 from devenv.store.files import replace_file
-from devenv.store.state import state_folder
+from devenv.store.places import state_folder
 from devenv.wiring import merge
 from devenv.wiring.merge import Change, Owner, Wired, unwire, wire, wired
 
@@ -310,9 +310,12 @@ def test_a_garbled_record_is_an_error_and_stays(project: Path, garbage: str | by
 
 def test_a_file_that_was_changed_meanwhile_is_not_replaced(project: Path) -> None:
     path = project / "nova.conf"
-    refused(lambda: replace_file(path, b"what was read", b"new"), f"cannot wire {path}: it was changed meanwhile")
+    refuse = merge.Refusal("wire", path, "")
+    refused(
+        lambda: replace_file(path, b"what was read", b"new", refuse), f"cannot wire {path}: it was changed meanwhile"
+    )
     assert text(project) == BEFORE and files(project) == {"nova.conf"}
-    replace_file(path, BEFORE.encode(), b"new")
+    replace_file(path, BEFORE.encode(), b"new", refuse)
     assert text(project) == "new" and files(project) == {"nova.conf"}
 
 
@@ -348,7 +351,7 @@ def test_a_full_disk_leaves_file_and_record_as_they_were(project: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     # The record is written first, with the same means.
-    for what in ((merge, "write_files"), (userfile, "_dress")):
+    for what in ((merge, "write_files"), (store_files, "_dress")):
         with monkeypatch.context() as patched:
             patched.setattr(*what, full)
             with pytest.raises((OSError, ConfigError), match="No space left on device"):
@@ -416,7 +419,7 @@ def test_what_a_killed_run_left_beside_the_file_goes(project: Path, monkeypatch:
         raise Killed
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(userfile, "_dress", killed)
+        patched.setattr(store_files, "_dress", killed)
         patched.setattr(Path, "unlink", lambda *_, **__: None)
         put(project)
     assert len(files(project)) == 2

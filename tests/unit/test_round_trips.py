@@ -31,7 +31,7 @@ from devenv.spec.catalogue import load_catalogue
 from devenv.spec.components import check_components
 from devenv.spec.desired import resolve, secret_names, select
 from devenv.spec.profile import load_profile
-from devenv.store.state import environment_id
+from devenv.store.places import environment_id
 from devenv.wiring import clouds as yamltext, export, folder as wiring, ini as initext
 from devenv.wiring.compose import compose_file
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -22,19 +23,12 @@ import pytest
 
 from devenv.errors import Cancelled, ConfigError, DevenvError, NotOurs
 from devenv.ports import free_port, holder as port_holder, is_free
-from devenv.store.files import open_to_others, replace_file, written_whole
-from devenv.store.locks import is_held
+from devenv.store.files import beside, open_to_others, replace_file, write_files, written_whole
+from devenv.store.locks import held, is_held
+from devenv.store.places import cache_folder, environment_id, state_folder
 from devenv.store.record import Record
-from devenv.store.state import (
-    State,
-    all_records,
-    cache_folder,
-    environment_id,
-    held,
-    ports_locked,
-    state_folder,
-    write_files,
-)
+from devenv.store.registry import all_records, ports_locked
+from devenv.store.state import Notes, State
 
 
 @pytest.fixture
@@ -141,7 +135,7 @@ def whole(path: Path, content: bytes) -> None:
     [
         lambda path: write_files({path: b"new"}),
         lambda path: write_files({path: b"new"}, 0o644),
-        lambda path: replace_file(path, b"old", b"new"),
+        lambda path: replace_file(path, b"old", b"new", ConfigError),
         lambda path: whole(path, b"new"),
     ],
     ids=["write_files", "write_files for all", "replace_file", "written_whole"],
@@ -205,9 +199,9 @@ def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path: Path) -> None:
     # The kernel itself refuses here, in the middle of the content.
     (tmp_path / "f").write_bytes(b"old")
     code = (
-        "import resource, sys, pathlib; from devenv import errors; from devenv.store import state\n"
+        "import resource, sys, pathlib; from devenv import errors; from devenv.store import files\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))\n"
-        "try: state.write_files({pathlib.Path(sys.argv[1]): b'x' * 20000})\n"
+        "try: files.write_files({pathlib.Path(sys.argv[1]): b'x' * 20000})\n"
         "except errors.ConfigError as error: print(error.message)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "f")], capture_output=True, text=True, check=True)
@@ -236,7 +230,7 @@ def test_all_files_are_on_disk_before_the_first_one_is_replaced(
 
     monkeypatch.setattr(Path, "replace", watched)
     write_files({tmp_path / "a": b"1", tmp_path / "b": b"2"})
-    assert seen[0] == [".a.new", ".b.new"]
+    assert seen[0] == sorted(beside(tmp_path / name).name for name in "ab")
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"1", "b": b"2"}
 
 
@@ -262,7 +256,7 @@ def test_one_file_that_cannot_be_written_leaves_all_of_them_old(
 
 @pytest.mark.parametrize("kind", ["file", "link", "dangling link"])
 def test_what_a_killed_run_left_is_replaced_and_never_followed(tmp_path: Path, kind: str) -> None:
-    left = tmp_path / "d" / ".f.new"
+    left = beside(tmp_path / "d" / "f")
     left.parent.mkdir()
     if kind == "file":
         left.write_bytes(b"half of a longer content")
@@ -281,11 +275,11 @@ def test_a_run_that_is_killed_between_two_files_leaves_each_one_whole(tmp_path: 
     (tmp_path / "a").write_bytes(b"old")
     (tmp_path / "b").write_bytes(b"old")
     code = (
-        "import os, pathlib, sys; from devenv.store import state\n"
+        "import os, pathlib, sys; from devenv.store import files\n"
         "replace = pathlib.Path.replace\n"
         "def once(path, target): replace(path, target); os.kill(os.getpid(), 9)\n"
         "pathlib.Path.replace = once\n"
-        "state.write_files({pathlib.Path(sys.argv[1]) / name: b'new' for name in 'ab'})"
+        "files.write_files({pathlib.Path(sys.argv[1]) / name: b'new' for name in 'ab'})"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -signal.SIGKILL
     assert [(tmp_path / name).read_bytes() for name in "ab"] == [b"new", b"old"]
@@ -487,6 +481,66 @@ def test_a_record_comes_back_as_it_was_saved(state: State, tmp_path: Path) -> No
     assert state.load() == record
     assert all_records() == [record]
     assert (mode(state.folder), mode(state.folder / "record.json")) == (0o700, 0o600)
+
+
+def test_the_holder_of_the_lock_reads_the_record_once(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    real = Path.read_text
+
+    def watched(path: Path, *arguments: str) -> str:
+        read.append(path.name)
+        return real(path, *arguments)
+
+    monkeypatch.setattr(Path, "read_text", watched)
+    with state.locked(pytest.fail):
+        state.amend(files=["env"])
+        state.amend(owner="token")
+        assert (state.load().files, state.load().owner) == (["env"], "token")
+    assert read == ["record.json"]
+
+
+def test_each_holder_of_the_lock_sees_what_another_wrote_before(state: State, tmp_path: Path) -> None:
+    other = State(tmp_path, "default")
+    for number in range(3):
+        with state.locked(pytest.fail):
+            state.amend(ports={"mysql/sql": number})
+        with other.locked(pytest.fail):
+            assert other.load().ports == {"mysql/sql": number}
+            other.amend(owner=str(number))
+        assert state.load().owner == str(number)
+
+
+def test_a_forgotten_record_is_empty_for_the_holder_of_the_lock_too(state: State) -> None:
+    with state.locked(pytest.fail):
+        state.amend(files=["env"], owner="token")
+        state.forget(owner="token")
+        assert (state.load().files, state.load().owner) == ([], "token")
+        state.forget()
+        assert state.load().owner == ""
+
+
+def test_threads_lose_nothing_that_another_one_noted(state: State) -> None:
+    notes = Notes(state)
+    with state.locked(pytest.fail), ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda number: notes.parts({f"mysql/c{number}": "digest"}), range(40)))
+        assert len(state.load().provisioned) == 40
+    assert len(state.load().provisioned) == 40
+
+
+def test_a_forked_child_reads_the_record_itself(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, pathlib; from devenv.store.state import State\n"
+        "state, other = (State(pathlib.Path(sys.argv[1]), 'default') for _ in range(2))\n"
+        "with state.locked(print):\n"
+        "    state.amend(owner='parent')\n"
+        "    if not (child := os.fork()):\n"
+        "        other.amend(owner='child')\n"
+        "        print(state.load().owner, flush=True)\n"
+        "        os._exit(0)\n"
+        "    os.waitpid(child, 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "child\n"
 
 
 GARBLED = [

@@ -24,7 +24,7 @@ from devenv.lifecycle.environment import Environment
 from devenv.model import ProjectFile
 from devenv.spec import trust
 from devenv.spec.profile import load_profile
-from devenv.store.state import state_folder
+from devenv.store.places import state_folder
 
 FOREIGN = "profile: coordination\nservices: {etcd: {image: 'example/etcd:3'}}\n"
 DATA = """\

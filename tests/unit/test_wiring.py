@@ -22,6 +22,7 @@ from oslo_config import cfg
 
 from devenv.errors import ConfigError
 from devenv.spec.catalogue import load_catalogue
+from devenv.store.files import beside
 from devenv.wiring import folder as wiring
 from devenv.wiring.folder import (
     as_dotenv,
@@ -289,8 +290,8 @@ def test_the_other_environments_of_a_project_can_go_first(tmp_path: Path) -> Non
 def test_what_a_killed_run_left_goes_too(tmp_path: Path, name: str, end: str) -> None:
     folder, known = folder_of(tmp_path, name), known_files(CATALOGUE)
     write(tmp_path, FILES, name=name)
-    (folder / ".env.new").write_text("half")
-    (folder / ".openrc.new").write_text("half")
+    beside(folder / "env").write_text("half")
+    beside(folder / "openrc").write_text("half")
     if end == "write":
         write(tmp_path, {"env": "new"}, known, name)
         assert {path.name for path in folder.iterdir()} - {".gitignore"} == {"env"}
