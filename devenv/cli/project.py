@@ -113,7 +113,7 @@ def env(context: click.Context, component: str, format_: str) -> None:
 
     In a shell: eval "$(devenv env --format shell)"
     """
-    from devenv.wiring.folder import FORMATS
+    from devenv.wiring.contents import FORMATS
 
     click.echo(FORMATS[format_](environment_of(context).env(component)), nl=False)
 

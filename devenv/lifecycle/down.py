@@ -16,7 +16,7 @@ from devenv.names import Pair
 from devenv.store import registry
 from devenv.store.record import Record
 from devenv.store.state import Notes, State
-from devenv.wiring import folder
+from devenv.wiring import contents, folder
 
 
 def stop(world: World, names: Sequence[str]) -> Result:
@@ -57,7 +57,7 @@ def _forget(world: World, picture: Picture) -> None:
     """Remove what is left of an environment beside the engine's: leftover images, files, the record."""
     observed, files = picture.observed, world.state.load().files
     snapshot.remove_leftovers(world.state, world.engine, observed.images)
-    folder.remove(world.project, world.folder, {*folder.known_files(picture.defined.catalogue), *files})
+    folder.remove(world.project, world.folder, {*contents.known_files(picture.defined.catalogue), *files})
     # Without a token on record, the next `up` might take over a stranger's.
     world.state.forget(observed.owner if observed.strangers else "")
     # Last: what cannot be restored stays on record for `unwire`, and keeps nothing from going down.

@@ -24,7 +24,7 @@ from devenv.services.readiness import ServiceStatus, status_of
 from devenv.spec import trust
 from devenv.spec.profile import PROJECT_FILE, existing_folder, find_project
 from devenv.store.state import State
-from devenv.wiring import export, folder
+from devenv.wiring import contents, export
 
 if TYPE_CHECKING:
     from devenv.images.bundle import Archive
@@ -288,15 +288,15 @@ class Environment:
         """
         defined, present = self._present(component)
         if not component:
-            return folder.flat_map(present.services)
-        overlay = folder.wired_files(present, defined.catalogue)[folder.overlay_name(component)]
-        return folder.component_map(present.services, component, overlay)
+            return contents.flat_map(present.services)
+        overlay = contents.wired_files(present, defined.catalogue)[contents.overlay_name(component)]
+        return contents.component_map(present.services, component, overlay)
 
     def run_variables(self, component: str) -> dict[str, str]:
         """Return what a program finds in its environment that runs as the component: all of `env`, and known names."""
-        overlay = self.folder / folder.overlay_name(component)
+        overlay = self.folder / contents.overlay_name(component)
         defined, present = self._present(component)
-        return folder.run_variables(present, component, overlay, defined.catalogue)[0]
+        return contents.run_variables(present, component, overlay, defined.catalogue)[0]
 
     def export(self, tool: str, component: str = "") -> dict[str, str]:
         """Return the environment in another tool's format, by the file's name, which is empty if there is only one.
@@ -358,7 +358,7 @@ class Environment:
         """
         defined, present = self._present(component)
         jobs = self._world.files.jobs(present, component, files, clouds)
-        texts = folder.wired_files(present, defined.catalogue)
+        texts = contents.wired_files(present, defined.catalogue)
         with self._world.changing() if write else nullcontext():
             changes = [self._world.files.merge(job, texts, write) for job in jobs]
         self._world.files.tell(changes)

@@ -22,7 +22,7 @@ from devenv.lifecycle.world import Catalogue, Definitions, World, needs
 from devenv.model import Desired, Observed, Plan, ServiceChoice
 from devenv.names import Pair, check_component, identifier
 from devenv.spec.components import check_free
-from devenv.wiring.folder import wired_files
+from devenv.wiring.contents import wired_files
 
 # What there was of a service before a run brought it up. So much is there again when the last run has ended.
 _NOTHING, _DATA, _CONTAINER = "nothing", "data", "container"

@@ -23,7 +23,7 @@ from devenv.model import Desired, Observed, Plan, Report, Result, Timing
 from devenv.names import Pair
 from devenv.spec.components import needed_components
 from devenv.store.registry import network_holders
-from devenv.wiring.folder import wired_files
+from devenv.wiring.contents import wired_files
 from devenv.wiring.project_files import Merges
 
 

@@ -40,7 +40,7 @@ from devenv.spec.profile import load_profile
 from devenv.store.record import Record
 from devenv.store.registry import all_records, ports_locked
 from devenv.store.state import Notes, State, new_token
-from devenv.wiring import folder
+from devenv.wiring import contents, folder
 from devenv.wiring.project_files import ProjectFiles
 
 Catalogue = Mapping[str, ServiceDefinition]
@@ -384,7 +384,7 @@ class World:
     def write(self, files: Mapping[str, str], catalogue: Catalogue) -> list[Path]:
         """Write these files under .devenv/ and remove the others of devenv's; return those that changed."""
         record = self.state.load()
-        before = {*record.files, *folder.known_files(catalogue)}
+        before = {*record.files, *contents.known_files(catalogue)}
         if not before >= files.keys():
             # Known before they are written: what a killed devenv leaves is then ours to remove.
             self.state.amend(files=sorted({*record.files, *files}))

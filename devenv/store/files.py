@@ -86,18 +86,21 @@ def folder_obstacle(folder: Path, project: Path, *, links: bool = True) -> str:
 
     Links are as for files; without `links`, no part of the folder inside the project may be one.
     """
+    if not links and (found := [part for part in _own_parts(folder, project) if _is_link(part)]):
+        return f"{_it(found[-1], folder)} is a symbolic link (to {found[-1].readlink()})"
     if reason := way_out(folder, project):
         return reason
-    if not links and (found := [part for part in _own_parts(folder, project) if _is_link(part)]):
-        return f"{found[-1]} is a symbolic link (to {found[-1].readlink()})"
     try:
         nearest = next(part for part in (folder, *folder.absolute().parents) if part.exists())
     except (OSError, ValueError) as error:
         return reason_of(error)
-    where = "it" if nearest == folder else str(nearest)
     if not nearest.is_dir():
-        return f"{where} is not a folder"
-    return "" if os.access(nearest, os.W_OK | os.X_OK) else f"no permission to write to {where}"
+        return f"{_it(nearest, folder)} is not a folder"
+    return "" if os.access(nearest, os.W_OK | os.X_OK) else f"no permission to write to {_it(nearest, folder)}"
+
+
+def _it(part: Path, path: Path) -> str:
+    return "it" if part == path else str(part)
 
 
 def check_place(path: Path, project: Path) -> None:

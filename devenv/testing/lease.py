@@ -23,7 +23,7 @@ from devenv.model import Desired, DesiredService, Endpoint, Provision
 from devenv.store.files import write_files
 from devenv.store.registry import all_records
 from devenv.testing.pool import Made, Pool
-from devenv.wiring import folder as wiring
+from devenv.wiring import contents
 
 if TYPE_CHECKING:
     from oslo_config.cfg import ConfigOpts
@@ -53,7 +53,7 @@ class Service:
 
 
 def _service(service: DesiredService, view: DesiredService | Provision) -> Service:
-    return Service(service.name, service.role, view.endpoints, wiring.flat_map({service.name: view}))
+    return Service(service.name, service.role, view.endpoints, contents.flat_map({service.name: view}))
 
 
 class LentComponent:
@@ -80,7 +80,7 @@ class LentComponent:
     @cached_property
     def env(self) -> dict[str, str]:
         """Return the variables that `devenv run` gives a command."""
-        variables, text = wiring.run_variables(self._made.desired, self.name, self._made.note, self._pool.catalogue)
+        variables, text = contents.run_variables(self._made.desired, self.name, self._made.note, self._pool.catalogue)
         write_files({self._made.note: text.encode()})
         return variables
 

@@ -19,8 +19,8 @@ from devenv.spec.catalogue import data_folder
 from devenv.spec.components import OWN
 from devenv.spec.desired import resolve, secret_names, select
 from devenv.spec.template import render, render_file
-from devenv.store.files import way_out, write_files
-from devenv.wiring import folder as wiring
+from devenv.store.files import check_place, way_out, write_files
+from devenv.wiring import contents
 from devenv.wiring.compose import compose_file
 
 Catalogue = Mapping[str, ServiceDefinition]
@@ -90,13 +90,12 @@ def write(tool: str, files: Mapping[str, str], output: Path, project: Path) -> l
         if reason := way_out(path, project) or way_out(path, output, "the folder"):
             raise ConfigError(f"cannot write {path}: {reason}", "remove the link, or name another place")
     for path in paths:
-        if path.is_dir():
-            raise ConfigError(f"cannot write {path}: it is a folder", "name a file")
         try:
             if path != output:
                 path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"cannot make {path.parent}: {error.strerror}", "name a folder") from error
+            raise ConfigError(f"cannot create {path.parent}: {error.strerror}", "name a folder") from error
+        check_place(path, project)
     write_files(paths, mode=0o600 if tool in SECRET else 0o644)
     return list(paths)
 
@@ -135,7 +134,7 @@ def _alone(desired: Desired, component: str) -> Desired:
 
 def _variables(desired: Desired, component: str, catalogue: Catalogue) -> str:
     """The names that `devenv run` tells a program, as lines of YAML."""
-    found = wiring.job_variables(desired, component, catalogue)[0]
+    found = contents.job_variables(desired, component, catalogue)[0]
     return "\n".join(f"{name}: {json.dumps(value)}" for name, value in found.items())
 
 

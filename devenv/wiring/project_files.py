@@ -14,7 +14,7 @@ from devenv.errors import ConfigError
 from devenv.model import Desired
 from devenv.store.files import real_path
 from devenv.store.places import wired_record
-from devenv.wiring.folder import CLOUDS, overlay_name
+from devenv.wiring.contents import CLOUDS, overlay_name
 
 if TYPE_CHECKING:
     from devenv.wiring.merge import Change, Wired

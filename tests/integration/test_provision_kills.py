@@ -13,7 +13,7 @@ from project import Completed, Project, new_project, remove
 from devenv.lifecycle.environment import Environment
 from devenv.names import identifier
 from devenv.store.places import environment_id
-from devenv.wiring.folder import from_dotenv
+from devenv.wiring.contents import from_dotenv
 from tests.chaos import checks, files
 
 SERVICES = ("mysql", "rabbitmq", "etcd", "keystone")

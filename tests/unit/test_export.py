@@ -329,7 +329,7 @@ def test_several_files_go_below_a_folder_or_into_one_stream(project: Path) -> No
 def test_a_place_that_cannot_be_written_is_said(project: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot write .*: it is a folder"):
         export.write("compose", {"": "text"}, project, project)
-    with pytest.raises(ConfigError, match=r"cannot make .*devenv\.yaml"):
+    with pytest.raises(ConfigError, match=r"cannot create .*devenv\.yaml"):
         export.write("zuul", {"a/b.yaml": "text"}, project / "devenv.yaml", project)
     with pytest.raises(ConfigError, match=r"cannot write .*nowhere"):
         export.write("compose", {"": "text"}, project / "nowhere" / "compose.yaml", project)

@@ -15,7 +15,7 @@ from devenv.model import ComponentChoice, Desired, Profile, ServiceChoice
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.components import check_components, former_components
 from devenv.spec.desired import resolve, secret_names
-from devenv.wiring.folder import component_map, conventional, flat_map, known_files, overlay_name, wired_files
+from devenv.wiring.contents import component_map, conventional, flat_map, known_files, overlay_name, wired_files
 
 NAMES = ("mysql", "keystone", "rabbitmq", "etcd")
 NOVA = ComponentChoice("nova", roles=("admin",), catalog={"type": "compute", "name": "nova", "url": "http://n:1/v2"})
@@ -127,7 +127,7 @@ def test_no_component_is_what_a_service_is_in_the_catalog() -> None:
 
 
 def test_a_component_whose_file_is_anothers_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"cannot name a component 'oslo': oslo\.conf is another's"):
+    with pytest.raises(ConfigError, match=r"cannot name a component 'oslo': devenv writes another oslo\.conf"):
         files(ComponentChoice("oslo"))
 
 
@@ -147,7 +147,7 @@ def test_a_former_component_that_is_called_the_same_as_a_present_one_is_not_drop
 
 @pytest.mark.parametrize("name", ["endpoints", "oslo"])
 def test_a_component_does_not_take_the_environments_files(name: str) -> None:
-    with pytest.raises(ConfigError, match="is another's"):
+    with pytest.raises(ConfigError, match="devenv writes another"):
         files(ComponentChoice(name))
 
 

@@ -32,7 +32,7 @@ from devenv.spec.components import check_components
 from devenv.spec.desired import resolve, secret_names, select
 from devenv.spec.profile import load_profile
 from devenv.store.places import environment_id
-from devenv.wiring import clouds as yamltext, export, folder as wiring, ini as initext
+from devenv.wiring import clouds, contents, export, ini
 from devenv.wiring.compose import compose_file
 
 CATALOGUE = load_catalogue()
@@ -161,13 +161,13 @@ def in_bash(folder: Path, texts: Sequence[str]) -> list[dict[str, str]]:
 
 def check(desired: Desired, catalogue: Catalogue) -> None:
     """Each file says what it should and nothing else. Raises ConfigError as `up` does."""
-    files, harmless = wiring.wired_files(desired, catalogue), Harmless(desired)
-    meant = wiring.wired_files(harmless.desired, catalogue)
+    files, harmless = contents.wired_files(desired, catalogue), Harmless(desired)
+    meant = contents.wired_files(harmless.desired, catalogue)
     assert files.keys() == meant.keys()
     for name, text in files.items():
         if parse := PARSERS.get(Path(name).suffix):
             assert parse(text) == harmless.meant(parse(meant[name])), name
-    assert from_dotenv(files["env"]) == wiring.flat_map(desired.services)
+    assert from_dotenv(files["env"]) == contents.flat_map(desired.services)
 
 
 @given(projects, passwords, st.sampled_from([CATALOGUE, GUARDED]))
@@ -199,11 +199,11 @@ def test_a_shell_reads_what_the_parsers_read(tmp_path: Path) -> None:
     def rendered(components: dict[str, Any], password: str, catalogue: Catalogue) -> None:
         try:
             desired = target(tmp_path, components, password, catalogue)
-            files = wiring.wired_files(desired, catalogue)
+            files = contents.wired_files(desired, catalogue)
         except ConfigError:
             return
-        flat = wiring.flat_map(desired.services)
-        found.append((wiring.as_shell(flat), flat))
+        flat = contents.flat_map(desired.services)
+        found.append((contents.as_shell(flat), flat))
         found.append(("unset HOME\n" + files["openrc"], {k: v for k, v in flat.items() if k.startswith("OS_")}))
         found.extend((f"set -a\n{text}", from_dotenv(text)) for name, text in files.items() if name.endswith("env"))
 
@@ -227,12 +227,12 @@ def test_any_value_is_read_by_a_shell_and_a_dotenv_library_as_it_is_or_refused(t
 
     @given(variables)
     def written(values: dict[str, str]) -> None:
-        found.append((wiring.as_shell(values), values))
-        assert json.loads(wiring.as_json(values)) == values
+        found.append((contents.as_shell(values), values))
+        assert json.loads(contents.as_json(values)) == values
         with suppress(ConfigError):
-            text = wiring.as_dotenv(values)
+            text = contents.as_dotenv(values)
             found.append((f"set -a\n{text}", values))
-            assert from_dotenv(text) == wiring.from_dotenv(text) == values
+            assert from_dotenv(text) == contents.from_dotenv(text) == values
 
     written()
     scripts, meant = zip(*found, strict=True)
@@ -242,7 +242,7 @@ def test_any_value_is_read_by_a_shell_and_a_dotenv_library_as_it_is_or_refused(t
 @given(st.sampled_from(["", "[a]\n", "[a]\nx = 1\n[b]\nx = 2\n"]), texts)
 def test_any_value_is_read_by_oslo_config_as_it_is_or_refused(text: str, value: str) -> None:
     with suppress(ConfigError):
-        merged = initext.merge(text, {("a", "x"): (value,)}, (), "nova.conf").text
+        merged = ini.merge(text, {("a", "x"): (value,)}, (), "nova.conf").text
         assert oslo(merged) == {**oslo(text), "a": {"x": [value]}}
 
 
@@ -250,7 +250,7 @@ def test_any_value_is_read_by_oslo_config_as_it_is_or_refused(text: str, value: 
 def test_any_cloud_is_read_by_a_yaml_library_as_it_is_or_refused(text: str, name: str, cloud: dict[str, str]) -> None:
     before = read_yaml(text) or {}
     with suppress(ConfigError):
-        merged = yamltext.merge_clouds(text, yaml.safe_dump({"clouds": {name: cloud}}), (), "clouds.yaml").text
+        merged = clouds.merge_clouds(text, yaml.safe_dump({"clouds": {name: cloud}}), (), "clouds.yaml").text
         assert read_yaml(merged) == {**before, "clouds": {**(before.get("clouds") or {}), name: cloud}}
 
 

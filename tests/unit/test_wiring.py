@@ -22,18 +22,11 @@ from oslo_config import cfg
 
 from devenv.errors import ConfigError
 from devenv.spec.catalogue import load_catalogue
+from devenv.spec.components import endpoints_of
 from devenv.store.files import beside
-from devenv.wiring import folder as wiring
-from devenv.wiring.folder import (
-    as_dotenv,
-    as_json,
-    as_shell,
-    endpoints_of,
-    flat_map,
-    folder_of,
-    known_files,
-    wired_files,
-)
+from devenv.wiring import folder as wired_folder
+from devenv.wiring.contents import as_dotenv, as_json, as_shell, flat_map, from_dotenv, known_files, wired_files
+from devenv.wiring.folder import folder_of
 
 DESIRED = shipped()
 CATALOGUE = load_catalogue()
@@ -175,15 +168,15 @@ def test_openstack_clients_read_their_files() -> None:
 
 
 def write(project: Path, files: Mapping[str, str], known: Collection[str] = (), name: str = "default") -> list[Path]:
-    return wiring.write(project, folder_of(project, name), files, known)
+    return wired_folder.write(project, folder_of(project, name), files, known)
 
 
 def remove(project: Path, known: Collection[str], name: str = "default") -> None:
-    wiring.remove(project, folder_of(project, name), known)
+    wired_folder.remove(project, folder_of(project, name), known)
 
 
 def check(project: Path, name: str = "default") -> None:
-    wiring.check(project, folder_of(project, name))
+    wired_folder.check(project, folder_of(project, name))
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -255,13 +248,13 @@ def test_an_environment_that_goes_takes_no_folder_from_one_that_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     going, coming = folder_of(tmp_path, "going"), folder_of(tmp_path, "default")
-    wiring.write(tmp_path, going, {"env": "x"}, ())
+    wired_folder.write(tmp_path, going, {"env": "x"}, ())
     # It waits for the other one, or has gone.
     decided = threading.Event()
-    make, held = wiring._make, wiring.held
+    make, held = wired_folder._make, wired_folder.held
 
     def remove() -> None:
-        wiring.remove(tmp_path, going, ["env"])
+        wired_folder.remove(tmp_path, going, ["env"])
         decided.set()
 
     def making(project: Path, folder: Path) -> None:
@@ -270,9 +263,9 @@ def test_an_environment_that_goes_takes_no_folder_from_one_that_comes(
         decided.wait()
 
     thread = threading.Thread(target=remove)
-    monkeypatch.setattr(wiring, "held", lambda path, _: held(path, lambda _: decided.set()))
-    monkeypatch.setattr(wiring, "_make", making)
-    wiring.write(tmp_path, coming, {"env": "y"}, ())
+    monkeypatch.setattr(wired_folder, "held", lambda path, _: held(path, lambda _: decided.set()))
+    monkeypatch.setattr(wired_folder, "_make", making)
+    wired_folder.write(tmp_path, coming, {"env": "y"}, ())
     thread.join()
     assert {path.name for path in (tmp_path / ".devenv").iterdir()} == {"env", ".gitignore"}
 
@@ -388,7 +381,7 @@ def test_a_link_in_place_of_a_folder_is_refused(tmp_path: Path, link: str, name:
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(tmp_path / "elsewhere")
     for act in (lambda: check(tmp_path, name), lambda: write(tmp_path, FILES, name=name)):
-        with pytest.raises(ConfigError, match="it is a symbolic link"):
+        with pytest.raises(ConfigError, match=r"is a symbolic link \(to"):
             act()
     assert not list((tmp_path / "elsewhere").iterdir())
     kept = (tmp_path / "elsewhere" / folder_of(tmp_path, name).relative_to(place) / "env").resolve()
@@ -430,7 +423,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 def test_a_project_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".devenv").mkdir()
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
-    with pytest.raises(ConfigError, match="permission denied"):
+    with pytest.raises(ConfigError, match="no permission"):
         check(tmp_path)
     with pytest.raises(ConfigError, match="cannot write to"):
         check(tmp_path / "absent")
@@ -453,4 +446,4 @@ def test_a_full_disk_leaves_the_file_before_whole(tmp_path: Path, monkeypatch: p
 
 def test_a_dotenv_comes_back() -> None:
     values = {"A": "1", "URL": "mysql://u:p@h/d?a=b&c='".replace("'", ""), "EMPTY": ""}
-    assert wiring.from_dotenv("# a comment\n" + as_dotenv(values)) == values
+    assert from_dotenv("# a comment\n" + as_dotenv(values)) == values

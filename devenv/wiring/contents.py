@@ -1,0 +1,257 @@
+"""What devenv tells programs about an environment: variables, and the content of the files under .devenv/. Pure.
+
+`env` and `endpoints.json` come from the services' data. Every other file is put together from the templates of the
+services (see `wired_files`), which stand in these folders of a service:
+
+    wire/                 for the environment
+    wire/component/       for each component; its name replaces the word "component" in the file's name
+    wire/catalog/         for each component in the service catalog
+    wire/section/         for each section that a component lists
+    wire/typed-section/   for each of those with the type of the other service
+    wire/run/             more variables for `devenv run`
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from devenv.errors import ConfigError
+from devenv.model import ComponentChoice, Desired, DesiredService, Provision, ServiceDefinition
+from devenv.spec.components import endpoints_of
+from devenv.spec.template import render_file
+
+# The clouds of the environment, for openstacksdk.
+CLOUDS = "clouds.yaml"
+_OVERLAY = "component.conf"
+_REPEATABLE = "# Repeatable"
+# In single quotes a shell takes everything but a quote literally. Libraries know escapes, variables and more line ends.
+_UNQUOTABLE = re.compile(r"['\x00-\x1f\x7f-\x9f\u2028\u2029]|\\(?=\\|\Z)|\$\{")
+_HEADER = "# Written by devenv; 'devenv up' replaces it.\n"
+
+
+# ---- the flat map --------------------------------------------------------------------------------------------
+
+
+def flat_map(views: Mapping[str, DesiredService | Provision]) -> dict[str, str]:
+    """Return DEVENV_<SERVICE>_HOST, _PORT, _URL, the service's other outputs, and the names that clients know (OS_*).
+
+    `views` are services as the administrator or as a component sees them, by name. The variables of a service's first
+    endpoint have the service's name alone.
+    """
+    values: dict[str, str] = {}
+    for service, view in views.items():
+        name = service.upper().replace("-", "_")
+        for number, (key, endpoint) in enumerate(view.endpoints.items()):
+            prefix = f"DEVENV_{name}" if number == 0 else f"DEVENV_{name}_{key.upper().replace('-', '_')}"
+            values |= {f"{prefix}_HOST": endpoint.host, f"{prefix}_PORT": str(endpoint.port)}
+            values[f"{prefix}_URL"] = endpoint.url
+        values |= {f"DEVENV_{name}_{key}": value for key, value in view.outputs.items()}
+        values |= view.environment
+    return values
+
+
+def component_map(services: Mapping[str, DesiredService], component: str, overlay: str) -> dict[str, str]:
+    """Return the flat map of one component, and its overlay as the variables that oslo.config reads by itself.
+
+    It leaves out each section with a repeatable option: oslo.config takes the letters of such a variable for values.
+    Templates mark these options with a comment.
+    """
+    # The other commands start quicker without it.
+    from devenv.wiring import ini
+
+    views = {name: s.components[component] for name, s in services.items() if component in s.components}
+    options = ini.options(overlay, f"{component}.conf")
+    repeated = {section for (section, _), values in options.items() if len(values) > 1} | _marked(overlay)
+    return flat_map(views) | {
+        f"OS_{section.upper()}__{option.upper()}": values[0]
+        for (section, option), values in options.items()
+        if section not in repeated
+    }
+
+
+def _marked(overlay: str) -> set[str]:
+    """Return the sections with an option that is marked as repeatable."""
+    section, found = "", set()
+    for line in overlay.splitlines():
+        section = line.strip("[]") if line.startswith("[") else section
+        if line.startswith(_REPEATABLE):
+            found.add(section)
+    return found
+
+
+def run_variables(
+    desired: Desired, component: str, overlay: Path, catalogue: Mapping[str, ServiceDefinition]
+) -> tuple[dict[str, str], str]:
+    """Return the variables of a program that runs as the component, and the overlay's text, which is in `overlay`."""
+    variables, text = job_variables(desired, component, catalogue)
+    return variables | {"DEVENV_OSLO_CONF": str(overlay)}, text
+
+
+def job_variables(
+    desired: Desired, component: str, catalogue: Mapping[str, ServiceDefinition]
+) -> tuple[dict[str, str], str]:
+    """Return the variables of a program that finds none of devenv's files, and the overlay's text."""
+    texts = wired_files(desired, catalogue)
+    text = texts.get(overlay_name(component), "")
+    known = component_map(desired.services, component, text)
+    named = conventional(desired.services, component, texts, catalogue)
+    return {"DEVENV_COMPONENT": component} | known | named, text
+
+
+def conventional(
+    services: Mapping[str, DesiredService],
+    component: str,
+    texts: Mapping[str, str],
+    catalogue: Mapping[str, ServiceDefinition],
+) -> dict[str, str]:
+    """Return the variables that programs know by other names: DATABASE_URL and the like, and those of pifpaf.
+
+    `PIFPAF_URL` is the first one of pifpaf's URLs, and `PIFPAF_URLS` has all of them.
+    """
+    found = from_dotenv(texts.get(f"{component}.env", ""))
+    for name, service in services.items():
+        if component in service.components:
+            for path in _templates(catalogue[name].wire / "run"):
+                found |= from_dotenv(render_file(path, service.components[component].values))
+    urls = [found[key] for name in services if (key := f"PIFPAF_{name.upper()}_URL") in found]
+    return found | ({"PIFPAF_URL": urls[0], "PIFPAF_URLS": ";".join(urls)} if urls else {})
+
+
+def from_dotenv(text: str) -> dict[str, str]:
+    """Return the values of a text that `as_dotenv` wrote, or of a template in its form."""
+    pairs = (line.partition("=") for line in text.splitlines() if "=" in line and not line.startswith("#"))
+    return {name: value.strip("'") for name, _, value in pairs}
+
+
+def as_json(values: Mapping[str, str]) -> str:
+    """Return one object."""
+    return json.dumps(values, indent=2) + "\n"
+
+
+def as_dotenv(values: Mapping[str, str]) -> str:
+    """Return NAME='value' lines. Raise ConfigError for a value that some programs would read as another one."""
+    return "".join(f"{name}='{_quotable(name, value)}'\n" for name, value in values.items())
+
+
+def as_shell(values: Mapping[str, str]) -> str:
+    """Return lines for `eval` in a POSIX shell."""
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
+
+
+FORMATS = {"json": as_json, "dotenv": as_dotenv, "shell": as_shell}
+
+
+def _quotable(name: str, value: str) -> str:
+    if found := _UNQUOTABLE.search(value):
+        raise ConfigError(
+            f"cannot write {name} to a .env file: some programs misread {found[0]!r} in its value",
+            "change the outputs in the service's compose.yaml",
+        )
+    return value
+
+
+# ---- the files -----------------------------------------------------------------------------------------------
+
+
+def wired_files(desired: Desired, catalogue: Mapping[str, ServiceDefinition]) -> dict[str, str]:
+    """Return the content of every file of an environment, by its path below the folder.
+
+    Raise ConfigError for a template that names an unknown value, and for a component that would share a file with
+    another.
+    """
+    services = desired.services
+    endpoints = {name: endpoints_of(service.endpoints) for name, service in services.items()}
+    fragments: dict[str, list[str]] = {}
+    for name, service in services.items():
+        folder = catalogue[name].wire
+        for path in _templates(folder):
+            fragments.setdefault(path.name, []).append(render_file(path, service.values))
+        for path in _templates(folder / "component"):
+            if path.name == _OVERLAY and service.own:
+                fragments.setdefault("oslo.conf", []).append(render_file(path, service.own.values))
+    for choice in desired.components.values():
+        _add_component(choice, services, catalogue, fragments)
+        overlay = "".join(fragments.get(overlay_name(choice.name), ()))
+        for section in choice.sections:
+            if overlay.count(f"\n[{section}]\n") > 1:
+                raise ConfigError(
+                    f"cannot add section {section!r} for component {choice.name!r}: devenv writes one of that name",
+                    hint="remove it from 'sections' in devenv.yaml",
+                )
+    files = {path: _joined(path, texts) for path, texts in fragments.items()}
+    return {
+        "env": _HEADER + as_dotenv(flat_map(services)),
+        "endpoints.json": json.dumps(endpoints, indent=2) + "\n",
+        **files,
+        # For --config-dir, which reads every file of a folder, so the folder has no other component's.
+        **{f"{c}.conf.d/{c}.conf": text for c in desired.components if (text := files.get(overlay_name(c)))},
+    }
+
+
+def overlay_name(component: str) -> str:
+    """Return the name of the component's file for `--config-file`."""
+    return _OVERLAY.replace("component", component)
+
+
+def _add_component(
+    choice: ComponentChoice,
+    services: Mapping[str, DesiredService],
+    catalogue: Mapping[str, ServiceDefinition],
+    fragments: dict[str, list[str]],
+) -> None:
+    taken = {*fragments, "env", "endpoints.json"}
+    for name, service in services.items():
+        if choice.name not in service.components:
+            continue
+        values = service.components[choice.name].values
+        for kind, more in _kinds(choice):
+            for path in _templates(catalogue[name].wire / kind):
+                file = path.name.replace("component", choice.name)
+                if file in taken and file != path.name:
+                    raise ConfigError(
+                        f"cannot name a component {choice.name!r}: devenv writes another {file}", "choose another name"
+                    )
+                fragments.setdefault(file, []).append(render_file(path, {**values, **more}))
+
+
+def _kinds(choice: ComponentChoice) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the folders of templates that a component uses, in their order, with the values of each use."""
+    yield "component", {}
+    if choice.catalog:
+        yield "catalog", {}
+    for section, kind in choice.sections.items():
+        words = {"section.name": section, "section.type": kind}
+        yield "section", words
+        if kind:
+            yield "typed-section", words
+
+
+@cache
+def _templates(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.is_file())
+
+
+def _joined(path: str, texts: Sequence[str]) -> str:
+    """Join what several services add to one file: merge JSON objects, put all else one below the other."""
+    if not path.endswith(".json"):
+        return _HEADER + "".join(texts)
+    merged: dict[str, object] = {}
+    for text in texts:
+        try:
+            merged |= json.loads(text)
+        except ValueError as error:
+            raise ConfigError(
+                f"cannot create {path}: a template is no JSON object ({error})", "correct the template"
+            ) from error
+    return json.dumps(merged, indent=2) + "\n"
+
+
+def known_files(catalogue: Mapping[str, ServiceDefinition]) -> set[str]:
+    """Return the names of all files that devenv can write for an environment without components."""
+    templates = {path.name for service in catalogue.values() for path in _templates(service.wire)}
+    return templates | {"env", "endpoints.json", "oslo.conf"}
