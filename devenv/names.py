@@ -18,7 +18,6 @@ NAME_RULE = "at most 31 lower-case letters, digits and dashes, a letter first"
 # A component's name becomes the name of databases, users, vhosts and files. MySQL allows its users 32 characters.
 COMPONENT = re.compile(r"[a-z][a-z0-9_-]{0,30}\Z")
 COMPONENT_RULE = "at most 31 lower-case letters, digits, - and _, a letter first"
-_OURS = "localhost/devenv/"
 # An image, in Docker's own grammar, shortened: [host[:port]/]path[:tag][@digest].
 IMAGE = re.compile(r"[a-zA-Z0-9][\w.-]*(?::\d+)?(?:/[\w.-]+)*(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?\Z", flags=re.ASCII)
 
@@ -40,15 +39,6 @@ def check_component(name: str) -> str:
 def identifier(component: str) -> str:
     """Return a component's name for where a dash would have to be quoted, as in SQL."""
     return component.replace("-", "_")
-
-
-def familiar(reference: str) -> str:
-    """Return an image's reference as people write it: without the registry and namespaces that engines add."""
-    for implied in ("docker.io/library/", "index.docker.io/library/", "docker.io/", "index.docker.io/"):
-        if reference.startswith(implied):
-            return reference.removeprefix(implied)
-    # Podman puts images built on the host in this namespace. In any other name it belongs to the name.
-    return reference.removeprefix("localhost/") if reference.startswith(_OURS) else reference
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

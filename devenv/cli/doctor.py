@@ -12,14 +12,12 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from devenv import ports
-from devenv.engine import connection, containers as engines, install as hosts
-from devenv.engine.containers import Engine
+from devenv.engine import connection, docker as engines, install as hosts
 from devenv.engine.install import Host
+from devenv.engine.protocol import About, Engine
 from devenv.errors import DevenvError, NoEngine
 from devenv.images.references import BASE
 
@@ -55,31 +53,12 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Answer:
-    """Hold the answers of the engine, asked once; `clock` is how many seconds its clock is ahead of this host's."""
+    """Hold the answers of the engine, asked once; `missing` are the services whose image it does not have."""
 
     url: str
     origin: str
-    info: Mapping[str, Any]
-    version: Mapping[str, Any]
+    about: About
     missing: tuple[str, ...] = ()
-    clock: float | None = None
-
-    @property
-    def rootless(self) -> bool:
-        return "rootless" in str(self.info.get("SecurityOptions"))
-
-    @property
-    def podman(self) -> bool:
-        return "podman" in str(self.version.get("Components")).lower()
-
-    @property
-    def local(self) -> bool:
-        """Return whether the engine shares this kernel: Docker Desktop and others run in a VM."""
-        return (
-            self.url.startswith("unix:")
-            and self.info.get("OperatingSystem") != "Docker Desktop"
-            and self.info.get("KernelVersion") == platform.release()
-        )
 
 
 def diagnose(images: Mapping[str, str], ports: Mapping[int, str], host: Host | None = None) -> list[Check]:
@@ -130,7 +109,8 @@ def _install_base_tool(say: Callable[[str], None], host: Host) -> None:
 
 
 def _missing(engine: Engine, images: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(sorted(name for name, reference in images.items() if not engine.has_image(reference)))
+    there = engine.images()
+    return tuple(sorted(name for name, reference in images.items() if reference not in there))
 
 
 def _needs_base(images: Mapping[str, str], missing: Sequence[str]) -> bool:
@@ -155,18 +135,7 @@ def _words(error: Exception) -> str:
 def _ask(wanted: Wanted) -> Answer:
     url, origin = connection.endpoint_in_use()
     engine = engines.connect()
-    before = datetime.now(UTC)
-    info = engine.info()
-    clock = _ahead(info.get("SystemTime"), before + (datetime.now(UTC) - before) / 2)
-    return Answer(url, origin, info, engine.version(), _missing(engine, wanted.images), clock)
-
-
-def _ahead(said: object, now: datetime) -> float | None:
-    """Return how many seconds a clock is ahead; None if it gives no time, or one without a zone."""
-    try:
-        return (datetime.fromisoformat(str(said)) - now).total_seconds()
-    except (ValueError, TypeError):
-        return None
+    return Answer(url, origin, engine.about(), _missing(engine, wanted.images))
 
 
 def _engine_missing(error: NoEngine, host: Host) -> Check:
@@ -182,19 +151,17 @@ def _engine_missing(error: NoEngine, host: Host) -> Check:
 
 
 def check_engine(wanted: Wanted, answer: Answer) -> Check:
-    kind = "rootless " * answer.rootless + ("Podman" if answer.podman else "Docker Engine")
-    return Check("engine", "ok", f"{kind} answers at {answer.url} (from {answer.origin})")
+    return Check("engine", "ok", f"{answer.about.name} answers at {answer.url} (from {answer.origin})")
 
 
 def check_version(wanted: Wanted, answer: Answer) -> Check:
-    version = str(answer.version.get("Version", "?"))
-    api = str(answer.version.get("ApiVersion", "0.0"))
+    version, api = answer.about.version, answer.about.api
     detail = f"version {version}, API {api}"
     if tuple(int(part) for part in re.findall(r"\d+", api)[:2]) < API_WANTED:
         return Check("version", "fail", detail, "install Docker Engine 20.10 (API 1.41) or newer")
     major = re.match(r"\d+", version)
     # Only a rootful Docker on this very host forwards ports in the packet filter, which leaks.
-    leaky = answer.local and not answer.rootless and not answer.podman
+    leaky = answer.about.here and answer.about.daemon
     if leaky and major and int(major[0]) < PORTS_SAFE_SINCE:
         detail += ": the same L2 network can reach ports published on 127.0.0.1 (moby#45610)"
         return Check("version", "warn", detail, "use Engine 28 or newer in an untrusted network")
@@ -202,13 +169,9 @@ def check_version(wanted: Wanted, answer: Answer) -> Check:
 
 
 def check_disk(wanted: Wanted, answer: Answer) -> Check:
-    root = Path(str(answer.info.get("DockerRootDir") or "/var/lib/docker"))
-    if not answer.local or not root.exists():
+    folders = answer.about.folders
+    if not answer.about.here or not folders or not folders[0].exists():
         return Check("disk", "ok", "not checked: the engine's disk is not on this host")
-    folders = [root]
-    # Engine 29 keeps images in containerd's store, which may be another file system.
-    if "io.containerd.snapshotter" in str(answer.info.get("DriverStatus")):
-        folders += [folder for folder in (Path("/var/lib/containerd"),) if folder.exists()]
     free, folder = min((shutil.disk_usage(folder).free, str(folder)) for folder in folders)
     detail = f"{free / 1e9:.1f} GB free in {folder}"
     if free < DISK_WARN:
@@ -218,8 +181,7 @@ def check_disk(wanted: Wanted, answer: Answer) -> Check:
 
 
 def check_memory(wanted: Wanted, answer: Answer) -> Check:
-    total = int(answer.info.get("MemTotal") or 0)
-    if not total:
+    if not (total := answer.about.memory):
         return Check("memory", "ok", "not checked: the engine does not say")
     detail = f"{total / 1e9:.1f} GB for the engine"
     if total < MEMORY_WARN:
@@ -229,10 +191,9 @@ def check_memory(wanted: Wanted, answer: Answer) -> Check:
 
 def check_nofile(wanted: Wanted, answer: Answer) -> Check:
     """Check the limit on open files. A container's may not exceed the daemon's own, unless the daemon may raise it."""
-    if not answer.local:
+    if not answer.about.here:
         return Check("nofile", "ok", "not checked: the engine is not on this host")
-    unprivileged = answer.rootless or answer.podman
-    pid = "self" if unprivileged else hosts.running_engine(wanted.host)
+    pid = hosts.running_engine(wanted.host) if answer.about.daemon else "self"
     if pid is None:
         return Check("nofile", "ok", "not checked: the engine's process cannot be seen from here")
     limits = wanted.host.path(f"/proc/{pid}/limits").read_text()
@@ -240,7 +201,7 @@ def check_nofile(wanted: Wanted, answer: Answer) -> Check:
     hard = float("inf") if not found or found[1] == "unlimited" else float(found[1])
     status = wanted.host.path(f"/proc/{pid}/status").read_text()
     capabilities = re.search(r"^CapEff:\s+([0-9a-f]+)", status, re.MULTILINE)
-    if not unprivileged and capabilities and int(capabilities[1], 16) & _CAP_SYS_RESOURCE:
+    if answer.about.daemon and capabilities and int(capabilities[1], 16) & _CAP_SYS_RESOURCE:
         hard = float(wanted.host.path("/proc/sys/fs/nr_open").read_text())
     detail = f"containers may open {hard:.0f} files"
     if hard < NOFILE_WANTED:
@@ -250,19 +211,19 @@ def check_nofile(wanted: Wanted, answer: Answer) -> Check:
 
 
 def check_clock(wanted: Wanted, answer: Answer) -> Check:
-    if answer.clock is None:
+    if (ahead := answer.about.ahead) is None:
         return Check("clock", "ok", "not checked: the engine does not say")
-    if abs(answer.clock) > CLOCK_WARN:
-        where = "ahead" if answer.clock > 0 else "behind"
-        detail = f"the engine's clock is {abs(answer.clock):.0f} s {where}"
+    if abs(ahead) > CLOCK_WARN:
+        where = "ahead" if ahead > 0 else "behind"
+        detail = f"the engine's clock is {abs(ahead):.0f} s {where}"
         return Check("clock", "warn", detail, "set the host's clock, or restart the engine's VM")
-    return Check("clock", "ok", f"host and engine differ by {abs(answer.clock):.1f} s")
+    return Check("clock", "ok", f"host and engine differ by {abs(ahead):.1f} s")
 
 
 def check_bridges(wanted: Wanted, answer: Answer) -> Check:
     """Check for a bridge left by a second engine. It takes the packets: ports time out, and all looks healthy."""
     routes = wanted.host.path("/proc/net/route")
-    if not answer.local or not routes.exists():
+    if not answer.about.here or not routes.exists():
         return Check("bridges", "ok", "not checked: the engine's network is not on this host")
     nets = _direct_routes(routes.read_text())
     for name, net in nets:

@@ -11,13 +11,13 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
 import click
 
-from devenv.engine.containers import Engine, Tail
+from devenv.engine.protocol import Engine, Session, Tail
 from devenv.errors import ServiceFailed
 from devenv.lifecycle.environment import Environment
 
@@ -84,10 +84,10 @@ def run_in_container(engine: Engine, container: str, command: Sequence[str]) -> 
     """Run a command in a container, joined to this process's input and output; return its exit code."""
     source = _input()
     tty = source is not None and os.isatty(source) and sys.stdout.isatty()
-    run, stream = engine.execute(container, command, tty)
-    with stream, _raw_terminal(tty), _resizing(engine, run, tty):
-        _relay(stream, source, _print if tty else _Frames().receive)
-    return engine.exit_code(run)
+    session = engine.execute(container, command, tty)
+    with session.stream, _raw_terminal(tty), _resizing(session, tty):
+        _relay(session, source)
+    return session.exit_code()
 
 
 def _input() -> int | None:
@@ -98,11 +98,12 @@ def _input() -> int | None:
         return None
 
 
-def _relay(stream: socket.socket, source: int | None, receive: Callable[[bytes], None]) -> None:
+def _relay(session: Session, source: int | None) -> None:
     """Pass bytes both ways until the container's end closes.
 
     Sending never blocks: the command may wait for devenv to read, or read nothing at all.
     """
+    stream = session.stream
     stream.setblocking(False)
     sender = _Sender(stream, source)
     while True:
@@ -121,7 +122,8 @@ def _relay(stream: socket.socket, source: int | None, receive: Callable[[bytes],
                 return  # an engine that closes before it has read all input resets the connection
             if not data:
                 return
-            receive(data)
+            for output, text in session.output(data):
+                _print(text, sys.stderr if output == 2 else sys.stdout)
 
 
 class _Sender:
@@ -160,21 +162,7 @@ class _Sender:
             self._stream.shutdown(socket.SHUT_WR)
 
 
-class _Frames:
-    """Unpack an engine's frames, sent without a terminal: a byte for the output, three unused, four for the length."""
-
-    def __init__(self) -> None:
-        self._buffer = b""
-
-    def receive(self, data: bytes) -> None:
-        self._buffer += data
-        while len(self._buffer) >= 8 and len(self._buffer) >= (end := 8 + int.from_bytes(self._buffer[4:8], "big")):
-            _print(self._buffer[8:end], sys.stderr if self._buffer[0] == 2 else sys.stdout)
-            self._buffer = self._buffer[end:]
-
-
-def _print(data: bytes, output: TextIO | None = None) -> None:
-    output = output or sys.stdout
+def _print(data: bytes, output: TextIO) -> None:
     output.buffer.write(data)
     output.flush()
 
@@ -197,7 +185,7 @@ def _raw_terminal(tty: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _resizing(engine: Engine, run: str, tty: bool) -> Iterator[None]:
+def _resizing(session: Session, tty: bool) -> Iterator[None]:
     """Keep the container's terminal as large as this one."""
     if not tty:
         yield
@@ -207,7 +195,7 @@ def _resizing(engine: Engine, run: str, tty: bool) -> Iterator[None]:
         columns, rows = shutil.get_terminal_size()
         # A short command may end before its terminal has a size.
         with suppress(ServiceFailed):
-            engine.resize(run, rows, columns)
+            session.resize(rows, columns)
 
     before = signal.signal(signal.SIGWINCH, resize)
     try:

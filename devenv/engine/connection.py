@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -177,6 +177,18 @@ def unless_taken(name: str) -> Iterator[None]:
             f"cannot create {name}: something that does not carry the labels of this environment has the name",
             hint=f"look at 'docker inspect {name}'; rename or remove it yourself",
         ) from error
+
+
+def made_late(connection: Connection, path: str, labels: Mapping[str, str]) -> str:
+    """Return the id of the network or container at `path` if it carries these labels; else nothing.
+
+    The engine goes on with what a killed devenv asked for: then the name of what is to be created is taken by ours.
+    """
+    try:
+        found = connection.client.ask("GET", path)
+    except Refused:
+        return ""
+    return str(found["Id"]) if labels.items() <= (found.get("Config", found)["Labels"] or {}).items() else ""
 
 
 def own_container() -> str:

@@ -17,12 +17,11 @@ from threading import Event
 from typing import IO, Any
 
 from devenv.engine import install as host
-from devenv.engine.containers import Engine
+from devenv.engine.protocol import Engine
 from devenv.engine.tar import pack
 from devenv.errors import ServiceFailed
 from devenv.images import references as images
 from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, SHARED, ServiceDefinition
-from devenv.names import familiar
 from devenv.store.files import make_private
 from devenv.store.locks import held
 from devenv.store.places import cache_folder
@@ -58,7 +57,7 @@ def _pull(engine: Engine, wanted: str, progress: Progress) -> str:
     progress(f"pulling {wanted}")
     engine.pull(wanted, progress)
     name = wanted.partition("@")[0] if "@" in wanted else wanted.rpartition(":")[0]
-    digests = map(familiar, engine.inspect_image(wanted).get("RepoDigests") or ())
+    digests = engine.inspect_image(wanted).get("RepoDigests") or ()
     if found := next((digest for digest in digests if digest.partition("@")[0] == name), ""):
         return found
     raise ServiceFailed(
@@ -159,7 +158,7 @@ def fetch_wheels(engine: Engine, service: ServiceDefinition, progress: Progress)
     Inside the build, pip would know neither the user's mirror nor the certificates of an intercepting proxy.
     """
     requirements = service.folder / service.wheels
-    machine = str(engine.info().get("Architecture", platform.machine()))
+    machine = engine.about().architecture or platform.machine()
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
     digest = hashlib.sha256(requirements.read_bytes() + machine.encode()).hexdigest()[:12]
     folder = cache_folder() / "wheels" / f"{service.name}-{digest}"

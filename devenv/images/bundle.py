@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from devenv.engine.containers import Engine
 from devenv.engine.http import CHUNK
+from devenv.engine.image_names import familiar
+from devenv.engine.protocol import Engine
 from devenv.errors import ConfigError
 from devenv.images import golden
 from devenv.images.references import BASE
 from devenv.model import Desired, Image, Profile
-from devenv.names import familiar
 from devenv.spec.components import digest
 from devenv.spec.desired import Catalogue, resolve, secret_names
 from devenv.store.files import written_whole

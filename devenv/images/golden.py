@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from devenv.engine.containers import Engine
+from devenv.engine.protocol import Engine
 from devenv.errors import DevenvError, NoEngine, NotOurs
 from devenv.model import (
     LABEL_ENVIRONMENT,
@@ -26,7 +26,6 @@ from devenv.model import (
     ServiceDefinition,
     Source,
 )
-from devenv.names import familiar
 from devenv.spec.components import digest
 from devenv.spec.desired import providers
 from devenv.store.files import make_private
@@ -178,7 +177,7 @@ def listed(engine: Engine) -> list[Golden]:
     """Return the golden states on the engine, the last used first."""
     found = []
     for image in engine.devenv_images():
-        for tag in map(familiar, image.get("RepoTags") or ()):
+        for tag in image.get("RepoTags") or ():
             if tag.startswith(f"{REPOSITORY}:"):
                 found.append(Golden(tag, int(image["Size"]), _used(tag, float(image["Created"]))))
     return sorted(found, key=lambda golden: golden.used, reverse=True)

@@ -10,13 +10,12 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from devenv.engine.containers import Engine
+from devenv.engine.protocol import Engine
 from devenv.engine.tar import Chunks
 from devenv.errors import ConfigError, DevenvError
 from devenv.images.references import BASE, BASE_PACKAGE, LABEL_BASE, check_image, images_for, is_genuine, stale_images
 from devenv.images.sbom import Contents, Package, debian_packages, python_package, spdx
 from devenv.model import Image, Profile
-from devenv.names import familiar
 from devenv.spec.desired import Catalogue
 from devenv.store.files import make_private, written_whole
 from devenv.store.places import cache_folder
@@ -119,7 +118,7 @@ def _packages(engine: Engine, image: Mapping[str, Any]) -> list[Package]:
 def _pulled_as(reference: str, image: Mapping[str, Any]) -> str:
     """Return the name and digest by which an image was pulled, or nothing."""
     name = Contents(reference, "", "", ()).name
-    digests = [familiar(digest) for digest in image.get("RepoDigests") or ()]
+    digests = image.get("RepoDigests") or ()
     return next((digest for digest in digests if digest.partition("@")[0] == name), "")
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from voluptuous import Optional, Required, Schema
 
-from devenv.engine.containers import Engine
+from devenv.engine.image_names import familiar
+from devenv.engine.protocol import Engine
 from devenv.errors import NotOurs
 from devenv.model import (
     LABEL_ENVIRONMENT,
@@ -26,7 +27,6 @@ from devenv.model import (
     Profile,
     ServiceDefinition,
 )
-from devenv.names import familiar
 from devenv.spec import yaml as document
 from devenv.spec.catalogue import data_folder
 from devenv.spec.components import digest
@@ -168,6 +168,6 @@ def stale_images(engine: Engine, current: Iterable[Image]) -> list[str]:
     """
     wanted = {image.reference for image in current if image.how != "pull"}
     repositories = {reference.rpartition(":")[0] for reference in wanted}
-    tags = [familiar(tag) for image in engine.devenv_images() for tag in image.get("RepoTags") or ()]
+    tags = [tag for image in engine.devenv_images() for tag in image.get("RepoTags") or ()]
     # Another devenv may be building an image that is wanted and not there yet.
     return [tag for tag in tags if tag.rpartition(":")[0] in repositories and tag.removesuffix(DRAFT) not in wanted]

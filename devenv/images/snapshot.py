@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from devenv import __version__
-from devenv.engine.containers import Engine
+from devenv.engine.protocol import Engine
 from devenv.errors import ConfigError
 from devenv.model import Desired, Image, Observed, ObservedContainer, Operation, Plan, Source
 from devenv.names import check_name
@@ -153,7 +153,7 @@ def standing_still(engine: Engine, containers: Sequence[ObservedContainer]) -> I
 
 
 def _go_on(engine: Engine, container: str) -> None:
-    if engine.state(container)["Status"] == "paused":
+    if engine.state(container).status == "paused":
         engine.unpause(container)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from devenv.engine.containers import Engine, Tail
+from devenv.engine.protocol import Engine, Tail
 from devenv.errors import ConfigError
 from devenv.images import golden, snapshot
 from devenv.images.references import BASE, check_image

@@ -14,8 +14,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 
-from devenv.engine.containers import Engine
 from devenv.engine.ownership import labels_of
+from devenv.engine.protocol import Engine
 from devenv.errors import Cancelled, DevenvError, LimitRefused, PortTaken
 from devenv.images import golden
 from devenv.images.references import check_image
@@ -239,7 +239,7 @@ def _build_image(operation: Operation, context: Context, tell: Tell) -> None:
 
     # Another project's devenv may be building the same image: then its image serves.
     with build_lock(operation.subject, tell, context.cancelled):
-        if context.engine.has_image(operation.subject):
+        if operation.subject in context.engine.images():
             check_image(context.engine, operation.subject)
             return
         if operation.target == "base":

@@ -10,8 +10,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from devenv.engine.connection import own_container
-from devenv.engine.ownership import check_names
 from devenv.errors import AddressPoolExhausted, ConfigError, DevenvError, PortTaken
 from devenv.images import golden, snapshot
 from devenv.images.references import check_used
@@ -83,7 +81,7 @@ class Files:
 
 def bring_up(world: World, defined: Definitions, wish: Wish, report: Report) -> Result:
     """Bring services up and return when they work. Raises the failure that there is no way around."""
-    check_reach(world)
+    world.engine.check_reach()
     world.adopt(defined.catalogue)
     may = Allowance(renewal=wish.renewal)
     while True:
@@ -108,17 +106,6 @@ def bring_up(world: World, defined: Definitions, wish: Wish, report: Report) -> 
 # ---- before anything is done ---------------------------------------------------------------------------------
 
 
-def check_reach(world: World) -> None:
-    """Raise ConfigError in a container that is not on the network of the engine's host."""
-    own = own_container()
-    network = world.engine.network_of(own) if own else "host"
-    if network not in ("", "host") and not network.startswith("container:"):
-        raise ConfigError(
-            f"cannot reach services from container {own}: they answer on 127.0.0.1 of its host",
-            f"start it with '--network host' in place of network {network!r}",
-        )
-
-
 def read(world: World, defined: Definitions, wish: Wish, may: Allowance) -> Picture:
     """Look at what should be and what is, with the secrets of the data that services are to get."""
     renewing = {**world.state.load().renewing, **(may.renewal.services if may.renewal else {})}
@@ -133,7 +120,7 @@ def preflight(world: World, picture: Picture) -> Files:
     Raises ConfigError before anything is done if a file or a template cannot be used; NotOurs if a stranger has a name
     that is needed.
     """
-    check_names(picture.everything, picture.observed)
+    world.engine.check_names(picture.everything, picture.observed)
     texts = wired_files(picture.everything, picture.defined.catalogue)
     merges = world.files.choose(picture.everything, texts)
     return Files(texts, merges, world.files.check(merges, texts))

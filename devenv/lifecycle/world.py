@@ -14,7 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from devenv.engine.containers import Engine, connect
+from devenv.engine.docker import connect
+from devenv.engine.protocol import Engine
 from devenv.errors import Cancelled, ConfigError, DevenvError
 from devenv.images.references import BASE, images_for
 from devenv.lifecycle.timing import Run, Watch

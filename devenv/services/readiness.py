@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from devenv.engine.containers import Engine
+from devenv.engine.protocol import Engine
 from devenv.errors import DevenvError, NotReady, NotReadyInTime, ServiceFailed, tells_of_full_disk
 from devenv.model import DesiredService, Observed
 from devenv.services.base import Target
@@ -83,15 +83,15 @@ def wait_until_ready(
 
 def _check_alive(service: DesiredService, container: str, engine: Engine, reason: str) -> None:
     state = engine.state(container)
-    if state["Status"] in ("running", "restarting"):
+    if state.status in ("running", "restarting"):
         return
-    if state["Status"] == "created":
+    if state.status == "created":
         raise ServiceFailed(f"cannot use {service.name}: its container was never started", "'devenv up' starts it")
-    if state["Status"] == "paused":
+    if state.status == "paused":
         raise ServiceFailed(f"cannot use {service.name}: its container is paused", f"'devenv start {service.name}'")
-    killed = ", killed for want of memory" if state.get("OOMKilled") else ""
+    killed = ", killed for want of memory" if state.out_of_memory else ""
     ended = ServiceFailed(
-        f"cannot use {service.name}: its container exited {state['ExitCode']}{killed} (last answer: {reason})",
+        f"cannot use {service.name}: its container exited {state.exit_code}{killed} (last answer: {reason})",
         hint=f"its last log lines are above; 'devenv logs {service.name}' shows all, 'devenv up' tries again",
         detail=engine.logs(container, _LOG_LINES),
     )
@@ -135,6 +135,6 @@ def _state_of(service: DesiredService, observed: Observed, engine: Engine) -> tu
         return "ready", ""
     if container.exit_code is None:
         return "stopped", f"container is {container.state}"
-    if engine.state(container.id).get("OOMKilled"):
+    if engine.state(container.id).out_of_memory:
         return "failed", f"exited {container.exit_code}, killed for want of memory"
     return "stopped" if container.exit_code in _STOPPED else "failed", f"exited {container.exit_code}"

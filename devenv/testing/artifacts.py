@@ -118,10 +118,7 @@ def _finders(environment: Environment) -> dict[str, Callable[[], Any]]:
     return {
         "status.json": lambda: status_data(environment, environment.status()),
         "inspect.json": lambda: _inspected(environment),
-        "engine.json": lambda: {
-            "version": environment.engine.version(),
-            **environment.engine.belongings(environment.id),
-        },
+        "engine.json": lambda: environment.engine.belongings(environment.id),
         "events.json": lambda: environment.engine.events(environment.id),
         "timing.json": lambda: as_data(run) if (run := environment.last_run()) else None,
         "trace.json": lambda: as_trace(run) if (run := environment.last_run()) else None,

@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from devenv.engine.containers import connect
+from devenv.engine.docker import connect
 from tests.chaos import pages
 from tests.chaos.case import Case, Outcome, Place, places
 from tests.chaos.proxy import FAULTS
@@ -57,7 +57,7 @@ def _about(began: float) -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "cores": os.cpu_count(),
-        "engine": connect().version()["Version"],
+        "engine": connect().about().version,
         "minutes": round((time.monotonic() - began) / 60),
     }
 

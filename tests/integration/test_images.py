@@ -18,7 +18,7 @@ from project import Project, golden_states, one_clear_line, ours, ran, tags
 from registry import Registry, image, serving
 
 from devenv.engine import install as host
-from devenv.engine.containers import connect
+from devenv.engine.docker import connect
 from devenv.errors import ServiceFailed
 from devenv.images import build as imagebuild, references as images
 from devenv.images.references import BASE, LABEL_CONTENT

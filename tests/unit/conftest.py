@@ -35,7 +35,7 @@ def own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("DOCKER_CONFIG", str(folder / "docker"))
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/engine.sock")
     # Wherever the tests run.
-    monkeypatch.setattr("devenv.lifecycle.up.own_container", lambda: "")
+    monkeypatch.setattr("devenv.engine.observe.own_container", lambda: "")
     return folder
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from builders import inspected
 
+from devenv.engine.ownership import check_names
+from devenv.engine.protocol import ContainerState
 from devenv.errors import NotReady
-from devenv.model import DesiredService, Observed, Operation, Plan, Report
+from devenv.model import Desired, DesiredService, Observed, Operation, Plan, Report
 from devenv.services.base import Target
 
 
@@ -27,7 +29,7 @@ class FakeEngine:
         self.calls: list[str] = []
         self.on: dict[str, Callable[[], Any]] = {}
         self.answers: list[str] = []
-        self.states: dict[str, dict[str, Any]] = {}
+        self.states: dict[str, ContainerState] = {}
         self.log = ["first line", "last line"]
         self.observed = observed or Observed()
         self.networks: dict[str, str] = {}
@@ -45,8 +47,10 @@ class FakeEngine:
 
     # ---- what an engine is asked ---------------------------------------------------------------------------------
 
-    def network_of(self, _: str) -> str:
-        return "host"
+    def check_reach(self) -> None: ...
+
+    def check_names(self, desired: Desired, observed: Observed) -> None:
+        check_names(desired, observed)
 
     def observe(self, _: str, _owner: str) -> Observed:
         self._call("observe")
@@ -54,10 +58,6 @@ class FakeEngine:
 
     def leftover_volumes(self, _: str, _owner: str) -> tuple[str, ...]:
         return self.leftovers
-
-    def has_image(self, reference: str) -> bool:
-        self._call("has image", reference)
-        return reference in self.observed.images
 
     def images(self) -> Mapping[str, str]:
         return self.observed.images
@@ -80,9 +80,9 @@ class FakeEngine:
     def publisher(self, _: int) -> str:
         return ""
 
-    def state(self, container: str) -> dict[str, Any]:
+    def state(self, container: str) -> ContainerState:
         self._call("state", container)
-        return self.states.get(container, {"Status": "running", "ExitCode": 0})
+        return self.states.get(container, ContainerState("running"))
 
     def logs(self, container: str, tail: Any = "all", timestamps: bool = False) -> list[str]:
         self._call("logs", container)
@@ -117,11 +117,11 @@ class FakeEngine:
 
     def pause(self, container: str) -> None:
         self._call("pause", container)
-        self.states[container] = {"Status": "paused"}
+        self.states[container] = ContainerState("paused")
 
     def unpause(self, container: str) -> None:
         self._call("unpause", container)
-        self.states[container] = {"Status": "running", "ExitCode": 0}
+        self.states[container] = ContainerState("running")
 
     def create(self, service: DesiredService, _labels: Mapping[str, str], network: str) -> str:
         self.networks[service.name] = network

@@ -24,11 +24,8 @@ class Telling(FakeEngine):
         self._call("inspect", container)
         return {**self.inspected, "Id": container}
 
-    def version(self) -> dict[str, Any]:
-        return {"Version": "1"}
-
-    def belongings(self, environment: str) -> dict[str, list[dict[str, Any]]]:
-        return {"networks": [{"Name": environment}], "volumes": []}
+    def belongings(self, environment: str) -> dict[str, Any]:
+        return {"version": {"Version": "1"}, "networks": [{"Name": environment}], "volumes": []}
 
     def events(self, _: str) -> list[dict[str, Any]]:
         return [{"Action": "start"}]

@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 from builders import service
 
-from devenv.engine.containers import Engine
+from devenv.engine.docker import Docker
 from devenv.engine.http import TIMEOUT, Body, Client, Query, Refused
 from devenv.engine.tar import pack
 from devenv.errors import (
     AddressPoolExhausted,
     Cancelled,
+    ConfigError,
     LimitRefused,
     NoEngine,
     NoSpace,
@@ -88,9 +89,9 @@ class Library:
     build = pull
 
 
-def engine(answers: dict[str, Any] | None = None, says: Iterable[dict[str, str]] = ()) -> tuple[Engine, Requests]:
+def engine(answers: dict[str, Any] | None = None, says: Iterable[dict[str, str]] = ()) -> tuple[Docker, Requests]:
     client = Requests(answers or {})
-    return Engine(SimpleNamespace(client=client, sdk=Library(says), url="unix:///x")), client  # type: ignore[arg-type]
+    return Docker(SimpleNamespace(client=client, sdk=Library(says), url="unix:///x")), client  # type: ignore[arg-type]
 
 
 # ---- looking -----------------------------------------------------------------------------------------------------
@@ -110,8 +111,10 @@ IMAGES = [
 def test_images_go_by_their_familiar_names() -> None:
     asked, _ = engine({"GET /images/json": IMAGES})
     assert asked.images() == {"mysql:8": "i7", "mysql@sha256:1": "i7", "devenv/base:1": "i8"}
-    assert asked.has_image("mysql:8") and not asked.has_image("mysql:9")
     assert asked.image_sizes() == {"mysql:8": 7, "devenv/base:1": 8}
+    assert [image["RepoTags"] for image in asked.devenv_images()] == [["mysql:8"], ["devenv/base:1"], []]
+    asked, _ = engine({"GET /images/i7/json": IMAGES[0]})
+    assert asked.inspect_image("i7")["RepoDigests"] == ["mysql@sha256:1"]
 
 
 def listed(identity: str, networks: dict[str, str], status: str = "Up 2 minutes") -> dict[str, Any]:
@@ -183,6 +186,32 @@ def test_an_engine_without_anything_is_observed(answer: dict[str, Any]) -> None:
     nothing = {f"GET /{path}": [] for path in ("containers/json", "networks", "images/json")}
     found = engine({**nothing, "GET /volumes": answer})[0].observe("e", "")
     assert (found.containers, found.networks, found.volumes, found.images) == ({}, (), {}, {})
+
+
+@pytest.mark.parametrize(
+    ("network", "reached"), [("host", True), ("container:0123", True), ("", True), ("bridge", False), ("ci", False)]
+)
+def test_a_container_that_is_not_on_the_hosts_network_cannot_reach_services(
+    monkeypatch: pytest.MonkeyPatch, network: str, reached: bool
+) -> None:
+    monkeypatch.setattr("devenv.engine.observe.own_container", lambda: "0123abcd")
+    asked, _ = engine({"GET /containers/0123abcd/json": {"HostConfig": {"NetworkMode": network}}})
+    if reached:
+        return asked.check_reach()
+    with pytest.raises(ConfigError, match="cannot reach services from container 0123abcd") as caught:
+        asked.check_reach()
+    assert "--network host" in caught.value.hint and network in caught.value.hint
+
+
+def test_a_container_that_the_engine_does_not_know_may_reach_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devenv.engine.observe.own_container", lambda: "0123abcd")
+    engine({"GET /containers/0123abcd/json": Refused(404, "no such container")})[0].check_reach()
+
+
+def test_outside_of_a_container_nothing_is_asked_about_the_way_to_services() -> None:
+    asked, client = engine()
+    asked.check_reach()
+    assert client.whats == []
 
 
 # ---- making ------------------------------------------------------------------------------------------------------
@@ -270,9 +299,10 @@ def test_a_container_of_somebody_elses_that_is_named_like_the_one_to_fill_a_volu
 
 @pytest.mark.parametrize("labels", [None, {LABEL_ENVIRONMENT: "e"}, {**OWN, LABEL_OWNER: "other"}])
 def test_a_volume_that_somebody_else_has_is_not_ours(labels: dict[str, str] | None) -> None:
-    asked, _ = engine({"POST /volumes/create": {"Labels": labels}})
+    asked, client = engine({"POST /volumes/create": {"Labels": labels}})
     with pytest.raises(NotOurs, match="cannot use volume v"):
-        asked.ensure_volume("v", OWN, "one")
+        asked.create(replace(ONE, volumes={"v": "/data"}), OWN, "n")
+    assert CREATE not in client.whats
 
 
 def test_a_container_is_created_on_the_network_by_id_with_its_files_and_folders() -> None:
@@ -519,7 +549,7 @@ def test_an_image_is_pulled_by_tag_or_digest(reference: str, name: str, tag: str
     asked, _ = engine(says=[{"status": "Pulling"}, {"id": "x"}])
     told: list[str] = []
     asked.pull(reference, told.append)
-    assert asked._connection.sdk.asked == [(name, tag)]  # type: ignore[attr-defined]
+    assert asked._at.sdk.asked == [(name, tag)]  # type: ignore[attr-defined]
     assert told == ["Pulling", ""]
 
 

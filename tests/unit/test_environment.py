@@ -90,19 +90,15 @@ def test_what_does_not_stay_as_it_was_found_is_looked_at_once_more(
     assert plans[1:] == [["ready etcd"], *([again] if again else [])]
 
 
-@pytest.mark.parametrize(("network", "reached"), [("bridge", False), ("host", True), ("container:x", True), ("", True)])
-def test_in_a_container_it_has_to_be_on_the_hosts_network(
-    tried: list[int], monkeypatch: pytest.MonkeyPatch, network: str, reached: bool
-) -> None:
+def test_where_services_could_not_be_reached_none_is_started(tried: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: FakeEngine) -> None:
+        raise ConfigError("cannot reach services from container 0123abcd")
+
     refusing(tried, 0, monkeypatch)
-    monkeypatch.setattr("devenv.lifecycle.up.own_container", lambda: "0123abcd")
-    monkeypatch.setattr(FakeEngine, "network_of", lambda *_: network)
-    if reached:
+    monkeypatch.setattr(FakeEngine, "check_reach", refuse)
+    with pytest.raises(ConfigError, match="cannot reach services from container 0123abcd"):
         Environment().up()
-    else:
-        with pytest.raises(ConfigError, match="cannot reach services from container 0123abcd"):
-            Environment().up()
-    assert bool(tried) == reached
+    assert tried == []
 
 
 def test_a_port_of_a_remote_engine_may_be_a_tunnels_here(tried: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

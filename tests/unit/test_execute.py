@@ -13,6 +13,7 @@ import pytest
 from builders import DIGEST, consumer, desired, operation, part, service
 from fake_engine import FakeEngine, Recorder
 
+from devenv.engine.protocol import ContainerState
 from devenv.errors import Cancelled, ConfigError, DevenvError, LimitRefused, NotReadyInTime, ServiceFailed
 from devenv.images import build as imagebuild
 from devenv.images.build import build_lock
@@ -323,12 +324,12 @@ def test_the_published_port_is_asked() -> None:
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        ({"Status": "exited", "ExitCode": 3}, "its container exited 3 (last answer: refused)"),
-        ({"Status": "exited", "ExitCode": 137, "OOMKilled": True}, "exited 137, killed for want of memory"),
-        ({"Status": "dead", "ExitCode": 1}, "its container exited 1"),
+        (ContainerState("exited", 3), "its container exited 3 (last answer: refused)"),
+        (ContainerState("exited", 137, out_of_memory=True), "exited 137, killed for want of memory"),
+        (ContainerState("dead", 1), "its container exited 1"),
     ],
 )
-def test_an_exit_is_noticed_at_once_with_code_and_log(engine: FakeEngine, state: dict[str, Any], words: str) -> None:
+def test_an_exit_is_noticed_at_once_with_code_and_log(engine: FakeEngine, state: ContainerState, words: str) -> None:
     engine.answers, engine.states["id-one"] = ["refused"], state
     with pytest.raises(ServiceFailed) as caught:
         waited(engine)
@@ -338,8 +339,8 @@ def test_an_exit_is_noticed_at_once_with_code_and_log(engine: FakeEngine, state:
     assert not caught.value.disk_full
 
 
-@pytest.mark.parametrize("state", [{"Status": "exited", "ExitCode": 1}, {"Status": "running", "ExitCode": 0}])
-def test_a_log_that_ends_with_a_full_disk_says_so_to_whoever_decides(engine: FakeEngine, state: dict[str, Any]) -> None:
+@pytest.mark.parametrize("state", [ContainerState("exited", 1), ContainerState("running")])
+def test_a_log_that_ends_with_a_full_disk_says_so_to_whoever_decides(engine: FakeEngine, state: ContainerState) -> None:
     engine.answers, engine.states["id-one"] = ["refused"], state
     engine.log = ["[ERROR] [InnoDB] OS error 28: No space left on device"]
     with pytest.raises(DevenvError) as caught:
@@ -348,7 +349,7 @@ def test_a_log_that_ends_with_a_full_disk_says_so_to_whoever_decides(engine: Fak
 
 
 def test_a_paused_container_is_told_as_such(engine: FakeEngine) -> None:
-    engine.answers, engine.states["id-one"] = ["timed out"], {"Status": "paused", "ExitCode": 0}
+    engine.answers, engine.states["id-one"] = ["timed out"], ContainerState("paused")
     with pytest.raises(ServiceFailed, match="its container is paused"):
         waited(engine)
 
@@ -362,7 +363,7 @@ def test_when_the_time_is_up_the_last_reason_and_the_log_are_told(engine: FakeEn
 
 
 def test_an_exit_is_told_rather_than_the_end_of_the_time(engine: FakeEngine) -> None:
-    engine.answers, engine.states["id-one"] = ["refused"], {"Status": "exited", "ExitCode": 1}
+    engine.answers, engine.states["id-one"] = ["refused"], ContainerState("exited", 1)
     with pytest.raises(ServiceFailed):
         waited(engine, timeout=0.0)
 
@@ -427,12 +428,13 @@ def test_an_image_that_another_devenv_built_meanwhile_will_do(
     report = Recorder()
     waiting = threading.Event()
     report.progress = lambda operation, text: waiting.set()  # type: ignore[method-assign]
-    run = building(engine)
+    run, looks = building(engine), list[str]()
+    engine.images = lambda: (looks.append("images"), engine.observed.images)[1]  # type: ignore[method-assign]
     with ThreadPoolExecutor(1) as pool:
         with build_lock(reference, pytest.fail):
             done = pool.submit(execute, build(reference, target), run, report)
             assert waiting.wait(20)
-            assert f"has image {reference}" not in engine.calls
+            assert looks == []
             engine.observed = Observed(images={reference: "id"})
         assert len(done.result(20)) == 1
     assert built == []

@@ -135,7 +135,7 @@ def test_an_image_of_the_users_goes_by_the_digest_it_was_pulled_by(
     )
     digest = "sha256:" + "b" * 64
     engine.observed = Observed(images={"mysql:8": "id"})
-    pulled = ["r.example/mysql@sha256:c", f"docker.io/library/mysql@{digest}"]
+    pulled = ["r.example/mysql@sha256:c", f"mysql@{digest}"]
     engine.inspected["mysql:8"] = inspected("mysql:8", labels={LABEL_BASE: "debian@sha256:d"}, RepoDigests=pulled)
     status = environment.list_images()[1]
     assert status == ImageStatus("mysql", "mysql:8", 1, "id of mysql:8", f"mysql@{digest}", "", "debian@sha256:d", True)

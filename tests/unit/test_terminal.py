@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from devenv.cli import terminal
+from devenv.engine.streams import Frames
 from devenv.errors import NoEngine
 
 Command = Callable[[socket.socket], None]
@@ -26,24 +27,25 @@ def frame(data: bytes, output: int = 1) -> bytes:
 
 
 class FakeEngine:
-    """Its container is a function that has the other end of the socket, in a thread of its own."""
+    """An engine and its one session: its container is a function that has the other end, in a thread of its own."""
 
     def __init__(self, command: Command) -> None:
         self._command = command
         self._inside: socket.socket | None = None
 
-    def execute(self, container: str, command: list[str], tty: bool) -> tuple[str, socket.socket]:
-        outside, self._inside = socket.socketpair()
-        outside.settimeout(5)  # as the real one's, which made a long input fail
+    def execute(self, container: str, command: list[str], tty: bool) -> FakeEngine:
+        self.stream, self._inside = socket.socketpair()
+        self.stream.settimeout(5)  # as the real one's, which made a long input fail
         self._thread = threading.Thread(target=self._run, args=(self._inside,), daemon=True)
         self._thread.start()
-        return "run", outside
+        self.output = Frames().feed
+        return self
 
     def _run(self, inside: socket.socket) -> None:
         with inside:
             self._command(inside)
 
-    def exit_code(self, run: str) -> int:
+    def exit_code(self) -> int:
         self._thread.join()
         return 3
 
@@ -113,7 +115,7 @@ def test_an_engine_that_keeps_the_input_open_after_the_end_ends_the_run(feed, ca
 
     feed("/dev/zero")
     engine: Any = FakeEngine(command)
-    engine.exit_code = lambda run: 4
+    engine.exit_code = lambda: 4
     assert terminal.run_in_container(engine, "etcd", ["true"]) == 4
     done.set()
 

@@ -1,0 +1,180 @@
+"""The engine that is Docker, or Podman, which speaks the same API."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, Any
+
+from devenv.engine import containers, images, observe, ownership, streams, volumes
+from devenv.engine.connection import Connection, open_connection
+from devenv.engine.protocol import About, Capability, ContainerState, Engine, Labels, Session, Tail
+from devenv.errors import LimitRefused
+from devenv.model import Desired, DesiredService, Observed
+
+# How the URL of an engine begins whose ports are on this host.
+_LOCAL = ("unix:", "http+docker:", "npipe:", "tcp://127.", "tcp://localhost")
+
+
+def connect() -> Engine:
+    """Connect to the engine that the docker command line would use, else to a rootless one or Podman.
+
+    Raises NoEngine, naming the endpoint, when nothing answers there.
+    """
+    return Docker(open_connection())
+
+
+class Docker:
+    """One engine of that kind. What each verb means stands in `Engine`, how it is done in the modules that it calls."""
+
+    can = frozenset(Capability)
+
+    def __init__(self, connection: Connection) -> None:
+        self._at = connection
+        # Set once the engine refused to set the limit on open files.
+        self._no_limits = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return self._at.url
+
+    @property
+    def local(self) -> bool:
+        return self._at.url.startswith(_LOCAL)
+
+    # ---- look ----------------------------------------------------------------------------------------------------
+
+    def about(self) -> About:
+        return observe.about(self._at)
+
+    def check_reach(self) -> None:
+        observe.check_reach(self._at)
+
+    def observe(self, environment: str, owner: str) -> Observed:
+        return observe.observe(self._at, environment, owner)
+
+    def check_names(self, desired: Desired, observed: Observed) -> None:
+        ownership.check_names(desired, observed)
+
+    def state(self, container: str) -> ContainerState:
+        return observe.state(self._at, container)
+
+    def publisher(self, port: int) -> str:
+        return observe.publisher(self._at, port)
+
+    def with_networks(self) -> set[str]:
+        return observe.with_networks(self._at)
+
+    def leftover_volumes(self, environment: str, owner: str) -> tuple[str, ...]:
+        return observe.leftover_volumes(self._at, environment, owner)
+
+    def inspect(self, container: str) -> dict[str, Any]:
+        return observe.inspect(self._at, container)
+
+    def belongings(self, environment: str) -> dict[str, Any]:
+        return observe.belongings(self._at, environment)
+
+    def events(self, environment: str) -> list[dict[str, Any]]:
+        return observe.events(self._at, environment)
+
+    # ---- networks and volumes ------------------------------------------------------------------------------------
+
+    def create_network(self, name: str, labels: Labels) -> str:
+        return volumes.create_network(self._at, name, labels)
+
+    def remove_network(self, network: str) -> None:
+        volumes.remove_network(self._at, network)
+
+    def fill_volume(self, volume: str, image: str, folder: str, labels: Labels, service: str) -> None:
+        volumes.fill_volume(self._at, volume, image, folder, labels, service)
+
+    def remove_volume(self, name: str) -> None:
+        volumes.remove_volume(self._at, name)
+
+    # ---- containers ----------------------------------------------------------------------------------------------
+
+    def create(self, service: DesiredService, labels: Labels, network: str) -> str:
+        for volume in service.volumes:
+            volumes.ensure_volume(self._at, volume, labels, service.name)
+        return containers.create(self._at, service, labels, network, limits=not self._no_limits.is_set())
+
+    def start(self, container: str, name: str) -> None:
+        try:
+            containers.start(self._at, container, name)
+        except LimitRefused:
+            self._no_limits.set()
+            raise
+
+    def pause(self, container: str) -> None:
+        containers.pause(self._at, container)
+
+    def unpause(self, container: str) -> None:
+        containers.unpause(self._at, container)
+
+    def stop(self, container: str, seconds: int) -> None:
+        containers.stop(self._at, container, seconds)
+
+    def remove(self, container: str) -> None:
+        containers.remove(self._at, container)
+
+    def has(self, container: str, path: str) -> bool:
+        return containers.has(self._at, container, path)
+
+    def read_folder(self, container: str, folder: str) -> Generator[bytes, None, None]:
+        return containers.read_folder(self._at, container, folder)
+
+    def logs(self, container: str, tail: Tail = "all", since: float = 0, timestamps: bool = False) -> list[str]:
+        return streams.logs(self._at, container, tail, since, timestamps)
+
+    def follow(self, container: str, tail: Tail = "all") -> Iterator[str]:
+        return streams.follow(self._at, container, tail)
+
+    def execute(self, container: str, command: Sequence[str], tty: bool) -> Session:
+        return streams.execute(self._at, container, command, tty)
+
+    # ---- images --------------------------------------------------------------------------------------------------
+
+    def images(self) -> dict[str, str]:
+        return images.images(self._at)
+
+    def devenv_images(self) -> list[dict[str, Any]]:
+        return images.devenv_images(self._at)
+
+    def image_sizes(self) -> dict[str, int]:
+        return images.image_sizes(self._at)
+
+    def inspect_image(self, reference: str) -> dict[str, Any]:
+        return images.inspect_image(self._at, reference)
+
+    def pull(self, reference: str, progress: Callable[[str], None]) -> None:
+        images.pull(self._at, reference, progress)
+
+    def build(
+        self,
+        tag: str,
+        context: IO[bytes],
+        arguments: Mapping[str, str],
+        labels: Mapping[str, str],
+        progress: Callable[[str], None],
+    ) -> None:
+        images.build(self._at, tag, context, arguments, labels, progress)
+
+    def import_image(self, tag: str, tarball: Path, labels: Mapping[str, str]) -> None:
+        images.import_image(self._at, tag, tarball, labels)
+
+    def import_data(self, tag: str, stream: Iterable[bytes], labels: Mapping[str, str]) -> None:
+        images.import_data(self._at, tag, stream, labels)
+
+    def save_images(self, references: Sequence[str]) -> Generator[bytes, None, None]:
+        return images.save_images(self._at, references)
+
+    def load_images(self, stream: Iterable[bytes]) -> None:
+        images.load_images(self._at, stream)
+
+    def unstarted(self, image: str) -> AbstractContextManager[str]:
+        return images.unstarted(self._at, image)
+
+    def remove_image(self, reference: str) -> bool:
+        return images.remove_image(self._at, reference)

@@ -1,0 +1,298 @@
+"""What devenv needs of any container engine, whichever it is: the verbs of `Engine`, and what they take and give.
+
+Planning, executing and looking use these verbs alone. `Docker` in docker.py implements them for Docker and Podman.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
+
+from devenv.model import Desired, DesiredService, Observed
+
+if TYPE_CHECKING:
+    import socket
+
+# Where a service's files go: a volume of its own, since nothing can be copied into a read-only root file system.
+CONFIG_FOLDER = "/etc/devenv"
+# In each data volume, the one folder that any user may write to: the user's id differs between images.
+DATA_FOLDER = "data"
+# How many of the last lines of a log.
+Tail = int | Literal["all"]
+# Labels of the environment that an object is created for: its id and its token (see ownership.py).
+Labels = Mapping[str, str]
+
+
+class Capability(Enum):
+    """What only some engines can do. `Engine.can` holds what one engine can; plans ask it before they count on it."""
+
+    BUILD = "build images"
+    BUNDLE = "save images to an archive and load them"
+    KEEP_DATA = "keep the data of volumes as images"
+    PAUSE = "pause containers"
+    READ_IMAGES = "read the files of an image"
+
+
+@dataclass(frozen=True)
+class About:
+    """What an engine is and what it runs on.
+
+    `name` is its kind in words ("rootless Podman"), `api` the version of its API. `architecture` is as the kernel
+    names it (x86_64, aarch64; empty if unknown), `memory` in bytes (0 if unknown). `ahead` is by how many seconds its
+    clock is ahead of this host's, if it says. With `daemon`, a daemon with root's rights runs the containers. If it is
+    `here`, it shares this host's kernel and disks, and `folders` are where it keeps images and data.
+    """
+
+    name: str
+    version: str
+    api: str
+    architecture: str = ""
+    memory: int = 0
+    ahead: float | None = None
+    daemon: bool = True
+    here: bool = True
+    folders: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class ContainerState:
+    """How a container is doing: created, running, paused, restarting, exited or dead.
+
+    `exit_code` counts once it exited; `out_of_memory` says that the kernel killed it for using too much memory.
+    """
+
+    status: str
+    exit_code: int = 0
+    out_of_memory: bool = False
+
+
+class Session(Protocol):
+    """A command that runs in a container, joined to whoever started it.
+
+    Its `stream` can be waited for with select, and used without blocking. The command reads what is written to the
+    stream, until it is shut down for writing. The stream ends when the command ends.
+    """
+
+    @property
+    def stream(self) -> socket.socket:
+        """What goes in and comes out."""
+
+    def output(self, data: bytes) -> list[tuple[int, bytes]]:
+        """Take apart what was read from the stream, in the order in which it came.
+
+        Each part is 1 (standard output) or 2 (standard error), and bytes. Keeps what is not complete for the next call.
+        """
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the command's terminal a size. Raises ServiceFailed if the command is over."""
+
+    def exit_code(self) -> int:
+        """Return how the command ended, once its stream is at its end."""
+
+
+class Engine(Protocol):
+    """One container engine. Thread-safe.
+
+    A container, network or volume that a verb changes is named by its id, or by a name that holds the environment's
+    id. All verbs raise NoEngine if the engine does not answer and ServiceFailed if it refuses (NoSpace if its disk is
+    full); their own docstrings name other errors. Verbs that need a capability raise Unsupported without it.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where the engine answers, as its users write it."""
+
+    @property
+    def local(self) -> bool:
+        """Whether the ports that the engine publishes are on this host's 127.0.0.1."""
+
+    @property
+    def can(self) -> frozenset[Capability]:
+        """What this engine can do beyond what every engine can."""
+
+    # ---- look at the engine and at an environment ----------------------------------------------------------------
+
+    def about(self) -> About:
+        """Ask the engine what it is and what it runs on."""
+
+    def check_reach(self) -> None:
+        """Raise ConfigError if this process cannot reach the ports that the engine publishes, with the way out."""
+
+    def observe(self, environment: str, owner: str) -> Observed:
+        """Return everything that carries the environment's label, and every image that the engine can run.
+
+        An object is the environment's own if it carries the token `owner` and has a name that devenv gives; all others
+        are strangers. Without a token, `observe` trusts the one that it finds (see ownership.py).
+        """
+
+    def check_names(self, desired: Desired, observed: Observed) -> None:
+        """Raise NotOurs if a stranger has a name that `create`, `create_network` or `fill_volume` is going to use."""
+
+    def state(self, container: str) -> ContainerState:
+        """Return how a container is doing. Raises ServiceFailed if the container does not exist."""
+
+    def publisher(self, port: int) -> str:
+        """Return the running container that publishes this host port, in words for a person; empty without one."""
+
+    def with_networks(self) -> set[str]:
+        """Return the ids of all environments that have a network, of any project."""
+
+    def leftover_volumes(self, environment: str, owner: str) -> tuple[str, ...]:
+        """Return the environment's volumes of files that no container uses: somebody removed their containers."""
+
+    # ---- create and remove ---------------------------------------------------------------------------------------
+
+    def create_network(self, name: str, labels: Labels) -> str:
+        """Create a network and return its id. If a killed devenv already made it, return that one's id.
+
+        Raises NotOurs if another network has the name, AddressPoolExhausted if the engine has no addresses left.
+        """
+
+    def remove_network(self, network: str) -> None:
+        """Remove a network by id. Does nothing if it is gone."""
+
+    def remove_volume(self, name: str) -> None:
+        """Remove a volume and its data. Does nothing if it is gone."""
+
+    def create(self, service: DesiredService, labels: Labels, network: str) -> str:
+        """Create the service's container, which does not run yet, and return its id.
+
+        - `service.files` are in it, below CONFIG_FOLDER, readable by every user.
+        - Each of `service.volumes` is mounted. A volume that does not exist is created with the labels and the
+          service's name. In each one lies the folder DATA_FOLDER, in which every user may write.
+        - On the network (by id), other containers reach it by the service's name.
+        - Once started, `service.ports` answer on this host's 127.0.0.1, or the engine's if it is not `local`.
+
+        If a killed devenv already created it, it is created again. Raises NotOurs if another container or volume has a
+        name that it needs.
+        """
+
+    def start(self, container: str, name: str) -> None:
+        """Start a container, or let a paused one go on; `name` is what errors call it.
+
+        Raises PortTaken if another program has one of its ports, and LimitRefused if the engine may not set its limit
+        on open files: remove the container then and create it again, which asks for no limit from then on.
+        """
+
+    def stop(self, container: str, seconds: int) -> None:
+        """Ask a container to end, and kill it after `seconds`. Stops a paused one, too. Does nothing if it is gone."""
+
+    def remove(self, container: str) -> None:
+        """Remove a container, running or not, with the volume of its files. Its data stay. Does nothing if it is gone.
+
+        Returns when the name and the ports are free, even if another program began the removal.
+        """
+
+    # ---- read from containers, and run commands in them ----------------------------------------------------------
+
+    def logs(self, container: str, tail: Tail = "all", since: float = 0, timestamps: bool = False) -> list[str]:
+        """Return the lines that a container logged; from `since` on, in seconds since 1970, if it is given.
+
+        With `timestamps`, each line begins with its time as RFC 3339 and a space.
+        """
+
+    def follow(self, container: str, tail: Tail = "all") -> Iterator[str]:
+        """Yield the lines of a container's log as they come, until the container ends."""
+
+    def execute(self, container: str, command: Sequence[str], tty: bool) -> Session:
+        """Start a command in a running container; with `tty`, in a terminal."""
+
+    # ---- images --------------------------------------------------------------------------------------------------
+
+    def images(self) -> dict[str, str]:
+        """Return the id of each image that the engine can run without a pull, by each of its references.
+
+        A reference is a name with a tag or a digest, spelled as `familiar` does.
+        """
+
+    def devenv_images(self) -> list[dict[str, Any]]:
+        """Return the images that every environment shares: RepoTags, Size in bytes, Labels, and Created (1970)."""
+
+    def inspect_image(self, reference: str) -> dict[str, Any]:
+        """Return what the engine knows of an image, by reference or id.
+
+        Its keys are the engine API's: Id, Size (bytes), RepoDigests, RootFS.Layers, and Config with Env, User, Labels …
+        """
+
+    def pull(self, reference: str, progress: Callable[[str], None]) -> None:
+        """Pull an image by its full reference, with the user's credentials; `progress` may raise to end it."""
+
+    def remove_image(self, reference: str) -> bool:
+        """Remove an image by reference or id. Return False if it is gone or something still needs it."""
+
+    # ---- only some engines: see Capability -----------------------------------------------------------------------
+
+    def build(
+        self,
+        tag: str,
+        context: IO[bytes],
+        arguments: Mapping[str, str],
+        labels: Mapping[str, str],
+        progress: Callable[[str], None],
+    ) -> None:
+        """Build an image from a tar stream with a Dockerfile in it. Needs BUILD.
+
+        `progress` gets each first line of output and may raise to end it. Raises ServiceFailed with the last lines of
+        the step that failed.
+        """
+
+    def import_image(self, tag: str, tarball: Path, labels: Mapping[str, str]) -> None:
+        """Make an image of one layer from a root file system. Needs BUILD."""
+
+    def pause(self, container: str) -> None:
+        """Freeze all processes of a running container, so that its data do not change. Needs PAUSE."""
+
+    def unpause(self, container: str) -> None:
+        """Let a paused container go on. Does nothing if it is gone. Needs PAUSE."""
+
+    def read_folder(self, container: str, folder: str) -> Generator[bytes, None, None]:
+        """Yield a folder of a container, running or not, as a tar stream. Needs KEEP_DATA or READ_IMAGES.
+
+        Its entries begin with the folder's last name. Close the generator: the engine may lock the container until
+        then.
+        """
+
+    def import_data(self, tag: str, stream: Iterable[bytes], labels: Mapping[str, str]) -> None:
+        """Make an image of one layer from a tar stream of data. Needs KEEP_DATA.
+
+        The image exists only if the stream came to its end; an error that the stream raises is raised again.
+        """
+
+    def fill_volume(self, volume: str, image: str, folder: str, labels: Labels, service: str) -> None:
+        """Create a volume for a service and copy into it what the image has in `folder`. Needs KEEP_DATA.
+
+        No program of the image runs for that. Raises NotOurs if a stranger has a name that it needs.
+        """
+
+    def image_sizes(self) -> dict[str, int]:
+        """Return the size in bytes of every image that has a tag, by tag. Needs KEEP_DATA."""
+
+    def save_images(self, references: Sequence[str]) -> Generator[bytes, None, None]:
+        """Yield an archive of these images; a layer that several share is in it once. Needs BUNDLE."""
+
+    def load_images(self, stream: Iterable[bytes]) -> None:
+        """Load the images of such an archive under their names. Needs BUNDLE."""
+
+    def unstarted(self, image: str) -> AbstractContextManager[str]:
+        """Lend a container of an image to read files of; it never starts, and is removed afterwards. Needs READ_IMAGES.
+
+        Removes, too, what killed devenvs left of that kind.
+        """
+
+    def has(self, container: str, path: str) -> bool:
+        """Return whether a container, running or not, has a file or folder. Needs READ_IMAGES."""
+
+    # ---- what people need to find out why something failed: as the engine says it --------------------------------
+
+    def inspect(self, container: str) -> dict[str, Any]:
+        """Return everything that the engine knows of a container."""
+
+    def belongings(self, environment: str) -> dict[str, Any]:
+        """Return the engine's `version`, and the environment's `networks` and `volumes`."""
+
+    def events(self, environment: str) -> list[dict[str, Any]]:
+        """Return what happened to the environment's containers, as far back as the engine remembers."""

@@ -1,0 +1,84 @@
+"""What containers say: their logs, and commands that run inside them, joined to whoever started these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from devenv.engine.connection import Connection, asking
+from devenv.engine.protocol import Tail
+
+# The engine sends frames: a byte that says which output, three unused, four for the length, and the text.
+_HEAD = 8
+
+
+class Frames:
+    """Takes apart what the engine sends of a container without a terminal. A frame may come in several pieces."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
+        """Return the frames that are complete by now: which output, and its text."""
+        self._rest += data
+        found, start = [], 0
+        while len(self._rest) >= start + _HEAD:
+            end = start + _HEAD + int.from_bytes(self._rest[start + 4 : start + _HEAD], "big")
+            if len(self._rest) < end:
+                break
+            found.append((self._rest[start], self._rest[start + _HEAD : end]))
+            start = end
+        self._rest = self._rest[start:]
+        return found
+
+
+class DockerSession:
+    """A command that runs in a container: an exec of the engine's, and the socket that the engine opened for it."""
+
+    def __init__(self, connection: Connection, run: str, stream: Any, tty: bool) -> None:
+        self.stream = stream
+        self._connection, self._run = connection, run
+        self._frames = None if tty else Frames()
+
+    def output(self, data: bytes) -> list[tuple[int, bytes]]:
+        """Take apart what was read from the stream; a terminal has one output and no frames."""
+        return self._frames.feed(data) if self._frames else [(1, data)]
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the command's terminal a size."""
+        with asking("resize a terminal"):
+            self._connection.client.ask("POST", f"/exec/{self._run}/resize", {"h": rows, "w": columns})
+
+    def exit_code(self) -> int:
+        """Return how the command ended."""
+        with asking("ask for an exit code"):
+            code = self._connection.client.ask("GET", f"/exec/{self._run}/json")["ExitCode"]
+        return int(code or 0)
+
+
+def logs(connection: Connection, container: str, tail: Tail, since: float, timestamps: bool) -> list[str]:
+    """Return the lines that a container logged, from a time on (in seconds since 1970) if one is given."""
+    query: dict[str, str | int] = {"stdout": True, "stderr": True, "tail": tail, "timestamps": timestamps}
+    query |= {"since": f"{since:.6f}"} if since else {}
+    with asking(f"read the logs of container {container}"):
+        sent = b"".join(connection.client.stream("GET", f"/containers/{container}/logs", query))
+    # Joined before they are decoded: a line, or a letter, may be in two frames.
+    return b"".join(text for _, text in Frames().feed(sent)).decode(errors="replace").splitlines()
+
+
+def follow(connection: Connection, container: str, tail: Tail) -> Iterator[str]:
+    """Yield the lines of a container's log as they come, until the container ends."""
+    with asking(f"follow the logs of container {container}"):
+        pending = b""
+        for chunk in connection.sdk.follow(container, tail):
+            *lines, pending = (pending + chunk).split(b"\n")
+            yield from (line.decode(errors="replace") for line in lines)
+        if pending:
+            yield pending.decode(errors="replace")
+
+
+def execute(connection: Connection, container: str, command: Sequence[str], tty: bool) -> DockerSession:
+    """Start a command in a container with its input attached."""
+    with asking(f"run {command[0]} in container {container}"):
+        run, stream = connection.sdk.execute(container, command, tty)
+    return DockerSession(connection, run, stream, tty)
