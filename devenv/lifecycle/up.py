@@ -269,7 +269,7 @@ def finish(world: World, picture: Picture, plan: Plan, timings: Sequence[Timing]
         world.state.kept(component)
     if kept := sorted(world.former(picture.defined) - left_behind):
         names = " ".join(kept)
-        world.report.note(f"{names}: not in devenv.yaml any more; 'devenv up --drop' drops their data")
+        world.report.note(f"kept the data of {names}, which devenv.yaml no longer lists; 'devenv up --drop' drops it")
     snapshot.remove_leftovers(world.state, world.engine, picture.observed.images)
     services = picture.everything.services.values()
     components = [name for name in picture.everything.components if any(name in s.components for s in services)]

@@ -262,10 +262,9 @@ def ran(project: Project, code: str) -> list[str]:
 def golden_states(project: Project) -> set[str]:
     """The images that hold, or would hold, the golden states of its services."""
     with project.inside():
-        environment = Environment()
-        environment._load()
-        _, selected, observed = environment._desired((), keep=False, check_ports=False)
-        return {*golden.references(selected, environment.catalogue, observed.images).values()}
+        world = Environment()._world
+        picture = world.look(world.define())
+        return {*golden.references(picture.wanted, picture.defined.catalogue, picture.observed.images).values()}
 
 
 def require(missing: str) -> None:

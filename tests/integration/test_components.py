@@ -141,7 +141,10 @@ def test_components_come_change_and_go_with_devenv_yaml(project: Project) -> Non
 
     project.configure("profile: database\ncomponents: [glance]")
     assert plan_of(project) == []
-    assert "their data is kept: nova ('devenv up --drop' drops it)" in project.devenv("up").stderr
+    assert (
+        "kept the data of nova, which devenv.yaml no longer lists; 'devenv up --drop' drops it"
+        in project.devenv("up").stderr
+    )
     assert not list((project.folder / ".devenv").glob("nova*"))
     assert (project.folder / ".devenv" / "glance.conf").exists()
 
@@ -162,7 +165,7 @@ def test_components_come_change_and_go_with_devenv_yaml(project: Project) -> Non
         cursor.execute("SELECT user FROM mysql.user WHERE user = 'nova'")
         assert cursor.fetchall() == ()
     # Dropped is forgotten: nothing is said, planned or left to be dropped any more.
-    assert "data is kept" not in project.devenv("up", "--drop").stderr
+    assert "kept the data" not in project.devenv("up", "--drop").stderr
 
 
 def test_a_change_reaches_the_service_and_nothing_else(wired: Project) -> None:
@@ -317,7 +320,7 @@ def test_another_environment_leaves_the_files_to_the_default_one(project: Projec
 
 
 def test_wiring_needs_a_file(wired: Project, config: Path) -> None:
-    one_clear_line(wired.devenv("wire", check=False), 3, "which file")
+    one_clear_line(wired.devenv("wire", check=False), 3, "devenv.yaml lists no file")
     one_clear_line(wired.devenv("wire", "nova", "absent.conf", check=False), 3, "absent.conf")
     one_clear_line(wired.devenv("unwire", "nova", "nova.conf", check=False), 3, "nova.conf")
     one_clear_line(wired.devenv("unwire", "nova.conf", check=False), 3, "no such component", "COMPONENT FILE")

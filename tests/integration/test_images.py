@@ -130,9 +130,10 @@ STALE = """
 from devenv.lifecycle.environment import Environment
 from devenv.images.references import images_for, stale_images
 from devenv.model import Profile
+from devenv.spec.catalogue import load_catalogue
 environment = Environment()
-environment._load()
-print(*stale_images(environment.engine, images_for(Profile("", {}), environment.catalogue).values()))
+catalogue = load_catalogue()
+print(*stale_images(environment.engine, images_for(Profile("", {}), catalogue).values()))
 """
 
 

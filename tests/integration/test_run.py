@@ -195,7 +195,7 @@ def test_a_component_that_is_put_into_devenv_yaml_meanwhile_stays(etcd: Project)
     assert keys(etcd) == ["/mine/key"] and (etcd.folder / ".devenv/mine.conf").exists()
     # It is as if it never had been lent: without `--drop` its data is kept.
     etcd.configure("profile: coordination\n")
-    assert "their data is kept: mine" in etcd.devenv("up").stderr
+    assert "kept the data of mine" in etcd.devenv("up").stderr
     assert keys(etcd) == ["/mine/key"]
 
 

@@ -368,7 +368,7 @@ def test_a_restore_that_was_killed_is_finished_by_the_next_up(etcd: Project, mom
     assert keys(etcd) == ["saved"]
 
 
-@pytest.mark.parametrize("step", [pytest.param("_bring_up", marks=pytest.mark.long), "_plan"])
+@pytest.mark.parametrize("step", [pytest.param("data.bring_up", marks=pytest.mark.long), "up.plan_up"])
 def test_passwords_go_with_the_data_where_a_restore_ends_before_it_begins(
     etcd: Project, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -386,7 +386,7 @@ def test_passwords_go_with_the_data_where_a_restore_ends_before_it_begins(
         raise Cancelled
 
     with monkeypatch.context() as patched, pytest.raises(Cancelled):
-        patched.setattr(Environment, step, ends)
+        patched.setattr(f"devenv.lifecycle.{step}", ends)
         Environment(etcd.folder).restore("one")
     etcd.devenv("up")
     assert etcd.env()["ETCDCTL_USER"] == first
