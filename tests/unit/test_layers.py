@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,15 @@ TOP = {"compose", "devenv", "docs", "profiles", "tests"} | {
 SLOW = {"docker", "rich", "requests", "yaml", "voluptuous", "pymysql", "amqp"}
 
 
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All that the file is made of."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
 def imports(path: Path) -> Iterator[str]:
     """The top of every module imported anywhere in the file."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -41,16 +48,15 @@ def imports(path: Path) -> Iterator[str]:
 
 def code_words(path: Path) -> Iterator[tuple[str, int]]:
     """Identifiers and strings of a file, but for what only people read."""
-    tree = ast.parse(path.read_text())
     prose = set()
-    for node in ast.walk(tree):
+    for node in nodes(path):
         if isinstance(node, ast.Expr):
             prose.add(node.value)
         if isinstance(node, ast.keyword) and node.arg in ("help", "hint", "msg"):
             prose.add(node.value)
         if isinstance(node, ast.Assign) and (path.stem, getattr(node.targets[0], "id", "")) in HELP_TEXTS:
             prose.add(node.value)
-    for node in ast.walk(tree):
+    for node in nodes(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in prose:
             yield node.value, node.lineno
         for word in ("id", "name", "attr", "arg"):
@@ -81,7 +87,7 @@ def test_no_service_is_known_by_name(module: str) -> None:
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - FOR_OTHERS))
 def test_whatever_makes_a_file_or_a_folder_says_that_it_is_for_its_owner_alone(module: str) -> None:
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+    for node in nodes(MODULES[module]):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             call, name = ast.unparse(node), node.func.attr
             assert name not in ("write_text", "write_bytes", "makedirs"), call
