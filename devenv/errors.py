@@ -47,6 +47,10 @@ class ConfigError(DevenvError):
     exit_code = 3
 
 
+class Unsupported(ConfigError):
+    """The engine that is used cannot do what is asked for."""
+
+
 class NoEngine(DevenvError):
     exit_code = 4
 

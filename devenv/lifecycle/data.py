@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from devenv.errors import ConfigError, DevenvError
+from devenv.errors import ConfigError, DevenvError, Unsupported
 from devenv.images import snapshot
 from devenv.images.snapshot import Snapshot
 from devenv.lifecycle.execute import carry_out
 from devenv.lifecycle.loans import keep
 from devenv.lifecycle.plan import plan_empty
-from devenv.lifecycle.up import Renewal, Wish, bring_up, note_renewal, preflight
+from devenv.lifecycle.up import KEEPING, Renewal, Wish, bring_up, note_renewal, preflight
 from devenv.lifecycle.world import Picture, World
 from devenv.model import Result
 from devenv.names import check_name
@@ -45,9 +45,14 @@ def reset_component(world: World, component: str) -> Result:
 def save(world: World, name: str) -> Snapshot:
     """Save the data of all services under a name. They stand still while that is done.
 
-    Raises ConfigError if the name is taken or a service was never started.
+    Raises ConfigError if the name is taken or a service was never started, Unsupported if the engine keeps no data.
     """
     check_name(name, "a snapshot")
+    if not world.engine.can >= KEEPING:
+        raise Unsupported(
+            f"cannot save a snapshot: the engine at {world.engine.url} keeps no data of volumes",
+            "use Docker or Podman, or dump the data with the server's own tools",
+        )
     defined, state = world.define(), world.state
     with world.changing():
         snapshot.check_free(state, name)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from devenv.engine.protocol import Capability
 from devenv.errors import AddressPoolExhausted, ConfigError, DevenvError, PortTaken
 from devenv.images import golden, snapshot
 from devenv.images.references import check_used
@@ -23,6 +24,9 @@ from devenv.spec.components import needed_components
 from devenv.store.registry import network_holders
 from devenv.wiring.contents import wired_files
 from devenv.wiring.project_files import Merges
+
+# What an engine must be able to do for golden states and snapshots.
+KEEPING = frozenset({Capability.KEEP_DATA, Capability.PAUSE})
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def bring_up(world: World, defined: Definitions, wish: Wish, report: Report) -> 
     while True:
         picture = read(world, defined, wish, may)
         files = preflight(world, picture)
-        announce(world, picture, wish, may)
+        announce(world, picture, may)
         plan = plan_up(world, picture, wish, may)
         try:
             timings = carry_out(world, plan, picture, report)
@@ -126,7 +130,7 @@ def preflight(world: World, picture: Picture) -> Files:
     return Files(texts, merges, world.files.check(merges, texts))
 
 
-def announce(world: World, picture: Picture, wish: Wish, may: Allowance) -> None:
+def announce(world: World, picture: Picture, may: Allowance) -> None:
     """Put on record what is to lose its data, and note what the user should know before it begins."""
     note, wanted = world.report.note, picture.wanted.services
     if may.renewal:
@@ -184,7 +188,9 @@ def with_sources(world: World, picture: Picture, wish: Wish, may: Allowance) -> 
         services = [service for service, source in renewing.items() if source == name]
         snapshot.check(saved, defined.images, observed.images, defined.profile.services)
         desired = replace(desired, sources={**desired.sources, **snapshot.sources(saved, services)})
-    return golden.with_golden(desired, defined.catalogue, observed, may.golden) if wish.golden else desired
+    if not wish.golden or not world.engine.can >= KEEPING:
+        return desired
+    return golden.with_golden(desired, defined.catalogue, observed, may.golden)
 
 
 # ---- after a failure -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 from builders import inspected
 
 from devenv.engine.ownership import check_names
-from devenv.engine.protocol import ContainerState
+from devenv.engine.protocol import Capability, ContainerState
 from devenv.errors import NotReady
 from devenv.model import Desired, DesiredService, Observed, Operation, Plan, Report
 from devenv.services.base import Target
@@ -24,6 +24,7 @@ class FakeEngine:
 
     local = True
     url = "fake://"
+    can = frozenset(Capability)
 
     def __init__(self, observed: Observed | None = None) -> None:
         self.calls: list[str] = []

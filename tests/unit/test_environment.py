@@ -11,7 +11,8 @@ import pytest
 from builders import container, converged, with_containers
 from fake_engine import FakeEngine
 
-from devenv.errors import ConfigError, NotOurs, PortTaken, ServiceFailed
+from devenv.engine.protocol import Capability
+from devenv.errors import ConfigError, NotOurs, PortTaken, ServiceFailed, Unsupported
 from devenv.images.snapshot import SavedService, Snapshot
 from devenv.lifecycle.environment import Environment
 from devenv.lifecycle.world import Definitions, Picture, World
@@ -138,3 +139,21 @@ def test_a_snapshots_passwords_are_those_of_its_services() -> None:
     saved = {"mysql.password": "1", "mysql/nova": "2", "etcd.root_password": "3", "etcd/nova": "4"}
     services = {"mysql": SavedService("i", "d", {})}
     assert Snapshot("s", "e", 0, "", 0, services, {}, saved).own_secrets == {"mysql.password": "1", "mysql/nova": "2"}
+
+
+def test_an_engine_that_keeps_no_data_has_no_golden_states_and_refuses_snapshots(
+    tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = list[Plan]()
+    monkeypatch.setattr(FakeEngine, "can", frozenset({Capability.BUILD}))
+
+    def carry_out(_world: Any, plan: Plan, _picture: Any, _report: Any) -> list[Any]:
+        plans.append(plan)
+        return []
+
+    monkeypatch.setattr("devenv.lifecycle.up.carry_out", carry_out)
+    Environment().up()
+    assert "create" in {op.action for op in plans[0].operations}
+    assert not {"keep", "fill"} & {op.action for op in plans[0].operations}
+    with pytest.raises(Unsupported, match="cannot save a snapshot"):
+        Environment().save("one")
