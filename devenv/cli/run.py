@@ -57,6 +57,7 @@ def shell(context: click.Context, component: str, wait_timeout: float, services:
     _run(context, component, wait_timeout, services, [os.environ.get("SHELL") or "/bin/sh"])
 
 
+# Six options and the context: click passes each as a parameter.
 @click.command(cls=_BeforeCommand)
 @_component_option
 @click.option(
