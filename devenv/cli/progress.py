@@ -176,14 +176,18 @@ class _Row:
             return _Shown("…", "yellow", "waiting", self._waiting(pending))
         key = next(reversed(self.running))
         operation = next(op for op in self.operations if op.key == key)
-        cause = f"({operation.cause})" if operation.cause else ""
-        return _Shown("…", "yellow", self._state(operation), self.running[key] or cause)
+        return _Shown("…", "yellow", self._state(operation), self.running[key] or self._cause(operation))
 
     def _final(self) -> str:
         if self.service:
             return "ready"
         last = self.done[-1].action
         return "done" if last in COMPONENT_ACTIONS else _STATES[last][1]
+
+    def _cause(self, operation: Operation) -> str:
+        """Return why the operation runs, unless an earlier one has said so: a container that starts is there."""
+        new = operation.cause and operation.cause not in (op.cause for op in self.done)
+        return f"({operation.cause})" if new else ""
 
     def _state(self, operation: Operation) -> str:
         if operation.action == "ready" and not any(op.action in ("start", "empty") for op in self.operations):

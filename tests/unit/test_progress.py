@@ -120,6 +120,15 @@ def test_a_line_says_in_words_what_devenv_waits_for(report: Live) -> None:
     assert lines_of(report)[0] == "… mysql starting not accepting logins yet"
 
 
+def test_a_cause_is_told_once(report: Live) -> None:
+    start = Operation("start", "mysql", "no container", ("create mysql",))
+    report._reset(Plan((CREATE, start, READY)))
+    report.started(CREATE)
+    report.finished(CREATE, 0.1)
+    report.started(start)
+    assert lines_of(report)[0] == "… mysql starting"
+
+
 def test_a_service_is_ready_when_its_probe_says_so_and_not_before(report: Live) -> None:
     report._reset(Plan((START, READY, ETCD)))
     for operation in (START, READY):
