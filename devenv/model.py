@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from devenv.names import Pair
+
 LABEL_ENVIRONMENT = "io.devenv.environment"
 # The token that tells what devenv made from what only carries the label (see ownership.py).
 LABEL_OWNER = "io.devenv.owner"
@@ -230,7 +232,7 @@ class Provision:
     @property
     def pair(self) -> str:
         """The name under which it is planned and remembered: "mysql/nova"."""
-        return f"{self.provider}/{self.component}"
+        return str(Pair(self.provider, self.component))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from devenv.images import golden
 from devenv.images.references import BASE
 from devenv.model import Desired, Image, Profile
 from devenv.spec.components import digest
-from devenv.spec.desired import Catalogue, resolve, secret_names
+from devenv.spec.desired import Catalogue, Inputs, resolve, secret_names
+from devenv.spec.ports import usual_ports
 from devenv.store.files import written_whole
 
 _OURS = "devenv/"
@@ -51,9 +52,9 @@ def cache_keys(
     machine = platform.machine()
     key = f"devenv-{_MACHINES.get(machine, machine)}-{digest(references)}"
     # Neither ports nor secrets say which golden state it is, and a reference stands for the very image.
-    ports = {f"{name}/{key}": e.port for name in names for key, e in catalogue[name].endpoints.items()}
+    ports = usual_ports(names, catalogue)
     secrets = dict.fromkeys(secret_names(names, profile, catalogue), "secret")
-    desired = resolve(environment, names, profile, catalogue, images, ports, secrets)
+    desired = resolve(names, Inputs(environment, profile, catalogue, images, ports, secrets))
     states = golden.references(desired, catalogue, {reference: reference for reference in references})
     return {"images": key, "golden": f"{key}-{digest(sorted(states.values()))}"}
 

@@ -27,9 +27,9 @@ from devenv.model import (
     Profile,
     ServiceDefinition,
 )
-from devenv.spec import yaml as document
 from devenv.spec.catalogue import data_folder
 from devenv.spec.components import digest
+from devenv.spec.strict_yaml import read
 
 BASE = "base"
 # The package in the base whose version is the release of Debian.
@@ -78,7 +78,7 @@ def full_reference(image: str) -> str:
 
 def recipe() -> dict[str, Any]:
     """Read how the base is built."""
-    return document.read(data_folder("compose") / "base.yaml", _RECIPE)
+    return read(data_folder("compose") / "base.yaml", _RECIPE)
 
 
 def _base_reference() -> str:

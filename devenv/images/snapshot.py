@@ -21,7 +21,7 @@ from devenv import __version__
 from devenv.engine.protocol import Engine
 from devenv.errors import ConfigError
 from devenv.model import Desired, Image, Observed, ObservedContainer, Operation, Plan, Source
-from devenv.names import check_name
+from devenv.names import check_name, hint_for
 from devenv.store.files import make_private, write_files
 from devenv.store.state import State
 
@@ -77,8 +77,9 @@ def load(state: State, name: str) -> Snapshot:
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
-        known = ", ".join(one.name for one in load_all(state)) or "none; 'devenv snapshot save NAME' makes one"
-        raise ConfigError(f"cannot find snapshot {name!r} of {state.id}", hint=f"there are: {known}") from None
+        found = hint_for(name, [one.name for one in load_all(state)], "snapshots of this environment")
+        hint = f"{found}; 'devenv snapshot save NAME' creates one"
+        raise ConfigError(f"cannot find snapshot {name!r} of {state.id}", hint) from None
     except (OSError, ValueError) as error:
         raise _unreadable(path, str(error)) from error
     if not isinstance(data, dict) or data.get("format") != _FORMAT:

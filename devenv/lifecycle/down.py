@@ -12,7 +12,7 @@ from devenv.lifecycle.execute import carry_out
 from devenv.lifecycle.plan import plan_down, plan_stop
 from devenv.lifecycle.world import Catalogue, Picture, World, needs
 from devenv.model import Observed, ObservedContainer, Report, Result
-from devenv.names import Pair
+from devenv.names import Pair, hint_for
 from devenv.store import registry
 from devenv.store.record import Record
 from devenv.store.state import Notes, State
@@ -70,7 +70,7 @@ def present(observed: Observed, names: Sequence[str], catalogue: Catalogue) -> l
     """Return the containers of these services, or all. Raises ConfigError for a service that nobody knows."""
     for name in names:
         if name not in catalogue and name not in observed.containers:
-            raise ConfigError(f"cannot find service {name!r}", hint="there are: " + ", ".join(catalogue))
+            raise ConfigError(f"cannot find service {name!r}", hint_for(name, catalogue, "devenv has"))
     everything = (*observed.containers.values(), *observed.extra)
     return [container for container in everything if not names or container.service in names]
 

@@ -31,12 +31,13 @@ from devenv.model import (
     ServiceChoice,
     ServiceDefinition,
 )
-from devenv.names import Names, Pair, check_name
+from devenv.names import Names, Pair, check_name, hint_for
 from devenv.ports import holder
 from devenv.spec import trust
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.components import check_components, former_components, needed_components
-from devenv.spec.desired import choose_ports, resolve, secret_names, select
+from devenv.spec.desired import Inputs, resolve, secret_names, select
+from devenv.spec.ports import Taken, choose_ports
 from devenv.spec.profile import load_profile
 from devenv.store.record import Record
 from devenv.store.registry import all_records, ports_locked
@@ -263,7 +264,7 @@ class World:
         profile, catalogue = defined.profile, defined.catalogue
         former = former_components(self.state.load().provisioned, profile, catalogue)
         secrets = self.state.secrets(secret_names(names, profile, catalogue, former), keep)
-        return resolve(self.id, names, profile, catalogue, defined.images, ports, secrets, former)
+        return resolve(names, Inputs(self.id, profile, catalogue, defined.images, ports, secrets, former))
 
     def _chosen(
         self,
@@ -276,8 +277,8 @@ class World:
         lost = Record("", "", "", ports={str(port): port for port in avoid})
         # Those of a remote engine are not this host's, where a tunnel to them may have the same.
         check = check and self.engine.local
-        others, record = [*all_records(), lost], self.state.load()
-        return choose_ports(names, defined.profile, defined.catalogue, observed, record, others, self._holder, check)
+        taken = Taken(observed, self.state.load(), [*all_records(), lost], self._holder)
+        return choose_ports(names, defined.profile, defined.catalogue, taken, check)
 
     def _keep_ports(self, profile: Profile, ports: Mapping[str, int], owner: str) -> None:
         record = self.state.load()
@@ -312,7 +313,7 @@ class World:
             if name not in observed.containers:
                 raise ConfigError(
                     f"cannot find a container of {name!r} in {self.id}",
-                    hint="there are: " + (", ".join(observed.containers) or "none; 'devenv up' creates them"),
+                    hint=f"{hint_for(name, observed.containers, 'it has')}; 'devenv up' creates them",
                 )
         if not observed.containers:
             raise ConfigError(f"cannot find a container of {self.id}", hint="'devenv up' creates them")
@@ -411,10 +412,10 @@ def needs(catalogue: Catalogue) -> dict[str, list[str]]:
 
 
 def _no_component(component: str, profile: Profile) -> ConfigError:
-    known = ", ".join(profile.components) or "none"
+    known = hint_for(component, profile.components, "devenv.yaml has")
     file = "." in component or "/" in component
-    add = f"add it to devenv.yaml, 'components: {{{component}: {{}}}}', and run 'devenv up'"
+    add = f"{known}; add others there, 'components: {{{component}: {{}}}}', and run 'devenv up'"
     return ConfigError(
-        f"cannot find component {component!r}; in devenv.yaml there are: {known}",
+        f"cannot find component {component!r} in devenv.yaml",
         hint="name a component before the file, or --clouds before a clouds.yaml" if file else add,
     )

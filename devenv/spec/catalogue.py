@@ -1,4 +1,4 @@
-"""The services that can be had: one folder each under compose/, read and checked.
+"""Read and check the services that devenv has: one folder each under compose/.
 
 A service is a Compose file with one service in it. The supported subset of Compose's keys is `_CONTAINER`
 below; what Compose has no word for stands under `x-devenv`, as `_DEVENV` says.
@@ -25,8 +25,8 @@ from devenv.model import (
     Requirement,
     ServiceDefinition,
 )
-from devenv.names import NAME, NAME_RULE
-from devenv.spec import yaml as document
+from devenv.names import NAME, NAME_RULE, hint_for
+from devenv.spec import strict_yaml
 
 _DURATION = re.compile(r"(?:(\d+)m)?(?:(\d+)s)?\Z")
 _SIZE = re.compile(r"(\d+)([kmg]?)b?\Z", re.IGNORECASE)
@@ -34,6 +34,8 @@ _ROOT = re.compile(r"(root|0+)?(:|\Z)")
 _PORT = re.compile(r"127\.0\.0\.1::(\d+)\Z")
 _VOLUME = re.compile(r"([a-z][a-z0-9-]*):(/[^:]+)\Z")
 _TARGET = re.compile(r"/etc/devenv/[\w.-]+\Z")
+# A key, and what is wrong with it.
+_Problem = tuple[strict_yaml.Key, str]
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
 
@@ -50,10 +52,10 @@ def load_catalogue(
     asked_by: str = "",
     everywhere: Mapping[str, bool] | None = None,
 ) -> dict[str, ServiceDefinition]:
-    """Every service under `folder` (the shipped ones, if not given) by name, with its switches on that are true.
+    """Return every service under `folder` (the shipped ones by default) by name, with its switches on that are true.
 
-    `switches` are by service; those of `everywhere` hold for each service that has one of that name and is told
-    nothing else. Raises ConfigError with all errors of all files, and for a switch that a service does not have
+    `switches` are by service; those of `everywhere` hold for each service that has one of that name, unless `switches`
+    says otherwise. Raise ConfigError with all errors of all files, and for a switch that a service does not have
     (`asked_by` is the file to blame).
     """
     folder = folder or data_folder("compose")
@@ -80,27 +82,27 @@ def load_catalogue(
 
 
 def load_service(path: Path) -> ServiceDefinition:
-    """Read one service's Compose file. Raises ConfigError with every error in it."""
+    """Read one service's Compose file. Raise ConfigError with every error in it."""
     return _definition(path.parent.name, _read(path), path)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return document.read(path, _FILE, partial(_contradictions, path.parent.name, path.parent))
+    return strict_yaml.read(path, _FILE, partial(_contradictions, path.parent.name, path.parent))
 
 
 def _switched(name: str, data: dict[str, Any], switches: Mapping[str, bool], asked_by: str) -> dict[str, Any]:
     known = data["x-devenv"].get("switches", {})
     for switch, on in switches.items():
         if switch not in known:
-            has = f"it has: {', '.join(known)}" if known else "it has none"
-            raise ConfigError(f"cannot switch {switch!r} of {name} (in {asked_by}): no such setting", hint=has)
+            cannot = f"cannot switch {switch!r} of {name} (in {asked_by}): it has no such switch"
+            raise ConfigError(cannot, hint=hint_for(switch, known, "it has"))
         if on:
             data = {**data, "x-devenv": _laid_over(data["x-devenv"], known[switch])}
     return data
 
 
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Both mappings, the upper one's word where they differ."""
+    """Return both mappings merged; the upper one wins where they differ."""
     return {
         **below,
         **{
@@ -138,7 +140,7 @@ def _matching(pattern: re.Pattern[str], example: str) -> Callable[[Any], re.Matc
 
 
 def _text(value: Any) -> str:
-    """A value as Compose would take it: `$$` stands for `$`, and a number is its text."""
+    """Accept a value as Compose does: `$$` stands for `$`, and a number is its text."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise Invalid("expected text")
     text = str(value)
@@ -158,8 +160,8 @@ _strings = [_text]
 _name = All(str, Match(NAME, msg=f"expected a name: {NAME_RULE}"))
 _port = All(int, Range(min=1, max=65535, msg="expected a port from 1 to 65535"))
 
-# There is no key for anything that would give a container more than the engine gives by itself, and what takes from
-# that has to be there. `read_only` has to be said because a server may need to write to its image's folders.
+# No key gives a container more than the engine gives by itself, and the keys that take away from that are required.
+# `read_only` can be false because a server may need to write to its image's folders.
 _CONTAINER = {
     Required("image"): _text,
     Required("user"): _no_root,
@@ -216,7 +218,7 @@ _DEVENV: dict[Any, Any] = {
         }
     },
 }
-# What a switch adds to, or changes in, the rest of `x-devenv` when it is on.
+# What a switch changes in the rest of `x-devenv` when it is on, or adds to it.
 _SWITCH = {
     Optional("outputs"): {_CAPITALS: _text},
     Optional("environment"): {_CAPITALS: _text},
@@ -237,42 +239,57 @@ _FILE = Schema(
 )
 
 
-def _contradictions(name: str, folder: Path, data: Mapping[str, Any]) -> Iterator[tuple[document.Key, str]]:
-    """What no schema can see: names that refer to something that is not there."""
+def _contradictions(name: str, folder: Path, data: Mapping[str, Any]) -> Iterator[_Problem]:
+    """Yield what no schema can see: names that refer to nothing."""
     if list(data["services"]) != [name]:
         yield ("services",), f"expected exactly one, named {name!r} like its folder"
         return
     container, devenv = data["services"][name], data["x-devenv"]
-    configs, volumes = data.get("configs", {}), data.get("volumes", {})
-    for i, used in enumerate(container.get("configs", ())):
-        if used["source"] not in configs:
-            yield ("services", name, "configs", i), f"no config named {used['source']!r}"
-    for i, match in enumerate(container.get("volumes", ())):
-        if match[1] not in volumes:
-            yield ("services", name, "volumes", i), f"no volume named {match[1]!r}"
-    files: dict[document.Key, str] = {("configs", key, "file"): config["file"] for key, config in configs.items()}
+    yield from _missing_files(name, folder, data)
+    yield from _missing_names(name, container, data)
+    yield from _missing_endpoints(container, devenv)
+    yield from _missing_volumes(name, container, devenv)
+    yield from _missing_settings(folder, devenv)
+
+
+def _missing_files(name: str, folder: Path, data: Mapping[str, Any]) -> Iterator[_Problem]:
+    configs, devenv = data.get("configs", {}), data["x-devenv"]
+    files: dict[strict_yaml.Key, str] = {("configs", key, "file"): config["file"] for key, config in configs.items()}
     files |= {("x-devenv", "wheels"): devenv["wheels"]} if "wheels" in devenv else {}
-    files |= {("services", name, "build"): "Dockerfile"} if "build" in container else {}
+    files |= {("services", name, "build"): "Dockerfile"} if "build" in data["services"][name] else {}
     for key, file in files.items():
         path = (folder / file).resolve()
         if not path.is_relative_to(folder.resolve()) or not path.is_file():
             yield key, f"no file {file!r} in the service's folder"
-    published = {int(match[1]) for match in container.get("ports", ())}
-    for endpoint_name, endpoint in devenv["endpoints"].items():
-        if endpoint["port"] not in published:
-            yield (
-                ("x-devenv", "endpoints", endpoint_name, "port"),
-                f"{endpoint['port']} is not among the service's ports",
-            )
-    for who in ("probe", "provisioner"):
-        if who in devenv and devenv[who]["endpoint"] not in devenv["endpoints"]:
-            yield ("x-devenv", who, "endpoint"), f"no endpoint named {devenv[who]['endpoint']!r}"
-    initial = devenv.get("provisioner", {}).get("initial")
+
+
+def _missing_names(name: str, container: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[_Problem]:
+    for i, used in enumerate(container.get("configs", ())):
+        if used["source"] not in data.get("configs", {}):
+            yield ("services", name, "configs", i), f"no config named {used['source']!r}"
+    for i, match in enumerate(container.get("volumes", ())):
+        if match[1] not in data.get("volumes", {}):
+            yield ("services", name, "volumes", i), f"no volume named {match[1]!r}"
+    initial = data["x-devenv"].get("provisioner", {}).get("initial")
     if initial and initial not in [config["target"].string for config in container.get("configs", ())]:
         yield ("x-devenv", "provisioner", "initial"), f"no config with the target {initial!r}"
-    for endpoint_name in devenv.get("component", {}).get("urls", ()):
-        if endpoint_name not in devenv["endpoints"]:
-            yield ("x-devenv", "component", "urls", endpoint_name), f"no endpoint named {endpoint_name!r}"
+
+
+def _missing_endpoints(container: Mapping[str, Any], devenv: Mapping[str, Any]) -> Iterator[_Problem]:
+    published = {int(match[1]) for match in container.get("ports", ())}
+    for name, endpoint in devenv["endpoints"].items():
+        if endpoint["port"] not in published:
+            yield ("x-devenv", "endpoints", name, "port"), f"{endpoint['port']} is not among the service's ports"
+    used: dict[strict_yaml.Key, str] = {
+        ("x-devenv", user, "endpoint"): devenv[user]["endpoint"] for user in ("probe", "provisioner") if user in devenv
+    }
+    used |= {("x-devenv", "component", "urls", name): name for name in devenv.get("component", {}).get("urls", ())}
+    for key, name in used.items():
+        if name not in devenv["endpoints"]:
+            yield key, f"no endpoint named {name!r}"
+
+
+def _missing_volumes(name: str, container: Mapping[str, Any], devenv: Mapping[str, Any]) -> Iterator[_Problem]:
     own = [match[1] for match in container.get("volumes", ())]
     for i, volume in enumerate(devenv.get("golden", ())):
         if volume not in own:
@@ -280,12 +297,16 @@ def _contradictions(name: str, folder: Path, data: Mapping[str, Any]) -> Iterato
             yield ("x-devenv", "golden", i), f"{name} has no volume {volume!r}; {has}"
         elif volume in devenv["golden"][:i]:
             yield ("x-devenv", "golden", i), f"{volume!r} is named twice"
-    # A switch changes a setting; one that it alone has would be missing while it is off.
-    for switch, part in devenv.get("switches", {}).items():
+
+
+def _missing_settings(folder: Path, devenv: Mapping[str, Any]) -> Iterator[_Problem]:
+    switches = devenv.get("switches", {})
+    # A switch changes a setting. A setting that only the switch has would be missing while it is off.
+    for switch, part in switches.items():
         for setting in part.get("settings", ()):
             if setting not in devenv.get("settings", {}):
                 yield ("x-devenv", "switches", switch, "settings", setting), f"no setting named {setting!r}"
-    for part in (devenv, *devenv.get("switches", {}).values()):
+    for part in (devenv, *switches.values()):
         if "wire" in part and not (folder / part["wire"]).is_dir():
             yield ("x-devenv",), f"no folder {part['wire']!r} beside this file"
 

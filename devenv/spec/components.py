@@ -1,78 +1,78 @@
-"""What a component gets of a service: its names and password there, and where it finds the service. Pure."""
+"""Compute what a component gets of a service: its names and password, and where it finds the service. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from devenv.errors import ConfigError
 from devenv.model import ComponentChoice, Endpoint, Profile, Provision, ServiceDefinition
-from devenv.names import identifier
+from devenv.names import Pair, identifier
 from devenv.ports import HOST
 from devenv.spec.template import render
 
-# The environment's administrator is a component, too: made by each service itself, with the secret `password`.
+# The environment's administrator is a component, too. Each service creates it itself, with the secret `password`.
 OWN = "devenv"
 
 
-def provision(
-    definition: ServiceDefinition,
-    values: Mapping[str, str],
-    ports: Mapping[str, int],
-    choice: ComponentChoice,
-    password: str,
-    host: str = HOST,
-) -> Provision:
-    """The component's part of a service.
+@dataclass(frozen=True)
+class Placed:
+    """A service and where it is: its host port by endpoint, and the host that programs reach it under."""
 
-    `values` are the service's own, for templates; `ports` its host ports by endpoint. Raises ConfigError for a
-    template that names an unknown value.
+    definition: ServiceDefinition
+    ports: Mapping[str, int]
+    host: str = HOST
+
+    def filled(self, templates: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
+        """Fill in templates of the service's Compose file. Raise ConfigError for an unknown value."""
+        source = str(self.definition.folder / "compose.yaml")
+        return {key: render(text, values, source) for key, text in templates.items()}
+
+    def endpoints(
+        self, values: Mapping[str, str], urls: Mapping[str, str] | None = None
+    ) -> tuple[dict[str, Endpoint], dict[str, str]]:
+        """Return the host view of each endpoint, and both views as values: endpoint.NAME.* and network.NAME.*.
+
+        `urls` holds templates to use instead of the endpoints' own.
+        """
+        known, found, endpoints = dict(values), dict[str, str](), dict[str, Endpoint]()
+        for key, endpoint in self.definition.endpoints.items():
+            views = {"endpoint": (self.host, self.ports[key]), "network": (self.definition.name, endpoint.port)}
+            for view, (host, port) in views.items():
+                template = {"url": (urls or {}).get(key, endpoint.url)}
+                words = {"host": host, "port": str(port)}
+                words |= self.filled(template, {**known, **words})
+                found |= {f"{view}.{key}.{word}": value for word, value in words.items()}
+                known |= found
+            endpoints[key] = Endpoint(self.host, self.ports[key], found[f"endpoint.{key}.url"])
+        return endpoints, found
+
+
+def provision(placed: Placed, values: Mapping[str, str], choice: ComponentChoice, password: str) -> Provision:
+    """Return the component's part of a service; `values` are the service's own, for templates.
+
+    Raise ConfigError for a template that names an unknown value.
     """
-    source = str(definition.folder / "compose.yaml")
+    definition = placed.definition.component
     own = {**values, **_words(choice, password)}
-
-    def filled(templates: Mapping[str, str]) -> dict[str, str]:
-        return {key: render(text, own, source) for key, text in templates.items()}
-
-    outputs = filled(definition.component.outputs)
+    outputs = placed.filled(definition.outputs, own)
     own |= {f"output.{key}": value for key, value in outputs.items()}
-    endpoints = endpoint_views(definition, ports, own, definition.component.urls, host)
-    settings = {key.lower(): value for key, value in outputs.items()} | filled(definition.component.settings)
+    endpoints, words = placed.endpoints(own, definition.urls)
+    own |= words
+    settings = {key.lower(): value for key, value in outputs.items()} | placed.filled(definition.settings, own)
     return Provision(
-        provider=definition.name,
+        provider=placed.definition.name,
         component=choice.name,
         settings=settings,
         digest=digest(settings),
         endpoints=endpoints,
         outputs=outputs,
-        environment=filled(definition.component.environment),
+        environment=placed.filled(definition.environment, own),
         values=own,
     )
-
-
-def endpoint_views(
-    definition: ServiceDefinition,
-    ports: Mapping[str, int],
-    values: dict[str, str],
-    urls: Mapping[str, str],
-    host: str = HOST,
-) -> dict[str, Endpoint]:
-    """The host view of each endpoint; both views go into `values`, as endpoint.NAME.* and network.NAME.*.
-
-    `urls` holds templates that stand for the endpoints' own.
-    """
-    source = str(definition.folder / "compose.yaml")
-    endpoints = {}
-    for key, endpoint in definition.endpoints.items():
-        for view, where, port in (("endpoint", host, ports[key]), ("network", definition.name, endpoint.port)):
-            url = render(urls.get(key, endpoint.url), {**values, "host": where, "port": str(port)}, source)
-            found = {"host": where, "port": str(port), "url": url}
-            values |= {f"{view}.{key}.{word}": value for word, value in found.items()}
-            if view == "endpoint":
-                endpoints[key] = Endpoint(where, port, url)
-    return endpoints
 
 
 def _words(choice: ComponentChoice, password: str) -> dict[str, str]:
@@ -87,7 +87,7 @@ def _words(choice: ComponentChoice, password: str) -> dict[str, str]:
 
 
 def check_components(profile: Profile, catalogue: Mapping[str, ServiceDefinition]) -> None:
-    """Raise ConfigError if a component has a name, or a place in the service catalog, that is not to be had."""
+    """Raise ConfigError if a component's name, or its place in the service catalog, is taken."""
     roles = {service.role: service.name for service in catalogue.values()}
     for name, choice in profile.components.items():
         check_free(name, catalogue, f" (in {profile.source})")
@@ -109,34 +109,34 @@ def check_free(name: str, catalogue: Mapping[str, ServiceDefinition], where: str
 
 
 def same_place(one: Provision, other: Provision) -> bool:
-    """Whether both are called the same in the service, as `a-b` and `a_b` are in SQL: dropping one drops the other."""
+    """Return whether both have one name in the service, as `a-b` and `a_b` in SQL: removing one removes the other."""
     names = [{key: value for key, value in part.outputs.items() if key != "PASSWORD"} for part in (one, other)]
     return names[0] == names[1]
 
 
 def needed_components(catalogue: Mapping[str, ServiceDefinition]) -> set[str]:
-    """The services that are components of others, by the names that they have there."""
+    """Return the services that are components of others, by the names that they have there."""
     return {need.component for service in catalogue.values() for need in service.requires}
 
 
 def former_components(
     provisioned: Iterable[str], profile: Profile, catalogue: Mapping[str, ServiceDefinition]
 ) -> list[str]:
-    """Who has a part of some service that nobody asks for any more, by the pairs that are known to be in place."""
-    names = {component for _, slash, component in (pair.partition("/") for pair in provisioned) if slash}
-    return sorted(names - needed_components(catalogue) - profile.components.keys())
+    """Return the components that have a part of some service, by the record, and are not in the profile any more."""
+    names = {Pair.parse(pair).component for pair in provisioned}
+    return sorted(names - {""} - needed_components(catalogue) - profile.components.keys())
 
 
 def password_names(services: Iterable[str], components: Collection[str]) -> list[str]:
-    """The names under which these components' passwords are kept, one for each of the services."""
-    return [f"{service}/{component}" for service in services for component in components]
+    """Return the names under which devenv keeps these components' passwords, one for each of the services."""
+    return [str(Pair(service, component)) for service in services for component in components]
 
 
 def digest(value: Any) -> str:
-    """A short name for a content."""
+    """Return a short name for a content."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def endpoints_of(endpoints: Mapping[str, Endpoint]) -> dict[str, dict[str, str | int]]:
-    """Endpoints as devenv prints and writes them."""
+    """Return endpoints as devenv prints and writes them."""
     return {key: {"host": e.host, "port": e.port, "url": e.url} for key, e in endpoints.items()}

@@ -1,31 +1,28 @@
-"""Profile, catalogue and what is remembered in; what should be on the engine out."""
-
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from devenv.errors import ConfigError, NotOurs
+from devenv.errors import ConfigError
 from devenv.model import (
     ComponentChoice,
     ContainerOptions,
     Desired,
     DesiredService,
     Image,
-    Observed,
     Profile,
     Provision,
-    ServiceChoice,
     ServiceDefinition,
 )
-from devenv.ports import HOST, free_port, is_free
-from devenv.spec.components import OWN, digest, endpoint_views, password_names, provision, same_place
-from devenv.spec.template import render, render_file
-from devenv.store.record import Record
+from devenv.names import Names, hint_for
+from devenv.ports import HOST
+from devenv.spec.components import OWN, Placed, digest, password_names, provision, same_place
+from devenv.spec.ports import port_key
+from devenv.spec.template import render_file
 
-# Raise it when containers are made in another way from the same inputs.
+# Raise it when devenv creates containers in another way from the same inputs.
 _FORMAT = 1
 
 Catalogue = Mapping[str, ServiceDefinition]
@@ -35,28 +32,26 @@ Catalogue = Mapping[str, ServiceDefinition]
 
 
 def select(profile: Profile, catalogue: Catalogue, names: Sequence[str] = ()) -> list[str]:
-    """The services to act on, each after all that it needs: `names` and their needs, else the whole profile.
+    """Return the services to act on, each after all that it needs: `names` and their needs, else all of the profile.
 
-    Raises ConfigError for an unknown service, a role that nothing fills, or services that need each other.
+    Raise ConfigError for an unknown service, a role that no service fills, or services that need each other.
     """
     for name in [*profile.services, *names]:
         if name not in catalogue:
-            raise ConfigError(
-                f"cannot find service {name!r} (asked for by {profile.source if name in profile.services else 'you'})",
-                hint="there are: " + ", ".join(sorted(catalogue)),
-            )
+            where = f" (in {profile.source})" if name in profile.services else ""
+            raise ConfigError(f"cannot find service {name!r}{where}", hint_for(name, catalogue, "devenv has"))
     for name in names:
         if name not in profile.services:
             raise ConfigError(
                 f"cannot use service {name!r}: profile {profile.name!r} does not have it",
-                hint=f"it has {', '.join(profile.services)}; add it under 'services' in devenv.yaml",
+                hint=f"{hint_for(name, profile.services, 'it has')}; add others under 'services' in devenv.yaml",
             )
     ordered: list[str] = []
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
             circle = " -> ".join([*path[path.index(name) :], name])
-            raise ConfigError(f"cannot order the services: they need each other ({circle})", "mend 'requires'")
+            raise ConfigError(f"cannot order the services: they need each other ({circle})", "correct 'requires'")
         if name in ordered:
             return
         for need in catalogue[name].requires:
@@ -69,14 +64,14 @@ def select(profile: Profile, catalogue: Catalogue, names: Sequence[str] = ()) ->
 
 
 def provider_of(role: str, needed_by: str, profile: Profile, catalogue: Catalogue) -> str:
-    """The one service of the profile that fills the role; where there is none, the one of the catalogue."""
+    """Return the one service of the profile that fills the role, else the one of the catalogue."""
     chosen = [name for name in profile.services if name in catalogue and catalogue[name].role == role]
     known = [name for name, service in catalogue.items() if service.role == role]
     candidates = chosen or [name for name in known if name not in profile.left_out]
     if not candidates and known:
         raise ConfigError(
             f"cannot leave out {known[0]!r} (in {profile.source}): {needed_by} needs it",
-            hint=f"leave {needed_by} out, too, or drop '{known[0]}: false'",
+            hint=f"leave {needed_by} out, too, or remove '{known[0]}: false'",
         )
     if len(candidates) != 1:
         found = f"more than one service does: {', '.join(candidates)}" if candidates else "no service does"
@@ -90,127 +85,26 @@ def provider_of(role: str, needed_by: str, profile: Profile, catalogue: Catalogu
 def secret_names(
     names: Sequence[str], profile: Profile, catalogue: Catalogue, former: Collection[str] = ()
 ) -> list[str]:
-    """The secrets that these services need: their own, and one per component that has a part of them."""
+    """Return the names of the secrets that these services need: their own, and one per component that has a part."""
     found = [f"{name}.{secret}" for name in names for secret in catalogue[name].secrets]
     for name in names:
         for need in catalogue[name].requires:
-            found.append(f"{provider_of(need.role, name, profile, catalogue)}/{need.component}")
+            found += password_names([provider_of(need.role, name, profile, catalogue)], [need.component])
     giving = [name for name in names if catalogue[name].provisioner]
     return found + password_names(giving, [*profile.components, *former])
-
-
-# ---- which ports -------------------------------------------------------------------------------------------
-
-
-def choose_ports(
-    names: Iterable[str],
-    profile: Profile,
-    catalogue: Catalogue,
-    observed: Observed,
-    record: Record,
-    others: Iterable[Record],
-    holder: Callable[[int], str],
-    check: bool = True,
-) -> dict[str, int]:
-    """The host port of each "service/endpoint".
-
-    A pinned port is taken as it is, then the remembered one, then the well-known one if it is free, then any
-    free one. Raises NotOurs, naming the holder, when a pinned or remembered port is somebody else's by now; without
-    `check` these are not tried, which is for looking only.
-    """
-    # A "created" container may be starting right now, for a devenv that was killed.
-    holding = [c for c in (*observed.containers.values(), *observed.extra) if c.alive or c.state == "created"]
-    ours = {port for container in holding for port in container.ports.values()}
-    pins = _pins(names, profile)
-    taken = {port for other in others if other.id != record.id for port in other.ports.values()}
-    ports: dict[str, int] = {}
-    for name in names:
-        pinned = profile.services.get(name, ServiceChoice()).ports
-        _check_pins(name, pinned, catalogue[name], profile)
-        for endpoint, definition in catalogue[name].endpoints.items():
-            key = f"{name}/{endpoint}"
-            published = observed.containers[name].ports.get(definition.port) if name in observed.containers else None
-            fixed = pinned.get(endpoint) or record.ports.get(key) or published
-            if fixed and pins.get(fixed, key) != key:
-                fixed = None  # another service pins it now
-            if fixed:
-                if check and fixed not in ours and not is_free(fixed):
-                    raise _taken(fixed, name, endpoint, endpoint in pinned, holder(fixed))
-                ports[key] = fixed
-            else:
-                avoid = taken | pins.keys() | set(ports.values()) | set(record.ports.values())
-                known = definition.port
-                ports[key] = known if known not in avoid and is_free(known) else free_port(avoid)
-    return ports
-
-
-def _pins(names: Iterable[str], profile: Profile) -> dict[int, str]:
-    """Who pins which port. Raises ConfigError if two do."""
-    pins: dict[int, str] = {}
-    for name in names:
-        for endpoint, port in profile.services.get(name, ServiceChoice()).ports.items():
-            key = f"{name}/{endpoint}"
-            if pins.setdefault(port, key) != key:
-                raise ConfigError(
-                    f"cannot pin port {port} for both {pins[port]} and {key} (in {profile.source})", "pin another one"
-                )
-    return pins
-
-
-def _check_pins(name: str, pinned: Mapping[str, int], service: ServiceDefinition, profile: Profile) -> None:
-    for endpoint in pinned:
-        if endpoint not in service.endpoints:
-            raise ConfigError(
-                f"cannot pin a port of {name}: it has no endpoint {endpoint!r} (in {profile.source})",
-                hint="it has: " + ", ".join(service.endpoints),
-            )
-
-
-def _taken(port: int, name: str, endpoint: str, pinned: bool, holder: str) -> NotOurs:
-    why = "pinned in devenv.yaml" if pinned else "given to this environment before"
-    other = "pin another one" if pinned else "pin another one in devenv.yaml"
-    return NotOurs(
-        f"cannot publish {name} ({endpoint}) on 127.0.0.1:{port} ({why}): {holder} has it",
-        hint=f"end that, or {other}: 'services: {{{name}: {{ports: {{{endpoint}: PORT}}}}}}'",
-    )
 
 
 # ---- what exactly ------------------------------------------------------------------------------------------
 
 
-def resolve(
-    environment: str,
-    names: Sequence[str],
-    profile: Profile,
-    catalogue: Catalogue,
-    images: Mapping[str, Image],
-    ports: Mapping[str, int],
-    secrets: Mapping[str, str],
-    former: Collection[str] = (),
-    inside: bool = False,
-) -> Desired:
-    """The desired state of these services, every template filled in. Raises ConfigError for unknown values.
-
-    `former` are components that had a part of some service and are not in the profile any more. With `inside`, who
-    uses the services runs among their containers and calls them by their names.
-    """
-    services: dict[str, DesiredService] = {}
-    needed = _needed(names, profile, catalogue)
-    known = _Known(environment, profile, catalogue, images, ports, secrets, former, needed, inside)
-    for name in names:
-        services[name] = _service(catalogue[name], known, services)
-    return Desired(
-        environment=environment,
-        network=f"devenv-{environment}",
-        services=services,
-        images=tuple(service.image for service in services.values()),
-        components=profile.components,
-    )
-
-
 @dataclass(frozen=True)
-class _Known:
-    """All that every service is resolved from. `needed` are components by the service that they need a part of."""
+class Inputs:
+    """All that the desired state of an environment is computed from.
+
+    `images` are by service, `ports` by "service/endpoint", `secrets` by the names of `secret_names`. `former` are
+    components that have a part of some service and are not in the profile any more. With `inside`, programs use the
+    services from a container beside them and call them by their names.
+    """
 
     environment: str
     profile: Profile
@@ -218,93 +112,122 @@ class _Known:
     images: Mapping[str, Image]
     ports: Mapping[str, int]
     secrets: Mapping[str, str]
-    former: Collection[str]
-    needed: Mapping[str, Collection[str]]
+    former: Collection[str] = ()
     inside: bool = False
 
+    def provider(self, role: str, needed_by: str) -> str:
+        """Return the service that fills a role for another one."""
+        return provider_of(role, needed_by, self.profile, self.catalogue)
 
-def _needed(names: Iterable[str], profile: Profile, catalogue: Catalogue) -> dict[str, list[str]]:
-    needed: dict[str, list[str]] = {}
+    def password(self, service: str, component: str) -> str:
+        """Return a component's password in a service."""
+        return self.secrets[password_names([service], [component])[0]]
+
+
+def resolve(names: Sequence[str], inputs: Inputs) -> Desired:
+    """Return the desired state of these services, every template filled in. Raise ConfigError for unknown values."""
+    users: dict[str, list[ComponentChoice]] = {}
     for name in names:
-        for need in catalogue[name].requires:
-            needed.setdefault(provider_of(need.role, name, profile, catalogue), []).append(need.component)
-    return needed
+        for need in inputs.catalogue[name].requires:
+            users.setdefault(inputs.provider(need.role, name), []).append(ComponentChoice(need.component))
+    services: dict[str, DesiredService] = {}
+    for name in names:
+        needs = _needs(inputs.catalogue[name], inputs, services)
+        services[name] = _service(inputs, needs, [*users.get(name, ()), *inputs.profile.components.values()])
+    return Desired(
+        environment=inputs.environment,
+        network=Names(inputs.environment).network,
+        services=services,
+        images=tuple(service.image for service in services.values()),
+        components=inputs.profile.components,
+    )
 
 
-def _service(definition: ServiceDefinition, known: _Known, before: Mapping[str, DesiredService]) -> DesiredService:
-    name, environment = definition.name, known.environment
-    values = {f"secret.{secret}": known.secrets[f"{name}.{secret}"] for secret in definition.secrets}
-    values["environment"] = environment
-    source = str(definition.folder / "compose.yaml")
-    ports = {key: known.ports[f"{name}/{key}"] for key in definition.endpoints}
-    host = name if known.inside else HOST
-    endpoints = endpoint_views(definition, ports, values, {}, host)
-    depends: dict[str, str] = {}
-    needs = []
+@dataclass(frozen=True)
+class _Needs:
+    """What a service gets of others: the conditions to wait for, its parts ("mysql/keystone"), values for templates."""
+
+    definition: ServiceDefinition
+    depends: dict[str, str] = field(default_factory=dict)
+    parts: list[str] = field(default_factory=list)
+    values: dict[str, str] = field(default_factory=dict)
+
+
+def _needs(definition: ServiceDefinition, inputs: Inputs, before: Mapping[str, DesiredService]) -> _Needs:
+    needs = _Needs(definition)
     for need in definition.requires:
-        provider = before[provider_of(need.role, name, known.profile, known.catalogue)]
-        depends[provider.name] = need.condition
+        provider = before[inputs.provider(need.role, definition.name)]
         if need.component not in provider.components:
             raise ConfigError(
-                f"cannot give {name} a part of {provider.name}: it has no provisioner",
-                hint=f"add one to {known.catalogue[provider.name].folder / 'compose.yaml'}",
+                f"cannot give {definition.name} a part of {provider.name}: it has no provisioner",
+                hint=f"add one to {inputs.catalogue[provider.name].folder / 'compose.yaml'}",
             )
         part = provider.components[need.component]
-        needs.append(part.pair)
-        values |= _required(need.role, part)
+        needs.depends[provider.name] = need.condition
+        needs.parts.append(part.pair)
+        # Over the container network, as a component of the provider.
+        where = {key: part.values[f"network.{next(iter(part.endpoints))}.{key}"] for key in ("host", "port", "url")}
+        needs.values.update({f"{need.role}.{key}": value for key, value in {**where, **part.settings}.items()})
+    return needs
 
-    def filled(templates: Mapping[str, str]) -> dict[str, str]:
-        return {key: render(text, values, source) for key, text in templates.items()}
+
+def _service(inputs: Inputs, needs: _Needs, components: Iterable[ComponentChoice]) -> DesiredService:
+    """Return the service with all that programs and components get of it."""
+    definition, name = needs.definition, needs.definition.name
+    ports = {key: inputs.ports[port_key(name, key)] for key in definition.endpoints}
+    placed = Placed(definition, ports, name if inputs.inside else HOST)
+    values = {f"secret.{secret}": inputs.secrets[f"{name}.{secret}"] for secret in definition.secrets}
+    values["environment"] = inputs.environment
+    endpoints, words = placed.endpoints(values)
+    values |= words | needs.values
+    outputs = placed.filled(definition.outputs, values)
+    values |= {f"output.{key}": value for key, value in outputs.items()}
+    values |= {f"setting.{key}": value for key, value in placed.filled(definition.settings, values).items()}
+    provisioner = placed.filled(definition.provisioner, values)
 
     def parts_for(choices: Iterable[ComponentChoice]) -> dict[str, Provision]:
-        return {
-            choice.name: provision(definition, values, ports, choice, known.secrets[f"{name}/{choice.name}"], host)
-            for choice in (choices if definition.provisioner else ())
-        }
+        one = {choice.name: choice for choice in (choices if definition.provisioner else ())}
+        return {key: provision(placed, values, choice, inputs.password(name, key)) for key, choice in one.items()}
 
-    values |= {f"output.{key}": value for key, value in filled(definition.outputs).items()}
-    values |= {f"setting.{key}": value for key, value in filled(definition.settings).items()}
+    given, former = parts_for(components), parts_for(ComponentChoice(component) for component in inputs.former)
+    return replace(
+        _container(placed, inputs, values),
+        endpoints=endpoints,
+        depends=needs.depends,
+        values=values,
+        outputs=outputs,
+        environment=placed.filled(definition.environment, values),
+        probe=placed.filled(definition.probe, values),
+        provisioner=provisioner,
+        prepared=digest(provisioner),
+        components=given,
+        former={key: part for key, part in former.items() if not any(same_place(part, one) for one in given.values())},
+        own=provision(placed, values, ComponentChoice(OWN), values.get("secret.password", "")),
+        needs=tuple(needs.parts),
+    )
+
+
+def _container(placed: Placed, inputs: Inputs, values: Mapping[str, str]) -> DesiredService:
+    """Return the service with all that the engine gets."""
+    definition, called = placed.definition, Names(inputs.environment)
+    name, image = definition.name, inputs.images[definition.name]
     files = {file.target: render_file(file.source, values).encode() for file in definition.files}
-    published = {endpoint.port: ports[key] for key, endpoint in definition.endpoints.items()}
-    volumes = {f"devenv-{environment}-{name}-{volume}": target for volume, target in definition.volumes}
-    image = known.images[name]
+    published = {endpoint.port: placed.ports[key] for key, endpoint in definition.endpoints.items()}
+    volumes = {called.volume(name, short): target for short, target in definition.volumes}
     parts = _parts(image, definition.options, files, published, volumes)
-    needed = [ComponentChoice(component) for component in known.needed.get(name, ())]
-    given = parts_for([*needed, *known.profile.components.values()])
-    former = parts_for(ComponentChoice(component) for component in known.former)
     return DesiredService(
         name=name,
         role=definition.role,
         image=image,
-        container=f"devenv-{environment}-{name}",
+        container=called.container(name),
         options=definition.options,
         config_hash=digest(parts),
         parts=parts,
         files=files,
         volumes=volumes,
         ports=published,
-        endpoints=endpoints,
-        depends=depends,
-        values=values,
-        outputs=filled(definition.outputs),
-        environment=filled(definition.environment),
-        probe=filled(definition.probe),
-        provisioner=filled(definition.provisioner),
-        prepared=digest(filled(definition.provisioner)),
-        components=given,
-        former={
-            name: part for name, part in former.items() if not any(same_place(part, one) for one in given.values())
-        },
-        own=provision(definition, values, ports, ComponentChoice(OWN), values.get("secret.password", ""), host),
-        needs=tuple(needs),
-        golden=tuple(f"devenv-{environment}-{name}-{volume}" for volume in definition.golden),
+        golden=tuple(called.volume(name, short) for short in definition.golden),
     )
-
-
-def _required(role: str, part: Provision) -> dict[str, str]:
-    """How a service reaches what it needs: over the container network, as a component of the provider."""
-    network = {key: part.values[f"network.{next(iter(part.endpoints))}.{key}"] for key in ("host", "port", "url")}
-    return {f"{role}.{key}": value for key, value in {**network, **part.settings}.items()}
 
 
 def _parts(
@@ -314,7 +237,7 @@ def _parts(
     ports: Mapping[int, int],
     volumes: Mapping[str, str],
 ) -> dict[str, str]:
-    """A short hash of each input of a container, under the name that a cause gives it."""
+    """Return a short hash of each input of a container, under the name that a cause gives it."""
     defaults = asdict(ContainerOptions())
     parts: dict[str, Any] = {"image": image.reference, "devenv": _FORMAT}
     parts |= {"ports": sorted(ports.items()), "volumes": sorted(volumes.items())}
@@ -325,6 +248,6 @@ def _parts(
 
 
 def providers(name: str, desired: Desired) -> set[str]:
-    """All services that one needs, directly or through others."""
+    """Return all services that one needs, directly or through others."""
     direct = desired.services[name].depends
     return {*direct}.union(*(providers(need, desired) for need in direct))

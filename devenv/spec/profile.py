@@ -1,4 +1,4 @@
-"""Which services, with which settings: the shipped profiles and a project's devenv.yaml."""
+"""Read which services to run, with which settings: the shipped profiles and a project's devenv.yaml."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from voluptuous import All, Any as Either, Invalid, Match, MultipleInvalid, Opti
 
 from devenv.errors import ConfigError
 from devenv.model import ComponentChoice, Profile, ProjectFile, ServiceChoice
-from devenv.names import COMPONENT, COMPONENT_RULE, IMAGE, NAME, NAME_RULE, identifier
-from devenv.spec import yaml as document
+from devenv.names import COMPONENT, COMPONENT_RULE, IMAGE, NAME, NAME_RULE, hint_for, identifier
+from devenv.spec import strict_yaml
 from devenv.spec.catalogue import data_folder
 from devenv.store.files import of_another, open_to_others
 
@@ -27,16 +27,16 @@ _IMAGE = Match(IMAGE, msg="expected an image such as mysql:8.4")
 
 
 def _integer(value: Any) -> int:
-    """A number, and not true or false, which Python takes for 1 and 0."""
+    """Accept a number, but not true or false, which Python takes for 1 and 0."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise Invalid("expected int")
     return value
 
 
 def _switch(value: Any) -> bool:
-    """What a service lets one turn on or off; only the service itself knows the names."""
+    """Accept a switch of a service. Only the service itself knows the names."""
     if not isinstance(value, bool):
-        raise Invalid("unknown key; what a service can switch on or off is true or false")
+        raise Invalid(f"{strict_yaml.UNKNOWN}, or a switch of the service, which is true or false")
     return value
 
 
@@ -67,7 +67,7 @@ _URL = Match(
 
 
 def _path(value: Any) -> str:
-    """A file of the project's own."""
+    """Accept a file of the project's own."""
     path = Path(value) if isinstance(value, str) and value and "\0" not in value else None
     if path is None or path.is_absolute() or ".." in path.parts:
         raise Invalid("expected a path inside the project, from its top folder on")
@@ -75,7 +75,7 @@ def _path(value: Any) -> str:
 
 
 def _sections(value: Any) -> dict[str, str]:
-    """A list of sections, or a mapping from sections to the types of the services that they are about."""
+    """Accept a list of sections, or a mapping from sections to the types of the services that they are about."""
     if isinstance(value, list):
         return dict.fromkeys(Schema([_WORD])(value), "")
     if not isinstance(value, dict):
@@ -92,8 +92,19 @@ _COMPONENT = {
 }
 
 
+@dataclass(frozen=True)
+class _Named:
+    """A check of a mapping whose keys are names; `inside` shows what stands under a name, for suggestions."""
+
+    check: Callable[[Any], Any]
+    inside: Mapping[Any, Any]
+
+    def __call__(self, value: Any) -> Any:
+        return self.check(value)
+
+
 def _components(value: Any) -> dict[str, Any]:
-    """A list of names, or a mapping from names to settings."""
+    """Accept a list of names, or a mapping from names to settings."""
     if value is None or isinstance(value, list):
         value = dict.fromkeys(Schema([str])(value or []))
     if not isinstance(value, dict):
@@ -114,13 +125,13 @@ def _components(value: Any) -> dict[str, Any]:
 
 
 def _same_database(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of names that would share a database."""
+    """Return pairs of names that would share a database."""
     first: dict[str, str] = {}
     return [(first[i], n) for n in names if first.setdefault(i := identifier(n), n) != n]
 
 
 def _services(value: Any) -> dict[str, Any]:
-    """A list of names, or a mapping from names to settings; `false` leaves a service out."""
+    """Accept a list of names, or a mapping from names to settings; `false` leaves a service out."""
     if isinstance(value, list):
         value = dict.fromkeys(Schema([_NAME])(value))
     if not isinstance(value, dict):
@@ -140,17 +151,23 @@ def _durable(value: Any) -> bool:
     return value
 
 
-_COMMON = {Optional("description"): str, Optional("services"): _services, Optional("durable"): _durable}
+_COMMON = {
+    Optional("description"): str,
+    Optional("services"): _Named(_services, {str: _SETTINGS}),
+    Optional("durable"): _durable,
+}
 # A profile extends another one, a project picks one.
 _FILES = {
     "extends": Schema({**_COMMON, Optional("extends"): _NAME}),
-    "profile": Schema({**_COMMON, Optional("profile"): _NAME, Optional("components"): _components}),
+    "profile": Schema(
+        {**_COMMON, Optional("profile"): _NAME, Optional("components"): _Named(_components, {str: _COMPONENT})}
+    ),
 }
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """One file's say: what it builds on and which services it adds, changes or leaves out."""
+    """What one file says: what it builds on and which services it adds, changes or leaves out."""
 
     source: str
     extends: str
@@ -162,12 +179,12 @@ class _Layer:
 
     @property
     def images(self) -> dict[str, str]:
-        """The images that it names, by service."""
+        """Return the images that it names, by service."""
         return {name: settings["image"] for name, settings in self.services.items() if settings and "image" in settings}
 
 
 def existing_folder(path: Path) -> Path:
-    """The folder's real path. Raises ConfigError if there is none, be it the working directory itself."""
+    """Return the folder's real path. Raise ConfigError if it does not exist, be it the working directory itself."""
     try:
         real = path.resolve(strict=True)
     except (OSError, RuntimeError):  # The second, of Python before 3.13, is for a link to itself.
@@ -178,9 +195,9 @@ def existing_folder(path: Path) -> Path:
 
 
 def find_project(start: Path) -> Path:
-    """The nearest folder, upwards from `start`, that holds a devenv.yaml or a .devenv/; else `start` itself.
+    """Return the nearest folder, upwards from `start`, that holds a devenv.yaml or a .devenv/; else `start` itself.
 
-    Raises ConfigError where these are another user's: whoever may write to /tmp could be above anybody's folder.
+    Raise ConfigError if these belong to another user: every user can write to /tmp, which may be above this folder.
     """
     start = start.resolve()
     for folder in (start, *start.parents):
@@ -195,23 +212,23 @@ def _refuse_others(folder: Path, file: Path, wired: Path) -> None:
     reasons = {file: of_another(file), wired: open_to_others(wired), folder: of_another(folder)}
     for path, reason in reasons.items():
         if reason:
-            mend = f"'chmod go-w {path}' if it is yours, else " if path == wired else ""
-            raise ConfigError(f"cannot use {path}: {reason}", f"{mend}'devenv init' in a folder of your own")
+            first = f"'chmod go-w {path}' if it is yours, else " if path == wired else ""
+            raise ConfigError(f"cannot use {path}: {reason}", f"{first}run 'devenv init' in a folder of your own")
 
 
 def shipped_profiles() -> dict[str, Path]:
-    """The profiles that devenv brings, by name."""
+    """Return the profiles that devenv brings, by name."""
     return {path.stem: path for path in sorted(data_folder("profiles").glob("*.yaml"))}
 
 
 def load_profile(
     project: Path, name: str = "", folder: Path | None = None, settings: Mapping[str, Any] | None = None
 ) -> Profile:
-    """The profile that `name` or the project's devenv.yaml picks, with the project's own settings on top.
+    """Return the profile that `name` or the project's devenv.yaml picks, with the project's own settings on top.
 
-    Above all are `settings` of services, in the form that `services:` has in a devenv.yaml.
+    `settings` of services, in the form of `services:` in a devenv.yaml, override all.
 
-    Raises ConfigError for an unknown or circular profile and for every error in the files read.
+    Raise ConfigError for an unknown or circular profile and for every error in the files.
     """
     profiles = shipped_profiles() if folder is None else {p.stem: p for p in sorted(folder.glob("*.yaml"))}
     project_file = project / PROJECT_FILE
@@ -240,7 +257,7 @@ def load_profile(
 
 
 def _project_file(path: Path, own: _Layer, services: Collection[str], asked: _Layer) -> ProjectFile:
-    """The project's own file, with those of its images that are used: the caller may have asked for others."""
+    """Return the project's own file, with those of its images that are used: the caller may have asked for others."""
     images = {name: image for name, image in own.images.items() if name in services and name not in asked.images}
     return ProjectFile(path.resolve(), own.digest, images)
 
@@ -250,13 +267,13 @@ def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         return _services(dict(settings))
     except Invalid as error:
         raise ConfigError(
-            f"cannot use these settings of services: {error}", "as 'services:' in a devenv.yaml"
+            f"cannot use these settings of services: {error}", "write them as under 'services:' in a devenv.yaml"
         ) from None
 
 
 def _layer(path: Path, key: str) -> _Layer:
-    raw = document.content(path)
-    data = document.read(path, _FILES[key], raw=raw)
+    raw = strict_yaml.content(path)
+    data = strict_yaml.read(path, _FILES[key], raw=raw)
     return _Layer(
         source=str(path),
         extends=data.get(key, ""),
@@ -280,19 +297,18 @@ def _component(name: str, settings: Mapping[str, Any]) -> ComponentChoice:
 
 
 def _chain(name: str, profiles: Mapping[str, Path], asked_by: str) -> list[_Layer]:
-    """The profile and all that it extends, the most specific first."""
+    """Return the profile and all that it extends, the most specific first."""
     layers: list[_Layer] = []
     seen: list[str] = []
     while name:
         if name in seen:
             raise ConfigError(
                 f"cannot use profile {name!r}: it extends itself ({' -> '.join([*seen, name])})",
-                hint=f"mend 'extends' in {profiles[name]}",
+                hint=f"correct 'extends' in {profiles[name]}",
             )
         if name not in profiles:
             raise ConfigError(
-                f"cannot find profile {name!r} (asked for by {asked_by})",
-                hint="there are: " + ", ".join(sorted(profiles)),
+                f"cannot find profile {name!r} (from {asked_by})", hint=hint_for(name, profiles, "devenv has")
             )
         seen.append(name)
         layers.append(_layer(profiles[name], "extends"))

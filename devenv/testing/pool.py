@@ -16,7 +16,7 @@ from devenv.model import ComponentChoice, Desired, Provision, ServiceDefinition
 from devenv.services.base import Component, Provisioner
 from devenv.services.lookup import load_provisioner
 from devenv.services.readiness import target_of
-from devenv.spec.components import provision
+from devenv.spec.components import Placed, provision
 from devenv.store.state import new_secret
 
 # A process has so many in advance. Creating one takes about 50 ms with all four services.
@@ -109,7 +109,7 @@ class Pool:
         for name, service in self._desired.services.items():
             ports = {key: endpoint.port for key, endpoint in service.endpoints.items()}
             self.passwords.append(password := new_secret())
-            part = provision(self.catalogue[name], service.values, ports, choice, password)
+            part = provision(Placed(self.catalogue[name], ports), service.values, choice, password)
             services[name], parts[name] = replace(service, components={choice.name: part}), part
         desired = replace(self._desired, services=services, components={choice.name: choice})
         begun = tuple(self._makers.submit(self._ensure, name, part) for name, part in parts.items())

@@ -17,7 +17,7 @@ from voluptuous import Optional, Required, Schema
 from devenv.errors import ConfigError
 from devenv.model import Desired, DesiredService, ServiceDefinition
 from devenv.ports import HOST
-from devenv.spec import yaml as document
+from devenv.spec.strict_yaml import understood
 from devenv.spec.template import render_file
 
 FOLDER = "export/compose"
@@ -88,7 +88,7 @@ def _over(service: DesiredService, folder: Path) -> dict[str, Any]:
     path = folder / _OVER
     if not path.is_file():
         return {}
-    over = document.understood(render_file(path, service.values), path, _OVER_SCHEMA)
+    over = understood(render_file(path, service.values), path, _OVER_SCHEMA)
     return over | {"healthcheck": {**over["healthcheck"], **_HEALTHCHECK}}
 
 

@@ -15,9 +15,11 @@ from textwrap import indent
 
 from devenv.errors import ConfigError
 from devenv.model import ComponentChoice, Desired, Image, Profile, Provision, ServiceDefinition
+from devenv.names import hint_for
 from devenv.spec.catalogue import data_folder
 from devenv.spec.components import OWN
-from devenv.spec.desired import resolve, secret_names, select
+from devenv.spec.desired import Inputs, resolve, secret_names, select
+from devenv.spec.ports import usual_ports
 from devenv.spec.template import render, render_file
 from devenv.store.files import check_place, way_out, write_files
 from devenv.wiring import contents
@@ -44,7 +46,7 @@ def tools() -> list[str]:
 
 def check_tool(tool: str) -> None:
     if tool not in tools():
-        raise ConfigError(f"cannot export for {tool!r}", hint="there are: " + ", ".join(tools()))
+        raise ConfigError(f"cannot export for {tool!r}", hint_for(tool, tools(), "devenv exports for"))
 
 
 def composed(desired: Desired, catalogue: Catalogue) -> dict[str, str]:
@@ -112,16 +114,16 @@ def as_text(files: Mapping[str, str]) -> str:
 
 def _resolved(tool: str, profile: Profile, catalogue: Catalogue, images: Mapping[str, Image]) -> Desired:
     names = select(profile, catalogue)
-    ports = {f"{name}/{key}": e.port for name in names for key, e in catalogue[name].endpoints.items()}
+    ports = usual_ports(names, catalogue)
     secrets = dict.fromkeys(secret_names(names, profile, catalogue), _PASSWORD)
-    return resolve("ci", names, profile, catalogue, images, ports, secrets, inside=tool == _INSIDE)
+    return resolve(names, Inputs("ci", profile, catalogue, images, ports, secrets, inside=tool == _INSIDE))
 
 
 def _alone(desired: Desired, component: str) -> Desired:
     """The same with no component but this one, which may be the administrator's."""
     if component not in (OWN, *desired.components):
-        known = ", ".join(desired.components) or "none"
-        raise ConfigError(f"cannot find component {component!r}; in devenv.yaml there are: {known}", "add it there")
+        hint = f"{hint_for(component, desired.components, 'devenv.yaml has')}; add others there"
+        raise ConfigError(f"cannot find component {component!r} in devenv.yaml", hint)
 
     def part(own: Provision | None, components: Mapping[str, Provision]) -> dict[str, Provision]:
         found = components.get(component) or own

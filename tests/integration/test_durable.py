@@ -71,4 +71,4 @@ def test_a_mistake_in_it_is_told_with_file_and_line(project: Project) -> None:
     project.configure("profile: base\ndurable: very\n")
     one_clear_line(project.devenv("plan", check=False), 3, "devenv.yaml:2: durable: expected true or false")
     project.configure("services: {rabbitmq: {durable: true}}\n")
-    one_clear_line(project.devenv("plan", check=False), 3, "cannot switch 'durable' of rabbitmq", "it has none")
+    one_clear_line(project.devenv("plan", check=False), 3, "cannot switch 'durable' of rabbitmq", "it has: none")

@@ -272,7 +272,7 @@ def test_a_marker_may_ask_for_another_profile(project: Project, client: docker.D
     )
     done = pytest_run(project)
     outcome(done, passed=2, errors=2)
-    assert "cannot find profile 'no-such'" in done.stdout and "there are: " in done.stdout
+    assert "cannot find profile 'no-such'" in done.stdout and "devenv has: " in done.stdout
     assert "cannot find service 'no-such'" in done.stdout
     assert "Traceback" not in done.stdout and "devenv/testing/lease.py" not in done.stdout
     assert all_of(project, client) == NOTHING

@@ -26,7 +26,7 @@ from devenv.model import (
 )
 from devenv.names import Pair
 from devenv.spec.catalogue import load_catalogue
-from devenv.spec.desired import resolve, secret_names
+from devenv.spec.desired import Inputs, resolve, secret_names
 
 BASE = Image("devenv/base:1", "base")
 NETWORK = "n" * 64
@@ -107,7 +107,7 @@ def shipped(names: tuple[str, ...] = ("mysql", "keystone", "rabbitmq", "etcd")) 
     profile = Profile("base", {name: ServiceChoice() for name in names})
     ports = {f"{name}/{key}": e.port for name in names for key, e in catalogue[name].endpoints.items()}
     secrets = dict.fromkeys(secret_names(names, profile, catalogue), SECRET)
-    return resolve("env-1", names, profile, catalogue, images_for(profile, catalogue), ports, secrets)
+    return resolve(names, Inputs("env-1", profile, catalogue, images_for(profile, catalogue), ports, secrets))
 
 
 DIGEST = "1"

@@ -303,3 +303,13 @@ def test_all_errors_of_all_services_come_at_once(tmp_path: Path) -> None:
     words = ("one/compose.yaml", "one/compose.yaml", "three/compose.yaml", "two/compose.yaml")
     assert len(caught.value.detail) == 4
     assert all(word in problem for word, problem in zip(words, caught.value.detail, strict=True))
+
+
+def test_a_misspelt_key_of_a_service_gets_the_one_that_stands_there(tmp_path: Path) -> None:
+    data = compose_data()
+    data["x-devenv"]["switches"] = {"durable": {"setting": {}}}
+    data["services"]["web"]["enviroment"] = {}
+    path = write_service(tmp_path, data)
+    found = "\n".join(problems(path))
+    assert "services.web.enviroment: unknown key; did you mean 'environment'?" in found
+    assert "x-devenv.switches.durable.setting: unknown key; did you mean 'settings'?" in found

@@ -23,7 +23,7 @@ from devenv.images.references import images_for
 from devenv.lifecycle.environment import Environment
 from devenv.model import ComponentChoice, Desired, Profile, ServiceChoice, ServiceDefinition
 from devenv.spec.catalogue import load_catalogue
-from devenv.spec.desired import resolve, secret_names
+from devenv.spec.desired import Inputs, resolve, secret_names
 from devenv.wiring import export
 from devenv.wiring.compose import compose_file
 from tests import exports
@@ -37,7 +37,7 @@ def desired(catalogue: dict[str, ServiceDefinition], profile: Profile) -> Desire
     names = list(profile.services)
     ports = {f"{name}/{key}": e.port for name in names for key, e in catalogue[name].endpoints.items()}
     secrets = dict.fromkeys(secret_names(names, profile, catalogue), SECRET)
-    return resolve("env-1", names, profile, catalogue, images_for(profile, catalogue), ports, secrets)
+    return resolve(names, Inputs("env-1", profile, catalogue, images_for(profile, catalogue), ports, secrets))
 
 
 def schema_accepts(path: Path, tool: str) -> None:
@@ -260,8 +260,9 @@ def test_without_a_component_a_job_has_the_login_of_devenv_itself() -> None:
 
 
 def test_a_component_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"cannot find component 'nowa'; in devenv.yaml there are: nova, my-service"):
+    with pytest.raises(ConfigError, match=r"cannot find component 'nowa' in devenv.yaml") as caught:
         exports.files("github", "nowa")
+    assert caught.value.hint == "did you mean 'nova'? devenv.yaml has: my-service, nova; add others there"
 
 
 def test_the_zuul_job_names_playbooks_that_are_there() -> None:
@@ -338,7 +339,7 @@ def test_a_place_that_cannot_be_written_is_said(project: Path) -> None:
 def test_a_tool_that_devenv_does_not_know_is_an_error(project: Path) -> None:
     with pytest.raises(ConfigError, match="cannot export for 'jenkins'") as caught:
         Environment(project).export("jenkins")
-    assert caught.value.hint == "there are: compose, devstack, github, gitlab, zuul"
+    assert caught.value.hint == "devenv exports for: compose, devstack, github, gitlab, zuul"
 
 
 def test_devstack_is_told_what_it_was_told_by_every_service() -> None:

@@ -14,7 +14,7 @@ from devenv.images.references import images_for
 from devenv.model import ComponentChoice, Desired, Profile, ServiceChoice
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.components import check_components, former_components
-from devenv.spec.desired import resolve, secret_names
+from devenv.spec.desired import Inputs, resolve, secret_names
 from devenv.wiring.contents import component_map, conventional, flat_map, known_files, overlay_name, wired_files
 
 NAMES = ("mysql", "keystone", "rabbitmq", "etcd")
@@ -33,7 +33,7 @@ def desired(*components: ComponentChoice, former: tuple[str, ...] = (), switches
     chosen = profile(*components)
     ports = {f"{name}/{key}": e.port for name in NAMES for key, e in catalogue[name].endpoints.items()}
     secrets = {name: f"{SECRET}-{name}" for name in secret_names(NAMES, chosen, catalogue, former)}
-    return resolve("env-1", NAMES, chosen, catalogue, images_for(chosen, catalogue), ports, secrets, former)
+    return resolve(NAMES, Inputs("env-1", chosen, catalogue, images_for(chosen, catalogue), ports, secrets, former))
 
 
 def files(*components: ComponentChoice, **more: Any) -> dict[str, str]:

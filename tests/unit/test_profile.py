@@ -236,7 +236,7 @@ def test_a_profile_that_extends_itself_is_refused(project: Path, profiles: Path,
 
 def test_an_unknown_profile_is_refused_with_those_there_are(project: Path, profiles: Path) -> None:
     error = refused(project, "nobody", profiles)
-    assert error.message == "cannot find profile 'nobody' (asked for by --profile)"
+    assert error.message == "cannot find profile 'nobody' (from --profile)"
     assert "base" in error.hint and "most" in error.hint
 
 
@@ -276,6 +276,24 @@ def test_a_name_that_is_no_name_is_refused(project: Path, profiles: Path, name: 
 def test_a_mistake_is_told_with_file_line_and_key(project: Path, profiles: Path, text: str, key: str) -> None:
     error = refused(own(project, f"# mine\n{text}\n"), "", profiles)
     assert [problem.startswith(f"{project / 'devenv.yaml'}:2: {key}") for problem in error.detail] == [True]
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("servces: [a]", "servces: unknown key; did you mean 'services'?"),
+        ("services: {a: {imagee: 'x:1'}}", "services.a.imagee: unknown key"),
+        ("services: {a: {imagee: 'x:1'}}", "did you mean 'image'?"),
+        ("components: {nova: {wires: []}}", "components.nova.wires: unknown key; did you mean 'wire'?"),
+        ("components: {nova: {catalog: {typ: a}}}", "components.nova.catalog.typ: unknown key; did you mean 'type'?"),
+    ],
+)
+def test_a_misspelt_key_gets_the_one_that_stands_there(project: Path, profiles: Path, text: str, meant: str) -> None:
+    assert meant in "\n".join(refused(own(project, text), "", profiles).detail)
+
+
+def test_a_misspelt_profile_gets_the_closest_one(project: Path, profiles: Path) -> None:
+    assert refused(project, "bsae", profiles).hint.startswith("did you mean 'base'? devenv has: ")
 
 
 def test_all_mistakes_come_at_once(project: Path, profiles: Path) -> None:

@@ -27,7 +27,8 @@ from devenv.model import (
 from devenv.ports import free_port
 from devenv.services.readiness import target_of
 from devenv.spec.catalogue import load_catalogue
-from devenv.spec.desired import choose_ports, resolve, secret_names, select
+from devenv.spec.desired import Inputs, resolve, secret_names, select
+from devenv.spec.ports import Taken, choose_ports
 from devenv.store.record import Record
 
 Catalogue = dict[str, ServiceDefinition]
@@ -83,8 +84,8 @@ def test_services_that_need_each_other_are_refused(catalogue: Catalogue) -> None
 @pytest.mark.parametrize(
     ("chosen", "names", "words"),
     [
-        (["nosuch"], [], "cannot find service 'nosuch' (asked for by devenv.yaml)"),
-        (["db"], ["nosuch"], "cannot find service 'nosuch' (asked for by you)"),
+        (["nosuch"], [], "cannot find service 'nosuch' (in devenv.yaml)"),
+        (["db"], ["nosuch"], "cannot find service 'nosuch'"),
         (["db"], ["web"], "profile 'mine' does not have it"),
         (["web"], [], "more than one service does: db, db2"),
         (["web", "db", "db2"], [], "more than one service does: db, db2"),
@@ -129,7 +130,8 @@ def chosen(
 ) -> dict[str, int]:
     record = Record("id", "default", "/p", ports=remembered or {})
     observed = observed or Observed()
-    return choose_ports(list(wanted.services), wanted, catalogue, observed, record, others or [], holder, check)
+    taken = Taken(observed, record, others or [], holder)
+    return choose_ports(list(wanted.services), wanted, catalogue, taken, check)
 
 
 def holder(port: int) -> str:
@@ -228,15 +230,9 @@ def test_two_services_never_get_one_port(catalogue: Catalogue, remembered: bool)
 def resolved(catalogue: Catalogue, image: str = "img:1", port: int = 1) -> Desired:
     chosen = profile("web", "db")
     names = ["db", "web"]
-    return resolve(
-        "env",
-        names,
-        chosen,
-        catalogue,
-        {name: Image(image if name == "web" else "db:1", "pull", name) for name in names},
-        {"db/http": 2, "web/http": port},
-        dict.fromkeys(secret_names(names, chosen, catalogue), SECRET),
-    )
+    images = {name: Image(image if name == "web" else "db:1", "pull", name) for name in names}
+    secrets = dict.fromkeys(secret_names(names, chosen, catalogue), SECRET)
+    return resolve(names, Inputs("env", chosen, catalogue, images, {"db/http": 2, "web/http": port}, secrets))
 
 
 def changed(catalogue: Catalogue, after: Catalogue | None = None, **more: Any) -> set[str]:

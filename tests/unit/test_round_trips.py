@@ -29,7 +29,7 @@ from devenv.images.references import images_for
 from devenv.model import Desired, Provision, ServiceDefinition
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.components import check_components
-from devenv.spec.desired import resolve, secret_names, select
+from devenv.spec.desired import Inputs, resolve, secret_names, select
 from devenv.spec.profile import load_profile
 from devenv.store.places import environment_id
 from devenv.wiring import clouds, contents, export, ini
@@ -85,7 +85,7 @@ def target(folder: Path, components: Mapping[str, Any], secret: str, catalogue: 
     services = select(profile, catalogue)
     ports = {f"{name}/{key}": e.port for name in services for key, e in catalogue[name].endpoints.items()}
     secrets = dict.fromkeys(secret_names(services, profile, catalogue), secret)
-    return resolve("env-1", services, profile, catalogue, images_for(profile, catalogue), ports, secrets)
+    return resolve(services, Inputs("env-1", profile, catalogue, images_for(profile, catalogue), ports, secrets))
 
 
 class Harmless:

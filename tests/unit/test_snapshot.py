@@ -66,7 +66,7 @@ def test_a_snapshot_that_is_not_there_is_refused_with_those_that_are(state: Stat
     written(state)
     with pytest.raises(ConfigError) as caught:
         snapshot.load(state, "other")
-    assert caught.value.hint == "there are: before"
+    assert caught.value.hint == "snapshots of this environment: before; 'devenv snapshot save NAME' creates one"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"format": 99}', '{"format": 1, "services": {"one": {"x": 1}}}'])

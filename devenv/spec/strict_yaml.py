@@ -1,8 +1,8 @@
-"""Strict YAML: a mapping with string keys, no tags, no duplicate keys, no alias bomb, and lines for errors."""
+"""Read strict YAML: a mapping with string keys, no tags, no duplicate keys, no alias bomb, and lines for errors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +12,7 @@ import voluptuous
 import yaml
 
 from devenv.errors import ConfigError
+from devenv.names import did_you_mean
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}
@@ -19,13 +20,15 @@ _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "
 _MOST_BYTES = 256 * 1024
 _MOST_NODES = 10_000
 _MOST_DEPTH = 30
+# How an error begins about a key that the schema does not know. A schema's own check may begin like it.
+UNKNOWN = "unknown key"
 
 Key = tuple[str | int, ...]
 Contradictions = Callable[[Mapping[str, Any]], Iterable[tuple[Key, str]]]
 
 
 def content(path: Path) -> bytes:
-    """What the file holds. Raises ConfigError if it cannot be read, or is larger than any such file."""
+    """Return the file's bytes. Raise ConfigError if devenv cannot read it, or it is larger than any such file."""
     try:
         with path.open("rb") as stream:
             raw = stream.read(_MOST_BYTES + 1)
@@ -42,9 +45,9 @@ def read(
     contradictions: Contradictions | None = None,
     raw: bytes | None = None,
 ) -> dict[str, Any]:
-    """The file's data, checked against the schema and then for what a schema cannot see.
+    """Return the file's data, checked against the schema and then for what a schema cannot see.
 
-    `raw` is the file's `content`, where that is known already. Raises ConfigError that holds every error of the file,
+    `raw` is the file's `content`, if the caller has read it already. Raise ConfigError with every error of the file,
     each as "file:line: key: what is wrong".
     """
     try:
@@ -57,7 +60,7 @@ def read(
 def understood(
     text: str, path: Path, schema: voluptuous.Schema, contradictions: Contradictions | None = None
 ) -> dict[str, Any]:
-    """The same for a text that was read already, from this file."""
+    """Return the checked data of a text that the caller has read from this file (see `read`)."""
     known, lines, found = _data(text, path)
     data, problems = deepcopy(known), list(found)
     if not isinstance(data, dict):
@@ -70,7 +73,7 @@ def understood(
             if not problems:
                 return checked
         except voluptuous.MultipleInvalid as error:
-            worded = [_worded(invalid, lines) for invalid in error.errors]
+            worded = [_worded(invalid, lines, schema) for invalid in error.errors]
             problems += [f"{path}:{line}: {text}" for line, text in sorted(worded)]
     raise ConfigError(
         f"cannot use {path}: {len(problems)} error{'s' if len(problems) > 1 else ''}",
@@ -112,7 +115,7 @@ def _parse(text: str, path: Path) -> yaml.Node:
 
 
 def _check_depth(text: str, path: Path) -> None:
-    """Composing is recursive, in C, and would end the process; the events that it is made of come one by one."""
+    """Raise ConfigError for deep nesting. Composing is recursive, in C, and would end the process; parsing is not."""
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -124,7 +127,7 @@ def _check_depth(text: str, path: Path) -> None:
 def _plain(
     node: yaml.Node, key: Key, lines: dict[Key, int], problems: list[str], path: Path, budget: Iterator[int]
 ) -> Any:
-    """The node as plain data. Aliases are followed, so the number of nodes is bounded."""
+    """Return the node as plain data. It follows aliases, so it bounds the number of nodes."""
     line = node.start_mark.line + 1 if node.start_mark else 1
     lines.setdefault(key, line)
     if next(budget, None) is None or len(key) > _MOST_DEPTH:
@@ -170,13 +173,39 @@ def _mapping(
     return result
 
 
-def _worded(invalid: voluptuous.Invalid, lines: Mapping[Key, int]) -> tuple[int, str]:
+def _worded(invalid: voluptuous.Invalid, lines: Mapping[Key, int], schema: voluptuous.Schema) -> tuple[int, str]:
     key: Key = tuple(part if isinstance(part, int) else str(part) for part in invalid.path)
     # The schema library speaks of Python's types, devenv of YAML's.
-    what = {"extra keys not allowed": "unknown key", "expected a dictionary": "expected a mapping"}.get(
+    what = {"extra keys not allowed": UNKNOWN, "expected a dictionary": "expected a mapping"}.get(
         invalid.msg, invalid.msg
     )
+    if what.startswith(UNKNOWN) and key and (meant := did_you_mean(str(key[-1]), _known_keys(schema, key[:-1]))):
+        what = f"{what}; {meant}"
     return _line(key, lines), f"{_dotted(key)}{what}"
+
+
+def _known_keys(schema: Any, key: Sequence[str | int]) -> list[str]:
+    """Return the keys that a schema knows below a key."""
+    for part in key:
+        schema = _inside(schema)
+        if isinstance(schema, dict):
+            named = [value for marker, value in schema.items() if str(marker) == str(part)]
+            others = [value for marker, value in schema.items() if not _is_word(marker)]
+            schema = next(iter(named + others), None)
+        else:
+            schema = schema[0] if schema else None
+    found = _inside(schema)
+    return [str(marker) for marker in found if _is_word(marker)] if isinstance(found, dict) else []
+
+
+def _inside(schema: Any) -> Any:
+    """Return the mapping or list that a part of a schema checks, if it is one."""
+    found = getattr(schema, "inside", getattr(schema, "schema", schema))
+    return found if isinstance(found, dict | list) else None
+
+
+def _is_word(marker: Any) -> bool:
+    return isinstance(getattr(marker, "schema", marker), str)
 
 
 def _none(_: Mapping[str, Any]) -> Iterable[tuple[Key, str]]:
@@ -184,7 +213,7 @@ def _none(_: Mapping[str, Any]) -> Iterable[tuple[Key, str]]:
 
 
 def _line(key: Key, lines: Mapping[Key, int]) -> int:
-    """Where the key stands, or the nearest one above it that does."""
+    """Return the line of the key, or of the nearest one above it that stands in the file."""
     while key and key not in lines:
         key = key[:-1]
     return lines.get(key, 1)

@@ -14,7 +14,7 @@ from hypothesis import given, strategies as st
 from voluptuous import ALLOW_EXTRA, Optional, Schema
 
 from devenv.errors import ConfigError
-from devenv.spec import yaml as document
+from devenv.spec import strict_yaml
 
 ANYTHING = Schema({}, extra=ALLOW_EXTRA)
 
@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 def refused(path: Path, content: str | bytes, schema: Schema = ANYTHING) -> ConfigError:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(ConfigError) as caught:
-        document.read(path, schema)
+        strict_yaml.read(path, schema)
     assert caught.value.message.startswith("cannot ")
     assert "\n" not in caught.value.message
     assert caught.value.hint
@@ -36,18 +36,18 @@ def refused(path: Path, content: str | bytes, schema: Schema = ANYTHING) -> Conf
 
 def test_data_comes_out_with_yaml_types(path: Path) -> None:
     path.write_text("a: [1, 2.5, true, null, x]\nb: {c: '1'}\n")
-    assert document.read(path, ANYTHING) == {"a": [1, 2.5, True, None, "x"], "b": {"c": "1"}}
+    assert strict_yaml.read(path, ANYTHING) == {"a": [1, 2.5, True, None, "x"], "b": {"c": "1"}}
 
 
 @pytest.mark.parametrize("content", ["", "# nothing\n", "---\n"])
 def test_an_empty_file_is_an_empty_mapping(path: Path, content: str) -> None:
     path.write_text(content)
-    assert document.read(path, ANYTHING) == {}
+    assert strict_yaml.read(path, ANYTHING) == {}
 
 
 def test_an_alias_stands_for_what_it_names(path: Path) -> None:
     path.write_text("a: &x [1]\nb: *x\n")
-    assert document.read(path, ANYTHING) == {"a": [1], "b": [1]}
+    assert strict_yaml.read(path, ANYTHING) == {"a": [1], "b": [1]}
 
 
 @pytest.mark.parametrize(("content", "kind"), [("[1]", "list"), ("word", "string"), ("3", "int")])
@@ -106,7 +106,7 @@ def test_a_key_that_is_no_plain_string_is_refused(path: Path, content: str) -> N
 @pytest.mark.parametrize("key", ["1", "0x1", "1.50", "yes", "null", "~", "''"])
 def test_a_key_is_the_text_that_stands_there(path: Path, key: str) -> None:
     path.write_text(f"{key}: x\n")
-    assert document.read(path, ANYTHING) == {key.strip("'"): "x"}
+    assert strict_yaml.read(path, ANYTHING) == {key.strip("'"): "x"}
     assert refused(path, f"{key}: x\n'{key.strip(chr(39))}': y\n").detail[0].endswith("duplicate key")
 
 
@@ -118,7 +118,7 @@ def test_an_alias_bomb_is_refused_at_once(path: Path) -> None:
 
 def test_what_aliases_stand_for_is_there_once(path: Path) -> None:
     path.write_text(f"a: &a {'x' * 200_000}\nb: [{', '.join(['*a'] * 5000)}]\n")
-    found = document.read(path, ANYTHING)
+    found = strict_yaml.read(path, ANYTHING)
     assert len(found["b"]) == 5000 and {id(one) for one in found["b"]} == {id(found["a"])}
 
 
@@ -129,7 +129,7 @@ def test_a_recursive_alias_is_refused(path: Path, content: str) -> None:
 
 def test_thirty_levels_are_the_deepest(path: Path) -> None:
     path.write_text(f"a: {'[' * 29}{']' * 29}\n")
-    document.read(path, ANYTHING)
+    strict_yaml.read(path, ANYTHING)
     refused(path, f"a: {'[' * 31}x{']' * 31}\n")
 
 
@@ -138,8 +138,8 @@ def test_a_very_deep_file_does_not_end_the_process(path: Path, bracket: str) -> 
     # In a process of its own: a recursive parser in C takes its process down.
     path.write_text(f"a:\n  {bracket * 50_000}")
     code = (
-        "import sys, pathlib, voluptuous; from devenv.spec import yaml as document; from devenv import errors\n"
-        "try: document.read(pathlib.Path(sys.argv[1]), voluptuous.Schema({}))\n"
+        "import sys, pathlib, voluptuous; from devenv.spec import strict_yaml; from devenv import errors\n"
+        "try: strict_yaml.read(pathlib.Path(sys.argv[1]), voluptuous.Schema({}))\n"
         "except errors.ConfigError: print('refused')"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
@@ -169,7 +169,7 @@ def test_bytes_that_are_no_utf8_are_refused(path: Path, raw: bytes) -> None:
 def test_a_missing_file_or_a_folder_is_refused(path: Path) -> None:
     for what in (path, path.parent):
         with pytest.raises(ConfigError, match=f"cannot read {what}: "):
-            document.read(what, ANYTHING)
+            strict_yaml.read(what, ANYTHING)
 
 
 def test_all_errors_come_at_once_by_line_and_key(path: Path) -> None:
@@ -186,20 +186,20 @@ def test_any_text_is_data_or_a_clear_error(tmp_path_factory: pytest.TempPathFact
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_text(content)
     try:
-        assert isinstance(document.read(path, ANYTHING), dict)
+        assert isinstance(strict_yaml.read(path, ANYTHING), dict)
     except ConfigError as error:
         assert "\n" not in error.message
 
 
 # ---- nobody else reads YAML --------------------------------------------------------------------------------------
 
-READERS = {"yaml.py": {"compose", "parse"}, "clouds.py": {"compose", "safe_load"}}
+READERS = {"strict_yaml.py": {"compose", "parse"}, "clouds.py": {"compose", "safe_load"}}
 # What neither reads nor runs anything: errors, what was read, and what is written.
 HARMLESS = re.compile(r"YAMLError|\w*Node|Collection(Start|End)Event|Safe(Loader|Dumper)|(safe_)?dump")
 
 
 def test_yaml_is_read_in_two_places_and_by_the_safe_loader_only() -> None:
-    for path in Path(document.__file__).parents[1].rglob("*.py"):
+    for path in Path(strict_yaml.__file__).parents[1].rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
                 assert not (node.module or "").startswith("yaml"), path.name
@@ -210,4 +210,4 @@ def test_yaml_is_read_in_two_places_and_by_the_safe_loader_only() -> None:
 
 
 def test_the_loader_makes_nothing_but_data() -> None:
-    assert issubclass(document._Loader, yaml.constructor.SafeConstructor)
+    assert issubclass(strict_yaml._Loader, yaml.constructor.SafeConstructor)
