@@ -14,6 +14,9 @@ from devenv.lifecycle.environment import Environment
 from devenv.model import Observed, ObservedContainer
 from devenv.testing import write_artifacts
 
+# When what a test put there was logged.
+STAMP = "1970-01-01T00:00:00+00:00"
+
 
 class Telling(FakeEngine):
     """An engine that tells what a test gave it."""
@@ -55,7 +58,7 @@ def test_files_are_for_their_owners_eyes_and_replace_those_of_before(
     (folder / "etcd.log").write_text("of before")
     assert write_artifacts(environment, folder) == first == sorted(folder.iterdir())
     assert [path.name for path in first] == ["engine.json", "etcd.log", "events.json", "inspect.json", "status.json"]
-    assert (folder / "etcd.log").read_text() == "first line\nlast line\n"
+    assert (folder / "etcd.log").read_text() == f"{STAMP} first line\n{STAMP} last line\n"
     assert {path.stat().st_mode & 0o777 for path in (folder, folder.parent)} == {0o700}
     assert {path.stat().st_mode & 0o777 for path in first} == {0o600}
     status = json.loads((folder / "status.json").read_text())
@@ -71,7 +74,7 @@ def test_secrets_values_of_variables_and_foreign_labels_are_hidden(environment: 
     files = write_artifacts(environment, tmp_path)
     everything = "".join(path.read_text() for path in files)
     assert not [word for word in (secret, other, "t0ken", "/x") if word in everything]
-    assert (tmp_path / "etcd.log").read_text() == "login with *** and ***\n"
+    assert (tmp_path / "etcd.log").read_text() == f"{STAMP} login with *** and ***\n"
     config = json.loads((tmp_path / "inspect.json").read_text())[0]["Config"]
     assert config == {"Env": ["HOME=***", "TOKEN=***"], "Labels": {"io.devenv.service": "etcd", "org.example": "***"}}
 
@@ -101,7 +104,7 @@ def test_what_is_not_understood_costs_one_file_only(environment: Environment, tm
     with_engine(environment).inspected = {"no": "Config"}
     write_artifacts(environment, tmp_path)
     assert "cannot understand" in json.loads((tmp_path / "inspect.json").read_text())["error"]
-    assert (tmp_path / "etcd.log").read_text() == "first line\nlast line\n"
+    assert (tmp_path / "etcd.log").read_text() == f"{STAMP} first line\n{STAMP} last line\n"
 
 
 def test_a_missing_service_has_a_line_in_place_of_its_log(environment: Environment, tmp_path: Path) -> None:
@@ -114,7 +117,7 @@ def test_a_broken_project_still_has_the_logs_of_its_containers(environment: Envi
     with_engine(environment)
     (environment.project / "devenv.yaml").write_text("profile: [")
     write_artifacts(environment, tmp_path)
-    assert (tmp_path / "etcd.log").read_text() == "first line\nlast line\n"
+    assert (tmp_path / "etcd.log").read_text() == f"{STAMP} first line\n{STAMP} last line\n"
     assert "devenv.yaml" in json.loads((tmp_path / "status.json").read_text())["error"]
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 import pytest
-from builders import DIGEST, consumer, desired, operation, part, service
+from builders import DIGEST, consumer, container, desired, operation, part, service
 from fake_engine import FakeEngine, Recorder
 
 from devenv.engine.protocol import ContainerState
@@ -33,7 +33,7 @@ ONE, TWO = service("one"), service("two")
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """An engine whose services are asked without a pause."""
-    fake = FakeEngine()
+    fake = FakeEngine(Observed({"one": container(ONE)}))
     monkeypatch.setattr(readiness, "load_probe", lambda _: fake.check)
     monkeypatch.setattr(readiness, "_LOOK_SECONDS", 0.0)
     monkeypatch.setattr(readiness, "_FIRST_PAUSE", 0.0)
@@ -43,6 +43,9 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
 def context(engine: FakeEngine, *services: Any, **more: Any) -> Context:
     target = desired(*(services or (ONE, TWO)))
     more = {"network": "n", **more}
+    there = {name: container(one) for name, one in target.services.items()}
+    images = {} if "images" in more else {one.image.reference: "id" for one in target.services.values()}
+    engine.observed = Observed(there, (more["network"],), images=images)
     return Context(engine, target, {name: f"id-{name}" for name in target.services}, **more)  # type: ignore[arg-type]
 
 

@@ -9,7 +9,7 @@ from threading import Event
 from typing import Any
 
 import pytest
-from builders import consumer, desired, operation, part, service, shipped
+from builders import consumer, container, desired, operation, part, service, shipped
 from fake_engine import FakeEngine
 
 from devenv.errors import Cancelled, DevenvError, NoEngine, NoSpace, NotOurs, ServiceFailed
@@ -135,7 +135,7 @@ def keep(engine: FakeEngine) -> list[str]:
 
 
 def test_the_container_stands_still_while_its_volumes_are_kept() -> None:
-    engine = FakeEngine()
+    engine = FakeEngine(Observed({"one": container(ONE, id="c")}))
     assert keep(engine)[-1] == "0 MB"
     assert engine.calls == [
         "pause c",
@@ -149,7 +149,7 @@ def test_the_container_stands_still_while_its_volumes_are_kept() -> None:
 
 
 def test_the_container_goes_on_when_nothing_could_be_kept() -> None:
-    engine = FakeEngine()
+    engine = FakeEngine(Observed({"one": container(ONE, id="c")}))
 
     def full() -> None:
         raise ServiceFailed("cannot keep data: no space left on device")

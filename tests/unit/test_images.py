@@ -146,7 +146,7 @@ CREATE = Operation("create", "one")
 
 
 def check(*operations: Operation, foreign: str, target: Any = TARGET, **image: Any) -> None:
-    engine = FakeEngine()
+    engine = FakeEngine(Observed(images=dict.fromkeys((REFERENCE, BASE_IMAGE.reference), "id")))
     engine.inspected[foreign] = inspected(foreign, **{"labels": {}, **image})
     check_used(engine, Plan(operations), target, {REFERENCE, BASE_IMAGE.reference})  # type: ignore[arg-type]
 

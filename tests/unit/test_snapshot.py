@@ -113,8 +113,8 @@ def test_only_what_runs_and_is_late_settles_before_a_save() -> None:
 
 
 def test_services_that_run_stand_still_together_and_go_on_whatever_happens() -> None:
-    engine: Any = FakeEngine()
     containers = [container(ONE), container(TWO), container(service("three"), "exited")]
+    engine: Any = FakeEngine(Observed({one.service: one for one in containers}))
     with pytest.raises(KeyboardInterrupt), snapshot.standing_still(engine, containers):
         assert sorted(engine.calls) == ["pause id-one", "pause id-two"]
         engine.calls.clear()
@@ -123,13 +123,14 @@ def test_services_that_run_stand_still_together_and_go_on_whatever_happens() -> 
 
 
 def test_those_that_did_pause_go_on_when_another_one_could_not() -> None:
-    engine: Any = FakeEngine()
+    containers = [container(ONE), container(TWO)]
+    engine: Any = FakeEngine(Observed({one.service: one for one in containers}))
 
     def refused() -> None:
         raise ConfigError("cannot pause")
 
     engine.on["pause id-two"] = refused
-    with pytest.raises(ConfigError), snapshot.standing_still(engine, [container(ONE), container(TWO)]):
+    with pytest.raises(ConfigError), snapshot.standing_still(engine, containers):
         raise AssertionError("it must not come to this")
     assert "unpause id-one" in engine.calls and "unpause id-two" not in engine.calls
 

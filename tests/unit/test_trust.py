@@ -21,7 +21,7 @@ from test_imagetar import archive, entry
 from devenv.cli.main import main
 from devenv.errors import ConfigError, NoEngine
 from devenv.lifecycle.environment import Environment
-from devenv.model import ProjectFile
+from devenv.model import Observed, ProjectFile
 from devenv.spec import trust
 from devenv.spec.profile import load_profile
 from devenv.store.places import state_folder
@@ -320,6 +320,7 @@ def test_who_says_yes_is_not_asked_again(folder: Path, engine: FakeEngine) -> No
         Environment(ask=lambda file: bool(asked.append(file))).build_images()
     assert not is_trusted(folder) and engine.calls == []
     Environment(ask=lambda file: not asked.append(file)).build_images()
+    engine.observed = Observed()
     Environment(ask=lambda file: pytest.fail("asked again")).build_images()
     assert asked == [file_of(folder)] * 2
     assert engine.calls.count("pull example/etcd:3") == 2

@@ -1,0 +1,38 @@
+"""The engine in memory keeps what every engine promises: what other tests see of it may be believed."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from fake_engine import FakeEngine
+
+from devenv.engine.docker import Docker
+from devenv.engine.protocol import Engine
+from devenv.model import Observed
+from tests.contract import *  # noqa: F403 - the tests
+from tests.contract import ECHO, PROGRAMS
+
+
+@pytest.fixture
+def image() -> str:
+    return "devenv/base:1"
+
+
+@pytest.fixture
+def subject(image: str) -> FakeEngine:
+    engine = FakeEngine()
+    engine.observed = Observed(images={image: "id of the base"})
+    engine.programs = {program.script: program for program in PROGRAMS}
+    engine.commands[ECHO] = lambda given: (given, b"failed\n", 5)
+    return engine
+
+
+@pytest.mark.parametrize("kind", [FakeEngine, Docker])
+def test_each_engine_has_every_verb_with_the_same_parameters(kind: type) -> None:
+    for name, verb in vars(Engine).items():
+        if not name.startswith("_"):
+            assert hasattr(kind, name), name
+            if inspect.isfunction(verb):
+                wanted, found = inspect.signature(verb), inspect.signature(getattr(kind, name))
+                assert found.parameters.keys() == wanted.parameters.keys(), name
