@@ -21,18 +21,15 @@ click's own, 130 (interrupted) belongs to KeyboardInterrupt.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from devenv.model import Operation
+from typing import Any
 
 
 class DevenvError(Exception):
     """A failure with one clear line, a hint, and optional detail lines (a log tail, a list of errors)."""
 
     exit_code = 1
-    # The operations of a plan that failed, where it was one that did.
-    operations: Sequence[Operation] = ()
+    # The operations of a plan that failed, if one did: each is a `model.Operation`, which this file stands below.
+    operations: Sequence[Any] = ()
     # Whether a full disk is why: the engine says so, or a service in the end of its log.
     disk_full = False
 
