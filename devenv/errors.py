@@ -2,6 +2,7 @@
 
     DevenvError                     1  unexpected; also: `wire --check` shows changes, or a check of `doctor` failed
     ├── ConfigError                 3  a file is wrong, untrusted or unwritable, a name unknown or taken, nothing is up
+    │   └── Unsupported                the engine cannot do what is asked for
     ├── NoEngine                    4  no container engine answers
     ├── ServiceFailed               5  an image, a container or a provisioning step failed
     │   ├── NoSpace                    the engine's disk is full
@@ -11,8 +12,8 @@
     └── NotOurs                     7  something in the way does not belong to devenv
         └── PortTaken                  another program has a port that a container was to publish
 
-Callers decide by class and field, never by the text of a message: what an engine or a server words in its own way is
-read where it is asked.
+Callers decide by class and field, never by the text of a message. The words of an engine or a server are read where
+devenv asks it.
 
 A message starts with "cannot", says what and where; the hint says what to do next. Exit code 2 (usage) is
 click's own, 130 (interrupted) belongs to KeyboardInterrupt.

@@ -1,4 +1,4 @@
-"""How devenv reaches the container engine, and how the engine's failures become devenv's."""
+"""Find the container engine, reach it, and turn its failures into devenv's errors."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from devenv.errors import NoEngine, NoSpace, NotOurs, ServiceFailed, tells_of_fu
 if TYPE_CHECKING:
     from devenv.engine.sdk import Sdk
 
-_HINT = "run 'devenv doctor' to see what is missing, 'devenv doctor --fix' to mend it"
-_REFUSED_HINT = "'devenv doctor' looks at the engine, whose own log says more; then run the same again"
-_CONTEXT_HINT = "'docker context ls' shows them"
+_HINT = "'devenv doctor' shows what is missing, 'devenv doctor --fix' fixes it"
+_REFUSED_HINT = "'devenv doctor' checks the engine, and the engine's own log says more; then run the same again"
+_CONTEXT_HINT = "'docker context ls' lists the contexts"
 _DEFAULT_SOCKET = "/var/run/docker.sock"
 
 
@@ -28,7 +28,7 @@ _DEFAULT_SOCKET = "/var/run/docker.sock"
 
 
 def endpoint_in_use() -> tuple[str, str]:
-    """The engine's URL and where it was found: DOCKER_HOST, a context, rootless, podman or default."""
+    """Return the engine's URL and where devenv found it: DOCKER_HOST, a context, rootless, podman or default."""
     if host := os.environ.get("DOCKER_HOST"):
         return host, "DOCKER_HOST"
     if (context := os.environ.get("DOCKER_CONTEXT") or _current_context()) != "default":
@@ -47,7 +47,7 @@ def endpoint_in_use() -> tuple[str, str]:
 
 
 def _docker_folder() -> Path:
-    """Where the docker command line keeps its settings and contexts."""
+    """Return the folder in which the docker command line keeps its settings and contexts."""
     return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
 
 
@@ -55,19 +55,19 @@ def _current_context() -> str:
     try:
         return str(json.loads((_docker_folder() / "config.json").read_text()).get("currentContext") or "default")
     except (OSError, ValueError, AttributeError):
-        # The docker command line, too, goes on without settings that it cannot read.
+        # The docker command line also goes on if it cannot read its settings.
         return "default"
 
 
 def _endpoint_of(context: str) -> str:
-    """The URL of the engine that a docker context names. Raises NoEngine if there is no such context."""
-    # The docker command line's own place for it.
+    """Return the URL of the engine that a docker context names. Raises NoEngine if no context has that name."""
+    # The docker command line keeps it there.
     file = _docker_folder() / "contexts" / "meta" / hashlib.sha256(context.encode()).hexdigest() / "meta.json"
     try:
         return json.loads(file.read_text())["Endpoints"]["docker"].get("Host") or f"unix://{_DEFAULT_SOCKET}"
     except FileNotFoundError:
-        # The docker command line refuses, too: another engine than the one that was meant would be a surprise.
-        raise NoEngine(f"cannot find docker context {context!r}", "'docker context ls' shows those there are") from None
+        # The docker command line refuses, too: to use another engine than the one you meant would be a surprise.
+        raise NoEngine(f"cannot find docker context {context!r}", _CONTEXT_HINT) from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise NoEngine(f"cannot read docker context {context!r}: {file} is damaged", _CONTEXT_HINT) from error
 
@@ -76,7 +76,7 @@ def _endpoint_of(context: str) -> str:
 
 
 class Connection:
-    """The engine at `url`: `client` is for plain requests, `sdk` for all that only the docker library does."""
+    """A way to the engine at `url`: `client` for plain requests, `sdk` for what only the docker library does."""
 
     client: Client
 
@@ -91,14 +91,14 @@ class Connection:
 
     @cached_property
     def sdk(self) -> Sdk:
-        # Lazily: it takes longer to import than most commands take.
+        # Imported when needed: the import takes longer than most commands take.
         from devenv.engine.sdk import Sdk
 
         return Sdk(self.url, self._origin, self._version)
 
 
 def _plain(url: str, origin: str) -> bool:
-    """Whether no TLS is asked for. A context may, so those are left to the docker library unless they are of a file."""
+    """Return whether devenv's own client will do: no TLS is asked for. A context may ask, for all but socket files."""
     if url.startswith("unix:"):
         return speaks(url)
     tls = os.environ.get("DOCKER_TLS_VERIFY") or os.environ.get("DOCKER_CERT_PATH")
@@ -106,9 +106,9 @@ def _plain(url: str, origin: str) -> bool:
 
 
 def open_connection() -> Connection:
-    """The engine that the docker command line would use, else one at a rootless or podman socket.
+    """Connect to the engine that the docker command line would use, else to one at a rootless or podman socket.
 
-    Raises NoEngine, naming the endpoint, when nothing answers there.
+    Raises NoEngine, which names the endpoint, if nothing answers there.
     """
     url, origin = endpoint_in_use()
     try:
@@ -122,7 +122,7 @@ def open_connection() -> Connection:
 
 
 def _reason(error: Exception) -> str:
-    """The short human core of an error: libraries wrap it several times."""
+    """Return the cause of an error in few words: libraries wrap it several times."""
     text = str(error)
     for pattern, reason in (
         ("FileNotFoundError", "no such socket"),
@@ -140,7 +140,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def asking(what: str, hint: str = "") -> Iterator[None]:
-    """Turn any failure of the engine while it is asked to do `what` into one of ours."""
+    """Turn any failure of the engine while it does `what` into an error of devenv's."""
     try:
         yield
     except Refused as error:
@@ -157,7 +157,7 @@ def failure(message: str, hint: str, detail: Sequence[str] = ()) -> ServiceFaile
 
 @contextmanager
 def unless_gone() -> Iterator[None]:
-    """What somebody else removed in the meantime is as gone as if we had done it."""
+    """Accept that something is gone already: somebody else removed it in the meantime."""
     try:
         yield
     except Refused as error:
@@ -167,15 +167,15 @@ def unless_gone() -> Iterator[None]:
 
 @contextmanager
 def unless_taken(name: str) -> Iterator[None]:
-    """Creating something whose name is in use means that somebody else made it: ours would have been seen."""
+    """Raise NotOurs if the name of what is created is in use: devenv would have seen an object of its own."""
     try:
         yield
     except Refused as error:
         if error.status != 409:
             raise
         raise NotOurs(
-            f"cannot create {name}: something that does not carry the labels of this environment has the name",
-            hint=f"look at 'docker inspect {name}'; rename or remove it yourself",
+            f"cannot create {name}: something that is not of this environment has the name",
+            hint=f"see what it is with 'docker inspect {name}'; rename or remove it yourself",
         ) from error
 
 
@@ -192,6 +192,6 @@ def made_late(connection: Connection, path: str, labels: Mapping[str, str]) -> s
 
 
 def own_container() -> str:
-    """The container that this process runs in, as the engine may know it, or nothing."""
+    """Return the container that this process runs in, as the engine may know it, or nothing."""
     inside = any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
     return socket.gethostname() if inside else ""

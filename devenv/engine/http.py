@@ -1,7 +1,7 @@
-"""The engine's HTTP API, spoken directly: over a socket of this host, or TCP without TLS.
+"""Speak the engine's HTTP API directly, over a socket of this host or TCP without TLS.
 
-The docker library takes longer to import than all that a command asks of the engine; sdk.py has it for what is
-more than a request and an answer, and for engines that are reached in other ways.
+To import the docker library takes longer than all requests of a command. sdk.py uses it for what is more than a request
+and an answer, and for engines that are reached in other ways.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 from urllib.parse import quote, unquote_plus, urlencode
 
 _log = logging.getLogger(__name__)
-# Seconds for a single call. Only a wedged engine takes longer; builds have their own.
+# Seconds that one request may take. Only an engine that hangs takes longer; builds have a limit of their own.
 TIMEOUT = 120.0
-# In bytes: data of hundreds of MB go through here.
+# Bytes that are read at once: data of hundreds of MB go through here.
 CHUNK = 1 << 20
-# The versions of the API that are known: the newest is Engine 29's, which refuses those below 1.44.
+# The oldest and newest version of the API that devenv knows. Engine 29 has the newest and refuses those below 1.44.
 _OLDEST, _NEWEST = (1, 24), (1, 52)
 _PLAIN_TCP = re.compile(r"tcp://([\w.-]+):(\d+)/?\Z")
 
@@ -34,7 +34,7 @@ Body = Mapping[str, object] | bytes | Iterable[bytes] | None
 
 
 class Refused(Exception):
-    """The engine said no, in its own words; `status` is HTTP's, or 0 where the docker library said it."""
+    """The engine refused, in its own words. `status` is HTTP's, or 0 if it came in another way."""
 
     def __init__(self, status: int, words: str) -> None:
         super().__init__(" ".join(words.split()) or f"HTTP {status}")
@@ -42,37 +42,37 @@ class Refused(Exception):
 
 
 class NoAnswer(OSError):
-    """What answers is no engine, or it stopped in the middle."""
+    """No engine answers there, or it stopped in the middle of an answer."""
 
 
 class Client(ABC):
-    """What sends requests to an engine. Thread-safe."""
+    """Sends requests to an engine. Thread-safe."""
 
     @cached_property
     def podman(self) -> bool:
-        """Whether that is Podman, which speaks the same API."""
+        """Whether the engine is Podman, which speaks the same API."""
         return False
 
     @abstractmethod
     def stream(
         self, method: str, path: str, query: Query | None = None, body: Body = None, timeout: float = TIMEOUT
     ) -> Generator[bytes, None, None]:
-        """Send a request, a mapping as JSON and anything else as a tar file; yield its answer in chunks.
+        """Send a request, a mapping as JSON and any other body as a tar file; yield the answer in chunks.
 
-        An answer is no answer if `body` raises: the engine then gets to know that the rest is missing. Raises Refused,
-        and OSError where nothing (more) is answered.
+        If `body` raises, the engine learns that the rest is missing, and the error is raised here. Raises Refused, and
+        OSError if no answer comes or the answer breaks off.
         """
 
     def ask(
         self, method: str, path: str, query: Query | None = None, body: Body = None, timeout: float = TIMEOUT
     ) -> Any:
-        """The answer to a request, decoded from JSON; None if it is empty. Raises as `stream` does."""
+        """Return the answer to a request, decoded from JSON; None if it is empty. Raises what `stream` raises."""
         data = b"".join(self.stream(method, path, query, body, timeout))
         return decoded(data) if data else None
 
 
 class HttpClient(Client):
-    """A client of an engine whose URL is `speaks` of. Connections are kept, and used again by whoever comes next."""
+    """A client of an engine whose URL `speaks` accepts. It keeps connections, and uses them again."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -81,7 +81,7 @@ class HttpClient(Client):
         self.version = self._negotiated()
 
     def _negotiated(self) -> str:
-        """The newest version of the API that both sides know: by the one question that needs none."""
+        """Return the newest version of the API that both sides know: /_ping needs none."""
         connection, answer = self._sent("GET", "/_ping", None, {}, TIMEOUT)
         try:
             _all_of(answer)
@@ -112,7 +112,7 @@ class HttpClient(Client):
             try:
                 connection.request(method, where, data, headers)
             except (BrokenPipeError, ConnectionResetError):
-                # Refused before all was sent; why can be read, once the engine knows that nothing more comes.
+                # The engine refused before it had everything. It says why once it knows that nothing more comes.
                 connection.sock.shutdown(socket.SHUT_WR)
             return connection, connection.getresponse()
         except RemoteDisconnected as error:
@@ -122,7 +122,7 @@ class HttpClient(Client):
             connection.close()
             raise NoAnswer("what answers is no container engine") from error
         except BaseException:
-            # Without the end of its body, a request is void.
+            # A request without the end of its body is void.
             connection.close()
             raise
 
@@ -166,7 +166,7 @@ class _SocketConnection(HTTPConnection):
 
 
 def speaks(url: str) -> bool:
-    """Whether HttpClient can reach the engine at that URL."""
+    """Return whether HttpClient can reach the engine at that URL."""
     return url.startswith("unix:///") or bool(_PLAIN_TCP.match(url))
 
 
@@ -177,13 +177,13 @@ def _open(url: str, timeout: float) -> HTTPConnection:
 
 
 def _chunks_of(answer: HTTPResponse) -> Iterator[bytes]:
-    # An engine always says where an answer ends, unless it stopped before that.
+    # An engine always says where an answer ends, unless it stops before that.
     if answer.length is None and not answer.chunked:
         raise NoAnswer("it stopped in the middle of an answer")
     try:
         while chunk := answer.read(CHUNK):
             yield chunk
-        # The length that is left: reading in chunks does not complain of it.
+        # Reading in chunks does not notice that some of the length is missing.
         if answer.length:
             raise IncompleteRead(b"", answer.length)
     except HTTPException as error:
@@ -200,7 +200,7 @@ def _close(connections: Iterable[HTTPConnection]) -> None:
 
 
 def _hung_up(connection: socket.socket) -> bool:
-    """Whether the other side closed a connection that it owes nothing: then there is something to read, its end."""
+    """Return whether the other side closed an idle connection: its end is then there to read."""
     poll = select.poll()
     poll.register(connection, select.POLLIN)
     return bool(poll.poll(0))
@@ -210,7 +210,7 @@ def _hung_up(connection: socket.socket) -> bool:
 
 
 def agreed(theirs: str) -> str:
-    """The version of the API to speak with an engine whose own one is `theirs`. Raises Refused if it is too old."""
+    """Return the version of the API to speak with an engine that has `theirs`. Raises Refused if that is too old."""
     found = re.fullmatch(r"(\d+)\.(\d+)", theirs)
     if not found:
         raise NoAnswer("what answers is no container engine")
@@ -221,7 +221,7 @@ def agreed(theirs: str) -> str:
 
 
 def target(path: str, query: Query | None) -> str:
-    """A request's path and query. Mappings (filters) become JSON, lists repeat their key."""
+    """Return a request's path and query. Mappings (filters) become JSON, lists repeat their key."""
 
     def worded(value: object) -> object:
         if isinstance(value, Mapping):
@@ -233,14 +233,14 @@ def target(path: str, query: Query | None) -> str:
 
 
 def encoded(body: Body) -> tuple[bytes | Iterable[bytes] | None, dict[str, str]]:
-    """A request's body as bytes, and the headers that say what it is."""
+    """Return a request's body as bytes, and the headers that say what it is."""
     if isinstance(body, Mapping):
         return json.dumps(body).encode(), {"Content-Type": "application/json"}
     return body, {} if body is None else {"Content-Type": "application/x-tar"}
 
 
 def decoded(answer: bytes) -> Any:
-    """JSON that the engine says. Raises NoAnswer if it is none."""
+    """Return what JSON of the engine holds. Raises NoAnswer if it is no JSON."""
     try:
         return json.loads(answer)
     except ValueError as error:
@@ -248,12 +248,12 @@ def decoded(answer: bytes) -> Any:
 
 
 def log_answer(method: str, where: str, status: int, seconds: float) -> None:
-    """Note what an engine was asked and how it answered; never a body, which may hold secrets."""
+    """Log a request and the status of its answer; never a body, which may hold secrets."""
     _log.debug("%s %s: %d after %.0f ms", method, where, status, seconds * 1000)
 
 
 def words_of(answer: bytes) -> str:
-    """What the engine says in a refusal."""
+    """Return the engine's own words for a refusal."""
     text = answer.decode(errors="replace")
     try:
         return str(json.loads(text)["message"])

@@ -1,8 +1,8 @@
-"""This host: what runs on it, and how a container engine is installed and started on it.
+"""Look at this host, and install and start a container engine on it.
 
-`bring_up_engine` is what `devenv doctor --fix` does: on Debian and Ubuntu, as root or with
-passwordless sudo, for the host's default engine only. Everywhere else it raises NoEngine with the
-exact command. It ends no process, and starts no second engine: that would break the first.
+`bring_up_engine` is what `devenv doctor --fix` does: on Debian and Ubuntu, as root or with passwordless sudo, for the
+host's default engine only. Everywhere else it raises NoEngine with the exact command. It ends no process, and starts no
+second engine: that would break the first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from devenv.store.files import make_private
 from devenv.store.places import state_folder
 
 Say = Callable[[str], None]
-# "refused" is a socket file that a dead program left.
+# "refused": a dead program left its socket file.
 Listening = Literal["yes", "absent", "refused", "denied", "silent"]
 _SILENCE: dict[type[OSError], Listening] = {
     FileNotFoundError: "absent",
@@ -31,7 +31,7 @@ _SILENCE: dict[type[OSError], Listening] = {
 }
 Poll = Callable[[], int | None]  # a daemon's exit status, None while it runs
 
-# With sbin, where dockerd lives and which an ordinary user's PATH leaves out.
+# With sbin, where dockerd is; an ordinary user's PATH leaves it out.
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
 SOCKET = "/var/run/docker.sock"
 DEFAULT_URLS = (f"unix://{SOCKET}", "unix:///run/docker.sock")
@@ -39,24 +39,24 @@ _PING = b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n"  # a starting engine only
 START_SECONDS = 60.0
 TAIL_LINES = 10
 
-# What makes a base image -> the programs of which an ordinary user needs one for it; root needs none.
+# What makes a base image -> an ordinary user needs one of these programs for it; root needs none.
 _BASE_TOOLS = {"mmdebstrap": ("newuidmap", "fakechroot"), "debootstrap": ()}
-# Ubuntu's apt trusts Debian's archive by that keyring only, and mmdebstrap looks into it with gpg.
+# Ubuntu's apt trusts Debian's archive only by that keyring, which mmdebstrap reads with gpg.
 _BASE_PACKAGES = ("mmdebstrap", "debian-archive-keyring", "gpg")
 # docker.io only recommends ca-certificates and xz-utils; pulling and importing need them.
 ENGINE_PACKAGES = ("docker.io", "iptables", "ca-certificates", "xz-utils")
 
-# File -> the program whose pid it holds. dockerd does not start while *any* program has the pid in
-# docker.pid; it takes whatever has the one in containerd.pid for its containerd, and in the end
-# kills it (moby libcontainerd/supervisor/remote_daemon.go).
+# File -> the program whose pid it holds. dockerd does not start while *any* program has the pid in docker.pid. It takes
+# the program with the pid in containerd.pid for its containerd, and kills it in the end (moby
+# libcontainerd/supervisor/remote_daemon.go).
 PID_FILES = (
     ("/var/run/docker.pid", "dockerd"),
     ("/var/run/docker/containerd/containerd.pid", "containerd"),
 )
-# Where this exists, dockerd starts no containerd of its own, even if nobody listens on it.
+# If this file exists, dockerd starts no containerd of its own, even if nothing listens there.
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 
-# Waits for another apt, and asks nothing about config files.
+# Wait for another apt, and ask nothing about config files.
 _APT = ("apt-get", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Options::=--force-confold")
 _APT_INSTALL = ("install", "-y", "--no-install-recommends", "--no-remove", "--no-upgrade")
 _JOURNAL = "run: journalctl -u docker -n 30"
@@ -80,18 +80,18 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Daemon:
-    """A starting engine: how to see its end, its log, and where in that this start begins."""
+    """A starting engine: how to see that it ended, its log, and where in the log this start begins."""
 
     poll: Poll
     log: Path | None = None
     start: int = 0
 
 
-_UNSEEN = Daemon(lambda: None)  # started by another: only that it does not answer can be seen
+_UNSEEN = Daemon(lambda: None)  # another program started it: devenv only sees that it does not answer
 
 
 class Host:
-    """The only way from here to the machine; a test puts a folder and a script in its place."""
+    """The machine, as far as this module uses it. A test puts a folder and a script in its place."""
 
     root = Path("/")
 
@@ -106,7 +106,7 @@ class Host:
 
     def run(self, argv: Sequence[str], timeout: float | None = None) -> Outcome:
         try:
-            # S603: every argv is made in this file, none comes from a user or a file.
+            # S603: every argv comes from this file, none from a user or another file.
             done = subprocess.run(  # noqa: S603
                 list(argv),
                 stdin=subprocess.DEVNULL,
@@ -122,7 +122,7 @@ class Host:
         return Outcome(done.returncode, done.stdout)
 
     def spawn(self, argv: Sequence[str], log: Path) -> Poll:
-        """Start a daemon that outlives devenv; returns what tells its end."""
+        """Start a daemon that outlives devenv; return what tells its exit status."""
         make_private(log.parent)
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "ab") as output:
@@ -138,7 +138,7 @@ class Host:
         return daemon.poll
 
     def listening(self, name: str, request: bytes = b"") -> Listening:
-        """Whether a program listens on a unix socket and, if asked something, says 200 to it."""
+        """Return whether a program listens on a unix socket and, if there is a request, answers it with 200."""
         try:
             with socket.socket(socket.AF_UNIX) as client:
                 client.settimeout(5)
@@ -159,7 +159,7 @@ class Host:
 
 
 def program_of(host: Host, pid: int) -> str:
-    """The program's name, "" for a process that is gone or only waits to be reaped."""
+    """Return the program's name, "" for a process that is gone or only waits to be reaped."""
     try:
         stat = host.path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
@@ -169,7 +169,7 @@ def program_of(host: Host, pid: int) -> str:
 
 
 def running_engine(host: Host) -> int | None:
-    """The pid of the dockerd in this network namespace; a rootless or nested one has its own."""
+    """Return the pid of the dockerd in this network namespace; a rootless or nested one has its own."""
     named = _pid_in(host.path(PID_FILES[0][0]))
     if named and program_of(host, named) == "dockerd":
         return named
@@ -180,7 +180,7 @@ def running_engine(host: Host) -> int | None:
         return None
     pids = sorted(int(name) for name in names if name.isdigit())
     engines = (pid for pid in pids if program_of(host, pid) == "dockerd")
-    # "" is another user's process: better refuse to start than start a second engine.
+    # "" is another user's process: better no engine than a second one.
     return next((pid for pid in engines if _network_of(host, str(pid)) in {own, ""}), None)
 
 
@@ -192,7 +192,7 @@ def _network_of(host: Host, process: str) -> str:
 
 
 def _pid_in(file: Path) -> int | None:
-    """The pid in a pid file, 0 if it holds none (after a crash), None without a file."""
+    """Return the pid in a pid file, 0 if it holds none (after a crash), None without a file."""
     try:
         text = file.read_text(errors="replace").strip()
     except OSError:
@@ -201,7 +201,7 @@ def _pid_in(file: Path) -> int | None:
 
 
 def families(host: Host) -> list[str]:
-    """The distribution and those it derives from, nearest first; empty away from Linux."""
+    """Return the distribution and those it derives from, nearest first; empty if this is not Linux."""
     try:
         lines = host.path("/etc/os-release").read_text(errors="replace").splitlines()
     except OSError:
@@ -212,13 +212,13 @@ def families(host: Host) -> list[str]:
 
 
 def command_here(host: Host) -> str:
-    """The command that installs and starts an engine on this distribution."""
+    """Return the command that installs and starts an engine on this distribution."""
     names = ["suse" if "suse" in name else name for name in families(host)]
     return next((_COMMANDS[name] for name in names if name in _COMMANDS), _ANY_OTHER)
 
 
 def obstacle(host: Host) -> str:
-    """Why devenv cannot install or start anything here itself, "" if it can."""
+    """Return why devenv cannot install or start anything here itself, "" if it can."""
     names = families(host)
     if not {"debian", "ubuntu"} & set(names):
         return f"this is not Debian or Ubuntu ({names[0] if names else 'no /etc/os-release'})"
@@ -228,7 +228,7 @@ def obstacle(host: Host) -> str:
 
 
 def base_tool(host: Host | None = None) -> str:
-    """The path of the program that can make a base image out of packages here, "" if there is none."""
+    """Return the path of the program that can make a base image from packages here, "" without one."""
     host = host or Host()
     for tool, helpers in _BASE_TOOLS.items():
         path = host.which(tool)
@@ -238,12 +238,12 @@ def base_tool(host: Host | None = None) -> str:
 
 
 def base_packages(host: Host) -> tuple[str, ...]:
-    """The packages that bring such a program, for this user."""
+    """Return the packages that bring such a program, for this user."""
     return _BASE_PACKAGES if host.uid() == 0 else (*_BASE_PACKAGES, "uidmap")
 
 
 def advice(url: str, origin: str, host: Host) -> tuple[str, bool]:
-    """What to do when no engine answers at `url`, and whether bring_up_engine may do it."""
+    """Return what to do when no engine answers at `url`, and whether bring_up_engine may do it."""
     if hint := _foreign_hint(url, origin):
         return hint, False
     if host.listening(SOCKET) == "denied" and running_engine(host):
@@ -257,9 +257,9 @@ def advice(url: str, origin: str, host: Host) -> tuple[str, bool]:
 
 
 def bring_up_engine(url: str, origin: str, say: Say, host: Host) -> None:
-    """Make this host's default engine answer; raises NoEngine with the command where it cannot."""
+    """Make this host's default engine answer. Raises NoEngine with the command if it cannot."""
     if hint := _foreign_hint(url, origin):
-        what = f"it is not the default engine of this host but the one of {origin}"
+        what = f"{origin} names it, and it is not this host's default engine"
         raise NoEngine(f"cannot start the engine at {url}: {what}", hint=hint)
     if host.listening(SOCKET, _PING) == "yes":
         return
@@ -280,20 +280,20 @@ def bring_up_engine(url: str, origin: str, say: Say, host: Host) -> None:
 
 
 def install(packages: Sequence[str], say: Say, host: Host) -> None:
-    """Install Debian packages, removing none; raises NoEngine with the end of apt's output."""
+    """Install Debian packages and remove none. Raises NoEngine with the end of apt's output."""
     say("apt-get update")
     update = host.run(_as_root(host, *_APT, "update"))
-    if update.status:  # another apt holds the lists, or one source is down: they may still do
+    if update.status:  # another apt holds the lists, or one source is down: the old lists may do
         reason = (update.output.strip().splitlines() or ["no output"])[-1]
         say(f"apt-get update failed, going on with the old package lists: {reason}")
     names = " ".join(packages)
     say(f"apt-get install {names}")
-    # No time limit: an apt that is ended half-way leaves dpkg in need of repair.
+    # No time limit: if apt is killed half-way, dpkg needs repair.
     _must(host, _as_root(host, *_APT, *_APT_INSTALL, *packages), f"cannot install {names}")
 
 
 def clear_stale_state(say: Say, host: Host) -> None:
-    """Remove what a daemon that died uncleanly left in the way of the next; only what is dead."""
+    """Remove dead pid files and sockets that a crashed daemon left: they keep the next one from starting."""
     for name, program in PID_FILES:
         pid = _pid_in(host.path(name))
         if pid is None or (other := program_of(host, pid)) == program:
@@ -305,7 +305,7 @@ def clear_stale_state(say: Say, host: Host) -> None:
 
 
 def _foreign_hint(url: str, origin: str) -> str:
-    """What to do about an engine other than the host's default one; "" if it is that one."""
+    """Return what to do about an engine that is not the host's default one; "" for that one."""
     if url in DEFAULT_URLS:
         return ""
     if origin == "rootless":
@@ -356,14 +356,14 @@ def _group_hint(host: Host) -> str:
     try:
         user = pwd.getpwuid(host.uid()).pw_name
         if user in grp.getgrnam("docker").gr_mem:
-            return "your login is older than your place in group docker: log in again"
+            return "you joined group docker after you logged in: log in again"
     except KeyError:
         user = '"$USER"'
     return f"run: sudo usermod -aG docker {user}, then log in again (gives root's rights here)"
 
 
 def _as_root(host: Host, *argv: str) -> list[str]:
-    # sudo clears the environment: what run() sets has to be set again behind it.
+    # sudo clears the environment, so this sets again what run() sets.
     sudo = () if host.uid() == 0 else ("sudo", "-n", "env", "DEBIAN_FRONTEND=noninteractive")
     return [*sudo, *argv]
 
@@ -389,7 +389,7 @@ def _log_file(host: Host) -> Path:
 
 
 def _tail(daemon: Daemon) -> list[str]:
-    """The last lines that this start wrote: the log is kept over starts."""
+    """Return the last lines that this start wrote. The log also holds earlier starts."""
     if daemon.log is None or not daemon.log.exists():
         return []
     with daemon.log.open("rb") as file:

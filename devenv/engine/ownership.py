@@ -1,11 +1,11 @@
-"""Whose a container, a network or a volume is that carries an environment's label.
+"""Tell what devenv created from what only carries an environment's label.
 
-Ours is what carries the environment's token, too, and has the name that devenv gave it. The token is random, and on
-record before anything is made. Labels alone may come from anywhere: a copied command, an image, `docker commit`. What
-carries no more than them is a stranger.
+An object is devenv's if it also carries the environment's token and has the name that devenv gives. The token is
+random, and devenv records it before it creates anything. A label alone may come from anywhere: a copied command, an
+image, `docker commit`. An object with the label and without the token is a stranger.
 
-A record that was lost holds no token. Then the one of what has a name that devenv gives is trusted: of the network,
-else of the first container, else of the first volume. What carries another one is a stranger.
+A lost record holds no token. Then devenv trusts the token of an object that has a name which devenv gives: of the
+network, else of the first container, else of the first volume. Objects with another token are strangers.
 """
 
 from __future__ import annotations
@@ -16,35 +16,36 @@ from typing import Any
 from devenv.errors import NotOurs
 from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER, LABEL_SERVICE, Desired, Observed
 
-# What the engine lists with the environment's label, by kind.
+# What the engine lists with the environment's label: entries by kind.
 Listed = Mapping[str, Sequence[Mapping[str, Any]]]
 
 _KINDS = ("network", "container", "volume")
 
 
 def labels_of(desired: Desired) -> dict[str, str]:
-    """What everything carries that is made for the environment."""
+    """Return the labels of everything that devenv creates for the environment."""
     return {LABEL_ENVIRONMENT: desired.environment, LABEL_OWNER: desired.owner}
 
 
 def carries(listed: Mapping[str, Any], owner: str) -> bool:
-    """Whether it carries this token. Without one, nothing does."""
+    """Return whether an object carries this token. Nothing carries an empty one."""
     return bool(owner) and listed["Labels"].get(LABEL_OWNER) == owner
 
 
 def name_of(listed: Mapping[str, Any]) -> str:
-    # A container has several, or none if its removal got stuck. Podman lists an empty `Name` beside them.
+    """Return the name of an entry in the engine's list, or the beginning of its id."""
+    # A container has several names, or none if its removal got stuck. Podman lists an empty `Name` beside them.
     names = listed.get("Names") or [listed.get("Name") or listed["Id"][:12]]
     return str(names[0].lstrip("/"))
 
 
 def filler(volume: str) -> str:
-    """The container that a volume is filled through."""
+    """Return the name of the container through which a volume is filled."""
     return f"{volume}-fill"
 
 
 def trusted(environment: str, listed: Listed) -> str:
-    """The token to go by where none is on record, or nothing."""
+    """Return the token to trust if none is on record, or nothing."""
     for kind in _KINDS:
         for one in sorted(listed[kind], key=_created):
             if _is_named_by_us(environment, kind, one) and (token := one["Labels"].get(LABEL_OWNER)):
@@ -53,7 +54,7 @@ def trusted(environment: str, listed: Listed) -> str:
 
 
 def split(environment: str, listed: Listed, owner: str) -> tuple[Listed, tuple[str, ...]]:
-    """What is ours, by kind, and the strangers in words: "container NAME"."""
+    """Return what is devenv's, by kind, and the strangers in words: "container NAME"."""
     ours: dict[str, list[Mapping[str, Any]]] = {kind: [] for kind in _KINDS}
     strangers = []
     for kind in _KINDS:
@@ -66,18 +67,18 @@ def split(environment: str, listed: Listed, owner: str) -> tuple[Listed, tuple[s
 
 
 def check_names(desired: Desired, observed: Observed) -> None:
-    """Raise NotOurs if a stranger has a name that one of ours is to get."""
+    """Raise NotOurs if a stranger has a name that an object of this environment is going to have."""
     wanted = {f"container {service.container}" for service in desired.services.values()}
     wanted |= {f"volume {volume}" for service in desired.services.values() for volume in service.volumes}
     wanted |= {f"container {filler(v)}" for s in desired.services.values() for v in s.volumes.keys() - observed.volumes}
-    # Names of networks are not unique: where ours is there, another one is not in the way.
+    # Names of networks are not unique: if this environment's exists, another one is not in the way.
     wanted |= set() if observed.networks else {f"network {desired.network}"}
     for stranger in observed.strangers:
         if stranger in wanted:
             name = stranger.partition(" ")[2]
             raise NotOurs(
-                f"cannot create {name}: a {stranger} carries this environment's label and was not made by it",
-                hint=f"look at 'docker inspect {name}'; rename or remove it yourself",
+                f"cannot create {name}: a {stranger} has this environment's label, but devenv did not create it",
+                hint=f"see what it is with 'docker inspect {name}'; rename or remove it yourself",
             )
 
 
@@ -93,5 +94,5 @@ def _is_named_by_us(environment: str, kind: str, listed: Mapping[str, Any]) -> b
 
 
 def _holds_files(kind: str, listed: Mapping[str, Any]) -> bool:
-    """Whether it is the volume of a container's files: the engine names it."""
+    """Return whether it is the volume of a container's files, to which the engine gives a name."""
     return kind == "volume" and LABEL_SERVICE not in listed["Labels"]

@@ -1,6 +1,6 @@
-"""The docker library: for engines behind ssh or TLS, and for what is more than a request and an answer.
+"""Use the docker library: for engines behind ssh or TLS, and for what is more than a request and an answer.
 
-The only module that imports docker. It takes a tenth of a second to import, so connection.py does that when needed.
+Only this module imports docker. That takes a tenth of a second, so connection.py imports this module when needed.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _BUILD_TIMEOUT = 1800
 class Sdk(Client):
     """A client of any engine that the docker library can reach.
 
-    `origin` is where the URL was found (see connection.py): settings of the same place go with it. `version` is the
-    API's, or "auto". Raises as all of its methods do: Refused, and OSError where nothing answers.
+    `origin` is where devenv found the URL (see connection.py); settings of the same place apply. `version` is the
+    API's, or "auto". Like all of its methods, it raises Refused, and OSError if nothing answers.
     """
 
     def __init__(self, url: str, origin: str, version: str = "auto") -> None:
@@ -54,7 +54,7 @@ class Sdk(Client):
         # A proxy from the environment must not come between us and the engine.
         self._client.trust_env = False
         self._client.hooks["response"].append(_logged)
-        # The stubs leave out where the client keeps what it read of ~/.docker/config.json.
+        # What the client read from ~/.docker/config.json; the stubs leave it out.
         forget_missing_helpers(self._client._auth_configs)  # type: ignore[attr-defined]
 
     @cached_property
@@ -98,12 +98,12 @@ class Sdk(Client):
             )
 
     def follow(self, container: str, tail: int | Literal["all"]) -> Iterator[bytes]:
-        """What a container logs, as it comes, until it ends."""
+        """Yield what a container logs, as it comes, until it ends."""
         with _translated():
             yield from self._client.logs(container, stream=True, follow=True, tail=tail)
 
     def execute(self, container: str, command: Sequence[str], tty: bool) -> tuple[str, Any]:
-        """Start a command in a container with its input attached: the exec's id and the raw socket."""
+        """Start a command in a container with its input attached; return the exec's id and the raw socket."""
         with _translated():
             run = str(self._client.exec_create(container, list(command), stdin=True, tty=tty)["Id"])
             stream = self._client.exec_start(run, tty=tty, socket=True)
@@ -111,9 +111,9 @@ class Sdk(Client):
 
 
 def _as_socket(stream: Any) -> Any:
-    """The stream, or a socket in place of the library's one through ssh.
+    """Return the stream; through ssh, return a socket instead.
 
-    That is a program with two pipes, which can neither be waited for nor told that no more comes.
+    There the library's stream is a program with two pipes: nobody can wait for it, or tell it that no more comes.
     """
     program = getattr(stream, "proc", None)
     if program is None:
@@ -141,7 +141,7 @@ def _as_socket(stream: Any) -> Any:
 
 
 def _logged(answer: requests.Response, *_: object, **__: object) -> None:
-    """Without the query: a build's has the user's proxies in it, and those may have passwords."""
+    """Log an answer without the query: a build's has the user's proxies in it, which may have passwords."""
     asked, path = answer.request, urlsplit(answer.url).path
     log_answer(asked.method or "", path, answer.status_code, answer.elapsed.total_seconds())
 
@@ -153,12 +153,12 @@ def _arguments(url: str, origin: str) -> dict[str, Any]:
         try:
             return dict(ContextAPI.kwargs_from_context(environment=os.environ))
         except Exception as error:  # the library raises bare exceptions for files that it cannot read
-            raise NoAnswer(f"its context cannot be read: {error}") from error
+            raise NoAnswer(f"cannot read its context: {error}") from error
     return {"base_url": url}
 
 
 def forget_missing_helpers(credentials: dict[str, Any]) -> None:
-    """Configured credential helpers that are not installed would fail every build and pull, of public images, too."""
+    """Drop credential helpers that are not installed: each build and pull would fail, of public images, too."""
     if (store := credentials.get("credsStore")) and not shutil.which(f"docker-credential-{store}"):
         del credentials["credsStore"]
     for registry, helper in list((credentials.get("credHelpers") or {}).items()):
@@ -168,7 +168,7 @@ def forget_missing_helpers(credentials: dict[str, Any]) -> None:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn the library's errors into those that any client raises."""
+    """Turn the library's errors into those that every client raises."""
     try:
         yield
     except docker.errors.APIError as error:

@@ -1,4 +1,4 @@
-"""Tar archives, which is how the engine takes and gives files: of containers, of volumes, into builds."""
+"""Pack and read tar archives: the engine takes and gives files in them, of containers, volumes and builds."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from posixpath import normpath
 from queue import Full, Queue
 from typing import Any
 
-# How much of a file is worked on at once, in bytes.
+# Bytes of a file that are read at once.
 _CHUNK = 1 << 20
 _PAX_NAMES = ("path", "linkpath")
-# How often a reader that waits for room looks whether anybody still wants what it read.
+# Seconds between two looks of a reader that waits for room: does anybody still want what it read?
 _LOOK_SECONDS = 0.1
-# How long a reader may take to notice that nobody does. It may be stuck in a read that never ends.
+# Seconds that a reader gets to notice that nobody does. It may be stuck in a read that never ends.
 _PATIENCE_SECONDS = 5.0
 
 
 class Torn(Exception):
-    """An archive that ends before its end."""
+    """An archive that breaks off."""
 
 
 def pack(files: Mapping[str, bytes], mode: int = 0o444, folders: Iterable[str] = ()) -> io.BytesIO:
-    """An archive of files by name, all of one mode, and of folders that any user may write to. They are root's."""
-    # Lazily: most commands put nothing anywhere.
+    """Return an archive of files by name, all of one mode, and of folders that any user may write to. Root owns all."""
+    # Imported when needed: most commands copy nothing.
     import tarfile
 
     buffer = io.BytesIO()
@@ -39,14 +39,14 @@ def pack(files: Mapping[str, bytes], mode: int = 0o444, folders: Iterable[str] =
             entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
             archive.addfile(entry)
         end = archive.offset + 2 * tarfile.BLOCKSIZE
-    # Without what fills a tape's record up: Podman may have stopped to read by then, and calls it a broken pipe.
+    # Without the padding of a tape's record: Podman may have stopped reading by then, and calls it a broken pipe.
     buffer.truncate(end)
     buffer.seek(0)
     return buffer
 
 
 class Chunks(io.RawIOBase):
-    """Chunks as a file that can be read once."""
+    """Chunks, as a file that can be read once."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks, self._rest = iter(chunks), b""
@@ -62,14 +62,14 @@ class Chunks(io.RawIOBase):
 
 
 def in_folder(name: str, stream: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
-    """The archive of a folder, whose entries begin with its name: as they do already, or put there.
+    """Yield the archive of a folder so that all entries begin with the folder's name, whether they did or not.
 
-    Raises what the stream raises, and Torn if the archive does not come to its end.
+    Raises what the stream raises, and Torn if the archive breaks off.
     """
     import tarfile
 
     class Strict(tarfile.TarInfo):
-        """The library takes anything but an entry for the end."""
+        """Refuses what is no entry: the library takes it for the end."""
 
         @classmethod
         def fromtarfile(cls, archive: tarfile.TarFile) -> Strict:
@@ -90,7 +90,7 @@ def in_folder(name: str, stream: Generator[bytes, None, None]) -> Generator[byte
                     if outside:
                         entry.name = f"{name}/{_path(entry.name)}".rstrip("/")
                         entry.linkname = f"{name}/{_path(entry.linkname)}" if entry.islnk() else entry.linkname
-                        # Where a name was too long for the entry itself.
+                        # They hold names that are too long for the entry itself.
                         entry.pax_headers = {k: v for k, v in entry.pax_headers.items() if k not in _PAX_NAMES}
                     yield entry.tobuf(tarfile.PAX_FORMAT)
                     if content := archive.extractfile(entry) if entry.isreg() else None:
@@ -98,7 +98,7 @@ def in_folder(name: str, stream: Generator[bytes, None, None]) -> Generator[byte
                             yield chunk
                         yield bytes(-entry.size % tarfile.BLOCKSIZE)
         except tarfile.TarError as error:
-            raise Torn(f"what came is no whole archive ({error})") from error
+            raise Torn(f"the archive breaks off ({error})") from error
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
@@ -107,7 +107,7 @@ def _path(name: str) -> str:
 
 
 def read_ahead(stream: Generator[bytes, None, None], most: int = 8) -> Iterator[bytes]:
-    """The same chunks: up to `most` of the next ones are read while one is worked on. Raises what the stream raises.
+    """Yield the same chunks, and read up to `most` ahead. Raises what the stream raises.
 
     What is read from the engine goes back to the engine, and both sides take their time.
     """
@@ -138,6 +138,6 @@ def read_ahead(stream: Generator[bytes, None, None], most: int = 8) -> Iterator[
                 raise chunk
             yield chunk
     finally:
-        # Who gives it may hold something for as long as it is read: the engine a container.
+        # The engine may lock the container until reading ends.
         unwanted.set()
         reader.join(_PATIENCE_SECONDS)

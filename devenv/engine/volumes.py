@@ -45,8 +45,8 @@ def ensure_volume(connection: Connection, name: str, labels: Labels, service: st
         volume = connection.client.ask("POST", "/volumes/create", body=wanted)
     if not labels.items() <= (volume.get("Labels") or {}).items():
         raise NotOurs(
-            f"cannot use volume {name}: it exists and does not carry the labels of this environment",
-            hint=f"look at 'docker volume inspect {name}'; rename or remove it yourself",
+            f"cannot use volume {name}: it exists and is not of this environment",
+            hint=f"see what it is with 'docker volume inspect {name}'; remove it yourself",
         )
 
 

@@ -668,5 +668,5 @@ def test_what_stands_still_goes_on_where_podman_does_not_say_that_it_does(act: A
 def test_what_is_read_of_a_container_and_not_whole_is_one_clear_line() -> None:
     asked, client = engine({"GET /containers/c/archive": pack({"member": b"1" * 2000}).getvalue()[:1000]})
     client.podman = True
-    with pytest.raises(ServiceFailed, match="cannot read /var/lib/etcd of container c: what came is no whole archive"):
+    with pytest.raises(ServiceFailed, match="cannot read /var/lib/etcd of container c: the archive breaks off"):
         list(asked.read_folder("c", "/var/lib/etcd"))

@@ -118,7 +118,7 @@ WANTED = desired(ETCD)
 )
 def test_a_stranger_with_a_name_that_is_needed_is_refused(stranger: str) -> None:
     name = stranger.partition(" ")[2]
-    with pytest.raises(NotOurs, match=f"cannot create {name}: a {stranger} carries") as error:
+    with pytest.raises(NotOurs, match=f"cannot create {name}: a {stranger} has") as error:
         check_names(WANTED, Observed(strangers=("volume other", stranger)))
     assert name in error.value.hint
 
