@@ -265,7 +265,7 @@ def test_a_container_is_created_as_its_service_says_and_does_not_run(bench: Benc
     assert (found.id, found.name, found.service) == (container, f"{bench.network_name}-one", "one")
     assert (found.state, found.running, found.exit_code) == ("created", False, None)
     assert (found.config_hash, found.parts, found.ports) == ("h1", {"image": "1"}, {80: port})
-    assert found.image.endswith(bench.image) and found.networks == (bench.network,)
+    assert found.image.endswith(bench.image)
     assert bench.engine.state(container).status == "created" and bench.engine.publisher(port) == ""
 
 
@@ -297,6 +297,7 @@ def test_what_a_killed_devenv_created_is_created_again(bench: Bench) -> None:
 def test_a_container_runs_until_it_is_stopped(bench: Bench) -> None:
     container = bench.running()
     assert bench.engine.state(container).status == "running" and bench.observe().runs("one")
+    assert bench.observe().containers["one"].networks == (bench.network,)
     bench.engine.start(container, "one")
     bench.engine.stop(container, 10)
     assert (bench.engine.state(container).status, bench.engine.state(container).exit_code) == ("exited", 0)
@@ -316,7 +317,7 @@ def test_a_container_that_ended_says_how(bench: Bench) -> None:
     assert (found.running, found.alive, found.exit_code) == (False, False, 3)
 
 
-def test_a_port_goes_to_the_first_who_starts(bench: Bench) -> None:
+def test_a_port_belongs_to_the_container_that_starts_first(bench: Bench) -> None:
     port = free_port()
     bench.running(ports={80: port})
     assert bench.engine.publisher(port) == f"container {bench.network_name}-one"

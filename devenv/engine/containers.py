@@ -84,28 +84,6 @@ def never_started(image: str, labels: Mapping[str, str], mounts: Sequence[Mappin
 def _wanted(service: DesiredService, labels: Labels, network: str, limits: bool) -> dict[str, Any]:
     """Return what the engine is to create for a service; without `limits`, it chooses how many files may be open."""
     options = service.options
-    mounts = [mount(target, volume) for volume, target in service.volumes.items()]
-    if service.files:
-        mounts.append({**mount(CONFIG_FOLDER), "VolumeOptions": {"Labels": dict(labels)}})
-    nofile = {"Name": "nofile", "Soft": options.nofile, "Hard": options.nofile}
-    host = {
-        "NetworkMode": network,
-        "PortBindings": {
-            f"{inside}/tcp": [{"HostIp": HOST, "HostPort": str(outside)}] for inside, outside in service.ports.items()
-        },
-        "Mounts": mounts,
-        "Tmpfs": dict.fromkeys(options.tmpfs, "mode=1777"),
-        "ReadonlyRootfs": options.read_only,
-        "Init": options.init,
-        "CapDrop": options.cap_drop,
-        "SecurityOpt": options.security_opt,
-        "Ulimits": [nofile] if options.nofile and limits else [],
-        "PidsLimit": options.pids_limit,
-        "Memory": options.mem_limit,
-        "ShmSize": options.shm_size,
-        # The log of a service that runs for weeks must not fill the disk.
-        "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
-    }
     container = {
         "Image": service.image.reference,
         "Hostname": options.hostname,
@@ -123,12 +101,38 @@ def _wanted(service: DesiredService, labels: Labels, network: str, limits: bool)
             LABEL_PORTS: json.dumps({str(inside): host for inside, host in service.ports.items()}),
         },
         "StopSignal": options.stop_signal,
-        "HostConfig": only_set(host),
+        "HostConfig": only_set({"NetworkMode": network, **_host_settings(service, labels, limits)}),
         "NetworkingConfig": {"EndpointsConfig": {network: {"Aliases": [service.name]}}},
         # The official images ask for health checks that nothing here reads.
         "Healthcheck": {"Test": ["NONE"]},
     }
     return only_set(container)
+
+
+def _host_settings(service: DesiredService, labels: Labels, limits: bool) -> dict[str, Any]:
+    """Return what a container gets of its host: ports, volumes, rights and limits."""
+    options = service.options
+    mounts = [mount(target, volume) for volume, target in service.volumes.items()]
+    if service.files:
+        mounts.append({**mount(CONFIG_FOLDER), "VolumeOptions": {"Labels": dict(labels)}})
+    nofile = {"Name": "nofile", "Soft": options.nofile, "Hard": options.nofile}
+    return {
+        "PortBindings": {
+            f"{inside}/tcp": [{"HostIp": HOST, "HostPort": str(outside)}] for inside, outside in service.ports.items()
+        },
+        "Mounts": mounts,
+        "Tmpfs": dict.fromkeys(options.tmpfs, "mode=1777"),
+        "ReadonlyRootfs": options.read_only,
+        "Init": options.init,
+        "CapDrop": options.cap_drop,
+        "SecurityOpt": options.security_opt,
+        "Ulimits": [nofile] if options.nofile and limits else [],
+        "PidsLimit": options.pids_limit,
+        "Memory": options.mem_limit,
+        "ShmSize": options.shm_size,
+        # The log of a service that runs for weeks must not fill the disk.
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
+    }
 
 
 def only_set(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,7 +100,12 @@ class Sdk(Client):
     def follow(self, container: str, tail: int | Literal["all"]) -> Iterator[bytes]:
         """Yield what a container logs, as it comes, until it ends."""
         with _translated():
-            yield from self._client.logs(container, stream=True, follow=True, tail=tail)
+            lines = self._client.logs(container, stream=True, follow=True, tail=tail)
+            try:
+                yield from lines
+            finally:
+                # The library's own way to close it leaves the socket open, and does not work through ssh.
+                lines._response.close()  # type: ignore[attr-defined]
 
     def execute(self, container: str, command: Sequence[str], tty: bool) -> tuple[str, Any]:
         """Start a command in a container with its input attached; return the exec's id and the raw socket."""

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from devenv.engine.http import CHUNK
 from devenv.engine.image_names import familiar
 from devenv.engine.protocol import Engine
 from devenv.errors import ConfigError
@@ -30,6 +29,8 @@ from devenv.store.files import written_whole
 
 _OURS = "devenv/"
 _MACHINES = {"AMD64": "x86_64", "amd64": "x86_64", "arm64": "aarch64"}
+# Bytes of an archive that are read at once.
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def load_images(
     if foreign:
         check_trust()
     archive.seek(0)
-    engine.load_images(iter(lambda: archive.read(CHUNK), b""))
+    engine.load_images(iter(lambda: archive.read(_CHUNK), b""))
     states = tuple(reference for reference in sorted(found) if reference.startswith(f"{golden.REPOSITORY}:"))
     golden.touch(states)
     return Archive(tuple(sorted(found.keys() - states)), states, archive.tell())

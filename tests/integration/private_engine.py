@@ -15,11 +15,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import debian
 import docker
 from project import Completed, Project, not_root, require
 
 # Seconds in which an engine answers after it was started, or is given up.
 _START_SECONDS = 60
+# All that Podman needs, as apt leaves out what the host has: libraries serve from there.
+_PODMAN = ("podman", "conmon", "golang-github-containers-common", "netavark", "aardvark-dns")
+# In MB: room for the images of all services, their data and a snapshot of that.
+_PODMAN_DISK = 4000
 NEEDED = ("dockerd", "ip", "nsenter", "mkfs.ext4", "mount")
 
 
@@ -191,3 +196,14 @@ def private_engine(
         subprocess.run(["umount", "--recursive", engine.disk], check=True)
         image.unlink()
         shutil.rmtree(run, ignore_errors=True)
+
+
+@contextmanager
+def private_podman(folder: Path) -> Iterator[PrivateEngine]:
+    """Start Debian's Podman, without installing it."""
+    (parent := folder / "debian").mkdir()
+    options = ("--yes", "--download-only", "--reinstall", "--no-install-recommends")
+    unpacked = debian.unpacked(parent, "install", *options, *_PODMAN)
+    require("" if unpacked else "no Podman from Debian")
+    with private_engine(folder, _PODMAN_DISK, str(unpacked), kind=PrivatePodman) as engine:
+        yield engine

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Iterator
 
-from devenv.engine.docker import connect
+import pytest
+from private_engine import private_podman
+
+from devenv.engine.connection import Connection
+from devenv.engine.docker import Docker, connect
 from devenv.engine.protocol import Engine
 from devenv.images.references import BASE, images_for
 from devenv.model import Profile
@@ -12,10 +16,15 @@ from tests.contract import *  # noqa: F403 - the tests
 
 
 @pytest.fixture(scope="module")
-def subject() -> Engine:
-    return connect()
-
-
-@pytest.fixture(scope="module")
 def image() -> str:
     return images_for(Profile("", {}), {})[BASE].reference
+
+
+@pytest.fixture(scope="module", params=["docker", pytest.param("podman", marks=pytest.mark.long)])
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, image: str) -> Iterator[Engine]:
+    if request.param == "docker":
+        yield connect()
+        return
+    with private_podman(tmp_path_factory.mktemp("podman")) as podman:
+        podman.load([image])
+        yield Docker(Connection(f"unix://{podman.socket}", "DOCKER_HOST"))

@@ -6,27 +6,16 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import debian
 import pytest
-from private_engine import PrivateEngine, PrivatePodman, private_engine
-from project import Completed, Project, require
-
-# In MB: room for the images of all services, their data and a snapshot of that.
-DISK = 4000
-# All that it needs, as apt leaves out what the host has: libraries serve from there.
-PACKAGES = ("podman", "conmon", "golang-github-containers-common", "netavark", "aardvark-dns")
+from private_engine import PrivateEngine, private_podman
+from project import Completed, Project
 
 
 @pytest.fixture
 def podman(project: Project, tmp_path: Path) -> Iterator[PrivateEngine]:
     """Debian's Podman with the images of all services."""
-    (parent := tmp_path / "debian").mkdir()
-    options = ("--yes", "--download-only", "--reinstall", "--no-install-recommends")
-    unpacked = debian.unpacked(parent, "install", *options, *PACKAGES)
-    require("" if unpacked else "no Podman from Debian")
-    images = [image["reference"] for image in project.json("images", "list")]
-    with private_engine(tmp_path, DISK, str(unpacked), kind=PrivatePodman) as engine:
-        engine.load(images)
+    with private_podman(tmp_path) as engine:
+        engine.load([image["reference"] for image in project.json("images", "list")])
         yield engine
 
 

@@ -194,7 +194,8 @@ class FakeEngine:
             parts=dict(service.parts) if service else {},
             ports=dict(container.ports),
             exit_code=state.exit_code if state.status == "exited" else None,
-            networks=(container.network,),
+            # Docker says it once the container was started.
+            networks=() if state.status == "created" else (container.network,),
         )
 
     def state(self, container: str) -> ContainerState:

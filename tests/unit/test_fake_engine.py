@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 from fake_engine import FakeEngine
 
+import devenv
 from devenv.engine.docker import Docker
 from devenv.engine.protocol import Engine
 from devenv.model import Observed
 from tests.contract import *  # noqa: F403 - the tests
 from tests.contract import ECHO, PROGRAMS
+
+PACKAGE = Path(devenv.__file__).parent
 
 
 @pytest.fixture
@@ -36,3 +41,20 @@ def test_each_engine_has_every_verb_with_the_same_parameters(kind: type) -> None
             if inspect.isfunction(verb):
                 wanted, found = inspect.signature(verb), inspect.signature(getattr(kind, name))
                 assert found.parameters.keys() == wanted.parameters.keys(), name
+
+
+# What callers may import of the engine's package: the verbs, who has them, and words that all engines share. The doctor
+# also asks where the default engine is, and installs it.
+DOORS = {"protocol", "docker", "ownership", "image_names", "tar", "install"}
+
+
+def test_callers_know_an_engine_by_its_verbs_alone() -> None:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        known = {*re.findall(r"(?:from|import) devenv\.engine\.(\w+)", path.read_text())}
+        known |= {
+            name.split()[0]
+            for names in re.findall(r"from devenv\.engine import (.+)", path.read_text())
+            for name in names.split(", ")
+        }
+        more = {"connection"} if path.name == "doctor.py" else set()
+        assert path.parent.name == "engine" or known <= DOORS | more, path
