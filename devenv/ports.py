@@ -1,4 +1,4 @@
-"""The TCP ports of this host's loopback address: which are free, and who has one that is not."""
+"""Look at the TCP ports of this host's loopback address: which are free, and which program has one that is not."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LISTEN = "0A"
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on the port right now."""
+    """Return whether a server could listen on the port right now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # Connections that are still closing do not keep the engine from listening.
+        # The engine can listen while old connections are still closing.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -29,7 +29,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port(avoid: Iterable[int]) -> int:
-    """A port that the kernel gives out now and that is not among `avoid`. Raises NotOurs if there is none."""
+    """Return a port that the kernel gives out now and that is not among `avoid`. Raise NotOurs if none is left."""
     avoided = set(avoid)
     for _ in range(100):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -37,13 +37,13 @@ def free_port(avoid: Iterable[int]) -> int:
             port = int(probe.getsockname()[1])
         if port not in avoided:
             return port
-    raise NotOurs(f"cannot find a free port on {HOST}", hint="end what holds them: 'ss -ltn' lists them")
+    raise NotOurs(f"cannot find a free port on {HOST}", hint="stop programs that hold ports; 'ss -ltnp' lists them")
 
 
 def holder(port: int, root: Path = Path("/")) -> str:
-    """Who listens on the port, in words; of a process that may not be looked into, only the user shows.
+    """Return the program that listens on the port, in words, or its user if /proc does not show more.
 
-    `root` is where /proc is found. Elsewhere than on Linux, nobody can be named.
+    `root` is the folder of /proc. Other systems than Linux do not name the program.
     """
     sockets = _listeners(port, root)
     for link in root.glob("proc/[0-9]*/fd/*") if sockets else ():
@@ -58,7 +58,7 @@ def holder(port: int, root: Path = Path("/")) -> str:
 
 
 def _listeners(port: int, root: Path) -> dict[str, int]:
-    """The sockets that take connections to the port, inode -> user id."""
+    """Return the sockets that accept connections to the port, inode -> user id."""
     found = {}
     for table in ("proc/net/tcp", "proc/net/tcp6"):
         try:

@@ -15,6 +15,7 @@ from typing import Any
 
 from devenv.errors import NotOurs
 from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER, LABEL_SERVICE, Desired, Observed
+from devenv.names import Names
 
 # What the engine lists with the environment's label: entries by kind.
 Listed = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -87,10 +88,10 @@ def _created(listed: Mapping[str, Any]) -> Any:
 
 
 def _is_named_by_us(environment: str, kind: str, listed: Mapping[str, Any]) -> bool:
-    name, network = name_of(listed), f"devenv-{environment}"
+    name, names = name_of(listed), Names(environment)
     if kind == "network":
-        return name == network
-    return f"{name}-".startswith(f"{network}-{listed['Labels'].get(LABEL_SERVICE, '')}-")
+        return name == names.network
+    return names.belongs(name, listed["Labels"].get(LABEL_SERVICE, ""))
 
 
 def _holds_files(kind: str, listed: Mapping[str, Any]) -> bool:

@@ -26,6 +26,7 @@ from devenv.model import (
     ServiceDefinition,
     Source,
 )
+from devenv.names import Names
 from devenv.spec.components import digest
 from devenv.spec.desired import providers
 from devenv.store.files import make_private
@@ -72,8 +73,8 @@ def references(
         ids = [images.get(desired.services[one].image.reference) for one in involved]
         if service.golden and None not in ids:
             content = digest([_FORMAT, ids, [content_of(catalogue[one]) for one in involved]])
-            prefix = f"devenv-{desired.environment}-{name}-"
-            found.update({v: f"{REPOSITORY}:{name}-{v.removeprefix(prefix)}-{content}" for v in service.golden})
+            short = Names(desired.environment).short
+            found.update({v: f"{REPOSITORY}:{name}-{short(name, v)}-{content}" for v in service.golden})
     return found
 
 

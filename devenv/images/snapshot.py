@@ -21,7 +21,7 @@ from devenv import __version__
 from devenv.engine.protocol import Engine
 from devenv.errors import ConfigError
 from devenv.model import Desired, Image, Observed, ObservedContainer, Operation, Plan, Source
-from devenv.names import check_name, hint_for
+from devenv.names import Names, Pair, check_name, hint_for
 from devenv.store.files import make_private, write_files
 from devenv.store.state import State
 
@@ -64,7 +64,7 @@ class Snapshot:
     @property
     def own_secrets(self) -> dict[str, str]:
         """Return the secrets of its services: other services keep the data that they have, and its passwords."""
-        whose = {name: name.partition("/")[0].partition(".")[0] for name in self.secrets}
+        whose = {name: Pair.parse(name).service.partition(".")[0] for name in self.secrets}
         return {name: secret for name, secret in self.secrets.items() if whose[name] in self.services}
 
 
@@ -126,7 +126,7 @@ def plan_save(desired: Desired, observed: Observed) -> tuple[Plan, dict[str, Sav
             raise ConfigError(f"cannot save {name}: it was not started", hint="'devenv up' starts it")
         saved = {}
         for volume in service.volumes:
-            short = volume.removeprefix(f"devenv-{desired.environment}-{name}-")
+            short = Names(desired.environment).short(name, volume)
             saved[short] = f"{REPOSITORY}:{desired.environment}-{token}-{name}-{short}"
             operations.append(Operation("save", volume, subject=saved[short], service=name))
         reference = service.image.reference
@@ -214,7 +214,7 @@ def check(snapshot: Snapshot, images: Mapping[str, Image], there: Mapping[str, s
 def sources(snapshot: Snapshot, services: Collection[str]) -> dict[str, Source]:
     """Return where the volumes of these services get their data from, by volume."""
     return {
-        f"devenv-{snapshot.environment}-{name}-{volume}": Source(image, f"snapshot {snapshot.name}")
+        Names(snapshot.environment).volume(name, volume): Source(image, f"snapshot {snapshot.name}")
         for name, saved in snapshot.services.items()
         for volume, image in saved.volumes.items()
         if name in services

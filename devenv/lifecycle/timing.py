@@ -16,6 +16,7 @@ from typing import Any
 
 from devenv import __version__
 from devenv.model import Operation, Plan, Report
+from devenv.names import Names
 
 WAITING, OTHER, CRITICAL = "waiting", "other", "critical"
 # In place of a phase's name: then the operations ran.
@@ -72,7 +73,7 @@ class Run:
 
     def name(self, span: Span) -> str:
         """Return the key without what all names of the environment have in common."""
-        prefix = f" devenv-{self.environment}"
+        prefix = f" {Names(self.environment).network}"
         return span.key.replace(f"{prefix}-", " ").replace(prefix, "")
 
 

@@ -1,4 +1,4 @@
-"""Whether a service works: probe it until it does, its container ends, or the time is up."""
+"""Find out whether a service works: probe it until it does, its container ends, or the time is up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from devenv.spec.components import endpoints_of
 
 # The pauses between two looks at a service that is not ready. Such a look takes less than 0.5 ms of a processor.
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.025, 0.05, 1.3
-# How often the engine is asked whether a container that does not answer still runs.
+# How often devenv asks the engine whether a container that does not answer still runs.
 _LOOK_SECONDS = 0.25
 _LOG_LINES = 20
 
@@ -43,7 +43,7 @@ class Patience:
 
 
 def target_of(service: DesiredService, settings: Mapping[str, str]) -> Target:
-    """What a probe or a provisioner of this service talks to, by the settings of either."""
+    """Return what a probe or a provisioner of this service talks to, by the settings of either."""
     endpoint = service.endpoints[settings["endpoint"]]
     return Target(endpoint.host, endpoint.port, endpoint.url, settings)
 
@@ -53,8 +53,8 @@ def wait_until_ready(
 ) -> None:
     """Probe until the service works.
 
-    Raises ServiceFailed as soon as the container is found not to run, NotReadyInTime with the last reason when
-    the time is up; both with the end of the log.
+    Raise ServiceFailed as soon as the container does not run any more, NotReadyInTime with the last reason when the
+    time is up. Both carry the end of the log.
     """
     check = load_probe(service.probe["kind"])
     target = target_of(service, service.probe)
@@ -86,10 +86,10 @@ def _check_alive(service: DesiredService, container: str, engine: Engine, reason
     if state.status in ("running", "restarting"):
         return
     if state.status == "created":
-        raise ServiceFailed(f"cannot use {service.name}: its container was never started", "'devenv up' starts it")
+        raise ServiceFailed(f"cannot use {service.name}: its container was never started", "run 'devenv up'")
     if state.status == "paused":
-        raise ServiceFailed(f"cannot use {service.name}: its container is paused", f"'devenv start {service.name}'")
-    killed = ", killed for want of memory" if state.out_of_memory else ""
+        raise ServiceFailed(f"cannot use {service.name}: its container is paused", f"run 'devenv start {service.name}'")
+    killed = ", killed because it used too much memory" if state.out_of_memory else ""
     ended = ServiceFailed(
         f"cannot use {service.name}: its container exited {state.exit_code}{killed} (last answer: {reason})",
         hint=f"its last log lines are above; 'devenv logs {service.name}' shows all, 'devenv up' tries again",
@@ -104,12 +104,12 @@ def _with_cause(error: DevenvError) -> DevenvError:
     return error
 
 
-# What a container's end is called when somebody asked for it: by SIGTERM's and SIGKILL's numbers, or success.
+# The exit codes of a container that was asked to stop: success, or the numbers of SIGKILL and SIGTERM.
 _STOPPED = (0, 137, 143)
 
 
 def status_of(service: DesiredService, observed: Observed, engine: Engine) -> ServiceStatus:
-    """One service as it is now."""
+    """Return the state of one service, probing it if it runs."""
     container = observed.containers.get(service.name)
     state, reason = _state_of(service, observed, engine)
     return ServiceStatus(
@@ -136,5 +136,5 @@ def _state_of(service: DesiredService, observed: Observed, engine: Engine) -> tu
     if container.exit_code is None:
         return "stopped", f"container is {container.state}"
     if engine.state(container.id).out_of_memory:
-        return "failed", f"exited {container.exit_code}, killed for want of memory"
+        return "failed", f"exited {container.exit_code}, killed because it used too much memory"
     return "stopped" if container.exit_code in _STOPPED else "failed", f"exited {container.exit_code}"

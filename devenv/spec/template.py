@@ -1,4 +1,4 @@
-"""Strict `${name}` substitution: an unknown name is an error, and nothing is ever evaluated."""
+"""Replace `${name}` in templates. An unknown name is an error, and devenv never evaluates anything."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from pathlib import Path
 
 from devenv.errors import ConfigError
 
-# As in Compose, `$${` stands for a literal `${`; a `$` that no brace follows is left as it is,
-# so that shell scripts and configuration files need no other escape.
+# As in Compose, `$${` stands for a literal `${`. A `$` without a brace stays as it is, so shell scripts and
+# configuration files need no other escape.
 _PLACEHOLDER = re.compile(r"\$(?P<escaped>\$\{)|\$\{(?P<name>[^{}]*)\}")
 
 
 def render_file(path: Path, values: Mapping[str, str]) -> str:
-    """The file's text with every `${name}` replaced. Raises ConfigError if it cannot be read, or as `render` does."""
+    """Return the file's text with every `${name}` replaced. Raise ConfigError as `render` does, or if unreadable."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"cannot read {path}: {reason}", hint="mend the file") from error
+        raise ConfigError(f"cannot read {path}: {reason}", hint="check the file and its permissions") from error
     return render(text, values, str(path))
 
 
 def render(text: str, values: Mapping[str, str], source: str) -> str:
     """Replace every `${name}` of `text` by `values[name]`.
 
-    `source` names the text in the error. Raises ConfigError, listing every unknown name with its line.
+    `source` names the text in the error. Raise ConfigError with every unknown name and its line.
     """
     problems: list[str] = []
 

@@ -1,35 +1,34 @@
-"""What of a project's devenv.yaml is not just data, and whether its user has allowed it.
+"""Ask whether the user trusts a project's devenv.yaml to run the images that it names, and remember the answer.
 
     <state folder>/trust.lock     held by the one devenv that changes the record
-    <state folder>/trust.json     0600; by a file's real path: the hashes of the contents that are trusted
+    <state folder>/trust.json     0600; by a file's real path: the hashes of the contents that the user trusts
 
-The file comes with a clone of the project. What it says of services, ports, components and their wiring stays on
-127.0.0.1 and in the project's folder; the images that it names are programs of somebody's.
+The file comes with a clone of the project. Its services, ports, components and their wiring stay on 127.0.0.1 and in
+the project's folder. The images that it names are somebody else's programs.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from devenv.errors import ConfigError
 from devenv.model import ProjectFile
-from devenv.store.files import real_path, write_files
+from devenv.store.files import as_json, read_json, real_path, write_files
 from devenv.store.locks import held
 from devenv.store.places import state_folder
 
 
 def needs(file: ProjectFile) -> list[str]:
-    """What the file has to be trusted for, in words."""
+    """Return what the user has to trust the file for, in words."""
     return [f"service {service} runs image {image}" for service, image in file.images.items()]
 
 
 def check(file: ProjectFile | None, ask: Callable[[ProjectFile], bool] | None, waiting: Callable[[str], None]) -> None:
-    """Raise ConfigError for a file that needs trust and has it not, nor gets it from who is asked.
+    """Raise ConfigError for a file that names images, unless the user trusts it or `ask` says yes.
 
-    That is remembered, as by `allow`, until the file changes.
+    devenv remembers that, as `allow` does, until the file changes.
     """
     if not file or not file.images:
         return
@@ -45,7 +44,7 @@ def check(file: ProjectFile | None, ask: Callable[[ProjectFile], bool] | None, w
 
 
 def allow(file: ProjectFile, waiting: Callable[[str], None]) -> None:
-    """Trust a file with what it holds now; `waiting` is told of another devenv that is at the record."""
+    """Trust a file with its content of now. `waiting` gets a text if another devenv is writing the record."""
     if file.images:
         with _changing(waiting) as record:
             known = record.setdefault(str(file.path), [])
@@ -53,7 +52,7 @@ def allow(file: ProjectFile, waiting: Callable[[str], None]) -> None:
 
 
 def revoke(path: Path, waiting: Callable[[str], None]) -> None:
-    """Trust a file with nothing any more, whatever it holds."""
+    """Withdraw trust from a file, whatever it holds."""
     with _changing(waiting) as record:
         record.pop(str(real_path(path)), None)
 
@@ -63,22 +62,17 @@ def revoke(path: Path, waiting: Callable[[str], None]) -> None:
 
 @contextmanager
 def _changing(waiting: Callable[[str], None]) -> Iterator[dict[str, list[str]]]:
-    """The record, for the caller to change; it is written if that did anything."""
+    """Yield the record for the caller to change, and save it if it changed."""
     with held(state_folder() / "trust.lock", waiting):
         record = _load()
         yield record
         if record != _load():
-            write_files({_path(): (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()})
+            write_files({_path(): as_json(record)})
 
 
 def _load() -> dict[str, list[str]]:
-    """The record. One that cannot be understood trusts nothing."""
-    try:
-        record = json.loads(_path().read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    entries = record.items() if isinstance(record, dict) else ()
-    return {path: digests for path, digests in entries if isinstance(digests, list)}
+    """Return the record. A garbled one trusts nothing."""
+    return {path: digests for path, digests in read_json(_path()).items() if isinstance(digests, list)}
 
 
 def _path() -> Path:

@@ -1,7 +1,7 @@
-"""Merge clouds into the text of a clouds.yaml, and take them out again to the byte.
+"""Merge clouds into the text of a clouds.yaml, and restore the text to the byte.
 
-No YAML library writes the text, which would lose comments and order: blocks of lines are put in and taken out where
-the parser says that things stand. Nothing is constructed but by the safe loader.
+A YAML library that writes the text would lose comments and order. So devenv inserts and removes blocks of lines, at the
+places that the parser reports. Only the safe loader constructs data.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from devenv.errors import ConfigError
 from devenv.wiring.ini import Edit, Merged, ended, terminated, unterminated
 
 _KEY = "clouds"
-# A file of clouds is a page or two, and the parser that knows offsets reads only some 50 KB a second.
+# A file of clouds is a page or two, and the parser that reports offsets reads only some 50 KB a second.
 _MOST_CHARACTERS = 256 * 1024
 _MOST_KEYS = 10_000
-# What the safe loader raises for a scalar that is not what its tag says, and for too deep a nesting.
+# The safe loader raises these for a scalar that does not fit its tag, and for too deep a nesting.
 _UNREADABLE = (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError)
 _BY_HAND = "add it by hand, or set OS_CLIENT_CONFIG_FILE to devenv's own clouds.yaml, which needs no edit"
 
-# How much deeper a block of ours stands where no other one shows it.
+# The indentation of devenv's blocks if the file shows no other one.
 _STEP = 2
 
-Pair = tuple[yaml.Node, yaml.Node]
+# A key and its value.
+Entry = tuple[yaml.Node, yaml.Node]
 
 
 def merge_clouds(text: str, clouds: str, edits: Sequence[Edit], source: str) -> Merged:
-    """The text with the clouds of another text, and nothing else changed; `edits` are those of the merge before.
+    """Return the text with the clouds of another text, and nothing else changed; `edits` are those of the last merge.
 
-    Clouds that are not wanted any more are taken out, so none wanted undoes all. Raises ConfigError if the text
-    cannot be read or extended, or has a cloud of that name which is not ours.
+    Remove clouds that are not wanted any more, so no wanted clouds undo all. Raise ConfigError for a text that devenv
+    cannot read or extend, or that has a cloud of the user's with that name.
     """
     wanted = _read(clouds, "devenv's clouds").clouds
     whole, line_end = terminated(text)
@@ -68,17 +69,17 @@ class _Layout:
     clouds: Mapping[str, Any]
 
     @property
-    def pairs(self) -> list[Pair]:
-        """Keys and values at the top."""
+    def pairs(self) -> list[Entry]:
+        """Return keys and values at the top."""
         return _pairs(self.root)
 
     @property
-    def at(self) -> Pair | None:
-        """The key under which clouds stand, and its value."""
+    def at(self) -> Entry | None:
+        """Return the key under which clouds stand, and its value."""
         return next((pair for pair in self.pairs if pair[0].value == _KEY), None)
 
     def standing(self, edit: Edit) -> tuple[int, int] | None:
-        """From where to where the lines of a cloud of ours stand as we wrote them, with nothing added to them."""
+        """Return where the lines of devenv's cloud begin and end, if they stand as devenv wrote them."""
         ours = _pairs(yaml.compose(edit.after, Loader=yaml.SafeLoader))
         for key, value in _pairs(self.at[1] if self.at else None):
             start = _line_start(self.text, key)
@@ -120,13 +121,13 @@ def _constructed(text: str, root: yaml.Node | None) -> Any:
 
 
 def _count_keys(node: yaml.Node | None, source: str, known: dict[int, int]) -> int:
-    """How many keys are in a mapping, or in a list of some, each as often as merge keys (<<) bring it.
+    """Return the number of keys in a mapping, or in a list of some, each as often as merge keys (<<) bring it.
 
-    Raises ConfigError for a key that stands twice, and for merge keys that multiply: some parsers copy all they bring.
+    Raise ConfigError for a key that stands twice, and for merge keys that multiply: some parsers copy all they bring.
     """
     if not isinstance(node, yaml.CollectionNode) or id(node) in known:
         return known.get(id(node), 0)
-    known[id(node)] = 0  # As long as it is in itself.
+    known[id(node)] = 0  # A value while it counts a node that contains itself.
     if isinstance(node, yaml.SequenceNode):
         found = sum(_count_keys(item, source, known) for item in node.value)
     else:
@@ -140,7 +141,7 @@ def _count_keys(node: yaml.Node | None, source: str, known: dict[int, int]) -> i
     return found
 
 
-def _refuse_twice(pairs: Sequence[Pair], source: str) -> None:
+def _refuse_twice(pairs: Sequence[Entry], source: str) -> None:
     seen = set()
     for key, _ in pairs:
         if isinstance(key, yaml.ScalarNode):
@@ -151,7 +152,7 @@ def _refuse_twice(pairs: Sequence[Pair], source: str) -> None:
             seen.add((key.tag, key.value))
 
 
-def _pairs(node: yaml.Node | None) -> list[Pair]:
+def _pairs(node: yaml.Node | None) -> list[Entry]:
     return list(node.value) if isinstance(node, yaml.MappingNode) else []
 
 
@@ -160,12 +161,12 @@ def _line_start(text: str, node: yaml.Node) -> int:
 
 
 def _line_end(text: str, place: int) -> int:
-    """Where the line below begins, in a text whose lines all end."""
+    """Return where the line below begins, in a text whose lines all end."""
     return text.find("\n", place) + 1
 
 
-def _same(before: Sequence[Pair], after: Sequence[Pair]) -> bool:
-    """Whether nodes say the same, tags included. Aliases may make them a graph: no pair is compared twice."""
+def _same(before: Sequence[Entry], after: Sequence[Entry]) -> bool:
+    """Return whether nodes mean the same, tags included. Aliases can make them a graph, so compare no pair twice."""
     todo: list[tuple[Any, Any]] = [(list(before), list(after))]
     seen = set()
     while todo:
@@ -191,9 +192,9 @@ def _same(before: Sequence[Pair], after: Sequence[Pair]) -> bool:
 def _carry(
     before: _Layout, wanted: Mapping[str, Any], edits: Sequence[Edit], line_end: str
 ) -> tuple[str, list[Edit], list[str]]:
-    """The text with our clouds of before kept, renewed in place or taken out; what is kept; and notes.
+    """Keep devenv's old clouds, replace them in place or remove them. Return the text, the edits kept, and notes.
 
-    Raises ConfigError for a wanted cloud that the user has under the same name.
+    Raise ConfigError for a wanted cloud that the user has under the same name.
     """
     kept: list[Edit] = []
     notes: list[str] = []
@@ -212,11 +213,11 @@ def _carry(
             changes.append((*standing[1:], ""))
         elif name in before.clouds and name in wanted:
             raise ConfigError(
-                f"cannot merge cloud {name!r} into {before.source}: it has one of that name",
+                f"cannot merge cloud {name!r} into {before.source}: it has another one of that name",
                 hint="rename or remove that one; or set OS_CLIENT_CONFIG_FILE to devenv's own clouds.yaml",
             )
         elif name in before.clouds:
-            notes.append(f"cloud {name!r} was changed since: left as it is")
+            notes.append(f"cloud {name!r} was changed since: it stays as it is")
     text = before.text
     for start, end, block in sorted(changes, reverse=True):
         text = text[:start] + block + text[end:]
@@ -224,7 +225,7 @@ def _carry(
 
 
 def _insert(layout: _Layout, fresh: Mapping[str, Any], line_end: str) -> tuple[str, list[Edit], list[Edit]]:
-    """The text with clouds right below the key; the edit of the key, if there is one; and the clouds' edits."""
+    """Insert clouds right below the key. Return the text, the edit of the key, if any, and the clouds' edits."""
     text, place, below, column = _open(layout, line_end)
     edits = [Edit(_KEY, name, "", _block(name, data, column, line_end)) for name, data in fresh.items()]
     blocks = "".join(edit.after + line_end for edit in edits)
@@ -232,7 +233,7 @@ def _insert(layout: _Layout, fresh: Mapping[str, Any], line_end: str) -> tuple[s
 
 
 def _open(layout: _Layout, line_end: str) -> tuple[str, list[Edit], int, int]:
-    """The text with a key that takes a block; what was done to it; and the place and the column of the block."""
+    """Make the key take a block. Return the text, the edit of the key, if any, and the block's place and column."""
     text, root = layout.text, layout.root
     if layout.at is None:
         if not (_is_empty(root) or (isinstance(root, yaml.MappingNode) and not root.flow_style)):
@@ -255,7 +256,7 @@ def _open(layout: _Layout, line_end: str) -> tuple[str, list[Edit], int, int]:
 
 
 def _restore_key(layout: _Layout, edit: Edit) -> str:
-    """The text with the key as it was, if no cloud stands below it."""
+    """Return the text with the key as it was, if no cloud stands below it."""
     text = layout.text
     if layout.at is None or not _is_empty(layout.at[1]):
         return text
@@ -272,31 +273,31 @@ def _is_null(node: yaml.Node | None) -> bool:
 
 
 def _is_empty(node: yaml.Node | None) -> bool:
-    """Whether nothing at all is written there."""
+    """Return whether the text has no value there."""
     return node is None or (_is_null(node) and node.start_mark.index == node.end_mark.index)
 
 
 def _block(name: str, data: Any, column: int, line_end: str) -> str:
-    """The lines of a cloud at a column, without the last line end."""
+    """Return the lines of a cloud at a column, without the last line end."""
     # The width keeps long values on one line.
     dumped = yaml.safe_dump({name: data}, sort_keys=False, allow_unicode=True, width=2**20)
     return textwrap.indent(dumped.removesuffix("\n"), " " * column).replace("\n", line_end)
 
 
 def _verify(before: _Layout, text: str, wanted: Mapping[str, Any], ours: Collection[str]) -> None:
-    """Read the result as a client will. Raises ConfigError unless it holds what it should and nothing else."""
+    """Read the result as a client will. Raise ConfigError unless it has the wanted clouds and no other change."""
     try:
         after = _read(text, before.source)
     except ConfigError as error:
         raise before.refusal("the result could not be read") from error
-    # The names too: what comes by a merge key (<<) is in no node of its own.
+    # The names too: a cloud that comes by a merge key (<<) has no node of its own.
     same = _same(_others(before, ours), _others(after, ours)) and not ({*before.clouds} ^ {*after.clouds}) - {*ours}
     if not same or any(after.clouds.get(name) != data for name, data in wanted.items()):
-        raise before.refusal("the result would not be what it should")
+        raise before.refusal("the result would have another meaning")
 
 
-def _others(layout: _Layout, ours: Collection[str]) -> list[Pair]:
-    """The clouds that are not ours, and all that is no cloud."""
+def _others(layout: _Layout, ours: Collection[str]) -> list[Entry]:
+    """Return the user's clouds, and all that is no cloud."""
     others = [pair for pair in layout.pairs if pair[0].value != _KEY]
     clouds = _pairs(layout.at[1]) if layout.at else []
     return others + [(key, value) for key, value in clouds if not (isinstance(key.value, str) and key.value in ours)]

@@ -1,8 +1,10 @@
-"""An environment as one Compose file, which needs neither devenv nor another file. Pure.
+"""Describe an environment as one Compose file that needs neither devenv nor another file. Pure.
 
-What devenv does from outside comes with it, from the folder `export/compose/` among a service's templates:
-`service.yaml` is laid over the service (its health check), `component/NAME` is added to the file NAME for each
-component that has a part of the service (objects of JSON are merged), and any other file goes to the rest of them.
+The folder `export/compose/` among a service's templates holds what devenv would do from outside:
+
+    service.yaml      keys of the service, its health check above all
+    component/NAME    more content of the file NAME for each component with a part of the service; merged, if JSON
+    any other file    one more file for the container
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from voluptuous import Optional, Required, Schema
 
 from devenv.errors import ConfigError
 from devenv.model import Desired, DesiredService, ServiceDefinition
+from devenv.names import Names
 from devenv.ports import HOST
 from devenv.spec.strict_yaml import understood
 from devenv.spec.template import render_file
@@ -26,16 +29,17 @@ _OVER_SCHEMA = Schema(
     {Required("healthcheck"): {Required("test"): [str]}, Optional("entrypoint"): [str], Optional("command"): [str]}
 )
 _TARGET = "/etc/devenv/"
-# Each is cheap. `start_interval` would be better, but engines before 25 refuse it.
+# A check is cheap. `start_interval` would be better, but engines before 25 refuse it.
 _HEALTHCHECK = {"interval": "2s", "timeout": "5s", "retries": 3, "start_period": "5m"}
 # The log of a service that runs for weeks must not fill the disk.
 _LOGGING = {"driver": "json-file", "options": {"max-size": "10m", "max-file": "2"}}
 
 
 def compose_file(desired: Desired, catalogue: Mapping[str, ServiceDefinition]) -> str:
-    """The file's text. Raises ConfigError for a template that cannot be filled in or put together."""
+    """Return the file's text. Raise ConfigError for a template that devenv cannot fill in or merge."""
     import yaml
 
+    called = Names(desired.environment)
     services: dict[str, Any] = {}
     configs: dict[str, Any] = {}
     volumes: dict[str, Any] = {}
@@ -43,7 +47,7 @@ def compose_file(desired: Desired, catalogue: Mapping[str, ServiceDefinition]) -
         folder = catalogue[name].wire / FOLDER
         texts = _files(service, folder)
         sources = {target: f"{name}-{target.rpartition('/')[2]}" for target in texts}
-        own = {key.removeprefix(f"devenv-{desired.environment}-"): path for key, path in service.volumes.items()}
+        own = {f"{name}-{called.short(name, volume)}": path for volume, path in service.volumes.items()}
         configs |= {sources[target]: {"content": text} for target, text in texts.items()}
         volumes |= {key: {} for key in own}
         services[name] = _service(service, sources, own) | _over(service, folder)
@@ -55,7 +59,7 @@ def _service(service: DesiredService, sources: Mapping[str, str], volumes: Mappi
     options = service.options
     keys = {
         "image": service.image.reference,
-        # Not to be looked for in a registry, where it could be anybody's.
+        # A registry could have anybody's image of that name.
         "pull_policy": "never" if service.image.how == "build" else "",
         "hostname": options.hostname,
         "user": options.user,
@@ -84,7 +88,7 @@ def _service(service: DesiredService, sources: Mapping[str, str], volumes: Mappi
 
 
 def _over(service: DesiredService, folder: Path) -> dict[str, Any]:
-    """What stands in the file only: the health check, above all."""
+    """Return the keys that only the exported service has: the health check, above all."""
     path = folder / _OVER
     if not path.is_file():
         return {}
@@ -93,7 +97,7 @@ def _over(service: DesiredService, folder: Path) -> dict[str, Any]:
 
 
 def _files(service: DesiredService, folder: Path) -> dict[str, str]:
-    """The service's files by where they go, with what components have in them, and those of the folder."""
+    """Return the service's files by target, with the components' parts of them, and the files of the folder."""
     texts = {target: content.decode() for target, content in service.files.items()}
     for path in sorted(folder.glob("*")):
         if path.is_file() and path.name != _OVER:
@@ -111,18 +115,18 @@ def _joined(text: str, more: str, source: Path) -> str:
     try:
         return json.dumps(_merged(json.loads(text), json.loads(more)), indent=2) + "\n"
     except ValueError as error:
-        raise ConfigError(f"cannot merge {source}: it is no JSON", f"mend it: {error}") from error
+        raise ConfigError(f"cannot merge {source}: it is no JSON ({error})", "correct the template") from error
 
 
 def _merged(one: Any, other: Any) -> Any:
-    """Lists one after the other, objects key by key, and of all else the other one."""
+    """Join lists, merge objects key by key, and take the other one of all else."""
     if isinstance(one, dict) and isinstance(other, dict):
         return {**one, **{key: _merged(one.get(key), value) for key, value in other.items()}}
     return one + other if isinstance(one, list) and isinstance(other, list) else other
 
 
 def _escaped(value: Any) -> Any:
-    """The same with each `$` as Compose wants it, which reads variables everywhere."""
+    """Return the value with each `$` escaped: Compose reads variables everywhere."""
     if isinstance(value, str):
         return value.replace("$", "$$")
     if isinstance(value, list):
@@ -131,7 +135,7 @@ def _escaped(value: Any) -> Any:
 
 
 def _dumper() -> Any:
-    """Writes files as people read them, line by line, and nothing by reference."""
+    """Return a dumper that writes texts line by line, and nothing by reference."""
     import yaml
 
     class Dumper(yaml.SafeDumper):

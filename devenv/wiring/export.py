@@ -1,7 +1,7 @@
-"""The environment in the words of other tools: templates under compose/export/, a file or a folder for each tool.
+"""Export the environment in other tools' formats, from templates under compose/export/: a file or folder per tool.
 
-They know `${services}`, which is what each service that has a template `export/TOOL` says, `${variables}`, and what
-`_words` has. Where such a name stands alone on a line, all lines of its value are indented like it.
+A template can use `${services}`, the filled-in templates `export/TOOL` of the services, and `${variables}`,
+`${project}`, `${names}` and `${left_out}`. A name alone on a line gives its indentation to all lines of its value.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from devenv.wiring.compose import compose_file
 Catalogue = Mapping[str, ServiceDefinition]
 
 COMPOSE = "compose"
-# About what is there now; all others tell what would be made.
+# It describes what runs now; all others describe what devenv would create.
 PRESENT = "devstack"
 # Its jobs run in a container beside the services.
 _INSIDE = "gitlab"
 # Whose files hold passwords of this environment.
 SECRET = (COMPOSE, PRESENT)
-# What is in a file for everybody to read, of services that live as long as a job, is no secret.
+# These services live as long as a job, and everybody can read the file, so this is no secret.
 _PASSWORD = "devenv"  # noqa: S105
 _ALONE = re.compile(r"^( *)\$\{([a-z_]+)\}$", re.MULTILINE)
 
 
 def tools() -> list[str]:
-    """The tools into whose words an environment can be put."""
+    """Return the tools that devenv exports for."""
     return sorted(path.name for path in _folder().glob("*"))
 
 
@@ -50,12 +50,12 @@ def check_tool(tool: str) -> None:
 
 
 def composed(desired: Desired, catalogue: Catalogue) -> dict[str, str]:
-    """The Compose file."""
+    """Return the Compose file."""
     return {"": (_folder() / COMPOSE).read_text(encoding="utf-8") + compose_file(desired, catalogue)}
 
 
 def exported(desired: Desired, catalogue: Catalogue) -> dict[str, str]:
-    """What tools are told that use the services as the administrator."""
+    """Return the files for a tool that uses the services as the administrator."""
     values = {name: service.values for name, service in desired.services.items()}
     return _filled(PRESENT, {"services": _fragments(PRESENT, values, catalogue)})
 
@@ -63,7 +63,7 @@ def exported(desired: Desired, catalogue: Catalogue) -> dict[str, str]:
 def for_jobs(
     tool: str, project: str, component: str, profile: Profile, catalogue: Catalogue, images: Mapping[str, Image]
 ) -> dict[str, str]:
-    """What a CI is told, by file: services with their own ports and a login for the component, or the administrator's.
+    """Return the files for a CI: services with their own ports and a login for the component, or the administrator's.
 
     Not this environment's: what is in these files is for everybody to read.
     """
@@ -83,7 +83,7 @@ def for_jobs(
 
 
 def write(tool: str, files: Mapping[str, str], output: Path, project: Path) -> list[Path]:
-    """Write an export to a file, or if it is several, below a folder; whole, and what holds passwords for us alone.
+    """Write an export to a file or, if it is several, below a folder. Files with passwords are for their owner alone.
 
     Raises ConfigError where that cannot be done, and where a link leads out of the project or the folder.
     """
@@ -103,7 +103,7 @@ def write(tool: str, files: Mapping[str, str], output: Path, project: Path) -> l
 
 
 def as_text(files: Mapping[str, str]) -> str:
-    """All files one after the other, as one stream of YAML documents if there are several."""
+    """Return all files one after the other, as a stream of YAML documents if there are several."""
     if list(files) == [""]:
         return files[""]
     return "".join(f"---\n# {name}\n{text}" for name, text in files.items())
@@ -120,7 +120,7 @@ def _resolved(tool: str, profile: Profile, catalogue: Catalogue, images: Mapping
 
 
 def _alone(desired: Desired, component: str) -> Desired:
-    """The same with no component but this one, which may be the administrator's."""
+    """Return the state with this component alone, which may be the administrator."""
     if component not in (OWN, *desired.components):
         hint = f"{hint_for(component, desired.components, 'devenv.yaml has')}; add others there"
         raise ConfigError(f"cannot find component {component!r} in devenv.yaml", hint)
@@ -135,7 +135,7 @@ def _alone(desired: Desired, component: str) -> Desired:
 
 
 def _variables(desired: Desired, component: str, catalogue: Catalogue) -> str:
-    """The names that `devenv run` tells a program, as lines of YAML."""
+    """Return the variables of `devenv run` as lines of YAML."""
     found = contents.job_variables(desired, component, catalogue)[0]
     return "\n".join(f"{name}: {json.dumps(value)}" for name, value in found.items())
 
@@ -153,7 +153,7 @@ def _fragments(tool: str, values: Mapping[str, Mapping[str, str]], catalogue: Ca
 
 
 def _filled(tool: str, words: Mapping[str, str]) -> dict[str, str]:
-    """The templates of a tool by the name of the file that each becomes; nothing if there is only one."""
+    """Return a tool's files, filled in, by name; the name is empty if there is only one."""
     top = _folder() / tool
     if top.is_file():
         return {"": _text(top, words)}

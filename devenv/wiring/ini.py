@@ -1,4 +1,4 @@
-"""Merge options into the text of an oslo.config file, and take them out again to the byte.
+"""Merge options into the text of an oslo.config file, and restore the text to the byte.
 
 Every rule of reading is oslo.config's own (iniparser.py and _Namespace in cfg.py), so that what is found here is
 what a service gets. A change is remembered as the text that was there and the text that stands there now; it is
@@ -16,10 +16,10 @@ from devenv.errors import ConfigError
 Key = tuple[str, str]
 Options = Mapping[Key, tuple[str, ...]]
 
-# Tabs and line ends aside. oslo.config takes a lone CR for a line end, and an editor does not show it as one.
+# All but tabs and line ends. oslo.config takes a lone CR for a line end, and an editor does not show it as one.
 _UNREADABLE = re.compile("\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-# Empty lines and comments; or a line with those that continue it. Each is one object only: files can be large.
+# Empty lines and comments, or a line with those that continue it. Each is one object only: files can be large.
 _TOKEN = re.compile(
     r"(?P<gap>(?>[^\S\n]*+\n|[#;][^\n]*\n)++)|(?P<line>[^\n]*\n)(?P<more>(?>[ \t][^\S\n]*+\S[^\n]*\n)*+)"
 )
@@ -30,8 +30,8 @@ _HEADER = re.compile(r"^\[[^\n]*\n", re.MULTILINE)
 class Edit:
     """One change to a file: `before` stood where `after` stands now; "" is nothing.
 
-    Without an option it is the header of an appended section, and a line end in front the empty line above. Without
-    a section either it is the line end that the last line of the text, `before`, did not have.
+    Without an option it is the header of an appended section; a line end in front of it is the empty line above.
+    Without a section it is the line end that the last line of the text, `before`, did not have.
     """
 
     section: str
@@ -42,7 +42,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Merged:
-    """A text after a merge, the edits that undo it, and what the user should hear about it."""
+    """A text after a merge, the edits that undo it, and notes for the user."""
 
     text: str
     edits: tuple[Edit, ...]
@@ -50,18 +50,18 @@ class Merged:
 
 
 def options(text: str, source: str) -> dict[Key, tuple[str, ...]]:
-    """The values of every (section, option) in order, as oslo.config reads them; `$` is not expanded.
+    """Return the values of every (section, option) in order, as oslo.config reads them, without expanding `$`.
 
-    Raises ConfigError, with `source` and the line, for what oslo.config cannot read.
+    Raise ConfigError, with `source` and the line, for a line that oslo.config cannot read.
     """
     return _read(terminated(text)[0], source).values()
 
 
 def merge(text: str, wanted: Options, edits: Sequence[Edit], source: str) -> Merged:
-    """The text with the wanted options in effect and nothing else changed; `edits` are those of the merge before.
+    """Return the text with the wanted options in effect and nothing else changed; `edits` are those of the last merge.
 
-    What is not wanted any more is undone, so nothing wanted undoes all. Raises ConfigError if the text cannot be
-    read, a value cannot be written, or the result would not hold.
+    Undo the edits of options that are not wanted any more, so no wanted options undo all. Raise ConfigError if
+    oslo.config cannot read the text or a value, or the result would not hold.
     """
     wanted = {(_normal(section), option): values for (section, option), values in wanted.items() if values}
     _refuse_values(wanted, source)
@@ -74,7 +74,7 @@ def merge(text: str, wanted: Options, edits: Sequence[Edit], source: str) -> Mer
             groups.setdefault((edit.section, edit.option), []).append(edit)
     notes: list[str] = []
     kept = {key: _carry(draft, key, wanted.get(key, ()), mine, notes) for key, mine in groups.items()}
-    # What was carried on is in effect now; what was undone may be: the user may have had it so.
+    # Kept options are in effect now. Undone ones may be: the user may have had the same value.
     missing = [key for key in wanted if not kept.get(key) and not _effective(draft.items(key), wanted[key])]
     kept |= {key: _set(draft, key, wanted[key]) for key in missing if key[0] in layout.headers}
     result = _drop_sections(draft.text(), kept)
@@ -87,27 +87,27 @@ def merge(text: str, wanted: Options, edits: Sequence[Edit], source: str) -> Mer
 
 
 def terminated(text: str) -> tuple[str, str]:
-    """The text with a line end after its last line, and the line end that the text uses."""
+    """Return the text with a line end after its last line, and the line end that the text uses."""
     line_end = "\r\n" if text.partition("\n")[0].endswith("\r") else "\n"
     if not text or text.endswith("\n"):
         return text, line_end
-    # A line end must not make one with a carriage return that stood alone.
+    # A carriage return that stood alone must not become one line end together with the new one.
     return text + ("\r\n" if text.endswith("\r") else line_end), line_end
 
 
 def unterminated(text: str) -> str:
-    """The text without the line end after its last line."""
+    """Return the text without the line end after its last line."""
     return text.removesuffix("\n").removesuffix("\r")
 
 
 def ended(text: str, result: str, edits: Sequence[Edit], kept: Sequence[Edit]) -> tuple[str, tuple[Edit, ...]]:
-    """The result of a merge, whose lines all end, without the last line end where the user has none; and the edits.
+    """Return the result of a merge without the last line end if the user's text has none, and the edits.
 
-    Such a line gets one when something is written below it, and loses it when it is the last again.
+    The user's last line gets a line end when devenv writes below it, and loses it when it is the last one again.
     """
     end = next((edit for edit in edits if not edit.section), None)
     old, new = _last_line(text), _last_line(result)
-    # What the line was, or is, to the user.
+    # The line as it is without devenv's edits.
     old = next((_last_line(edit.before) for edit in edits if edit.before and edit.after == old), old)
     new = next((_last_line(edit.before) for edit in kept if edit.before and edit.after == new), new)
     missing = bool(text) and not text.endswith("\n")
@@ -128,7 +128,7 @@ def _last_line(text: str) -> str:
 
 @dataclass
 class _Layout:
-    """Where in a text what stands. A place is the offset of the line below."""
+    """The places of things in a text. A place is the offset of the line below."""
 
     found: dict[Key, list[tuple[int, int, str]]] = field(default_factory=dict)  # start, end and value
     headers: dict[str, int] = field(default_factory=dict)  # the place below a section's last header,
@@ -140,7 +140,7 @@ class _Layout:
 
 
 def _read(text: str, source: str, names: Iterable[str] = ()) -> _Layout:
-    """Read a text whose lines all end; comments are looked at for defaults of options of these names."""
+    """Read a text whose lines all end. Look in comments for defaults of options with these names."""
     _refuse_unreadable(text, source)
     either = "|".join(map(re.escape, names))
     defaults = re.compile(rf"^[#;][#; \t]*({either})[ \t]*[=:][^\n]*\n", re.MULTILINE) if either else None
@@ -171,7 +171,7 @@ def _read(text: str, source: str, names: Iterable[str] = ()) -> _Layout:
 
 
 def _assignment(line: str) -> tuple[str, str, str]:
-    """Option, value and what is wrong; the first '=' or ':' parts them."""
+    """Return option, value and a problem; the first '=' or ':' separates them."""
     equal, colon = line.find("="), line.find(":")
     place = equal if colon < 0 or 0 <= equal < colon else colon
     option, value = line[:place].strip(), line[place + 1 :].strip()
@@ -183,7 +183,7 @@ def _assignment(line: str) -> tuple[str, str, str]:
 
 
 def _normal(section: str) -> str:
-    """oslo.config compares sections without regard to case, [DEFAULT] aside: [default] is another one."""
+    """Return the section's name as oslo.config compares it: in lower case, but [DEFAULT] is not [default]."""
     return section if section == "DEFAULT" else section.lower()
 
 
@@ -198,7 +198,7 @@ def _refuse_unreadable(text: str, source: str) -> None:
 def _unreadable(text: str, place: int, source: str, reason: str) -> ConfigError:
     return ConfigError(
         f"cannot merge into {source}:{text.count(chr(10), 0, place) + 1}: {reason}",
-        hint="services cannot read that line either: mend it first",
+        hint="services cannot read that line either; correct it first",
     )
 
 
@@ -216,7 +216,7 @@ class _Item:
 
 
 class _Draft:
-    """A text with the changes that are to be made to it."""
+    """A text and the changes to make to it."""
 
     def __init__(self, text: str, line_end: str, layout: _Layout) -> None:
         self.layout = layout
@@ -225,7 +225,7 @@ class _Draft:
         self._changes: dict[tuple[int, int], list[str]] = {}
 
     def items(self, key: Key) -> list[_Item]:
-        """The occurrences of an option, those aside that were inserted into this draft."""
+        """Return the occurrences of an option, without those that this draft inserts."""
         if key not in self._items:
             spans = self.layout.found.get(key, ())
             items = [_Item(start, end, unterminated(self._text[start:end]), value) for start, end, value in spans]
@@ -248,7 +248,7 @@ class _Draft:
 
     def text(self) -> str:
         parts, done = [], 0
-        # At one place, what is inserted comes before what is replaced.
+        # At one place, insertions come before replacements.
         for (start, end), fresh in sorted(self._changes.items()):
             parts += [self._text[done:start], *fresh]
             done = end
@@ -256,12 +256,12 @@ class _Draft:
 
 
 def _effective(items: Sequence[_Item], values: tuple[str, ...]) -> bool:
-    """A single option takes the last value, a repeated one takes all: ours are to be the last."""
+    """Return whether these are the last values: a single option takes the last one, a repeated one takes all."""
     return tuple(item.value for item in items[-len(values) :]) == values
 
 
 def _carry(draft: _Draft, key: Key, values: tuple[str, ...], mine: list[Edit], notes: list[str]) -> list[Edit]:
-    """What becomes of an option's edits of before: they stay, are renewed in place, or are undone."""
+    """Keep an option's old edits, give them new values in place, or undo them. Return the edits that stand."""
     items = draft.items(key)
     if not key[1] or (values and _effective(items, values)):
         return mine
@@ -277,15 +277,15 @@ def _carry(draft: _Draft, key: Key, values: tuple[str, ...], mine: list[Edit], n
             draft.remove(key, item)
     gone = [edit for edit in mine if all(edit is not other for other, _ in standing)]
     if any(_was_changed(items, edit) for edit in gone):
-        outcome = "set again, and unwiring restores that change" if values else "left as it is"
+        outcome = "devenv sets it again, and unwiring restores your value" if values else "it stays as it is"
         notes.append(f"[{key[0]}] {key[1]} was changed since: {outcome}")
     return []
 
 
 def _standing(items: Sequence[_Item], edits: Sequence[Edit]) -> list[tuple[Edit, _Item]]:
-    """The edits whose text still stands, each with its item, in the order of the items.
+    """Return the edits whose text still stands, each with its item, in the order of the items.
 
-    Ours were the last of their kind, so of equal ones the last are taken.
+    devenv's lines were the last of their option, so the last ones among equal lines are devenv's.
     """
     left, pairs = list(items), []
     for edit in reversed(edits):
@@ -297,12 +297,12 @@ def _standing(items: Sequence[_Item], edits: Sequence[Edit]) -> list[tuple[Edit,
 
 
 def _was_changed(items: Sequence[_Item], edit: Edit) -> bool:
-    """Whether something else stands now than before the edit, where our text does not stand any more."""
+    """Return whether the user changed an option after the edit, if devenv's text does not stand any more."""
     return all(item.text != edit.before for item in items) if edit.before else bool(items)
 
 
 def _renew(draft: _Draft, key: Key, ours: Sequence[_Item], values: tuple[str, ...]) -> list[Edit]:
-    """Write other values where our lines stand, which are the last of the option."""
+    """Write other values in place of devenv's lines, which are the last of the option."""
     for item, value in zip(ours, values, strict=False):
         draft.replace(item, _line(key[1], value), value)
     for item in ours[len(values) :]:
@@ -312,7 +312,7 @@ def _renew(draft: _Draft, key: Key, ours: Sequence[_Item], values: tuple[str, ..
 
 
 def _set(draft: _Draft, key: Key, values: tuple[str, ...]) -> list[Edit]:
-    """Write an option that no edit of ours stands for, into a section that is there."""
+    """Write an option for which no edit stands into a section that exists."""
     items, layout = draft.items(key), draft.layout
     if items and len(values) == 1:
         before, after = items[-1].text, _line(key[1], values[0])
@@ -326,11 +326,11 @@ def _line(option: str, value: str) -> str:
     return f"{option} = {value}".rstrip()
 
 
-# ---- sections of ours --------------------------------------------------------------------------------------------
+# ---- devenv's own sections -----------------------------------------------------------------------------------------
 
 
 def _append_section(text: str, section: str, wanted: Options, line_end: str) -> tuple[str, dict[Key, list[Edit]]]:
-    """Put a section with what is wanted in it at the end, below one empty line."""
+    """Append a section with its wanted options, below one empty line."""
     lines = ["", f"[{section}]"] if _last_line(text).strip() else [f"[{section}]"]
     edits = {(section, ""): [Edit(section, "", "", "\n".join(lines))]}
     for key, values in wanted.items():
@@ -341,7 +341,7 @@ def _append_section(text: str, section: str, wanted: Options, line_end: str) -> 
 
 
 def _drop_sections(text: str, kept: dict[Key, list[Edit]]) -> str:
-    """Take away the headers of ours below which nothing of ours is left, and nothing of the user's either."""
+    """Remove devenv's headers of sections that are empty now."""
     in_use = {section for (section, option), edits in kept.items() if option and edits}
     for key in [key for key in kept if not key[1] and key[0] not in in_use]:
         for edit in kept.pop(key):
@@ -370,31 +370,31 @@ def _refuse_values(wanted: Options, source: str) -> None:
             if reason := _unwritable(text, what == "value"):
                 raise ConfigError(
                     _UNWRITABLE.sub("?", f"cannot merge [{section}] {option} into {source}: its {what} {reason}"),
-                    hint="oslo.config would read something else",
+                    hint="oslo.config would read another value; change it",
                 )
 
 
 def _unwritable(text: str, is_value: bool) -> str:
-    """Why oslo.config would not read this text as it is; "" if it would."""
+    """Return why oslo.config would read this text as another one, or an empty string."""
     if _UNWRITABLE.search(text):
         return "holds a control character or a line end"
     if text != text.strip():
         return "begins or ends with a blank"
     if is_value and text and text[0] == text[-1] and text[0] in "\"'":
-        return "is in quotes, which would be taken off"
+        return "is in quotes, which oslo.config removes"
     if is_value and "$" in text:
         return "holds a '$', which stands for another option"
     return ""
 
 
 def _verify(text: str, wanted: Options, before: Options, ours: set[Key], source: str) -> None:
-    """Read the result as a service will. Raises ConfigError unless it holds what it should and nothing else."""
+    """Read the result as a service will. Raise ConfigError unless it has the wanted options and no other change."""
     after = options(text, source)
     wrong = [key for key, values in wanted.items() if after.get(key, ())[-len(values) :] != values]
     wrong += [key for key in {**before, **after} if key not in ours and before.get(key) != after.get(key)]
     if wrong:
         names = ", ".join(f"[{section}] {option}" for section, option in wrong[:3])
         raise ConfigError(
-            f"cannot merge into {source}: {names} would not be what it should",
+            f"cannot merge into {source}: {names} would get another value",
             hint="set it by hand, or leave the file as it is and pass devenv's own as another --config-file",
         )

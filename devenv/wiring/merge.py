@@ -1,10 +1,10 @@
-"""Merge what an environment offers into files of the user's, and take it out again to the byte.
+"""Merge options and clouds into the user's own files, and restore these files to the byte.
 
     <state folder>/wired.lock     held by the one devenv that changes such a file
-    <state folder>/wired.json     0600; by a file's real path: for whom it is wired, and the edits that undo it
+    <state folder>/wired.json     0600; by a file's real path: its owner, and the edits that undo the merge
 
-The record is written before the file is replaced, with the edits of before and the new ones, and again afterwards
-with the new ones alone. Whenever devenv is killed, what it takes to undo what stands in the file is on record.
+devenv writes the record before it replaces the file, with the old and the new edits, and again afterwards with the new
+ones alone. Whenever devenv is killed, the record has the edits that undo what stands in the file.
 """
 
 from __future__ import annotations
@@ -37,20 +37,29 @@ from devenv.wiring.clouds import merge_clouds
 from devenv.wiring.ini import Edit, Merged, merge, options
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
-_OPEN_TO_ALL = "it holds passwords now, and its mode lets every user of this machine read it: see 'chmod o-r'"
+_OPEN_TO_ALL = "it holds passwords now, and every user of this machine can read it; 'chmod o-r' changes that"
 
 
 @dataclass(frozen=True)
 class Owner:
-    """For whom a file is wired: an environment's id, and a component's name or "" for clouds."""
+    """The owner of a merge: an environment's id, and a component's name or "" for clouds."""
 
     environment: str
     component: str
 
 
 @dataclass(frozen=True)
+class Addition:
+    """A text to merge into a file for its owner; a `listed` file stands in the project's devenv.yaml."""
+
+    owner: Owner
+    overlay: str
+    listed: bool = False
+
+
+@dataclass(frozen=True)
 class Change:
-    """What became of a file, or would; `name` is what people call it, relative to the project."""
+    """A change of a file, done or only computed; `name` is what people call the file, relative to the project."""
 
     path: Path
     before: str
@@ -64,7 +73,7 @@ class Change:
 
     @property
     def diff(self) -> str:
-        """The change as a unified diff, a carriage return shown as ^M. It holds passwords, as the file does."""
+        """Return the change as a unified diff, with ^M for a carriage return. It holds passwords, as the file does."""
         before, after = (_LINE.findall(text.replace("\r", "^M")) for text in (self.before, self.after))
         lines = difflib.unified_diff(before, after, f"a/{self.name}", f"b/{self.name}")
         return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
@@ -90,7 +99,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Wired:
-    """A file that devenv has merged something into; `listed` ones are in the project's devenv.yaml."""
+    """A file that devenv has merged into; `listed` ones are in the project's devenv.yaml."""
 
     path: Path
     environment: str
@@ -101,17 +110,16 @@ class Wired:
 def wire(
     path: Path,
     project: Path,
-    owner: Owner,
-    overlay: str,
-    listed: bool = False,
+    addition: Addition,
     write: bool = True,
     waiting: Callable[[str], None] = lambda _: None,
 ) -> Change:
-    """Merge an overlay into a file, in place of what was merged for the same owner before.
+    """Merge a text into a file, in place of the same owner's earlier one.
 
-    Nothing at all is written if not `write`. Raises ConfigError, with nothing changed, for a file that cannot be
-    read, replaced or extended, or is wired for somebody else; for a `listed` one also if it is outside the project.
+    Without `write`, only compute the change. Raise ConfigError, with nothing changed, for a file that devenv cannot
+    read, replace or extend, and for one that another owner has; for a `listed` one also if it is outside the project.
     """
+    owner, listed = addition.owner, addition.listed
     with _locked(write, waiting):
         refuse = Refusal("wire", path, owner.component)
         record = _load()
@@ -123,10 +131,11 @@ def wire(
         entry = record.get(renamed or str(target)) or _Entry(owner.environment, owner.component, listed)
         if (entry.environment, entry.component) != (owner.environment, owner.component):
             who = entry.component or "--clouds"
-            raise refuse(f"it is wired for {entry.owner} already", f"run 'devenv unwire {who} {path}' first, ")
-        merged = _merge(entry, before, overlay, entry.edits_of(raw), str(path))
+            raise refuse(f"{entry.owner} has it already", f"run 'devenv unwire {who} {path}' first, ")
+        merged = _merge(entry, before, addition.overlay, entry.edits_of(raw), str(path))
         if write:
-            _commit(target, record, replace(entry, listed=listed), raw, merged, refuse, renamed)
+            entry = replace(entry, listed=listed)
+            _commit(_File(target, raw, renamed), record, entry, merged, refuse)
     open_to_all = write and merged.text != before and readable_by_all(target)
     notes = (*merged.notes, _OPEN_TO_ALL) if open_to_all else merged.notes
     return Change(target, before, merged.text, notes, _name(target, project))
@@ -139,37 +148,38 @@ def unwire(
     write: bool = True,
     waiting: Callable[[str], None] = lambda _: None,
 ) -> Change:
-    """Undo what was merged into a file for an environment, or for any if that is "".
+    """Undo the merge into a file for an environment, or for any if that is "".
 
-    What the user has changed since stays, and is told in the notes. Raises ConfigError, with nothing changed, for a
-    file that nothing was merged into, or that cannot be read or replaced.
+    The user's later changes stay, and the notes name them. Raise ConfigError, with nothing changed, for a file that
+    devenv has not merged into, or cannot read or replace.
     """
     with _locked(write, waiting):
         record = _load()
         target = real_path(path)
         entry = record.get(str(target))
         if entry is None:
-            raise ConfigError(f"cannot unwire {path}: devenv has merged nothing into it", hint="see 'devenv wire -h'")
-        if owner_environment not in ("", entry.environment):
             raise ConfigError(
-                f"cannot unwire {path}: it is wired for {entry.owner}", hint="run the same in that environment"
+                f"cannot unwire {path}: devenv has merged nothing into it",
+                hint="'devenv unwire' without a file restores all files",
             )
+        if owner_environment not in ("", entry.environment):
+            raise ConfigError(f"cannot unwire {path}: {entry.owner} has it", hint="run the same in that environment")
         refuse = Refusal("unwire", path, entry.component)
         if not exists(target, refuse):
             if write:
                 _save({key: other for key, other in record.items() if key != str(target)})
-            return Change(target, "", "", (f"{path} is gone: forgotten",), _name(target, project))
+            return Change(target, "", "", (f"{path} does not exist any more: forgotten",), _name(target, project))
         if reason := obstacle(target, target.parent, existing=True):
             raise refuse(reason)
         raw, before = content(target, refuse)
         merged = _merge(entry, before, "", entry.edits_of(raw), str(path))
         if write:
-            _commit(target, record, entry, raw, merged, refuse)
+            _commit(_File(target, raw), record, entry, merged, refuse)
     return Change(target, before, merged.text, merged.notes, _name(target, project))
 
 
 def wired(environment: str | None = None) -> list[Wired]:
-    """The files that are wired for an environment, or for any, by path."""
+    """Return the files that an environment, or any, has merged into, by path."""
     return [
         Wired(Path(path), entry.environment, entry.component, entry.listed)
         for path, entry in sorted(_load().items())
@@ -178,7 +188,7 @@ def wired(environment: str | None = None) -> list[Wired]:
 
 
 def _renamed(record: _Record, owner: Owner, text: str) -> str:
-    """The name under which the file is on record, if that is gone and what was merged there stands here."""
+    """Return the name under which the record has the file, if that does not exist and its merge stands here."""
     for path, entry in record.items():
         if (entry.environment, entry.component) == (owner.environment, owner.component) and not Path(path).exists():
             edits = (*entry.edits, *(entry.pending.edits if entry.pending else ()))
@@ -203,7 +213,7 @@ def _name(path: Path, project: Path) -> str:
 
 @dataclass(frozen=True)
 class _Pending:
-    """A replacement that may have happened or not: the edits after it, and digests of the file before and after."""
+    """A replacement that a kill may have prevented: the edits after it, and digests of the file before and after."""
 
     edits: tuple[Edit, ...]
     before: str
@@ -212,7 +222,7 @@ class _Pending:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What is on record of one file."""
+    """The record of one file."""
 
     environment: str
     component: str
@@ -226,25 +236,33 @@ class _Entry:
         return f"{what} of environment {self.environment}"
 
     def edits_of(self, raw: bytes) -> tuple[Edit, ...]:
-        """The edits that stand in the file."""
+        """Return the edits that stand in the file."""
         if self.pending is None or _digest(raw) == self.pending.before:
             return self.edits
         if _digest(raw) == self.pending.after:
             return self.pending.edits
-        # Killed in between, and changed by the user since: one of both stands, and the other undoes nothing.
+        # devenv was killed in between, and the user has changed the file since: one of both stands, the other undoes
+        # nothing.
         return (*self.edits, *(edit for edit in self.pending.edits if edit not in self.edits))
 
 
 _Record = Mapping[str, _Entry]
 
 
-def _commit(
-    target: Path, record: _Record, entry: _Entry, raw: bytes, merged: Merged, refuse: Refusal, renamed: str = ""
-) -> None:
-    """Replace the file and bring the record up to date, in an order that a kill at any moment does no harm to."""
-    new = merged.text.encode()
+@dataclass(frozen=True)
+class _File:
+    """A file as devenv has read it; `renamed` is its name on record, if it had another one."""
+
+    target: Path
+    raw: bytes
+    renamed: str = ""
+
+
+def _commit(file: _File, record: _Record, entry: _Entry, merged: Merged, refuse: Refusal) -> None:
+    """Replace the file and update the record, in an order in which a kill at any moment does no harm."""
+    target, raw, new = file.target, file.raw, merged.text.encode()
     done = {**record, str(target): replace(entry, edits=merged.edits, pending=None)}
-    done.pop(renamed, None)
+    done.pop(file.renamed, None)
     if refuse.verb == "unwire":
         del done[str(target)]
     if new != raw:
@@ -253,7 +271,7 @@ def _commit(
         try:
             replace_file(target, raw, new, refuse)
         except ConfigError:
-            # Nothing was replaced. After anything else that may be raised, only the record above is safe.
+            # Nothing was replaced. After any other exception, only the record above is safe.
             _save(record)
             raise
     if new != raw or done != record:
@@ -266,7 +284,7 @@ def _digest(raw: bytes) -> str:
 
 @contextmanager
 def _locked(write: bool, waiting: Callable[[str], None]) -> Iterator[None]:
-    """Hold the record's lock, which is a file, unless nothing is to be written."""
+    """Hold the record's lock, which is a file, if devenv is going to write."""
     with held(state_folder() / "wired.lock", waiting) if write else nullcontext():
         yield
 
@@ -276,7 +294,7 @@ def _save(record: _Record) -> None:
 
 
 def _load() -> dict[str, _Entry]:
-    """The record. Raises ConfigError if it cannot be understood: what was in the files would be lost with it."""
+    """Return the record. Raise ConfigError for a garbled one: without it, devenv cannot restore the files."""
     path = wired_record()
     try:
         return {key: _entry(value) for key, value in json.loads(path.read_text("utf-8")).items()}
@@ -286,7 +304,7 @@ def _load() -> dict[str, _Entry]:
         reason = reason_of(error) if isinstance(error, OSError) else "it is no record of wired files"
         raise ConfigError(
             f"cannot read {path}: {reason}",
-            hint="it holds what stood in your files before: restore it, or move it away and mend those by hand",
+            hint="it holds what stood in your files before; restore it, or move it away and restore your files by hand",
         ) from error
 
 

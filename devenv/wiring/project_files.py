@@ -1,6 +1,6 @@
-"""Which files of the project's own something is merged into, and in which order they change.
+"""Choose the project's own files to merge into, and change them in a safe order.
 
-What merges is loaded only where there is something to merge: it takes 10 ms, which most commands need not spend.
+merge.py takes 10 ms to load, so most commands never load it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from devenv.wiring.contents import CLOUDS, overlay_name
 if TYPE_CHECKING:
     from devenv.wiring.merge import Change, Wired
 
-# What is merged, by the name of the wired file that it is the content of.
+# The contents of wired files, by their names.
 Texts = Mapping[str, str]
 
 
@@ -27,7 +27,7 @@ Texts = Mapping[str, str]
 class Job:
     """A file to merge into: the options of a component, or clouds if `component` is empty.
 
-    `listed` says that devenv.yaml asks for it, and so that it must be inside the project.
+    `listed` means that devenv.yaml asks for it, so it must be inside the project.
     """
 
     path: Path
@@ -36,27 +36,27 @@ class Job:
 
     @property
     def source(self) -> str:
-        """The wired file whose content is merged."""
+        """Return the name of the wired file whose content to merge."""
         return overlay_name(self.component) if self.component else CLOUDS
 
 
 @dataclass(frozen=True)
 class Merges:
-    """What is to be merged, and the real paths of the files to restore before."""
+    """The merges to do, and the real paths of the files to restore before."""
 
     jobs: Sequence[Job] = ()
     stale: Sequence[Path] = ()
 
 
 class ProjectFiles:
-    """The files of one project that one environment has something in."""
+    """The files of one project that one environment merges into."""
 
     def __init__(self, project: Path, environment: str, default: bool, note: Callable[[str], None]) -> None:
-        """devenv.yaml's `wire` is for the project's `default` environment: others must not take its files."""
+        """Only the project's `default` environment merges into the files under devenv.yaml's `wire`."""
         self._project, self._environment, self._default, self._note = project, environment, default, note
 
     def listed(self, desired: Desired, component: str = "") -> list[Job]:
-        """What devenv.yaml wants merged, for one component or for all."""
+        """Return the merges that devenv.yaml lists, for one component or for all."""
         choices = [choice for choice in desired.components.values() if component in ("", choice.name)]
         jobs = [Job(self._project / file, choice.name, True) for choice in choices for file in choice.wire]
         if jobs and not self._default:
@@ -65,9 +65,9 @@ class ProjectFiles:
         return jobs
 
     def jobs(self, desired: Desired, component: str, files: Sequence[Path], clouds: Path | None) -> list[Job]:
-        """Return what to merge by hand: into these files, or all that devenv.yaml lists, and clouds into a clouds.yaml.
+        """Return the merges into these files, or all that devenv.yaml lists, and of clouds into a clouds.yaml.
 
-        Raises ConfigError if there is none.
+        Raise ConfigError if there is none.
         """
         listed = self.listed(desired, component)
         known = {real_path(job.path) for job in listed}
@@ -79,7 +79,7 @@ class ProjectFiles:
     def merged(self, component: str, files: Sequence[Path], clouds: Path | None) -> list[Path]:
         """Return the files to restore: these, or all that have something merged into them, of one component or of all.
 
-        Raises ConfigError for a file that has something of another component.
+        Raise ConfigError for a file that has options of another component.
         """
         wired = self.wired()
         if component and files:
@@ -92,7 +92,7 @@ class ProjectFiles:
         return [*files, *([clouds] if clouds else ())] or [w.path for w in wired if component in ("", w.component)]
 
     def choose(self, desired: Desired, texts: Texts) -> Merges:
-        """What is listed, and what somebody had merged by hand: `up` keeps both current."""
+        """Return the merges that `up` keeps current: those of devenv.yaml and those of `devenv wire`."""
         jobs = {real_path(job.path): job for job in self.listed(desired)}
         stale = []
         for wired in self.wired():
@@ -102,23 +102,23 @@ class ProjectFiles:
             elif not by_hand:
                 stale.append(wired.path)
             elif not wired.path.exists():
-                self._note(f"{wired.path} is gone: nothing is merged into it")
+                self._note(f"{wired.path} does not exist any more: devenv merges nothing into it")
             elif (job := Job(wired.path, wired.component, False)).source in texts:
                 jobs[wired.path] = job
         return Merges(list(jobs.values()), stale)
 
     def check(self, merges: Merges, texts: Texts) -> list[Path]:
-        """The files that would change. Raises ConfigError for one that cannot be merged into."""
-        # What a former component has in a file goes first: then there is nothing to find out before.
+        """Return the files that would change. Raise ConfigError for one that devenv cannot merge into."""
+        # A file with options of a former component is restored first, so nothing can be checked before.
         jobs = [job for job in merges.jobs if real_path(job.path) not in merges.stale]
         changes = [self.merge(job, texts, write=False) for job in jobs]
         return [*merges.stale, *(change.path for change in changes if change.changed)]
 
     def apply(self, merges: Merges, texts: Texts) -> tuple[list[Path], list[Path]]:
-        """Restore and merge; returns the files that something was merged into, and those that are as they were."""
+        """Restore and merge. Return the files that have changed by a merge, and those that are as they were."""
         restored = [self.restore(path) for path in merges.stale if path.exists()]
         merged = [self.merge(job, texts, write=True) for job in merges.jobs if job.source in texts]
-        # Only now: a file that was renamed takes over what is on record under its old name.
+        # Only now: a renamed file takes over the record under its old name.
         recorded = {wired.path for wired in self.wired()} if merges.stale else set()
         restored += [self.restore(path) for path in merges.stale if not path.exists() and path in recorded]
         self.tell([*restored, *merged])
@@ -126,22 +126,23 @@ class ProjectFiles:
         return changed, [change.path for change in restored if change.changed and change.path not in changed]
 
     def merge(self, job: Job, texts: Texts, write: bool) -> Change:
-        """Merge into one file. Raises ConfigError if that cannot be done, with the file as it was."""
+        """Merge into one file. Raise ConfigError if that fails, with the file as it was."""
         if job.source not in texts:
-            raise ConfigError(f"cannot wire {job.path}: no service has anything for it", hint="'devenv up' first")
+            raise ConfigError(f"cannot wire {job.path}: no service has options for it", hint="run 'devenv up' first")
         from devenv.wiring import merge
 
         owner = merge.Owner(self._environment, job.component)
-        return merge.wire(job.path, self._project, owner, texts[job.source], job.listed, write, self._note)
+        addition = merge.Addition(owner, texts[job.source], job.listed)
+        return merge.wire(job.path, self._project, addition, write, self._note)
 
     def restore(self, path: Path, write: bool = True) -> Change:
-        """Undo what was merged into one file. Raises ConfigError if that cannot be done."""
+        """Undo the merge into one file. Raise ConfigError if that fails."""
         from devenv.wiring import merge
 
         return merge.unwire(path, self._project, self._environment, write, self._note)
 
     def restore_all(self, paths: Iterable[Path], write: bool = True) -> list[Change]:
-        """Undo all that can be undone; raises ConfigError afterwards if there is something that cannot."""
+        """Undo the merges into all these files. Raise ConfigError afterwards if one failed."""
         changes, errors = [], []
         for path in paths:
             try:
@@ -155,7 +156,7 @@ class ProjectFiles:
         return changes
 
     def wired(self) -> list[Wired]:
-        """The files that have something merged into them for this environment."""
+        """Return the files that this environment has merged into."""
         if not wired_record().exists():
             return []
         from devenv.wiring import merge
@@ -163,7 +164,7 @@ class ProjectFiles:
         return merge.wired(self._environment)
 
     def tell(self, changes: Iterable[Change]) -> None:
-        """Pass on what people should know of the changes."""
+        """Report what people should know of the changes."""
         for change in changes:
             for note in change.notes:
                 self._note(f"{change.path}: {note}")

@@ -49,9 +49,9 @@ def test_a_server_that_takes_all_its_memory_is_reported_as_such(
 ) -> None:
     # `tail` keeps the last line, and this one never ends.
     etcd_from(project, etcd_that("exec tail /dev/zero"))
-    one_clear_line(project.devenv("up", check=False), 5, "exited 137, killed for want of memory")
+    one_clear_line(project.devenv("up", check=False), 5, "exited 137, killed because it used too much memory")
     status = project.json("status")["services"]["etcd"]
-    assert (status["state"], status["reason"]) == ("failed", "exited 137, killed for want of memory")
+    assert (status["state"], status["reason"]) == ("failed", "exited 137, killed because it used too much memory")
 
 
 def test_a_server_that_never_gets_ready_is_given_up_with_the_last_reason(

@@ -319,7 +319,7 @@ def test_a_service_that_outgrows_its_memory_is_told_by_status_and_mended_by_up(
         while not list(client.events(since=began, until=time.time(), filters=killed, decode=True)):
             pass
         status = project.json("status", "etcd")["services"]["etcd"]
-        assert (status["state"], status["reason"]) == ("failed", "exited 137, killed for want of memory")
+        assert (status["state"], status["reason"]) == ("failed", "exited 137, killed because it used too much memory")
         container.update(mem_limit=memory, memswap_limit=2 * memory)
         project.devenv("up", "etcd")
     assert "key" in project.devenv("exec", "etcd", "etcdctl", "get", "--keys-only", "key").stdout

@@ -328,7 +328,7 @@ def test_the_published_port_is_asked() -> None:
     ("state", "words"),
     [
         (ContainerState("exited", 3), "its container exited 3 (last answer: refused)"),
-        (ContainerState("exited", 137, out_of_memory=True), "exited 137, killed for want of memory"),
+        (ContainerState("exited", 137, out_of_memory=True), "exited 137, killed because it used too much memory"),
         (ContainerState("dead", 1), "its container exited 1"),
     ],
 )

@@ -17,7 +17,7 @@ from devenv.store import files as store_files
 from devenv.store.files import replace_file
 from devenv.store.places import state_folder
 from devenv.wiring import merge
-from devenv.wiring.merge import Change, Owner, Wired, unwire, wire, wired
+from devenv.wiring.merge import Addition, Change, Owner, Wired, unwire, wire, wired
 
 NOVA = Owner("project-1", "nova")
 CLOUDS = Owner("project-1", "")
@@ -34,8 +34,15 @@ def project(tmp_path: Path) -> Path:
     return tmp_path / "project"
 
 
-def put(project: Path, path: Path | None = None, overlay: str = OVERLAY, owner: Owner = NOVA, **more: bool) -> Change:
-    return wire(path or project / "nova.conf", project, owner, overlay, **more)
+def put(
+    project: Path,
+    path: Path | None = None,
+    overlay: str = OVERLAY,
+    owner: Owner = NOVA,
+    listed: bool = False,
+    write: bool = True,
+) -> Change:
+    return wire(path or project / "nova.conf", project, Addition(owner, overlay, listed), write)
 
 
 def text(project: Path) -> str:
@@ -70,7 +77,7 @@ def test_what_the_user_changed_since_is_kept_and_told(project: Path) -> None:
     put(project)
     (project / "nova.conf").write_bytes(AFTER.replace("mysql://x", "mysql://mine").encode())
     undone = unwire(project / "nova.conf", project, "project-1")
-    assert undone.notes == ("[database] connection was changed since: left as it is",)
+    assert undone.notes == ("[database] connection was changed since: it stays as it is",)
     assert text(project) == BEFORE.replace("sqlite://", "mysql://mine")
 
 
@@ -259,7 +266,7 @@ def test_a_file_outside_of_the_project_is_wired_unless_that_is_ruled_out(project
 @pytest.mark.parametrize("owner", [Owner("other-2", "nova"), Owner("project-1", "glance")])
 def test_a_file_that_is_wired_for_another_is_refused(project: Path, owner: Owner) -> None:
     put(project)
-    error = refused(lambda: put(project, owner=owner), "it is wired for component 'nova' of environment project-1")
+    error = refused(lambda: put(project, owner=owner), "component 'nova' of environment project-1 has it")
     assert f"devenv unwire nova {project / 'nova.conf'}" in error.hint and ".devenv/" in error.hint
     assert text(project) == AFTER
 
@@ -268,7 +275,7 @@ def test_only_what_was_merged_for_it_can_an_environment_undo(project: Path) -> N
     act = lambda environment: lambda: unwire(project / "nova.conf", project, environment)  # noqa: E731
     refused(act("project-1"), f"cannot unwire {project / 'nova.conf'}: devenv has merged nothing into it")
     put(project)
-    refused(act("other-2"), "it is wired for component 'nova' of environment project-1")
+    refused(act("other-2"), "component 'nova' of environment project-1 has it")
     assert text(project) == AFTER
 
 
@@ -282,7 +289,9 @@ def test_a_file_that_is_gone_is_forgotten(project: Path) -> None:
     put(project)
     (project / "nova.conf").unlink()
     assert unwire(project / "nova.conf", project, "project-1", write=False).notes and wired()
-    assert unwire(project / "nova.conf", project, "project-1").notes == (f"{project / 'nova.conf'} is gone: forgotten",)
+    assert unwire(project / "nova.conf", project, "project-1").notes == (
+        f"{project / 'nova.conf'} does not exist any more: forgotten",
+    )
     assert wired() == [] and not (project / "nova.conf").exists()
 
 
@@ -435,7 +444,7 @@ def test_one_devenv_waits_for_the_other(project: Path) -> None:
         raise GivenUp
 
     with merge.held(state_folder() / "wired.lock", lambda _: None), pytest.raises(GivenUp):
-        wire(project / "nova.conf", project, NOVA, OVERLAY, waiting=give_up)
+        wire(project / "nova.conf", project, Addition(NOVA, OVERLAY), waiting=give_up)
     assert text(project) == BEFORE
 
 

@@ -121,8 +121,8 @@ def test_a_cloud_that_was_changed_since_is_left_and_told() -> None:
     edited = merged.text.replace("verify: false", "verify: true")
     undone = without(merged, edited)
     assert undone.text == USERS.replace("them\n", "them\n    devenv-admin:\n      verify: true\n")
-    assert undone.notes == ("cloud 'devenv-admin' was changed since: left as it is",)
-    with pytest.raises(ConfigError, match=r"cannot merge cloud 'devenv-admin' into clouds.yaml: it has one of"):
+    assert undone.notes == ("cloud 'devenv-admin' was changed since: it stays as it is",)
+    with pytest.raises(ConfigError, match=r"cannot merge cloud 'devenv-admin' into clouds.yaml: it has another"):
         put(edited, OURS, merged)
 
 
@@ -160,9 +160,12 @@ def test_only_some_clouds_can_go_and_the_key_goes_with_the_last() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("clouds:\n  devenv: {mine: 1}\n", "cannot merge cloud 'devenv' into clouds.yaml: it has one of that name"),
+        (
+            "clouds:\n  devenv: {mine: 1}\n",
+            "cannot merge cloud 'devenv' into clouds.yaml: it has another one of that name",
+        ),
         ("a: &a {devenv: 1}\nclouds:\n  <<: *a\n", "cannot merge cloud 'devenv' into"),
-        ("a: &a {clouds: {mine: 1}}\n<<: *a\n", "the result would not be"),
+        ("a: &a {clouds: {mine: 1}}\n<<: *a\n", "the result would have another meaning"),
         ("clouds: {mine: 1}\n", "'clouds' are not written as a block"),
         ("clouds: [1]\n", "'clouds' are not written as a block"),
         ("clouds: text\n", "'clouds' are not written as a block"),
@@ -183,7 +186,7 @@ def test_only_some_clouds_can_go_and_the_key_goes_with_the_last() -> None:
         ("x: !!python/object/apply:os.abort []\n", "could not determine a constructor"),
         ("x: !!timestamp y\n", "it is not valid YAML"),
         ("[" * 1000, "it is nested too deeply"),
-        ("x: |\n  no line end", "the result would not be"),
+        ("x: |\n  no line end", "the result would have another meaning"),
         ("# long\n" * 100_000, "longer than"),
     ],
 )

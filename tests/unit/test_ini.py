@@ -267,14 +267,14 @@ def test_an_option_that_was_changed_since_is_left_and_told() -> None:
     edited = merged.text.replace("debug = false", "debug = maybe")
     undone = put(edited, {}, merged.edits)
     assert undone.text == NOVA.replace("debug = true", "debug = maybe")
-    assert undone.notes == ("[DEFAULT] debug was changed since: left as it is",)
+    assert undone.notes == ("[DEFAULT] debug was changed since: it stays as it is",)
 
 
 def test_an_option_that_was_changed_since_is_set_again_and_the_change_restored_later() -> None:
     merged = put(NOVA, one("DEFAULT", "debug", "false"))
     again = put(merged.text.replace("debug = false", "debug = maybe"), one("DEFAULT", "debug", "false"), merged.edits)
     assert again.text == merged.text
-    assert again.notes == ("[DEFAULT] debug was changed since: set again, and unwiring restores that change",)
+    assert again.notes == ("[DEFAULT] debug was changed since: devenv sets it again, and unwiring restores your value",)
     assert put(again.text, {}, again.edits).text == NOVA.replace("debug = true", "debug = maybe")
 
 
