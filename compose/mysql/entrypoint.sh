@@ -1,41 +1,41 @@
 #!/bin/sh
-# Makes the data folder on the first start, then becomes the server, so that SIGTERM reaches it.
+# Create the data folder on the first start, then become the server, so that SIGTERM reaches it.
 set -eu
 umask 027
 config=/etc/devenv/my.cnf
 data=/var/lib/mysql/data/db
 fresh=/var/lib/mysql/data/db.new
-# Whose keys are in the data folder. It comes with a copy of the data, but no other environment's is the same.
+# Says whose keys are in the data folder. A copy of the data brings another environment's mark, which differs.
 mark=/var/lib/mysql/data/owner
 owner='${secret.owner}'
 
-# The server itself would make three RSA keys for TLS, a quarter of a second of its start; where there is no openssl, it does.
+# The server would create three RSA keys for TLS itself, in a quarter of a second. Without openssl, it does.
 make_certificate() {
     command -v openssl > /dev/null || return 0
-    # The certificate is its own authority. Where that fails, the server makes its own.
+    # The certificate is its own authority. If openssl fails, the server creates its own.
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=devenv-mysql \
         -keyout "$data/server-key.pem" -out "$data/server-cert.pem" 2> /dev/null &&
         cp "$data/server-cert.pem" "$data/ca.pem" || rm -f "$data"/*.pem
 }
 
-# Under its final name the folder is complete, because only a rename brings it there; what an interrupted
-# first start left is under the other name, and is made anew.
+# Only a rename gives the folder its final name, so a folder of that name is complete. An interrupted first start leaves
+# it under the other name, and the next start recreates it.
 if [ ! -d "$data" ]; then
-    # Process 1 ignores signals that it does not ask for, and a shell acts on them only in `wait`.
+    # Process 1 ignores signals without a trap, and a shell acts on them only in `wait`.
     trap 'exit 143' TERM
     rm -rf "$fresh"
-    # With an empty init file: account statements are refused while the system tables are being made.
+    # With an empty init file: MySQL refuses account statements while it creates the system tables.
     mysqld --defaults-file="$config" --datadir="$fresh" --init-file=/dev/null --initialize-insecure &
     wait $!
-    # The rename must not reach the disk before the files do.
+    # The files must reach the disk before the rename does.
     sync -f "$fresh"
     echo "$owner" > "$mark"
     mv "$fresh" "$data"
     trap - TERM
 fi
 
-# Another environment's data: its private keys and the server's id go, and the server makes its own. The accounts
-# are accounts.sql's business.
+# Remove private keys and the server's id from another environment's data; the server creates its own. accounts.sql
+# removes the accounts.
 if ! echo "$owner" | cmp -s "$mark"; then
     rm -f "$data"/*.pem "$data/auto.cnf"
     make_certificate
@@ -43,7 +43,7 @@ if ! echo "$owner" | cmp -s "$mark"; then
     mv "$mark.new" "$mark"
 fi
 
-# Debian links MySQL with tcmalloc, which keeps what a start needs once. The C library's own malloc, with one arena
-# and giving back what is free, takes 121 MB in place of 156, and no more CPU under load.
+# Debian links MySQL with tcmalloc, which keeps the memory that only the start needs. The C library's own malloc, with
+# one arena, returns free memory: 121 MB instead of 156, and no more CPU under load.
 export LD_PRELOAD=libc.so.6 MALLOC_ARENA_MAX=1 MALLOC_TRIM_THRESHOLD_=131072
 exec mysqld --defaults-file="$config"

@@ -1,4 +1,4 @@
-# Made once; passwords and roles are set anew, and logins asked for from then on.
+# Create the accounts once, set their passwords and roles, and require logins from then on.
 export ETCDCTL_USER='root:${secret.root_password}'
 etcdctl user list > /dev/null 2>&1 || unset ETCDCTL_USER
 
@@ -10,6 +10,6 @@ account() {
     etcdctl user grant-role "$1" "$1"
 }
 
-# For components, at the end of this file, before logins are asked for.
+# Components add their accounts at the end of this file, before etcd requires logins.
 trap 'etcdctl auth enable' EXIT
 account root '${secret.root_password}' ''

@@ -1,2 +1,2 @@
-# Whether root can log in, which is so once all accounts are made.
+# Check that root can log in, which works once all accounts exist.
 ETCDCTL_USER='root:${secret.root_password}' exec etcdctl user list

@@ -1,4 +1,4 @@
-# Makes the accounts beside the server, since only one that runs can have them made.
+# Create the accounts beside the server: only a running server can create them.
 accounts() {
     until etcdctl endpoint health > /dev/null 2>&1; do sleep 0.1; done
     sh /etc/devenv/accounts.sh > /dev/null

@@ -1,4 +1,4 @@
-# Whether Keystone gives the administrator a token. To start Python for that would take a tenth of a second of CPU.
+# Check that the administrator gets a token. Starting Python for that would take a tenth of a second of CPU.
 set -eu
 domain='"domain": {"id": "default"}'
 user='{"name": "admin", "password": "${secret.admin_password}", '$domain'}'

@@ -1,4 +1,4 @@
-# Whether RabbitMQ listens, which it does last, and knows its user. rabbitmq-diagnostics would take two seconds of CPU.
+# Check that RabbitMQ listens, which it does last, and knows its user. rabbitmq-diagnostics takes two seconds of CPU.
 set -eu
 login=$(printf 'devenv:${secret.password}' | base64 --wrap=0)
 exec 3<> /dev/tcp/127.0.0.1/15672
