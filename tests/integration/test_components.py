@@ -438,7 +438,7 @@ def test_devstack_is_told_what_a_shell_can_read(wired: Project, tmp_path: Path) 
         ("components: [my-service, my_service]", ["has the same database"]),
         ("components: [keystone]", ["'keystone'", "keystone has it"]),
         ("components: [mysql]", ["'mysql'", "keeps it for itself"]),
-        ("components: [oslo]", ["'oslo'", "another's"]),
+        ("components: [oslo]", ["'oslo'", "devenv writes another oslo.conf"]),
         ("components: {nova: {wire: [../nova.conf]}}", ["inside the project"]),
         ("services: {etcd: {tls: true}}", ["'tls'", "it has: auth"]),
     ],

@@ -54,7 +54,7 @@ def test_nothing_is_pulled_or_made_for_who_only_looks(
     assert "create etcd" in project.devenv("plan").stdout
     assert project.json("status")["services"]["etcd"]["state"] == "absent"
     assert image in project.devenv("export", "compose").stdout
-    one_clear_line(project.devenv("env", check=False), 3, "nothing of")
+    one_clear_line(project.devenv("env", check=False), 3, "has no services")
     project.devenv("down", "--volumes")
     for arguments in (["up"], ["run", "--", "true"]):
         refused = project.devenv(*arguments, check=False)
