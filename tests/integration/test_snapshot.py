@@ -249,10 +249,6 @@ def test_a_queue_that_cannot_be_emptied_is_made_anew(queue: Project, client: doc
     done = queue.devenv("reset")
     for said in ("cannot clear rabbitmq", "could not clear rabbitmq", "recreating"):
         assert said in done.stderr
-        "cannot clear rabbitmq" in done.stderr
-        and "could not clear rabbitmq" in done.stderr
-        and "recreating" in done.stderr
-    )
     assert container_of(queue, client) != first
     assert "nova" in queue.devenv(*CTL, "list_vhosts").stdout
 
