@@ -100,8 +100,8 @@ def run(project: Project, service: str, step: int, *arguments: str) -> Completed
 
 def chosen(steps: int, which: str) -> list[int]:
     """The steps to be killed after, of so many: all, or the first, one in the middle and the last."""
-    assert steps > 2
-    return [1, steps // 2 + 1, steps] if which == "some" else [*range(1, steps + 1)]
+    assert steps >= 2
+    return sorted({1, steps // 2 + 1, steps}) if which == "some" else [*range(1, steps + 1)]
 
 
 def problems(project: Project) -> list[str]:
