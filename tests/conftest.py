@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # Tests that ask for one of these fixtures run in one process, since each process would make its own; all others run
 # wherever there is room: `pytest --numprocesses N --dist loadgroup`.
-SHARED = ("running", "guarded", "canary", "figures", "queue", "component", "engine", "place", "kills")
+SHARED = ("running", "guarded", "canary", "figures", "queue", "engine", "place", "kills")
 
 
 def pytest_configure() -> None:

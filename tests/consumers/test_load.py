@@ -20,7 +20,7 @@ from tests.soak import page
 from tests.soak.crowd import Crowd
 from tests.soak.figures import SERVICES, Load, Work
 
-SIZE = ["--components", "16", "--clients", "8", "--seconds", "3", "--environments", "4", "--profile", "coordination"]
+SIZE = ["--components", "8", "--clients", "4", "--seconds", "1", "--environments", "2", "--profile", "coordination"]
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,9 @@ def figures() -> Mapping[str, str]:
 
 
 def test_clients_at_work_all_at_once_meet_no_error(figures: Mapping[str, str]) -> None:
-    assert figures["components"].startswith("16 at once") and figures["errors"] == "0"
+    assert figures["components"].startswith("8 at once") and figures["errors"] == "0"
     uses = [int(figures[f"uses of {service}"].split()[0]) for service in ("mysql", "rabbitmq", "etcd", "keystone")]
-    assert min(uses) >= 8
+    assert min(uses) >= 4
 
 
 def test_all_components_are_dropped_by_the_services_own_account(figures: Mapping[str, str]) -> None:
@@ -44,7 +44,7 @@ def test_all_components_are_dropped_by_the_services_own_account(figures: Mapping
 
 
 def test_nothing_is_left_of_environments_that_were_up_at_once(figures: Mapping[str, str]) -> None:
-    assert figures["containers that ran"].startswith("4,") and figures["objects and files left of them"] == "0"
+    assert figures["containers that ran"].startswith("2,") and figures["objects and files left of them"] == "0"
 
 
 def test_what_is_left_is_found_by_its_name_without_any_label() -> None:
