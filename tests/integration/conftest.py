@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def checkout(project: Project, tmp_path: Path) -> Path:
 def etcd_that(client: docker.DockerClient, tmp_path: Path, project: Project) -> Iterator[Callable[[str], str]]:
     """Makes an image that passes for etcd and runs a script instead."""
     base = next(image for image in project.json("images", "list") if image["service"] == "base")["reference"]
-    tag = "devenv-test/etcd:broken"
+    tag = f"devenv-test/{uuid.uuid4().hex}:broken"
 
     def build(script: str) -> str:
         (tmp_path / "etcd").write_text(f"#!/bin/sh\n{script}\n")

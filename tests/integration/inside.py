@@ -82,7 +82,7 @@ def _forget() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("devenv."):
             for one in vars(module).values():
-                # What is kept without end is kept by name, of a file that may have changed; the rest is kept by content.
+                # Kept by the name of a file, which may have changed; what has a limit is kept by content.
                 if isinstance(one, _lru_cache_wrapper) and one.cache_parameters()["maxsize"] is None:
                     one.cache_clear()
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -161,18 +161,26 @@ def garble(path: Path) -> None:
     path.write_text("{ this is no JSON")
 
 
+EACH = ("record.json", "secrets.json", "*.json")
+
+
 @pytest.mark.parametrize(
-    "lose", [pytest.param(Path.unlink, id="deleted", marks=pytest.mark.long), pytest.param(garble, id="garbled")]
+    ("lose", "patterns"),
+    [
+        pytest.param(garble, EACH[2:], id="all garbled"),
+        pytest.param(garble, EACH, id="garbled", marks=pytest.mark.long),
+        pytest.param(Path.unlink, EACH, id="deleted", marks=pytest.mark.long),
+    ],
 )
 def test_state_that_was_lost_is_made_anew_and_all_credentials_agree_again(
-    project: Project, lose: Callable[[Path], None]
+    project: Project, lose: Callable[[Path], None], patterns: Sequence[str]
 ) -> None:
     project.configure("services: {mysql: {}, rabbitmq: {}, keystone: {}}\ncomponents: {nova: {}}\n")
     project.devenv("up")
     logged_in(project, "nova")
     ports = {name: value for name, value in project.env().items() if name.endswith("_PORT")}
     folder = project.state / "environments" / project.id
-    for number, pattern in enumerate(("record.json", "secrets.json", "*.json")):
+    for number, pattern in enumerate(patterns):
         for path in folder.glob(pattern):
             lose(path)
         project.devenv("up")
@@ -284,20 +292,19 @@ def test_a_localhost_that_is_only_ipv6_does_not_matter(project: Project, tmp_pat
 
 
 def test_a_service_that_dies_later_is_told_by_status_and_mended_by_up(
-    project: Project, client: docker.DockerClient
+    running: Project, client: docker.DockerClient
 ) -> None:
-    project.devenv("up", "keystone")
-    container = container_of(project, client, "mysql")
-    with unharmed(project):
+    container = container_of(running, client, "mysql")
+    with unharmed(running):
         container.kill(signal="SIGABRT")
         container.wait()
-        services = project.json("status", "mysql", "keystone")["services"]
+        services = running.json("status", "mysql", "keystone")["services"]
         assert (services["mysql"]["state"], services["mysql"]["reason"][:7]) == ("failed", "exited ")
         assert (services["keystone"]["state"], services["keystone"]["reason"]) == (
             "starting",
             "needs mysql, which does not run",
         )
-        project.devenv("up", "keystone")
+        running.devenv("up")
 
 
 def test_a_service_that_outgrows_its_memory_is_told_by_status_and_mended_by_up(

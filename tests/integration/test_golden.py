@@ -176,7 +176,7 @@ def test_the_next_environment_begins_with_the_schema_but_with_no_credential_of_t
     # Its own data survive a restart, as does a component's account.
     other.configure("profile: identity\ncomponents: {glance: {}}\n")
     other.devenv("up")
-    other.devenv("restart")
+    other.devenv("restart", "mysql")
     glance = other.json("env", "--component", "glance")
     assert not denied(glance, glance["DEVENV_MYSQL_USER"], glance["DEVENV_MYSQL_PASSWORD"])
 

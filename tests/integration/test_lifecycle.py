@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import docker
 import pytest
 from project import Project, ours, plan_of
-from unharmed import unharmed
+from unharmed import ALL, unharmed
 
 
 def put(project: Project, word: str) -> None:
@@ -62,21 +63,30 @@ def test_down_of_one_service_leaves_the_others(project: Project) -> None:
 
 
 def test_only_what_drifted_and_what_depends_on_it_is_recreated_and_the_cause_is_said(
-    project: Project, checkout: Path
+    running: Project, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project.configure("services: {keystone: {}, etcd: {}}\n")
-    project.devenv("up")
+    monkeypatch.setattr(running, "checkout", checkout)
+    assert plan_of(running) == []
     config = checkout / "compose" / "mysql" / "my.cnf"
     config.write_text(config.read_text() + "max_connect_errors = 1000\n")
     cause, dependent = "file my.cnf changed", "mysql is recreated"
-    touched = {(action, cause) for action, target, cause in plan_of(project) if "mysql" in target}
+    touched = {(action, cause) for action, target, cause in plan_of(running) if "mysql" in target}
     assert {("stop", cause), ("remove", cause), ("create", cause), ("start", cause)} <= touched
-    assert {cause for _, target, cause in plan_of(project) if target == "keystone"} == {dependent}
-    assert not [target for _, target, _ in plan_of(project) if "etcd" in target]
+    assert {cause for _, target, cause in plan_of(running) if target == "keystone"} == {dependent}
+    assert not [target for _, target, _ in plan_of(running) if "etcd" in target or "rabbitmq" in target]
+
+
+def test_what_drifted_is_recreated_once_and_keeps_data_ports_and_secrets(project: Project, checkout: Path) -> None:
+    project.configure("profile: coordination\n")
+    project.devenv("up")
+    put(project, "kept")
     before = project.env()
+    config = checkout / "compose" / "etcd" / "etcd.yaml"
+    config.write_text(config.read_text() + "max-txn-ops: 127\n")
+    assert ("create", "etcd", "file etcd.yaml changed") in plan_of(project)
     project.devenv("up")
     assert plan_of(project) == []
-    assert project.env() == before
+    assert project.env() == before and get(project) == "kept"
 
 
 def test_a_port_that_is_pinned_later_moves_the_service_there(project: Project) -> None:
@@ -141,12 +151,11 @@ def test_a_network_that_was_made_anew_while_a_container_was_stopped(
         project.devenv("up", "mysql")
 
 
-def test_keystone_follows_when_its_database_lost_its_data(project: Project) -> None:
-    project.devenv("up", "keystone")
-    project.devenv("down", "mysql", "--volumes")
-    assert ("create", "keystone", "mysql lost its data") in plan_of(project, "keystone")
-    project.devenv("up", "keystone")
-    assert project.json("status", "keystone")["services"]["keystone"]["state"] == "ready"
+def test_keystone_follows_when_its_database_lost_its_data(running: Project) -> None:
+    running.devenv("down", "mysql", "--volumes")
+    assert ("create", "keystone", "mysql lost its data") in plan_of(running, "keystone")
+    running.devenv("up", "keystone")
+    assert running.json("status", "keystone")["services"]["keystone"]["state"] == "ready"
 
 
 def test_down_of_what_is_not_there_is_nothing_to_do(project: Project, client: docker.DockerClient) -> None:
@@ -187,30 +196,32 @@ def test_eight_ups_at_once_make_one_of_everything(project: Project, client: dock
 
 
 def test_ctrl_c_during_up_leaves_what_the_next_up_completes(project: Project) -> None:
-    project.configure("profile: identity\n")
+    project.configure("profile: database\n")
     code, rest = project.up_until("start mysql", signal.SIGINT)
     assert code == 130
     assert "interrupted" in rest
     assert "Traceback" not in rest
-    with unharmed(project, "mysql", "keystone"):
+    with unharmed(project, "mysql"):
         project.devenv("up")
 
 
 @pytest.mark.parametrize(
-    "moment",
+    ("moment", "services"),
     [
-        pytest.param("create network", marks=pytest.mark.long),
-        pytest.param("create mysql", marks=pytest.mark.long),
-        "ready mysql",
-        pytest.param("start keystone", marks=pytest.mark.long),
-        pytest.param("provision", marks=pytest.mark.long),
+        ("ready mysql", ["mysql"]),
+        *(
+            pytest.param(moment, ALL, marks=pytest.mark.long)
+            for moment in ("create network", "create mysql", "ready mysql", "start keystone", "provision")
+        ),
     ],
 )
-def test_a_killed_devenv_leaves_what_the_next_up_completes(project: Project, moment: str) -> None:
-    project.configure("profile: identity\n")
+def test_a_killed_devenv_leaves_what_the_next_up_completes(
+    project: Project, moment: str, services: Sequence[str]
+) -> None:
+    project.configure(f"services: {{{', '.join(f'{name}: {{}}' for name in services)}}}\n")
     code, _ = project.up_until(moment, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    with unharmed(project, "mysql", "keystone"):
+    with unharmed(project, *services):
         project.devenv("up")
 
 

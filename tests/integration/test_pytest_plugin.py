@@ -13,6 +13,7 @@ from pathlib import Path
 
 import docker
 import pytest
+import requests
 from project import REPOSITORY, Project, new_project, ours
 from suites import NOTHING, all_of, outcome, pytest_begun, pytest_process, pytest_run, remains, write
 
@@ -45,9 +46,10 @@ def etcd(project: Project) -> Project:
 # ---- what tests get ------------------------------------------------------------------------------------------------
 
 
-def test_every_test_has_a_fresh_component_and_nothing_is_left(project: Project, client: docker.DockerClient) -> None:
+def test_every_test_has_a_fresh_component_and_nothing_is_left(running: Project, client: docker.DockerClient) -> None:
+    before = all_of(running, client)
     write(
-        project,
+        running,
         "test_all.py",
         """
         import pymysql
@@ -87,10 +89,13 @@ def test_every_test_has_a_fresh_component_and_nothing_is_left(project: Project, 
             assert path == devenv_component.overlay and path.stat().st_mode & 0o777 == 0o600
         """,
     )
-    outcome(pytest_run(project), passed=8)
-    assert all_of(project, client) == NOTHING
-    assert remains(project) == []
-    assert not (project.folder / ".devenv").exists()
+    outcome(pytest_run(running), passed=8)
+    (running.folder / "test_all.py").unlink()
+    assert all_of(running, client) == before
+    assert not [*(running.folder / ".devenv").glob("test-*")]
+    login = running.env()["DEVENV_RABBITMQ_USER"], running.env()["DEVENV_RABBITMQ_PASSWORD"]
+    vhosts = requests.get(f"{running.env()['DEVENV_RABBITMQ_MANAGEMENT_URL']}/api/vhosts", auth=login, timeout=10)
+    assert not [vhost for vhost in vhosts.json() if vhost["name"].startswith("test-")]
 
 
 def test_services_start_only_when_a_test_asks_for_one_of_them(project: Project, client: docker.DockerClient) -> None:
@@ -254,9 +259,9 @@ def test_a_marker_may_ask_for_another_profile(project: Project, client: docker.D
         project,
         "test_profiles.py",
         """
-        @pytest.mark.devenv(profile="messaging")
+        @pytest.mark.devenv(profile="database")
         def test_other(devenv_component):
-            assert devenv_component.services == ["rabbitmq"]
+            assert devenv_component.services == ["mysql"]
 
         def test_usual(devenv_component):
             assert devenv_component.services == ["etcd"]

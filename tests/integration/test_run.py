@@ -35,7 +35,7 @@ def command_of(project: Project, *arguments: str) -> dict[str, Any]:
 
 
 @contextmanager
-def running(
+def begun(
     project: Project, *arguments: str, code: str = WAITS
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
     """A run whose command waits, and the variables that it has."""
@@ -108,11 +108,11 @@ def test_what_runs_already_is_used_and_stays(project: Project, client: docker.Do
     project.devenv("up", "etcd")
     put(project, "mine")
     container = project.json("status")["services"]["etcd"]["container"]
-    with running(project, "etcd", "rabbitmq") as (run, variables):
-        assert variables["AMQP_URL"].startswith("amqp://run-")
-        assert state_of(project, "rabbitmq") == "ready"
+    with begun(project, "etcd", "mysql") as (run, variables):
+        assert variables["DATABASE_URL"].startswith("mysql://run-")
+        assert state_of(project, "mysql") == "ready"
         assert end(run) == 0
-    assert state_of(project) == "ready" and state_of(project, "rabbitmq") == "absent"
+    assert state_of(project) == "ready" and state_of(project, "mysql") == "absent"
     assert project.json("status")["services"]["etcd"]["container"] == container
     assert keys(project) == ["mine"]
     assert sorted(path.name for path in (project.folder / ".devenv").glob("run-*")) == []
@@ -147,7 +147,7 @@ def test_services_are_afterwards_what_they_were_before(etcd: Project, before: st
 def test_runs_at_the_same_time_share_services_and_the_last_one_ends_them(
     etcd: Project, client: docker.DockerClient
 ) -> None:
-    with running(etcd) as (first, one), running(etcd) as (second, two):
+    with begun(etcd) as (first, one), begun(etcd) as (second, two):
         assert one["DEVENV_COMPONENT"] != two["DEVENV_COMPONENT"]
         assert end(first) == 0
         assert state_of(etcd) == "ready"
@@ -156,7 +156,7 @@ def test_runs_at_the_same_time_share_services_and_the_last_one_ends_them(
 
 
 def test_a_component_is_lent_to_one_run_at_a_time(etcd: Project) -> None:
-    with running(etcd, "--component", "mine") as (run, _):
+    with begun(etcd, "--component", "mine") as (run, _):
         refused = etcd.devenv("run", "--component", "mine", "--", "true", check=False)
         one_clear_line(refused, 3, "cannot use component 'mine': another run has it")
         assert end(run) == 0
@@ -175,19 +175,17 @@ def test_a_component_whose_data_somebody_keeps_is_not_lent(etcd: Project, name: 
     assert keys(etcd) == ["/my-service/key"]
 
 
-def test_what_a_service_has_in_another_one_is_not_lent_and_stays(project: Project) -> None:
-    project.configure("profile: identity\n")
-    project.devenv("up")
+def test_what_a_service_has_in_another_one_is_not_lent_and_stays(running: Project) -> None:
     for name in ("keystone", "mysql", "devenv"):
-        refused = project.devenv("run", "--component", name, "--", "true", check=False)
+        refused = running.devenv("run", "--component", name, "--", "true", check=False)
         one_clear_line(refused, 3, f"cannot name a component {name!r}: ", "choose another name")
-    project.devenv("gc")
-    assert "nothing to change" in project.devenv("plan").stdout
-    assert state_of(project, "keystone") == "ready"
+    running.devenv("gc", "--keep", "100000")
+    assert "nothing to change" in running.devenv("plan").stdout
+    assert state_of(running, "keystone") == "ready"
 
 
 def test_a_component_that_is_put_into_devenv_yaml_meanwhile_stays(etcd: Project) -> None:
-    with running(etcd, "--component", "mine") as (run, _):
+    with begun(etcd, "--component", "mine") as (run, _):
         etcd.configure("profile: coordination\ncomponents: [mine]\n")
         etcd.devenv("up")
         put(etcd, "/mine/key")
@@ -201,7 +199,7 @@ def test_a_component_that_is_put_into_devenv_yaml_meanwhile_stays(etcd: Project)
 
 def test_what_a_killed_run_had_and_is_in_devenv_yaml_by_now_stays(etcd: Project) -> None:
     etcd.devenv("up")
-    with running(etcd, "--component", "mine") as (run, _):
+    with begun(etcd, "--component", "mine") as (run, _):
         run.kill()
         run.communicate()
     etcd.configure("profile: coordination\ncomponents: [mine]\n")
@@ -214,7 +212,7 @@ def test_what_a_killed_run_had_and_is_in_devenv_yaml_by_now_stays(etcd: Project)
 
 
 def test_what_the_user_brings_up_meanwhile_stays(etcd: Project) -> None:
-    with running(etcd) as (run, _):
+    with begun(etcd) as (run, _):
         etcd.devenv("up")
         assert end(run) == 0
     assert state_of(etcd) == "ready"
@@ -225,7 +223,7 @@ def test_what_the_user_brings_up_meanwhile_stays(etcd: Project) -> None:
 
 def test_a_signal_goes_to_the_command_and_all_is_cleaned_up(etcd: Project, client: docker.DockerClient) -> None:
     code = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); " + WAITS
-    with running(etcd, code=code) as (run, _):
+    with begun(etcd, code=code) as (run, _):
         run.send_signal(signal.SIGTERM)
         # Not `communicate`, which would end its input, too.
         assert run.wait() == 3
@@ -260,7 +258,7 @@ def test_what_a_killed_run_left_is_dropped_by_the_next_and_ended_by_gc(
     etcd: Project, client: docker.DockerClient
 ) -> None:
     etcd.configure("profile: coordination\nservices: {etcd: {auth: true}}\n")
-    with running(etcd) as (run, variables):
+    with begun(etcd) as (run, variables):
         run.kill()
         run.wait()
     component = variables["DEVENV_COMPONENT"]
@@ -269,14 +267,14 @@ def test_what_a_killed_run_left_is_dropped_by_the_next_and_ended_by_gc(
     # That one was the last to use it, and took the killed one's services with it.
     assert ours(client, etcd.id) == NOTHING
 
-    with running(etcd) as (run, _):
+    with begun(etcd) as (run, _):
         run.kill()
         run.wait()
     etcd.devenv("gc")
     assert ours(client, etcd.id) == NOTHING
 
     etcd.devenv("up")
-    with running(etcd) as (run, variables):
+    with begun(etcd) as (run, variables):
         run.kill()
         run.wait()
     etcd.devenv("up")

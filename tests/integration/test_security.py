@@ -47,7 +47,7 @@ def test_fails(devenv, devenv_component):
     assert False
 """
 # How often the watch looks, in seconds.
-PERIOD = 0.02
+PERIOD = 0.05
 
 
 def encoded(secret: bytes) -> Iterator[bytes]:
@@ -185,7 +185,7 @@ COMMANDS = [
         "unwire nova nova.conf",
         "wire nova nova.conf",
     ),
-    *("stop", "start", "down", "up", "wait"),
+    *("stop etcd", "start etcd", "down etcd", "up", "wait"),
 ]
 
 

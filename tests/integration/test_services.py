@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from pathlib import Path
 
 import docker
@@ -53,14 +54,13 @@ def test_two_environments_run_side_by_side_with_ports_secrets_and_files_of_their
     assert not (files / "environments").exists()
 
 
-def test_a_killed_database_keeps_what_it_committed(project: Project, client: docker.DockerClient) -> None:
-    project.devenv("up", "mysql")
+def test_a_killed_database_keeps_what_it_committed(running: Project, client: docker.DockerClient) -> None:
     rows = "CREATE TABLE t (i INT PRIMARY KEY);" + "".join(f"INSERT INTO t VALUES ({i});" for i in range(200))
-    project.devenv("exec", "mysql", "mysql", "-e", rows)
-    (name,) = ours(client, project.id)["containers"]
-    client.containers.get(name).kill()
-    project.devenv("up", "mysql")
-    assert project.devenv("exec", "mysql", "mysql", "-Ne", "SELECT COUNT(*) FROM t").stdout.strip() == "200"
+    running.devenv("exec", "mysql", "mysql", "-e", rows)
+    client.containers.get(f"devenv-{running.id}-mysql").kill()
+    running.devenv("up", "mysql")
+    assert running.devenv("exec", "mysql", "mysql", "-Ne", "SELECT COUNT(*) FROM t").stdout.strip() == "200"
+    running.devenv("exec", "mysql", "mysql", "-e", "DROP TABLE t")
 
 
 def test_an_image_with_only_the_servers_binary_works_as_etcd(
@@ -77,12 +77,13 @@ def test_an_image_with_only_the_servers_binary_works_as_etcd(
         + "COPY --from=full /etc/passwd /etc/passwd\n"
         "ENV PATH=/usr/local/bin\n"
     )
-    client.images.build(path=str(tmp_path), tag="devenv-test/etcd:official-shape", rm=True, forcerm=True)
+    tag = f"devenv-test/{uuid.uuid4().hex}:official-shape"
+    client.images.build(path=str(tmp_path), tag=tag, rm=True, forcerm=True)
     try:
-        text = "services:\n  etcd:\n    image: devenv-test/etcd:official-shape\nprofile: coordination\n"
+        text = f"services:\n  etcd:\n    image: {tag}\nprofile: coordination\n"
         project.configure(text, trusted=True)
         project.devenv("up")
         assert project.json("status")["services"]["etcd"]["state"] == "ready"
         project.devenv("down", "--volumes")
     finally:
-        client.images.remove("devenv-test/etcd:official-shape", force=True)
+        client.images.remove(tag, force=True)

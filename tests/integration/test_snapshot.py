@@ -12,7 +12,7 @@ from pathlib import Path
 import docker
 import pytest
 import requests
-from project import Project, new_project, one_clear_line, ours, remove, snapshot_images
+from project import Project, components, new_project, one_clear_line, ours, remove, snapshot_images
 
 from devenv.errors import Cancelled
 from devenv.lifecycle.environment import Environment
@@ -122,20 +122,32 @@ def test_all_services_are_saved_together_and_restored_together(project: Project,
     assert data.found("early") == [False] * 4
     assert {name: s["endpoints"] for name, s in project.json("status")["services"].items()} == ports
 
-    # Even what was taken down with its data and its secrets comes back.
-    project.devenv("down", "--volumes")
-    assert ours(client, project.id) == {"containers": [], "networks": [], "volumes": []}
-    project.devenv("snapshot", "restore", "one")
-    assert data.found("early") == [True] * 4 and data.found("late") == [False] * 4
-
     project.devenv("snapshot", "rm", "one")
     assert not snapshot_images(client, project.id)
     one_clear_line(project.devenv("snapshot", "restore", "one", check=False), 3, "cannot find snapshot 'one'")
 
 
-def test_one_component_is_emptied_and_the_others_keep_what_they_have(project: Project) -> None:
-    project.configure("profile: database\ncomponents: {nova: {}, glance: {}}\n")
+def test_what_was_taken_down_with_its_data_and_its_secrets_comes_back(
+    project: Project, client: docker.DockerClient
+) -> None:
+    project.configure("profile: coordination\nservices: {etcd: {auth: true}}\n")
     project.devenv("up")
+    login = project.env()["ETCDCTL_USER"]
+    etcdctl(project, "--user", login, "put", "early", "1")
+    project.devenv("snapshot", "save", "one")
+    project.devenv("down", "--volumes")
+    assert ours(client, project.id) == {"containers": [], "networks": [], "volumes": []}
+    project.devenv("snapshot", "restore", "one")
+    assert project.env()["ETCDCTL_USER"] == login
+    assert etcdctl(project, "--user", login, "get", "early") == "early\n1"
+
+
+def test_one_component_is_emptied_and_the_others_keep_what_they_have(running: Project) -> None:
+    with components(running, "components: {nova: {}, glance: {}}\n"):
+        one_component_is_emptied(running)
+
+
+def one_component_is_emptied(project: Project) -> None:
     for component in ("nova", "glance"):
         project.devenv("exec", "mysql", "mysql", "-e", f"CREATE TABLE {component}.t (a INT)")
     before = project.json("env", "--component", "nova")
