@@ -54,7 +54,7 @@ def licence(name: str) -> str:
 
 def reasons() -> dict[str, str]:
     """Why devenv itself needs a package, from CONTRIBUTING.md."""
-    text = (TOP / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text = (TOP / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n## Dependencies\n")[2]
     return {_known(name): why for name, why in _REASON.findall(text) if name != "package"}
 
 

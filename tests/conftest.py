@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +19,7 @@ if TYPE_CHECKING:
 # Tests that ask for one of these fixtures run in one process, since each process would make its own; all others run
 # wherever there is room: `pytest --numprocesses N --dist loadgroup`.
 SHARED = ("running", "guarded", "canary", "figures", "queue", "engine", "place", "kills")
+_GROUPS = pytest.StashKey[Path]()
 
 
 def pytest_configure() -> None:
@@ -23,19 +29,50 @@ def pytest_configure() -> None:
             signal.signal(number, handler)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        for name in SHARED:
-            if name in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group(_group(item, name)))
-                break
+# Only a worker knows a test's fixtures, and only the controller spreads tests: it reads what each worker writes. The
+# mark xdist_group, which is for that, changes ids of tests, which pytest 9 does not allow any more.
 
 
-def _group(item: pytest.Item, fixture: str) -> str:
-    """The cases of a scenario of the chaos share a place; other scenarios have another one."""
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    if _GROUPS not in node.config.stash:
+        node.config.stash[_GROUPS] = Path(tempfile.mkdtemp(prefix="devenv-groups-")) / "groups.json"
+    node.workerinput["groups"] = str(node.config.stash[_GROUPS])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _GROUPS in config.stash:
+        shutil.rmtree(config.stash[_GROUPS].parent)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if worker := getattr(config, "workerinput", None):
+        written = Path(f"{worker['groups']}.{worker['workerid']}")
+        written.write_text(json.dumps({item.nodeid: group for item in items if (group := _group(item))}))
+        written.replace(worker["groups"])
+
+
+def _group(item: pytest.Item) -> str:
+    """Return the shared fixture that the test asks for; a scenario of the chaos has a place of its own."""
+    fixture = next((name for name in SHARED if name in getattr(item, "fixturenames", ())), "")
     call = getattr(item, "callspec", None)
     return f"{fixture} {call.params[fixture]}" if call and fixture in call.params else fixture
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadGroupScheduling
+
+    class Scheduling(LoadGroupScheduling):
+        @cached_property
+        def groups(self) -> dict[str, str]:
+            return dict(json.loads(config.stash[_GROUPS].read_text()))
+
+        def _split_scope(self, nodeid: str) -> str:
+            return self.groups.get(nodeid, nodeid)
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 @pytest.fixture(scope="session")

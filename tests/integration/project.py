@@ -252,13 +252,6 @@ def plan_of(project: Project, *services: str) -> list[tuple[str, str, str]]:
     return [(op["action"], op["target"], op["cause"]) for op in operations if op["action"] != "ready"]
 
 
-def ran(project: Project, code: str) -> list[str]:
-    """What a program prints that uses the library of the project's checkout, in words."""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=project.folder, env=project.environ, capture_output=True, text=True, check=True)
-    return done.stdout.split()
-
-
 def golden_states(project: Project) -> set[str]:
     """The images that hold, or would hold, the golden states of its services."""
     with project.inside():

@@ -196,7 +196,7 @@ def test_a_component_whose_data_was_lost_gets_new_ones(wired: Project) -> None:
 
 def test_a_component_that_is_not_listed_is_told(wired: Project) -> None:
     for command in (["env", "--component", "nosuch"], ["wire", "nosuch", "nova.conf"]):
-        one_clear_line(wired.devenv(*command, check=False), 3, "'nosuch'", "nova, my-service", "devenv.yaml")
+        one_clear_line(wired.devenv(*command, check=False), 3, "'nosuch'", "my-service, nova", "devenv.yaml")
 
 
 def test_a_component_that_has_nothing_yet_is_told(wired: Project) -> None:

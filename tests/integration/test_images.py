@@ -14,15 +14,16 @@ from typing import Any
 import docker
 import pytest
 import yaml
-from project import Project, golden_states, one_clear_line, ours, ran, tags
+from project import Project, golden_states, one_clear_line, ours, tags
 from registry import Registry, image, serving
 
 from devenv.engine import install as host
 from devenv.engine.docker import connect
 from devenv.errors import ServiceFailed
 from devenv.images import build as imagebuild, references as images
-from devenv.images.references import BASE, LABEL_CONTENT
-from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, SHARED
+from devenv.images.references import BASE, LABEL_CONTENT, stale_images
+from devenv.lifecycle.environment import Environment
+from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, SHARED, Profile
 
 TAG = "trixie-slim"
 # An etcd of nothing but the base. What makes it another one for each test is a comment.
@@ -126,15 +127,12 @@ def test_nothing_is_built_on_a_base_that_is_not_devenvs(
         remove(client, base, there["etcd"]["reference"])
 
 
-STALE = """
-from devenv.lifecycle.environment import Environment
-from devenv.images.references import images_for, stale_images
-from devenv.model import Profile
-from devenv.spec.catalogue import load_catalogue
-environment = Environment()
-catalogue = load_catalogue()
-print(*stale_images(environment.engine, images_for(Profile("", {}), catalogue).values()))
-"""
+def stale(project: Project) -> list[str]:
+    """What `images prune` would remove."""
+    with project.inside():
+        environment = Environment()
+        catalogue = environment._world.define().catalogue
+        return [*stale_images(environment.engine, images.images_for(Profile("", {}), catalogue).values())]
 
 
 def test_prune_takes_the_names_that_devenv_gave_and_nothing_that_somebody_made(
@@ -151,9 +149,9 @@ def test_prune_takes_the_names_that_devenv_gave_and_nothing_that_somebody_made(
     try:
         assert client.images.get(mine).labels[LABEL_ENVIRONMENT] == unnamed.labels[LABEL_ENVIRONMENT] == SHARED
         # What it would remove, and not `prune` itself: that would take what other tests made and use.
-        assert tiny not in ran(project, STALE)
+        assert tiny not in stale(project)
         (checkout / "compose/etcd/Dockerfile").write_text(TINY.format(unique=uuid.uuid4()))
-        found = ran(project, STALE)
+        found = stale(project)
         assert tiny in found and not {mine, kept, unnamed.id} & {*found}
         assert connect().remove_image(tiny)
         assert client.images.get(kept).id == genuine and client.images.get(mine) and client.images.get(unnamed.id)

@@ -109,7 +109,7 @@ def test_what_runs_already_is_used_and_stays(project: Project, client: docker.Do
     put(project, "mine")
     container = project.json("status")["services"]["etcd"]["container"]
     with begun(project, "etcd", "mysql") as (run, variables):
-        assert variables["DATABASE_URL"].startswith("mysql://run-")
+        assert variables["DATABASE_URL"].startswith("mysql://run_")
         assert state_of(project, "mysql") == "ready"
         assert end(run) == 0
     assert state_of(project) == "ready" and state_of(project, "mysql") == "absent"
