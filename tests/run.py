@@ -42,10 +42,10 @@ def lanes(folder: Path, long: bool) -> list[list[Part]]:
 
     engine = Part("engine", (str(_BIN / "devenv"), "doctor", "--fix"))
     spread = ("--numprocesses", _PROCESSES, "--dist", "loadgroup")
+    services = ("tests/integration", "tests/consumers", "tests/chaos")
     if long:
         examples = tests("examples", "tests/unit", "-m", "hypothesis", "--hypothesis-profile", "thorough")
-        return [[examples], [engine, tests("long", "tests", "-m", "long", *spread)]]
-    services = ("tests/integration", "tests/consumers", "tests/chaos")
+        return [[examples], [engine, tests("long", *services, "-m", "long", *spread)]]
     return [
         [
             Part("ruff", (str(_BIN / "ruff"), "check", ".")),
