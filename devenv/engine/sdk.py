@@ -112,17 +112,28 @@ class Sdk(Client):
         with _translated():
             run = str(self._client.exec_create(container, list(command), stdin=True, tty=tty)["Id"])
             stream = self._client.exec_start(run, tty=tty, socket=True)
-        return run, _as_socket(getattr(stream, "_sock", stream))
+        return run, _as_socket(stream)
 
 
 def _as_socket(stream: Any) -> Any:
-    """Return the stream; through ssh, return a socket instead.
+    """Return what the library opened for a command, as a socket that whoever has it can close."""
+    raw = getattr(stream, "_sock", stream)
+    if program := getattr(raw, "proc", None):
+        return _bridged(program)
+    if type(raw) is not socket.socket:  # with TLS, whose state cannot be in two places
+        return raw
+    # The library's answer also holds on to its socket, and would keep it open.
+    ours = raw.dup()
+    raw.close()
+    stream.close()
+    return ours
 
-    There the library's stream is a program with two pipes: nobody can wait for it, or tell it that no more comes.
+
+def _bridged(program: Any) -> socket.socket:
+    """Return a socket to the program that the library runs to reach an engine through ssh.
+
+    That has two pipes: nobody can wait for them, or tell the program that no more comes.
     """
-    program = getattr(stream, "proc", None)
-    if program is None:
-        return stream
     ours, theirs = socket.socketpair()
 
     def give() -> None:
