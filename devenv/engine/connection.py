@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -165,13 +166,19 @@ def unless_gone() -> Iterator[None]:
             raise
 
 
+def says_taken(error: Refused) -> bool:
+    """Return whether the engine refused to create something because its name is in use."""
+    # Docker answers with that status; Podman with 500, as for any failure.
+    return error.status == 409 or bool(re.search(r"\balready (in use|used|exists)\b", str(error)))
+
+
 @contextmanager
 def unless_taken(name: str) -> Iterator[None]:
     """Raise NotOurs if the name of what is created is in use: devenv would have seen an object of its own."""
     try:
         yield
     except Refused as error:
-        if error.status != 409:
+        if not says_taken(error):
             raise
         raise NotOurs(
             f"cannot create {name}: something that is not of this environment has the name",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Generator, Mapping, Sequence
 from typing import IO, Any
 
-from devenv.engine.connection import Connection, asking, made_late, unless_gone, unless_taken
+from devenv.engine.connection import Connection, asking, made_late, says_taken, unless_gone, unless_taken
 from devenv.engine.http import TIMEOUT, Refused
 from devenv.engine.protocol import CONFIG_FOLDER, DATA_FOLDER, Labels
 from devenv.engine.tar import Torn, in_folder, pack, read_ahead
@@ -68,7 +68,7 @@ def created(
         try:
             return str(client.ask("POST", "/containers/create", query, wanted, timeout)["Id"])
         except Refused as error:
-            if error.status != 409 or not (late := made_late(connection, f"/containers/{name}/json", labels)):
+            if not says_taken(error) or not (late := made_late(connection, f"/containers/{name}/json", labels)):
                 raise
             remove(connection, late)
         return str(client.ask("POST", "/containers/create", query, wanted, timeout)["Id"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from devenv.engine import containers
-from devenv.engine.connection import Connection, asking, made_late, unless_gone, unless_taken
+from devenv.engine.connection import Connection, asking, made_late, says_taken, unless_gone, unless_taken
 from devenv.engine.http import Refused
 from devenv.engine.ownership import filler
 from devenv.engine.protocol import Labels
@@ -27,7 +27,7 @@ def create_network(connection: Connection, name: str, labels: Labels) -> str:
                     f"cannot create network {name}: {error}",
                     hint="'docker network prune' frees addresses of unused networks",
                 ) from error
-            if error.status != 409 or not (late := made_late(connection, f"/networks/{name}", labels)):
+            if not says_taken(error) or not (late := made_late(connection, f"/networks/{name}", labels)):
                 raise
             return late
 

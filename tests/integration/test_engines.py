@@ -27,4 +27,4 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         return
     with private_podman(tmp_path_factory.mktemp("podman")) as podman:
         podman.load([image])
-        yield Docker(Connection(f"unix://{podman.socket}", "DOCKER_HOST"))
+        yield Docker(Connection(f"unix://{podman.socket}", "podman"))

@@ -268,15 +268,25 @@ def test_a_name_that_somebody_else_has_is_not_ours(what: str) -> None:
         act()
 
 
-def test_a_network_that_a_killed_devenv_asked_for_is_taken() -> None:
+# How Docker and Podman refuse it.
+TAKEN = [
+    Refused(409, "it is there"),
+    Refused(500, "network name devenv-e already used: network already exists"),
+    Refused(500, 'the container name "devenv-env-one" is already in use by 0123: that name is already in use'),
+]
+
+
+@pytest.mark.parametrize("taken", TAKEN)
+def test_a_network_that_a_killed_devenv_asked_for_is_taken(taken: Refused) -> None:
     late = {"Id": "n1", "Labels": OWN}
-    asked, _ = engine({"POST /networks/create": Refused(409, "it is there"), "GET /networks/devenv-e": late})
+    asked, _ = engine({"POST /networks/create": taken, "GET /networks/devenv-e": late})
     assert asked.create_network("devenv-e", OWN) == "n1"
 
 
-def test_a_container_that_a_killed_devenv_asked_for_is_made_anew() -> None:
+@pytest.mark.parametrize("taken", TAKEN)
+def test_a_container_that_a_killed_devenv_asked_for_is_made_anew(taken: Refused) -> None:
     asked, client = engine({"GET /containers/devenv-env-one/json": {"Id": "late", "Config": {"Labels": OWN}}})
-    client.answers[CREATE] = Refused(409, "it is there")
+    client.answers[CREATE] = taken
     client.then["DELETE /containers/late"] = {CREATE: {"Id": "c2"}}
     assert asked.create(ONE, OWN, "n") == "c2"
 
