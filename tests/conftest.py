@@ -16,6 +16,9 @@ import pytest
 if TYPE_CHECKING:
     from tests.integration.project import Project
 
+# Its tests are imported by others, and their assertions are to say what they saw.
+pytest.register_assert_rewrite("tests.contract")
+
 # Tests that ask for one of these fixtures run in one process, since each process would make its own; all others run
 # wherever there is room: `pytest --numprocesses N --dist loadgroup`.
 SHARED = ("running", "guarded", "canary", "figures", "queue", "engine", "place", "kills")
