@@ -55,7 +55,7 @@ def hint_for(word: str, known: Iterable[str], lead: str) -> str:
     return f"{did_you_mean(word, known)} {lead}: {', '.join(known) or 'none'}".lstrip()
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Pair:
     """What one component has in one service. It prints as "mysql/nova".
 

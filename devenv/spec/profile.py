@@ -334,30 +334,30 @@ def _apply(layer: _Layer, services: dict[str, ServiceChoice], left_out: set[str]
 
 
 TEMPLATE = """\
-# What `devenv up` starts for this project. Every line is optional.
+# `devenv up` starts these services for this project. Every line is optional.
 
 # One of: {profiles}.
 profile: base
 
-# Added to what the profile has, or changed in it; `false` leaves a service out.
+# Add services to the profile, or change them; `false` leaves a service out.
 # services:
 #   mysql:
-#     image: mysql:8.4        # any image that works as MySQL, once you `devenv trust` it; built by devenv if not given
-#     ports: {{sql: 3307}}      # a fixed port on 127.0.0.1; chosen by devenv if not given
+#     image: mysql:8.4        # any MySQL image, once you have run `devenv trust`; by default devenv builds one
+#     ports: {{sql: 3307}}      # a fixed port on 127.0.0.1; by default devenv chooses one
 #   etcd: false
 
-# All that is unsafe but fast is off: the data survives a power cut.
+# Switch unsafe but fast settings off: the data survives a power cut.
 # durable: true
 
-# Each gets a database, a vhost, a key prefix and a service user of its own, and .devenv/NAME.conf with all of it.
+# Give each component a database, a vhost, a key prefix and a service user, and write them to .devenv/NAME.conf.
 # components:
 #   my-service:
-#     wire: [etc/my-service.conf]   # merge its options into a file of the project's, too
+#     wire: [etc/my-service.conf]   # merge its options into this file of the project, too
 #     catalog: {{type: my-type, url: "http://127.0.0.1:8080"}}   # list it in the service catalog
 #     sections: {{neutron: network}}  # how it reaches others: [neutron] with all of its credentials
 """
 
 
 def project_file_text() -> str:
-    """A commented devenv.yaml to begin with."""
+    """Return a commented devenv.yaml to begin with."""
     return TEMPLATE.format(profiles=", ".join(shipped_profiles()))

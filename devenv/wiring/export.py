@@ -85,7 +85,7 @@ def for_jobs(
 def write(tool: str, files: Mapping[str, str], output: Path, project: Path) -> list[Path]:
     """Write an export to a file or, if it is several, below a folder. Files with passwords are for their owner alone.
 
-    Raises ConfigError where that cannot be done, and where a link leads out of the project or the folder.
+    Raise ConfigError where that fails, and where a link leads out of the project or the folder.
     """
     paths = {output / name if name else output: text.encode() for name, text in files.items()}
     for path in (output, *paths):
