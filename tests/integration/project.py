@@ -196,6 +196,8 @@ def ports_held() -> Iterator[None]:
     with ExitStack() as held:
         for number in {e.port for service in load_catalogue().values() for e in service.endpoints.values()}:
             taken = held.enter_context(socket.socket())
+            # As devenv looks for a free port: connections that ended a minute ago do not count.
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with suppress(OSError):
                 taken.bind(("127.0.0.1", number))
                 taken.listen()
