@@ -328,7 +328,7 @@ class World:
         there = picture.observed.containers
         services = {name: service for name, service in picture.everything.services.items() if name in there}
         if not services:
-            raise ConfigError(f"cannot show endpoints: {self.id} has no services", hint="run 'devenv up' first")
+            raise ConfigError(f"cannot use environment {self.id}: it has no services", hint="run 'devenv up' first")
         given = self.given(replace(picture.everything, services=services))
         for component in components:
             if not any(component in service.components for service in given.services.values()):
