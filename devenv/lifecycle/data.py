@@ -53,10 +53,10 @@ def save(world: World, name: str) -> Snapshot:
             f"cannot save a snapshot: the engine at {world.engine.url} keeps no data of volumes",
             "use Docker or Podman, or dump the data with the server's own tools",
         )
-    defined, state = world.define(), world.state
+    state = world.state
     with world.changing():
         snapshot.check_free(state, name)
-        picture = world.there(defined)
+        picture = world.there(world.define())
         plan, services = snapshot.plan_save(picture.wanted, picture.observed)
         # Known before they are made: what a killed devenv leaves of them is then ours to remove.
         images = [operation.subject for operation in plan.operations]

@@ -18,7 +18,7 @@ from devenv.lifecycle.execute import carry_out
 from devenv.lifecycle.plan import plan_images, plan_restart, plan_start, plan_wait
 from devenv.lifecycle.timing import Run, Watch, understood
 from devenv.lifecycle.up import Allowance, Wish, bring_up, plan_up, preflight
-from devenv.lifecycle.world import Choice, Definitions, World
+from devenv.lifecycle.world import Catalogue, Choice, Definitions, World
 from devenv.model import Desired, Image, Observed, ObservedContainer, Plan, ProjectFile, Report, Result
 from devenv.services.readiness import ServiceStatus, status_of
 from devenv.spec import trust
@@ -246,9 +246,12 @@ class Environment:
         """
         loans.make_room(self._world)
 
-    def going(self) -> set[str]:
-        """Return the services that go, with their data, when the last run has ended."""
-        return loans.going(self._world, self._world.define().catalogue)
+    def going(self, catalogue: Catalogue | None = None) -> set[str]:
+        """Return the services that go, with their data, when the last run has ended.
+
+        With the `catalogue` of what was borrowed, no file is read again.
+        """
+        return loans.going(self._world, catalogue or self._world.define().catalogue)
 
     def clear(self, others: bool = True) -> None:
         """Take away what killed runs left: the services that nobody uses, and their components in the others.

@@ -78,7 +78,7 @@ def carry_out(
 ) -> list[Timing]:
     """Carry out a plan for what the picture wants, and `remember` what comes of it: for those who hold the lock.
 
-    A plan that changes nothing needs no lock, and nothing is remembered of it. Raises as `execute` does.
+    A plan that leaves the environment as it is needs no lock and is not remembered. Raises as `execute` does.
     """
     desired, observed, defined = picture.wanted, picture.observed, picture.defined
     journal = RecordJournal(world.state, plan, desired, observed, defined.catalogue) if remember else Journal()

@@ -18,7 +18,10 @@ _UNKNOWN = {"provision": "", "drop": "", "prepare": BEGUN}
 
 
 class Journal:
-    """Hear what was done to services, and write nothing: for plans that change nothing. Called from several threads."""
+    """Hear what was done to services, and write nothing. Called from several threads.
+
+    It is for plans that leave the environment as it is.
+    """
 
     def begin(self) -> None: ...
     def created(self, service: str) -> None:

@@ -77,6 +77,8 @@ def shared(world: World) -> Iterator[Path]:
     """
     with ExitStack() as stack:
         with world.changing():
+            # A project that cannot be read has no users.
+            world.define()
             stack.enter_context(world.state.using())
             folder = stack.enter_context(world.state.pool())
         yield folder

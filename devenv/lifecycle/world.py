@@ -106,7 +106,7 @@ class Picture:
 
 
 class World:
-    """One environment of one project: where it is, what it talks to, what it has seen. It does nothing by itself."""
+    """One environment of one project: where it is, what it talks to, and what it has seen. Making one does nothing."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from devenv.errors import ServiceFailed
+from devenv.errors import ServiceFailed, tells_of_full_disk
 
 # The limits of one attempt of a probe, in seconds. A healthy service answers in milliseconds; a wedged one must not
 # hide its reason for long.
@@ -126,7 +126,9 @@ class Provisioner:
                 line = line.replace(settings.get("password") or "\0", "***")
             where, hint = f"{self.target.host}:{self.target.port}", getattr(error, "hint", "")
             hint = hint or f"'devenv logs {self.service}' shows its side"
-            raise ServiceFailed(f"{cannot} at {where}: {line[:200]}", hint) from None
+            failed = ServiceFailed(f"{cannot} at {where}: {line[:200]}", hint)
+            failed.disk_full = tells_of_full_disk(line)
+            raise failed from None
 
 
 # ---- what probes say ---------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -286,7 +287,8 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     It is for its owner alone, and no lock is needed. Large files are not forced to disk. Raise ConfigError where devenv
     cannot write it.
     """
-    draft = _Draft(path, by=f"-{os.getpid()}")
+    # Not the number of the process: two containers that share a folder can have the same.
+    draft = _Draft(path, by=f"-{secrets.token_hex(4)}")
     try:
         if path.exists() and not path.is_file():
             raise FileExistsError(0, "it is not a regular file")

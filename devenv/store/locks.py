@@ -32,16 +32,11 @@ os.register_at_fork(after_in_child=_let_go)
 
 @contextmanager
 def held(path: Path, waiting: Callable[[str], None], over: Event | None = None) -> Iterator[None]:
-    """Hold a lock alone, and wait for it. `waiting` gets a text, once, if another process has it, and may raise.
+    """Hold a lock alone, and wait for it. `waiting` gets a text, once, if somebody else has it, and may raise.
 
     Raise Cancelled if it is `over` before that.
     """
-    make_private(path.parent)
-    try:
-        stream = _open(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    with stream, _own(stream):
+    with _openable(path) as stream, _own(stream):
         told = False
         while True:
             if over and over.is_set():
@@ -68,12 +63,11 @@ def shared(path: Path) -> Iterator[None]:
 
 @contextmanager
 def held_if_free(path: Path, attempts: int = 1) -> Iterator[bool]:
-    """Hold a lock alone unless another process has it. Yield whether it is held.
+    """Hold a lock alone unless somebody else has it. Yield whether it is held.
 
     GLANCES attempts are enough where others only look whether the lock is held.
     """
-    make_private(path.parent)
-    with _open(path) as stream, _own(stream):
+    with _openable(path) as stream, _own(stream):
         for attempt in range(attempts):
             if attempt:
                 time.sleep(_POLL_SECONDS)
@@ -97,10 +91,19 @@ def is_held(path: Path) -> bool:
     return False
 
 
+def _openable(path: Path) -> IO[str]:
+    """Open a file to lock, in a folder that is made if it is missing. Raise ConfigError if that cannot be done."""
+    make_private(path.parent)
+    try:
+        return _open(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
 def _open(path: Path) -> IO[str]:
     """Open a file to lock. It is for its owner alone: every process that can open it can hold its lock.
 
-    `held` replaces its text, so a link in its place is not followed.
+    A holder replaces its text, so a link in its place is not followed.
     """
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600), "a+")
 

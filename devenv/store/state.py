@@ -73,7 +73,7 @@ class State:
 
     @contextmanager
     def locked(self, waiting: Callable[[str], None], over: Event | None = None) -> Iterator[None]:
-        """Hold the environment's lock. `waiting` gets a text, once, if another process has it, until it is `over`.
+        """Hold the environment's lock. `waiting` gets a text, once, if somebody else has it, until it is `over`.
 
         The kernel drops the lock with its holder, so a killed devenv blocks nobody.
         """
@@ -82,18 +82,20 @@ class State:
 
     @contextmanager
     def locked_if_free(self) -> Iterator[bool]:
-        """Hold the environment's lock unless another process has it. Yield whether it is held."""
+        """Hold the environment's lock unless somebody else has it. Yield whether it is held."""
         with held_if_free(self.folder / "lock") as mine, self._holding() if mine else nullcontext():
             yield mine
 
     @contextmanager
     def _holding(self) -> Iterator[None]:
-        # A forked child does not hold it.
-        self._holder, self._known = os.getpid(), None
+        # A forked child does not hold it. A thread that reads right now must not keep what it read for the next holder.
+        with self._turn:
+            self._known, self._holder = None, os.getpid()
         try:
             yield
         finally:
-            self._holder, self._known = 0, None
+            with self._turn:
+                self._known, self._holder = None, 0
 
     # ---- the record ----------------------------------------------------------------------------------------
 
@@ -198,7 +200,8 @@ class State:
         Those that are noted there when this process ends are `abandoned`.
         """
         folder = self._pools / secrets.token_hex(3)
-        with held_if_free(folder / _POOL_LOCK, GLANCES):
+        # It is new, so nobody else holds its lock for longer than a glance.
+        with held(folder / _POOL_LOCK, lambda _: None):
             yield folder
             if not _noted(folder):
                 shutil.rmtree(folder, ignore_errors=True)

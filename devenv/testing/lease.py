@@ -188,7 +188,7 @@ class Lease:
         borrowed, key = self._borrowed(names), _key(names)
         with self._lock:
             if key not in self._pools:
-                going = self.environment.going()
+                going = self.environment.going(borrowed.catalogue)
                 self._pools[key] = Pool(borrowed.desired, borrowed.catalogue, self._opened(), going)
             return self._pools[key]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +158,26 @@ def test_an_engine_that_keeps_no_data_has_no_golden_states_and_refuses_snapshots
     assert not {"keep", "fill"} & {op.action for op in plans[0].operations}
     with pytest.raises(Unsupported, match="cannot save a snapshot"):
         Environment().save("one")
+
+
+def test_a_snapshot_names_the_images_of_the_services_as_they_are_after_the_wait_for_the_lock(
+    tried: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, saves = list[str](), Environment()
+    changing = World.changing
+
+    @contextmanager
+    def waited(world: World) -> Iterator[None]:
+        (tmp_path / "devenv.yaml").write_text("profile: coordination\nservices: {etcd: {image: 'other:1'}}\n")
+        with changing(world):
+            yield
+
+    def there(_: World, defined: Definitions, *__: Any) -> Picture:
+        named.append(defined.images["etcd"].reference)
+        raise ConfigError("cannot go on")
+
+    monkeypatch.setattr(World, "changing", waited)
+    monkeypatch.setattr(World, "there", there)
+    with pytest.raises(ConfigError):
+        saves.save("one")
+    assert named == ["other:1"]

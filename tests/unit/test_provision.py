@@ -117,6 +117,14 @@ def test_a_refusal_is_one_line_without_passwords(server: Server, kind: type[Prov
         kind(server.target()).drop(component())
 
 
+@pytest.mark.parametrize(("words", "full"), [("errno: 28 - No space left on device", True), ("not now", False)])
+def test_a_server_that_says_that_its_disk_is_full_is_understood(server: Server, words: str, full: bool) -> None:
+    server.reply = lambda asked, _: (400, {"error": "bad_request", "reason": words})
+    with pytest.raises(ServiceFailed) as error:
+        RabbitMQ(server.target()).ensure(component())
+    assert error.value.disk_full == full
+
+
 @pytest.mark.parametrize("kind", [RabbitMQ, Etcd, Keystone])
 def test_nobody_listening_is_told_as_such(kind: type[Provisioner]) -> None:
     nobody = Target("127.0.0.1", 1, "http://127.0.0.1:1", {"user": "u", "password": ROOT, "project": "p", "auth": ""})

@@ -14,16 +14,18 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
 from devenv.errors import Cancelled, ConfigError, DevenvError, NotOurs
 from devenv.ports import free_port, holder as port_holder, is_free
-from devenv.store.files import beside, open_to_others, replace_file, write_files, written_whole
+from devenv.store.files import beside, open_to_others, read_json, replace_file, write_files, written_whole
 from devenv.store.locks import held, is_held
 from devenv.store.places import cache_folder, environment_id, state_folder
 from devenv.store.record import Record
@@ -287,6 +289,17 @@ def test_a_run_that_is_killed_between_two_files_leaves_each_one_whole(tmp_path: 
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"newer", "b": b"newer"}
 
 
+def test_two_that_write_a_whole_file_do_not_take_each_others_draft(tmp_path: Path) -> None:
+    path = tmp_path / "cache.tar"
+    with written_whole(path) as first:
+        first.write(b"A")
+        with written_whole(path) as second:
+            second.write(b"B")
+        assert path.read_bytes() == b"B"
+        first.write(b"A")
+    assert path.read_bytes() == b"AA" and list(tmp_path.iterdir()) == [path]
+
+
 def test_nothing_to_write_is_fine(tmp_path: Path) -> None:
     write_files({})
     assert not list(tmp_path.iterdir())
@@ -418,6 +431,13 @@ def test_a_folder_in_place_of_the_lock_is_a_clear_error(tmp_path: Path) -> None:
         pass
 
 
+def test_a_glance_at_a_lock_that_cannot_be_opened_is_a_clear_error(tmp_path: Path) -> None:
+    (place := State(tmp_path, "default")).folder.mkdir(parents=True)
+    (place.folder / "lock").mkdir()
+    with pytest.raises(ConfigError, match="cannot write"), place.locked_if_free():
+        pass
+
+
 def test_a_lock_holds_where_nothing_can_be_written(tmp_path: Path) -> None:
     # Its text is a courtesy to others; whoever cannot write it has the lock all the same.
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -481,6 +501,33 @@ def test_a_record_comes_back_as_it_was_saved(state: State, tmp_path: Path) -> No
     assert state.load() == record
     assert all_records() == [record]
     assert (mode(state.folder), mode(state.folder / "record.json")) == (0o700, 0o600)
+
+
+def test_what_a_thread_began_to_read_before_is_not_taken_for_the_record_by_the_next_holder(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have changed in between: another process can have held the lock."""
+    state.save(replace(state.load(), owner="before"))
+    reading, go_on = threading.Event(), threading.Event()
+    read = read_json
+
+    def slow(path: Path) -> dict[str, Any]:
+        found = read(path)
+        if threading.current_thread() is not threading.main_thread():
+            reading.set()
+            go_on.wait(10)
+        return found
+
+    monkeypatch.setattr("devenv.store.state.read_json", slow)
+    looks = threading.Thread(target=state.load)
+    with state.locked(pytest.fail):
+        looks.start()
+        assert reading.wait(10)
+        threading.Timer(0.05, go_on.set).start()
+    State(tmp_path, "default").save(replace(state.load(), owner="another's"))
+    with state.locked(pytest.fail):
+        looks.join()
+        assert state.load().owner == "another's"
 
 
 def test_the_holder_of_the_lock_reads_the_record_once(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
