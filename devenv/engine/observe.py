@@ -28,6 +28,8 @@ from devenv.model import (
 
 # Engine 29 keeps images in containerd's store, which may be on another file system than the engine's own folder.
 _CONTAINERD = Path("/var/lib/containerd")
+# What Podman calls a state -> what Docker does, for a container that ended before it was asked to.
+_STATES = {"stopped": "exited"}
 
 
 # ---- the engine itself -------------------------------------------------------------------------------------------
@@ -140,7 +142,7 @@ def _container(listed: Mapping[str, Any], networks: Mapping[str, str]) -> Observ
         id=listed["Id"],
         name=name_of(listed),
         service=labels.get(LABEL_SERVICE, ""),
-        state=listed["State"],
+        state=_STATES.get(listed["State"], listed["State"]),
         image=listed["Image"],
         config_hash=labels.get(LABEL_CONFIG_HASH, ""),
         parts=decoded(LABEL_CONFIG_PARTS),
@@ -182,11 +184,19 @@ def belongings(connection: Connection, environment: str) -> dict[str, Any]:
 def events(connection: Connection, environment: str) -> list[dict[str, Any]]:
     """Return what happened to the environment's containers, as far back as the engine remembers."""
     with asking("ask for the engine's events"):
-        # By the engine's own clock: if the end were in its future, it would go on until then.
-        now = datetime.fromisoformat(connection.client.ask("GET", "/info")["SystemTime"]).timestamp()
-        query = {"since": 1, "until": f"{now:.6f}", "filters": _label(environment)}
+        query: dict[str, object] = {"since": 1, "filters": _label(environment), **_until_now(connection)}
         told = b"".join(connection.client.stream("GET", "/events", query))
         return [decoded(line) for line in told.splitlines() if line.strip()]
+
+
+def _until_now(connection: Connection) -> dict[str, object]:
+    """Return what makes the list of events end with those that happened by now."""
+    if connection.client.podman:
+        # It cuts an end down to whole seconds, and knows how to tell no more than it has.
+        return {"stream": False}
+    # By the engine's own clock: if the end were in its future, it would go on until then.
+    now = datetime.fromisoformat(connection.client.ask("GET", "/info")["SystemTime"]).timestamp()
+    return {"until": f"{now:.6f}"}
 
 
 # ---- single containers -------------------------------------------------------------------------------------------
@@ -201,7 +211,8 @@ def inspect(connection: Connection, container: str) -> dict[str, Any]:
 def state(connection: Connection, container: str) -> ContainerState:
     """Return how a container is doing."""
     found = inspect(connection, container)["State"]
-    return ContainerState(found["Status"], int(found.get("ExitCode") or 0), bool(found.get("OOMKilled")))
+    status = _STATES.get(found["Status"], found["Status"])
+    return ContainerState(status, int(found.get("ExitCode") or 0), bool(found.get("OOMKilled")))
 
 
 def publisher(connection: Connection, port: int) -> str:

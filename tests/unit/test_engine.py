@@ -19,6 +19,7 @@ from builders import service
 
 from devenv.engine.docker import Docker
 from devenv.engine.http import TIMEOUT, Body, Client, Query, Refused
+from devenv.engine.protocol import ContainerState
 from devenv.engine.tar import pack
 from devenv.errors import (
     AddressPoolExhausted,
@@ -168,6 +169,32 @@ def test_what_carries_no_token_of_ours_is_a_stranger() -> None:
     assert sorted(found.strangers) == [
         f"{kind} {kind[0]}{n}" for kind in ("container", "network", "volume") for n in (0, 1)
     ]
+
+
+def test_a_state_goes_by_dockers_word_for_it() -> None:
+    stopped = {**listed("1", {}, "Exited (3) 1 second ago"), "State": "stopped"}
+    asked, _ = engine(
+        {
+            "GET /containers/json": [stopped],
+            "GET /networks": [],
+            "GET /volumes": {"Volumes": []},
+            "GET /images/json": [],
+            "GET /containers/1/json": {"State": {"Status": "stopped", "ExitCode": 3, "OOMKilled": True}},
+        }
+    )
+    assert asked.observe("e", "t").containers["one"].state == "exited"
+    assert asked.state("1") == ContainerState("exited", 3, out_of_memory=True)
+
+
+@pytest.mark.parametrize(
+    ("podman", "end"), [(False, {"until": "12.500000"}), (True, {"stream": False})], ids=["docker", "podman"]
+)
+def test_events_are_those_that_happened_by_now(podman: bool, end: dict[str, Any]) -> None:
+    said = b'{"Action": "create"}\n{"Action": "start"}\n'
+    asked, client = engine({"GET /events": said, "GET /info": {"SystemTime": "1970-01-01T00:00:12.5Z"}})
+    client.podman = podman
+    assert [event["Action"] for event in asked.events("e")] == ["create", "start"]
+    assert client.query("GET /events") == {"since": 1, "filters": {"label": f"{LABEL_ENVIRONMENT}=e"}, **end}
 
 
 def test_only_our_own_volumes_are_left_over() -> None:
