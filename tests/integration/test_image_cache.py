@@ -112,8 +112,9 @@ def test_what_is_no_archive_of_devenvs_is_refused(project: Project, client: dock
                 client.images.remove(image["Id"], force=True)
     for name, content in (("half.tar", foreign[: len(foreign) // 2]), ("small.gz", gzip.compress(foreign))):
         (project.folder / name).write_bytes(content)
-        refused = project.devenv("images", "load", name, check=False)
-        one_clear_line(refused, 3, f"cannot load {name}: it is not a complete")
+        one_clear_line(
+            project.devenv("images", "load", name, check=False), 3, f"cannot load {name}: it is not a complete"
+        )
     one_clear_line(project.devenv("images", "load", "no.tar", check=False), 3, "cannot load no.tar: No such file")
     one_clear_line(project.devenv("images", "save", "no/a.tar", check=False), 3, "cannot write no/a.tar")
 

@@ -171,6 +171,7 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canary]:
             work(found)
         yield found
     finally:
+        project.devenv("snapshot", "rm", "before", check=False)
         remove(project)
 
 
