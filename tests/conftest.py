@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.integration.project import Project
+    from tests.integration.project import Ports, Project
 
 # Its tests are imported by others, and their assertions are to say what they saw.
 pytest.register_assert_rewrite("tests.contract")
 
 # Tests that ask for one of these fixtures run in one process, since each process would make its own; all others run
 # wherever there is room: `pytest --numprocesses N --dist loadgroup`.
-SHARED = ("running", "guarded", "canary", "figures", "queue", "engine", "place", "kills")
+SHARED = ("running", "guarded", "canary", "figures", "queue", "engine", "place", "kills", "golden")
 _GROUPS = pytest.StashKey[Path]()
 
 
@@ -79,17 +80,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
-def images() -> Iterator[None]:
+def images() -> Iterator[Ports]:
     """Images are built once for all tests, under no test's time limit; and no test takes another's ports."""
-    from tests.integration.project import build_images, ports_held
+    from tests.integration.project import Ports, build_images
 
     build_images()
-    with ports_held():
-        yield
+    with closing(Ports()) as ports:
+        ports.hold()
+        yield ports
 
 
 @pytest.fixture(scope="session")
-def running(images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def running(images: Ports, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """All four services up. A test may add components to devenv.yaml and take them out again."""
     from tests.integration.project import new_project, remove
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Lock
 
 import docker
 from pymysql import MySQLError
@@ -22,12 +20,11 @@ from pymysql import MySQLError
 from devenv.engine.connection import endpoint_in_use
 from devenv.errors import DevenvError
 from devenv.lifecycle.environment import Environment
-from devenv.spec.catalogue import load_catalogue
 from devenv.store.places import environment_id
 from tests.chaos import checks, files
 from tests.chaos.proxy import Plan, Proxy, proxy
 from tests.chaos.scenarios import SCENARIOS, SUITE, Scenario
-from tests.integration.project import REPOSITORY, Completed, Project, new_project
+from tests.integration.project import REPOSITORY, Completed, Ports, Project, new_project
 
 # A command that takes longer hangs: the longest has three seconds of work, or many times that on a busy machine.
 _SECONDS = 300
@@ -57,26 +54,6 @@ class Outcome:
     request: str
     seconds: float
     problems: tuple[str, ...]
-
-
-class Ports:
-    """The services' well-known ports, held so that none is chosen: other programs on this machine want them, too."""
-
-    def __init__(self) -> None:
-        numbers = {e.port for service in load_catalogue().values() for e in service.endpoints.values()}
-        self._missing, self._held, self._lock = numbers, ExitStack(), Lock()
-
-    def hold(self) -> None:
-        """Hold those that nobody else has right now."""
-        with self._lock:
-            for number in [*self._missing]:
-                with suppress(OSError):
-                    listener = socket.create_server(("127.0.0.1", number))
-                    self._held.enter_context(listener)
-                    self._missing.remove(number)
-
-    def close(self) -> None:
-        self._held.close()
 
 
 class Place:

@@ -45,7 +45,7 @@ def variables(wired: Wired) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def guarded(images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
+def guarded(images: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
     """An etcd that asks for a login."""
     scratch = new_project(tmp_path_factory.mktemp("guarded"), "guarded")
     scratch.configure(GUARDED)

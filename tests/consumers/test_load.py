@@ -8,11 +8,12 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import docker
 import pytest
-from project import REPOSITORY, ports_held
+from project import REPOSITORY, Ports
 
 from tests.bench.engine import Engine
 from tests.bench.process import Failed
@@ -27,7 +28,8 @@ SIZE = ["--components", "8", "--clients", "4", "--seconds", "1", "--environments
 def figures() -> Mapping[str, str]:
     """What it measured. It fails by itself for an error, a service that was not used or not up, and what is left."""
     command = [sys.executable, "-m", "tests.soak", *SIZE]
-    with ports_held():
+    with closing(Ports()) as ports:
+        ports.hold()
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return dict(re.findall(r"^\| (.+) \| (.+) \|$", done.stdout, re.MULTILINE))

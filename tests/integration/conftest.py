@@ -10,7 +10,7 @@ from pathlib import Path
 
 import docker
 import pytest
-from project import REPOSITORY, Project, new_project, remove
+from project import REPOSITORY, Ports, Project, new_project, remove
 
 from devenv.engine.connection import endpoint_in_use
 
@@ -23,9 +23,10 @@ def client() -> Iterator[docker.DockerClient]:
     engine.close()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _images(images: None) -> None:
-    """Every test here needs them."""
+@pytest.fixture(autouse=True)
+def _ready(images: Ports) -> None:
+    """Every test here needs images, and ports that another process may have let go of."""
+    images.hold()
 
 
 @pytest.fixture

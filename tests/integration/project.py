@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import docker
@@ -187,21 +188,28 @@ def build_images() -> None:
     subprocess.run([sys.executable, "-m", "devenv", "images", "build"], cwd=REPOSITORY, check=True)
 
 
-@contextmanager
-def ports_held() -> Iterator[None]:
-    """Keep the services' well-known ports from being chosen.
+class Ports:
+    """The services' well-known ports, held so that none is chosen.
 
     Tests in several processes, each with a state folder of its own, would take them from each other.
     """
-    with ExitStack() as held:
-        for number in {e.port for service in load_catalogue().values() for e in service.endpoints.values()}:
-            taken = held.enter_context(socket.socket())
-            # As devenv looks for a free port: connections that ended a minute ago do not count.
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
-                taken.bind(("127.0.0.1", number))
-                taken.listen()
-        yield
+
+    def __init__(self) -> None:
+        numbers = {e.port for service in load_catalogue().values() for e in service.endpoints.values()}
+        self._missing, self._held, self._lock = numbers, ExitStack(), Lock()
+
+    def hold(self) -> None:
+        """Hold those that nobody else has right now."""
+        with self._lock:
+            for number in [*self._missing]:
+                with suppress(OSError):
+                    # As devenv looks for a free port: connections that ended a minute ago do not count.
+                    listener = socket.create_server(("127.0.0.1", number))
+                    self._held.enter_context(listener)
+                    self._missing.remove(number)
+
+    def close(self) -> None:
+        self._held.close()
 
 
 def new_project(parent: Path, name: str) -> Project:
