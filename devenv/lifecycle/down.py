@@ -20,7 +20,7 @@ from devenv.wiring import contents, folder
 
 
 def stop(world: World, names: Sequence[str]) -> Result:
-    """Stop containers and keep them. What is not there counts as stopped. The caller holds the lock."""
+    """Stop containers and keep them. Services without a container count as stopped. The caller holds the lock."""
     picture = world.bare()
     catalogue = picture.defined.catalogue
     plan = plan_stop(present(picture.observed, names, catalogue), needs(catalogue))

@@ -148,7 +148,7 @@ class Environment:
         return Result(plan, services, timings)
 
     def stop(self, names: Sequence[str] = ()) -> Result:
-        """Stop containers and keep them, their data and their ports. What is not there counts as stopped."""
+        """Stop containers and keep them, their data and their ports. Services without a container count as stopped."""
         with self._world.changing():
             return down.stop(self._world, names)
 
@@ -447,7 +447,7 @@ class Environment:
     def usual_ports(self) -> dict[int, str]:
         """Return the ports that the profile's services have when nobody else has them, with who wants each.
 
-        Those that this environment has already are left out.
+        Ports that this environment already has are left out.
         """
         defined, ours = self._world.define(), self.state.load().ports.values()
         services = {name: defined.catalogue[name] for name in defined.profile.services if name in defined.catalogue}

@@ -197,7 +197,7 @@ class State:
     def pool(self) -> Iterator[Path]:
         """Yield a folder to note components in before they are created, one file NAME.conf each, until their removal.
 
-        Those that are noted there when this process ends are `abandoned`.
+        Components noted there when this process ends are `abandoned`.
         """
         folder = self._pools / secrets.token_hex(3)
         # It is new, so nobody else holds its lock for longer than a glance.
