@@ -158,7 +158,7 @@ def _as_found(world: World, defined: Definitions, names: Sequence[str]) -> Wish:
         _check_pins(defined, name, observed.containers[name].ports)
     missing = [name for name in wanted if name not in running and name not in record.borrowed]
     if before := {name: _before(name, observed) for name in missing}:
-        world.state.save(replace(record, borrowed={**record.borrowed, **before}))
+        world.state.amend(borrowed={**record.borrowed, **before})
     return Wish(names, keep_running=running)
 
 

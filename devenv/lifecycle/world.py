@@ -223,7 +223,7 @@ class World:
         everything = self._everything(defined, selected, observed)
         ports = self._chosen(everything, defined, observed, check_ports)
         desired = self._resolved(defined, everything, ports, keep=False)
-        return _pictured(defined, selected, replace(desired, owner=observed.owner), observed, record)
+        return _pictured(defined, selected, desired, observed, record)
 
     def claim(self, defined: Definitions, names: Sequence[str] = (), avoid: Collection[int] = ()) -> Picture:
         """Look, and remember the token, new ports and secrets before anything on the engine carries them.
@@ -239,7 +239,7 @@ class World:
             ports = self._chosen(everything, defined, observed, check=True, avoid=avoid)
             self._keep_ports(defined.profile, ports, observed.owner)
         desired = self._resolved(defined, everything, ports, keep=True)
-        return _pictured(defined, selected, replace(desired, owner=observed.owner), observed, record)
+        return _pictured(defined, selected, desired, observed, record)
 
     def on_paper(self, defined: Definitions) -> Desired:
         """Return what `up` would make of the whole profile, without an engine; keep ports and secrets as `up` does."""
@@ -281,10 +281,11 @@ class World:
         return choose_ports(names, defined.profile, defined.catalogue, taken, check)
 
     def _keep_ports(self, profile: Profile, ports: Mapping[str, int], owner: str) -> None:
-        record = self.state.load()
-        known = replace(record, profile=profile.name, ports={**record.ports, **ports}, owner=record.owner or owner)
-        if known != record:
-            self.state.save(known)
+        def kept(record: Record) -> Record:
+            ours = {**record.ports, **ports}
+            return replace(record, profile=profile.name, ports=ours, owner=record.owner or owner)
+
+        self.state.change(kept)
 
     def _holder(self, port: int) -> str:
         return self.engine.publisher(port) or holder(port)
@@ -398,6 +399,7 @@ class World:
 def _pictured(
     defined: Definitions, selected: Sequence[str], everything: Desired, observed: Observed, record: Record
 ) -> Picture:
+    everything = replace(everything, owner=observed.owner)
     services = {name: everything.services[name] for name in selected}
     images = (defined.images[BASE], *(service.image for service in services.values()))
     return Picture(defined, everything, replace(everything, services=services, images=images), observed, record)
