@@ -195,13 +195,22 @@ def test_eight_ups_at_once_make_one_of_everything(project: Project, client: dock
     assert (named, len(found["volumes"])) == ([f"{prefix}-etcd-data"], 2)
 
 
-def test_ctrl_c_during_up_leaves_what_the_next_up_completes(project: Project) -> None:
-    project.configure("profile: database\n")
+@pytest.mark.parametrize(
+    ("profile", "services"),
+    [
+        ("database", ["mysql"]),
+        pytest.param("base", ["mysql", "keystone", "rabbitmq", "etcd"], marks=pytest.mark.long),
+    ],
+)
+def test_ctrl_c_during_up_leaves_what_the_next_up_completes(
+    project: Project, profile: str, services: list[str]
+) -> None:
+    project.configure(f"profile: {profile}\n")
     code, rest = project.up_until("start mysql", signal.SIGINT)
     assert code == 130
     assert "interrupted" in rest
     assert "Traceback" not in rest
-    with unharmed(project, "mysql"):
+    with unharmed(project, *services):
         project.devenv("up")
 
 
