@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -126,6 +124,10 @@ def images_load(context: click.Context, file: Path, format_: str) -> None:
     began = time.monotonic()
     with ExitStack() as stack:
         if str(file) == _STANDARD:
+            # Only here: these two cost every other command some milliseconds.
+            import shutil
+            import tempfile
+
             # devenv checks the whole archive before it loads any of it.
             archive: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(sys.stdin.buffer, archive)

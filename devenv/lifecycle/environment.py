@@ -1,4 +1,7 @@
-"""The library's face: one environment of one project, and what can be done with it."""
+"""The library's face: one environment of one project, and what can be done with it.
+
+A method imports the steps that it takes, so `status` and `env`, which take none, start faster.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,22 @@ from typing import IO, TYPE_CHECKING, Any
 
 from devenv.engine.protocol import Engine, Tail
 from devenv.errors import ConfigError
-from devenv.images import golden, snapshot
 from devenv.images.references import BASE, check_image
-from devenv.lifecycle import data, down, loans
-from devenv.lifecycle.execute import carry_out
-from devenv.lifecycle.plan import plan_images, plan_restart, plan_start, plan_wait
-from devenv.lifecycle.timing import Run, Watch, understood
-from devenv.lifecycle.up import Allowance, Wish, bring_up, plan_up, preflight
 from devenv.lifecycle.world import Catalogue, Choice, Definitions, World
 from devenv.model import Desired, Image, Observed, ObservedContainer, Plan, ProjectFile, Report, Result
 from devenv.services.readiness import ServiceStatus, status_of
 from devenv.spec import trust
 from devenv.spec.profile import PROJECT_FILE, existing_folder, find_project
 from devenv.store.state import State
-from devenv.wiring import contents, export
+from devenv.wiring import contents
 
 if TYPE_CHECKING:
     from devenv.images.bundle import Archive
     from devenv.images.golden import Golden
     from devenv.images.inventory import ImageStatus
     from devenv.images.snapshot import Snapshot
+    from devenv.lifecycle.loans import Borrowed
+    from devenv.lifecycle.timing import Run
     from devenv.wiring.merge import Change
 
 
@@ -102,6 +101,10 @@ class Environment:
         services start from the state that an earlier first start left, if there is one and `use_golden`; else their
         own is kept. `timing` counts from `began` (by time.monotonic()), if that was before.
         """
+        from devenv.lifecycle import loans
+        from devenv.lifecycle.timing import Watch
+        from devenv.lifecycle.up import Wish, bring_up
+
         world = self._world
         watch = Watch(self.id, world.report, began)
         defined = world.prepared(names)
@@ -112,6 +115,8 @@ class Environment:
 
     def plan(self, names: Sequence[str] = (), drop: bool = False) -> Plan:
         """Return what `up` would do now. Change nothing."""
+        from devenv.lifecycle.up import Allowance, Wish, plan_up, preflight
+
         world = self._world
         picture = world.look(world.define(), names, check_ports=True)
         files = preflight(world, picture)
@@ -119,6 +124,9 @@ class Environment:
 
     def build_images(self, names: Sequence[str] = ()) -> Result:
         """Build or pull every image of the services that the engine does not have."""
+        from devenv.lifecycle.execute import carry_out
+        from devenv.lifecycle.plan import plan_images
+
         world = self._world
         defined = world.define()
         world.check_trust(defined.own)
@@ -131,14 +139,21 @@ class Environment:
 
     def start(self, names: Sequence[str] = ()) -> Result:
         """Start containers that exist, as they are; return when their services work."""
+        from devenv.lifecycle.plan import plan_start
+
         return self._existing(names, plan_start)
 
     def restart(self, names: Sequence[str] = ()) -> Result:
         """Stop and start containers that exist; return when their services work."""
+        from devenv.lifecycle.plan import plan_restart
+
         return self._existing(names, plan_restart)
 
     def wait(self, names: Sequence[str] = ()) -> Result:
         """Wait until services that were started work."""
+        from devenv.lifecycle.execute import carry_out
+        from devenv.lifecycle.plan import plan_wait
+
         world = self._world
         picture = world.existing(world.define(), names)
         services, plan = picture.wanted.services, plan_wait(picture.wanted)
@@ -149,6 +164,8 @@ class Environment:
 
     def stop(self, names: Sequence[str] = ()) -> Result:
         """Stop containers and keep them, their data and their ports. Services without a container count as stopped."""
+        from devenv.lifecycle import down
+
         with self._world.changing():
             return down.stop(self._world, names)
 
@@ -157,10 +174,15 @@ class Environment:
 
         For a whole environment also its network; and with `volumes` its secrets and written files.
         """
+        from devenv.lifecycle import down
+
         with self._world.changing():
             return down.take_down(self._world, names, volumes)
 
     def _existing(self, names: Sequence[str], make: Callable[[Desired, Observed], Plan]) -> Result:
+        from devenv.lifecycle import loans
+        from devenv.lifecycle.execute import carry_out
+
         world = self._world
         defined = world.define()
         world.check_trust(defined.own)
@@ -177,6 +199,8 @@ class Environment:
 
         Ports and secrets stay. With `component`, only its own part of each service is emptied.
         """
+        from devenv.lifecycle import data
+
         return data.reset_component(self._world, component) if component else data.reset(self._world, names)
 
     def save(self, name: str) -> Snapshot:
@@ -184,6 +208,8 @@ class Environment:
 
         Raises ConfigError if the name is taken or a service was never started.
         """
+        from devenv.lifecycle import data
+
         return data.save(self._world, name)
 
     def restore(self, name: str) -> Result:
@@ -191,25 +217,34 @@ class Environment:
 
         Raises ConfigError, with the reason, if the data was made by another version of a service.
         """
+        from devenv.lifecycle import data
+
         return data.restore(self._world, name)
 
     def snapshots(self) -> list[Snapshot]:
         """Return the environment's snapshots, the newest first."""
+        from devenv.images import snapshot
+
         return snapshot.load_all(self.state)
 
     def remove_snapshot(self, name: str) -> None:
         """Forget a snapshot and remove its data."""
+        from devenv.lifecycle import data
+
         data.remove_snapshot(self._world, name)
 
-    def collect(self, limit: int = golden.LIMIT) -> list[Golden]:
+    def collect(self, limit: int | None = None) -> list[Golden]:
         """Remove what killed runs left here, and the golden states that were not used for longest.
 
-        The golden states that stay take no more than `limit` bytes. Returns those that went.
+        The golden states that stay take no more than `limit` bytes, or 1 GB. Returns those that went.
         """
+        from devenv.images import golden, snapshot
+        from devenv.lifecycle import loans
+
         loans.clear(self._world)
         with self._world.changing():
             snapshot.remove_leftovers(self.state, self.engine, self.engine.images())
-        return golden.collect(self.engine, limit)
+        return golden.collect(self.engine, golden.LIMIT if limit is None else limit)
 
     # ---- lent for a while ------------------------------------------------------------------------------------
 
@@ -222,6 +257,8 @@ class Environment:
         one of its own, and dropped afterwards. Raises ConfigError if another run has it. `ending` is called before
         anything goes, also if not all came up.
         """
+        from devenv.lifecycle import loans
+
         return loans.lent(self._world, names, component, ending)
 
     def shared(self) -> AbstractContextManager[Path]:
@@ -229,10 +266,14 @@ class Environment:
 
         They go on running afterwards: `clear` ends those that nobody uses any more.
         """
+        from devenv.lifecycle import loans
+
         return loans.shared(self._world)
 
-    def borrow(self, names: Sequence[str] = ()) -> loans.Borrowed:
+    def borrow(self, names: Sequence[str] = ()) -> Borrowed:
         """Return services that work (all of the profile, if none is named), to whoever has them `shared`."""
+        from devenv.lifecycle import loans
+
         return loans.borrow(self._world, names)
 
     def selected(self, names: Sequence[str] = ()) -> list[str]:
@@ -244,6 +285,8 @@ class Environment:
 
         Raises ConfigError if it is somebody's own: it was brought up, and not by a run.
         """
+        from devenv.lifecycle import loans
+
         loans.make_room(self._world)
 
     def going(self, catalogue: Catalogue | None = None) -> set[str]:
@@ -251,6 +294,8 @@ class Environment:
 
         With the `catalogue` of what was borrowed, no file is read again.
         """
+        from devenv.lifecycle import loans
+
         return loans.going(self._world, catalogue or self._world.define().catalogue)
 
     def clear(self, others: bool = True) -> None:
@@ -258,6 +303,8 @@ class Environment:
 
         Without `others` components stay while somebody uses the services.
         """
+        from devenv.lifecycle import loans
+
         loans.clear(self._world, others)
 
     # ---- looking ---------------------------------------------------------------------------------------------
@@ -282,6 +329,8 @@ class Environment:
 
     def last_run(self) -> Run | None:
         """Return the same, or nothing."""
+        from devenv.lifecycle.timing import understood
+
         return self.latest or understood(self.state.load_timing())
 
     def env(self, component: str = "") -> dict[str, str]:
@@ -307,6 +356,8 @@ class Environment:
         A CI has a login for `component`, else the first one's of devenv.yaml. Only devstack needs an engine. Raises
         ConfigError for a tool that devenv does not know.
         """
+        from devenv.wiring import export
+
         export.check_tool(tool)
         if tool == export.PRESENT:
             defined, present = self._present("")

@@ -12,13 +12,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from devenv.engine.docker import connect
 from devenv.engine.protocol import Engine
 from devenv.errors import Cancelled, ConfigError, DevenvError
 from devenv.images.references import BASE, images_for
-from devenv.lifecycle.timing import Run, Watch
 from devenv.model import (
     ComponentChoice,
     Desired,
@@ -44,6 +43,9 @@ from devenv.store.registry import all_records, ports_locked
 from devenv.store.state import Notes, State, new_token
 from devenv.wiring import contents, folder
 from devenv.wiring.project_files import ProjectFiles
+
+if TYPE_CHECKING:
+    from devenv.lifecycle.timing import Run, Watch
 
 Catalogue = Mapping[str, ServiceDefinition]
 
