@@ -1,7 +1,7 @@
 """Set up and serve Keystone from one process, because each import of Keystone costs two seconds.
 
-The order is the point: everything that needs no database comes first and runs while the database
-starts. The port opens last, so an open port means that all that accounts.json names exists.
+The order matters: what needs no database comes first and runs while the database starts. The port opens last, so an
+open port means that everything in accounts.json exists.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ POLL_SECONDS = 0.1
 def main():
     """Run the phases; the first that fails ends the process."""
     began = time.monotonic()
-    # Process 1 gets no signal without a handler of its own. Nothing is worth a slow goodbye, since the
-    # database rolls back what a request left open.
+    # Process 1 ignores signals without a handler. It may end immediately: the database rolls back what a request left
+    # open.
     for number in SIGNALS:
         signal.signal(number, lambda *_: os._exit(0))
-    # Eventlet's farewell, thirty lines long; it is a dependency that nothing here runs.
+    # Eventlet, which nothing here runs, warns about its end in thirty lines.
     warnings.simplefilter("ignore")
     with phase("config"):
         settings = json.loads((HERE / "accounts.json").read_text())
@@ -72,15 +72,15 @@ def phase(name):
 def load_application():
     """Build the WSGI application without touching the database.
 
-    `keystone.wsgi.api` would also load the backends, which query the database, and which a process
-    may load only once: the bootstrapper does it below.
+    `keystone.wsgi.api` would also load the backends, which query the database. A process may load them only once, and
+    the bootstrapper does so later.
     """
-    gc.disable()  # A tenth of the time would go into looking for garbage among modules, which stay.
-    # Of eventlet, which nothing here runs, 230 modules about DNS.
+    gc.disable()  # Looking for garbage among modules, which all stay, would take a tenth of the time.
+    # Without this, eventlet imports 230 modules about DNS.
     os.environ["EVENTLET_NO_GREENDNS"] = "yes"
-    # Keystone as the identity provider of others: a third of a second for a SAML library.
+    # Only an identity provider for others needs its SAML library, which takes a third of a second to import.
     postpone("keystone.federation.idp")
-    # Not used here, but to be there when the database is.
+    # The steps after the database's start need these, so import them while it starts.
     import keystone.cmd.bootstrap  # noqa: F401
     import pymysql  # noqa: F401
     import werkzeug.test  # noqa: F401
@@ -91,7 +91,7 @@ def load_application():
     from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
     app = core.setup_app_middleware(application.application_factory("public"))
-    # Where devstack, among others, looks for it.
+    # devstack and others look for Keystone under this path.
     app = DispatcherMiddleware(app, {"/identity": app})
     gc.freeze()
     gc.enable()
@@ -100,13 +100,13 @@ def load_application():
 
 
 def give_back():
-    """Return to the kernel what importing needed once; only the C library of Linux knows how."""
+    """Return memory that only the imports needed to the kernel; GNU's C library can do that."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def postpone(name):
-    """Let a module be imported by whoever uses something of it, not by whoever imports it."""
+    """Import a module when something in it is used first, not when it is imported."""
     spec = importlib.util.find_spec(name)
     spec.loader = importlib.util.LazyLoader(spec.loader)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -116,12 +116,12 @@ def postpone(name):
 
 
 def make_keys():
-    """Make the keys of tokens, receipts and credentials as keystone-manage does; existing keys stay."""
+    """Create the keys for tokens, receipts and credentials as keystone-manage does; keep existing keys."""
     from keystone.common.fernet_utils import FernetUtils
     from keystone.conf import CONF
 
     for group in ("fernet_tokens", "fernet_receipts", "credential"):
-        # Of credential keys Keystone keeps three, which is no option.
+        # Keystone keeps three credential keys and has no option for that.
         keep = CONF[group].max_active_keys if "max_active_keys" in CONF[group] else 3
         store = FernetUtils(CONF[group].key_repository, keep, group)
         store.create_key_directory()
@@ -133,8 +133,8 @@ def make_keys():
 def wait_for_database(timeout):
     """Poll until the database accepts Keystone's login.
 
-    devenv makes the user and the database after the server is up, so a refused connection, an unknown
-    host, a denied login and a missing database all mean "not yet". A broken URL fails at once.
+    devenv creates the user and the database when the server is up. So a refused connection, an unknown host, a denied
+    login and a missing database all mean "not yet". A broken URL fails immediately.
     """
     import sqlalchemy
     from keystone.conf import CONF
@@ -148,7 +148,7 @@ def wait_for_database(timeout):
             if str(error.orig) != reason:
                 reason = str(error.orig)
                 print(f"waiting for the database: {reason}", flush=True)
-            # Whoever waits that long waits for a database's first start, and has time for what only this one needs.
+            # After a second, this is the database's first start: use the time to import what only a first start needs.
             if time.monotonic() > deadline - timeout + 1:
                 import keystone.common.sql.upgrades  # noqa: F401
         if time.monotonic() > deadline:
@@ -159,8 +159,8 @@ def wait_for_database(timeout):
 def sync_schema():
     """Bring the schema to this release, in one step since nobody else uses it.
 
-    Signals wait for the half second that this takes: MySQL cannot roll back a table, and the next
-    start would stumble over half a schema.
+    Block signals for the half second that this takes: MySQL cannot roll back a table, and the next start would stumble
+    over half a schema.
     """
     if schema_is_current():
         return
@@ -174,9 +174,9 @@ def sync_schema():
 
 
 def schema_is_current():
-    """Tell whether the database has all migrations, by the files in which Keystone names the last of each branch.
+    """Tell whether the database has all migrations. Keystone's files name the last one of each branch.
 
-    Without Alembic, whose import costs 0.1 s.
+    This does without Alembic, whose import takes 0.1 s.
     """
     import sqlalchemy
     from keystone.common import sql
@@ -186,13 +186,13 @@ def schema_is_current():
     try:
         with sql.session_for_read() as session:
             found = set(session.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalars())
-    except Exception:  # There is no such table yet; Alembic has the better words for whatever else is wrong.
+    except Exception:  # The table does not exist yet. If something else is wrong, Alembic explains it better.
         return False
     return bool(heads) and found == heads
 
 
 def bootstrap(settings):
-    """Make the administrator, the roles and the catalogue, or set their password and URL anew."""
+    """Create the administrator, the roles and the catalogue, or update their password and URL."""
     from keystone.cmd.bootstrap import Bootstrapper
 
     admin = settings["admin"]
@@ -207,7 +207,7 @@ def bootstrap(settings):
 
 
 def ensure_accounts(settings):
-    """Make what bootstrap leaves out and every consumer expects."""
+    """Create what every consumer expects and bootstrap does not create."""
     from keystone.common.provider_api import ProviderAPIs as api
 
     domain, assign = settings["domain"], api.assignment_api
@@ -225,7 +225,7 @@ def ensure_accounts(settings):
 
 
 def ensure_project(api, name, domain):
-    """Return the id of a project, made if it is not there."""
+    """Return the id of a project; create it if it does not exist."""
     from keystone import exception
 
     try:
@@ -238,7 +238,7 @@ def ensure_project(api, name, domain):
 def ensure_user(api, name, password, domain):
     """Return the id of a user that has this password.
 
-    The password is tried first: setting it revokes the user's tokens, which a restart should not do.
+    Try the password first: setting it revokes the user's tokens, which a restart should not do.
     """
     from keystone import exception
 
@@ -255,7 +255,7 @@ def ensure_user(api, name, password, domain):
 
 
 def ensure_catalog(settings):
-    """Make the entries of components anew; accounts.json has some in an exported environment only."""
+    """Recreate the entries of components; only in an exported environment does accounts.json have any."""
     from keystone.common.provider_api import ProviderAPIs as api
 
     catalog = api.catalog_api
@@ -276,7 +276,7 @@ def ensure_catalog(settings):
 
 
 def last_revocation():
-    """Return the number of the latest revocation; each one has a higher number than all before it."""
+    """Return the number of the latest revocation; the numbers increase."""
     import sqlalchemy
     from keystone.common import sql
     from keystone.revoke.backends.sql import RevocationEvent
@@ -286,10 +286,10 @@ def last_revocation():
 
 
 def backdate_revocations(last):
-    """Make new tokens good at once: a changed password revokes all that the user gets in the same second, too.
+    """Move revocations after `last` back in time: else a changed password also revokes the next tokens of that second.
 
-    Only copied data make passwords change here. The port is not open yet, so whatever came after `last` was this
-    process's own doing, and no token of this second can be meant by it. Older revocations stay as they are.
+    Passwords change here only after data was copied. The port is not open yet, so this process itself caused every
+    revocation after `last`, and no user has a token of this second. Older revocations stay as they are.
     """
     from keystone.common import sql
     from keystone.revoke.backends.sql import RevocationEvent
@@ -297,13 +297,13 @@ def backdate_revocations(last):
 
     with sql.session_for_write() as session:
         for event in session.query(RevocationEvent).filter(RevocationEvent.id > last):
-            # One second, and one that MySQL may have rounded up; this process has run for longer.
+            # One second, and one more because MySQL may have rounded up. This process has run for longer than that.
             event.issued_before -= datetime.timedelta(seconds=2)
     REVOKE_REGION.invalidate()
 
 
 def issue_token(app, settings):
-    """Get a token as a client does: what only the first one loads is then no client's wait."""
+    """Get a token as a client does, so that no client waits for what only the first token loads."""
     from werkzeug.test import Client
 
     admin, domain = settings["admin"], {"id": settings["domain"]}
@@ -314,36 +314,36 @@ def issue_token(app, settings):
     }
     answer = Client(app).post("/v3/auth/tokens", base_url=settings["url"].removesuffix("/v3"), json={"auth": auth})
     if answer.status_code != 201:
-        # Somebody may have locked the administrator out, and can mend that only in a server that serves.
+        # If a user locked the administrator out, only a server that serves lets them mend that.
         print(f"no token for {admin['name']}: HTTP {answer.status_code}", flush=True)
 
 
 def open_port(app, host, port, threads, processes):
-    """Return what serves for ever; with more than one process, keystone.conf has the in-memory cache off."""
+    """Return a function that serves forever. With several processes, keystone.conf turns the memory cache off."""
     listener = socket.create_server((host, port), backlog=1024)
     fork(int(processes) - 1)
     try:
         import waitress
-    except ImportError:  # Not this folder's image: Flask always brings a server, if a slower one.
+    except ImportError:  # Another image than this folder's. Flask always brings a server, though a slower one.
         from werkzeug.serving import make_server
 
         return make_server(host, port, app, threaded=True, fd=listener.fileno()).serve_forever
-    # poll(), as select() ends at 1024 files; the default of 100 connections is few when every service
-    # keeps some alive.
+    # Use poll(), because select() ends at 1024 files. Every service keeps connections alive, so the default of 100 is
+    # too few.
     options = {"connection_limit": 1000, "asyncore_use_poll": True, "ident": "keystone"}
     return waitress.create_server(app, sockets=[listener], threads=threads, **options).run
 
 
 def fork(number):
-    """Become one of several processes that are alike; all end with the first one, and with any other."""
+    """Fork into equal processes; when one of them ends, all end."""
     others = []
 
     def lost(*_):
-        # As process 1 it also gets to know of the end of whatever somebody ran in the container.
+        # Process 1 also learns of the end of other programs that ran in the container.
         with contextlib.suppress(ChildProcessError):
             while child := os.waitpid(-1, os.WNOHANG)[0]:
                 if child in others:
-                    print(f"process {child} of those that serve has ended", flush=True)
+                    print(f"serving process {child} has ended", flush=True)
                     os._exit(1)
 
     for _ in range(number):
