@@ -1,4 +1,4 @@
-"""Writes tests/unit/exports/, what CIs are told: `python -m tests.exports`. A test holds that it is current."""
+"""Writes tests/unit/wiring/exports/, what CIs are told: `python -m tests.exports`. A test holds that it is current."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from devenv.model import ComponentChoice, Profile, ServiceChoice
 from devenv.spec.catalogue import load_catalogue
 from devenv.wiring.export import for_jobs
 
-FOLDER = Path(__file__).parent / "unit" / "exports"
+FOLDER = Path(__file__).parent / "unit" / "wiring" / "exports"
 # What the one file of a tool is called here.
 FILES = {"github": "github.yaml", "gitlab": "gitlab.yaml", "zuul": ""}
 CATALOGUE = load_catalogue()

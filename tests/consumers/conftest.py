@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-# `project`, which is theirs.
-sys.path.append(str(Path(__file__).parents[1] / "integration"))
-
 from project import Project, components, new_project, remove, require
 from wired import Wired
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from fake_engine import FakeEngine
-from test_timing import TYPICAL
+from runs import TYPICAL
 
 from devenv.cli.main import main
 from devenv.errors import ConfigError, NoEngine

@@ -33,7 +33,7 @@ from devenv.model import Observed, ObservedContainer, Profile
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.profile import load_profile
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NEED_AN_ENGINE = (
     ["up"],
     ["down"],

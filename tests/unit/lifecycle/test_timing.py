@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from fake_engine import FakeEngine, Recorder
 from hypothesis import given, strategies as st
+from runs import ID, TYPICAL, run_of, step
 
 from devenv.cli.main import main
 from devenv.errors import ConfigError, ServiceFailed
@@ -23,7 +24,6 @@ from devenv.lifecycle.timing import (
     OTHER,
     WAITING,
     Run,
-    Span,
     Step,
     Watch,
     as_data,
@@ -38,32 +38,6 @@ from devenv.lifecycle.trace import as_trace, write_trace
 from devenv.model import Operation, Plan, Report
 from devenv.store.files import check_place
 from devenv.store.state import State
-
-ID = "nova-12345678"
-
-
-def run_of(*steps: Step, begins: float = 0.5, ends: float = 0.25) -> Run:
-    """A run of these operations, with a phase before and one after them."""
-    last = max((step.ended for step in steps), default=begins)
-    phases = (Span("start devenv", 0.0, begins), Span("write files", last, last + ends))
-    ordered = tuple(sorted(steps, key=lambda step: step.began))
-    return Run(ID, "2026-11-22T10:11:12.500+00:00", "1.2", last + ends, phases, ordered)
-
-
-def step(key: str, began: float, ended: float, *after: str, **more: Any) -> Step:
-    more.setdefault("service", key.rpartition(" ")[2].partition("/")[0])
-    return Step(key, began, ended, "new", after, **more)
-
-
-# Two services; the slower one gives the other its part.
-TYPICAL = run_of(
-    step("start mysql", 0.5, 1.0),
-    step("start keystone", 0.5, 1.5),
-    step("ready mysql", 1.0, 5.5, "start mysql"),
-    step("provision mysql/keystone", 5.5, 5.75, "ready mysql"),
-    step("ready keystone", 6.0, 7.25, "start keystone", "provision mysql/keystone"),
-)
-
 
 # ---- what was critical -------------------------------------------------------------------------------------------
 

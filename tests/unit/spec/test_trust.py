@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from archives import Carrier, archive, entry
 from click.testing import CliRunner
 from fake_engine import FakeEngine
-from test_imagecache import Carrier
-from test_imagetar import archive, entry
 
 from devenv.cli.main import main
 from devenv.errors import ConfigError, NoEngine

@@ -8,29 +8,12 @@ import tarfile
 from typing import Any
 
 import pytest
+from archives import HEX, archive, entry
 
 from devenv.errors import ConfigError
 from devenv.images.bundle import images_in
 
-HEX = "a" * 64
 EVIL = json.dumps([{"Config": f"{HEX}.json", "RepoTags": ["alpine:3"], "Layers": ["layer"]}]).encode()
-
-
-def archive(**files: Any) -> io.BytesIO:
-    """A tar file of JSON files, and of one larger than a block."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, content in {**files, "layer": "x" * 20_000}.items():
-            data = content if isinstance(content, bytes) else json.dumps(content).encode()
-            entry = tarfile.TarInfo(name if name == "layer" else f"{name}.json")
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
-    buffer.seek(0)
-    return buffer
-
-
-def entry(*tags: str, config: str = f"{HEX}.json") -> dict[str, Any]:
-    return {"Config": config, "RepoTags": list(tags) or None, "Layers": ["layer"]}
 
 
 def test_each_image_is_found_by_its_familiar_name_with_its_id() -> None:

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_engine import FakeEngine, Recorder
-from test_imagetar import HEX, archive, entry
+from archives import HEX, Carrier, archive, entry
+from fake_engine import Recorder
 
 from devenv.errors import ConfigError
 from devenv.images.golden import references
 from devenv.images.references import BASE
 from devenv.lifecycle.environment import Environment
 from devenv.model import Observed
-
-
-class Carrier(FakeEngine):
-    """An engine that saves names in place of images, and keeps what it is to load."""
-
-    loaded = b""
-
-    def save_images(self, names: Sequence[str]) -> Iterator[bytes]:
-        for name in names:
-            self._call("save", name)
-            yield f"{name}\n".encode()
-
-    def load_images(self, stream: Iterator[bytes]) -> None:
-        self.loaded = b"".join(stream)
 
 
 @pytest.fixture
