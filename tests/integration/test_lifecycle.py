@@ -177,9 +177,14 @@ def test_up_from_a_sub_folder_is_up_of_the_project(project: Project) -> None:
     assert project.json("status")["services"]["etcd"]["state"] == "ready"
 
 
-def test_eight_ups_at_once_make_one_of_everything(project: Project, client: docker.DockerClient) -> None:
-    command = [sys.executable, "-m", "devenv", "up", "etcd"]
-    with unharmed(project, "etcd"):
+@pytest.mark.parametrize(
+    "services", [["etcd"], pytest.param(["etcd", "mysql"], marks=pytest.mark.long)], ids=["etcd", "etcd and mysql"]
+)
+def test_eight_ups_at_the_same_time_make_one_of_everything(
+    project: Project, client: docker.DockerClient, services: list[str]
+) -> None:
+    command = [sys.executable, "-m", "devenv", "up", *services]
+    with unharmed(project, *services):
         runs = [
             subprocess.Popen(
                 command, cwd=project.folder, env=project.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -189,10 +194,10 @@ def test_eight_ups_at_once_make_one_of_everything(project: Project, client: dock
         outputs = [run.communicate()[0] for run in runs]
         assert [run.returncode for run in runs] == [0] * 8, outputs
     found, prefix = ours(client, project.id), f"devenv-{project.id}"
-    assert (found["containers"], found["networks"]) == ([f"{prefix}-etcd"], [prefix])
-    # And a nameless one for its files.
+    assert (found["containers"], found["networks"]) == ([f"{prefix}-{name}" for name in services], [prefix])
+    # And a nameless one for the files of each.
     named = [name for name in found["volumes"] if name.startswith(prefix)]
-    assert (named, len(found["volumes"])) == ([f"{prefix}-etcd-data"], 2)
+    assert (named, len(found["volumes"])) == ([f"{prefix}-{name}-data" for name in services], 2 * len(services))
 
 
 @pytest.mark.parametrize(

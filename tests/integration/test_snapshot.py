@@ -142,6 +142,19 @@ def test_what_was_taken_down_with_its_data_and_its_secrets_comes_back(
     assert etcdctl(project, "--user", login, "get", "early") == "early\n1"
 
 
+@pytest.mark.long
+def test_all_services_come_back_after_they_were_taken_down_with_their_data(project: Project) -> None:
+    data = Data(project)
+    project.configure("profile: base\ncomponents: {nova: {}}\n")
+    project.devenv("up")
+    data.make("early")
+    project.devenv("snapshot", "save", "one")
+    data.make("late")
+    project.devenv("down", "--volumes")
+    project.devenv("snapshot", "restore", "one")
+    assert data.found("early") == [True] * 4 and data.found("late") == [False] * 4
+
+
 def test_one_component_is_emptied_and_the_others_keep_what_they_have(running: Project) -> None:
     with components(running, "components: {nova: {}, glance: {}}\n"):
         one_component_is_emptied(running)
