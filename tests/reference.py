@@ -189,8 +189,8 @@ def _values() -> Iterator[str]:
     yield ""
     yield "Templates are the files under `configs` and under `wire/`. Under `x-devenv`, each `url` is one, and so"
     yield "is each value of `outputs`, `environment`, `probe`, `provisioner`, `settings` and `component`. There, as"
-    yield "everywhere in a Compose file, write `$$` for `$`. An unknown name is an error. `$${` stands for `${`, any"
-    yield "other `$` for itself."
+    yield "everywhere in a Compose file, write `$$` for `$`. An unknown name is an error. To keep a `${`, write `$${`:"
+    yield "`$${HOME}` gives `${HOME}`. Any other `$` stays as it is."
     yield ""
     yield from _table(("value", "meaning"), VALUES)
 
@@ -343,7 +343,7 @@ CONTAINER: Words = {
     "cap_drop": ("`[ALL]`", "drop all capabilities", "cap_drop: [ALL]"),
     "security_opt": ("`[no-new-privileges:true]`", "gain no privileges", 'security_opt: ["no-new-privileges:true"]'),
     "ulimits": ("mapping", "limits of the kernel", "ulimits: {nofile: 16384}"),
-    "ulimits.nofile": ("number", "open files; without it where the engine may not set it", "nofile: 16384"),
+    "ulimits.nofile": ("number", "open files; ignored if the engine may not set the limit", "nofile: 16384"),
     "pids_limit": ("number", "at most so many processes and threads", "pids_limit: 256"),
     "mem_limit": ("size", "at most so much memory: bytes, or with k, m or g", "mem_limit: 512m"),
     "shm_size": ("size", "shared memory", "shm_size: 64m"),

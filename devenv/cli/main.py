@@ -101,7 +101,7 @@ def _timing_json(environment: Environment, wanted: bool) -> dict[str, Any]:
     "--golden/--no-golden",
     default=True,
     show_default=True,
-    help="Start new volumes with the data of an earlier first start; without one, keep the data of this one.",
+    help="Start new volumes with the data of an earlier first start. If there is none, keep the data of this start.",
 )
 @timeout_option
 @_timing_options

@@ -169,7 +169,12 @@ def _print_changes(changes: Sequence[Change], done: str, show: bool) -> None:
 
 @click.command()
 @click.argument("tool")
-@click.option("--component", default="", metavar="NAME", help="Give a CI job the login of this one, not of the first.")
+@click.option(
+    "--component",
+    default="",
+    metavar="NAME",
+    help="Use this component's login in a CI job; default: the first in devenv.yaml.",
+)
 @click.option("--output", type=_PATH, metavar="PATH", help="Write this file (zuul: below this folder), do not print.")
 @click.pass_context
 def export(context: click.Context, tool: str, component: str, output: Path | None) -> None:

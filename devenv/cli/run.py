@@ -13,7 +13,7 @@ from devenv.cli.common import environment_of, services_argument, show, timeout_o
 
 
 def _component_option(command: Callable[..., None]) -> Callable[..., None]:
-    words = "Use this one of devenv.yaml; with another name, create it and drop it afterwards."
+    words = "Use component NAME. If devenv.yaml does not list it, create it and drop it afterwards."
     return click.option("--component", default="", metavar="NAME", help=words)(command)
 
 
