@@ -16,8 +16,9 @@ from tests.chaos.scenarios import SCENARIOS
 _DOCS = Path(__file__).resolve().parents[2] / "docs"
 _COUNTED = """\
 Requests are counted in one run of the scenario without a fault, before all cases. devenv asks for the state of a
-starting service until it works, so another run may have fewer requests, or more, which no case tries. A case is "not
-met" if its request did not come, or if the fault could not be applied to the answer. It does not count as run."""
+starting service until it works, so another run may send fewer requests or more; no case covers additional ones. A case
+is "not met" if its request did not come, or if the fault could not be applied to the answer. Such a case does not
+count as run."""
 _BETWEEN = re.compile(r"(?<=<!-- sweep -->\n).*(?=<!-- end of sweep -->)", re.DOTALL)
 
 

@@ -176,7 +176,7 @@ def test_figures_name_what_was_not_survived(tmp_path: Path) -> None:
     assert text.startswith("before\n<!-- sweep -->\n**2 cases run")
     assert text.endswith("<!-- end of sweep -->\nafter\n")
     assert "**2 cases run, 1 survived.** Not met: 1." in text
-    assert "another run may have fewer requests, or more, which no case tries" in text
+    assert "another run may send fewer requests or more; no case covers additional ones" in text
     assert "| up | 2026-11-25 | 3 | 2 | 1 | 1 of 2 |  |  |  |  |" in text
     assert "- Not survived: up, kill at request 2 (GET /networks): volume x is left\n" in text
 
