@@ -62,12 +62,12 @@ def _current_context() -> str:
 
 def _endpoint_of(context: str) -> str:
     """Return the URL of the engine that a docker context names. Raises NoEngine if no context has that name."""
-    # The docker command line keeps it there.
+    # The docker command line keeps a context there.
     file = _docker_folder() / "contexts" / "meta" / hashlib.sha256(context.encode()).hexdigest() / "meta.json"
     try:
         return json.loads(file.read_text())["Endpoints"]["docker"].get("Host") or f"unix://{_DEFAULT_SOCKET}"
     except FileNotFoundError:
-        # The docker command line refuses, too: to use another engine than the one you meant would be a surprise.
+        # The docker command line refuses, too: another engine than the one you meant would be a surprise.
         raise NoEngine(f"cannot find docker context {context!r}", _CONTEXT_HINT) from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise NoEngine(f"cannot read docker context {context!r}: {file} is damaged", _CONTEXT_HINT) from error
@@ -99,7 +99,7 @@ class Connection:
 
 
 def _plain(url: str, origin: str) -> bool:
-    """Return whether devenv's own client will do: no TLS is asked for. A context may ask, for all but socket files."""
+    """Return whether devenv's own client will do: nothing asks for TLS. A context may, unless it names a socket."""
     if url.startswith("unix:"):
         return speaks(url)
     tls = os.environ.get("DOCKER_TLS_VERIFY") or os.environ.get("DOCKER_CERT_PATH")
@@ -141,7 +141,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def asking(what: str, hint: str = "") -> Iterator[None]:
-    """Turn any failure of the engine while it does `what` into an error of devenv's."""
+    """Turn any failure of the engine while it does `what` into one of devenv's errors."""
     try:
         yield
     except Refused as error:
@@ -151,7 +151,7 @@ def asking(what: str, hint: str = "") -> Iterator[None]:
 
 
 def failure(message: str, hint: str, detail: Sequence[str] = ()) -> ServiceFailed:
-    """Return the error for what an engine refused or could not finish; the texts hold its own words."""
+    """Return the error for a request that an engine refused or could not finish; the texts hold the engine's words."""
     kind = NoSpace if tells_of_full_disk("\n".join((message, *detail))) else ServiceFailed
     return kind(message, hint, detail)
 
@@ -174,7 +174,7 @@ def says_taken(error: Refused) -> bool:
 
 @contextmanager
 def unless_taken(name: str) -> Iterator[None]:
-    """Raise NotOurs if the name of what is created is in use: devenv would have seen an object of its own."""
+    """Raise NotOurs if the name of the new object is in use: devenv would have seen an object of its own."""
     try:
         yield
     except Refused as error:
@@ -189,7 +189,7 @@ def unless_taken(name: str) -> Iterator[None]:
 def made_late(connection: Connection, path: str, labels: Mapping[str, str]) -> str:
     """Return the id of the network or container at `path` if it carries these labels; else nothing.
 
-    The engine goes on with what a killed devenv asked for: then the name of what is to be created is taken by ours.
+    The engine finishes what a killed devenv asked for. Then an object of this environment already has the name.
     """
     try:
         found = connection.client.ask("GET", path)

@@ -21,11 +21,11 @@ from devenv.model import (
 )
 from devenv.ports import HOST
 
-# The engine says nothing while it copies what may be gigabytes, in seconds.
+# Seconds. The engine says nothing while it copies, and the data may be gigabytes.
 COPY_TIMEOUT = 1800.0
 _OCI_RUNTIME = re.compile(r"\bOCI (runtime|permission)\b")
 _PORT_TAKEN = ("port is already allocated", "address already in use")
-# For a container that is never started, should somebody start it.
+# The user of a container that devenv never starts, in case somebody else does.
 _NOBODY = "65534:65534"
 _CONFINED = {
     "ReadonlyRootfs": True,
@@ -53,7 +53,7 @@ def create(connection: Connection, service: DesiredService, labels: Labels, netw
             files = {target.removeprefix(f"{CONFIG_FOLDER}/"): data for target, data in service.files.items()}
             _copy(connection, container, CONFIG_FOLDER, pack(files))
         for target in service.volumes.values():
-            # To copy what the image or the volume already has would take as long as all the rest.
+            # Copying what the image or the volume already has would take as long as all the rest.
             if not has(connection, container, f"{target}/{DATA_FOLDER}"):
                 _copy(connection, container, target, pack({}, folders=[DATA_FOLDER]))
     return container
@@ -75,14 +75,14 @@ def created(
 
 
 def never_started(image: str, labels: Mapping[str, str], mounts: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """Return what the engine is to create for a container that only gives or takes files."""
+    """Return the settings of a container that only gives or takes files."""
     host = {"Mounts": mounts, "NetworkMode": "none", **_CONFINED}
-    # It needs a command to be created.
+    # The engine creates no container without a command.
     return {"Image": image, "Cmd": ["none"], "User": _NOBODY, "Labels": labels, "HostConfig": host}
 
 
 def _wanted(service: DesiredService, labels: Labels, network: str, limits: bool) -> dict[str, Any]:
-    """Return what the engine is to create for a service; without `limits`, it chooses how many files may be open."""
+    """Return the settings of a service's container; without `limits`, the engine chooses how many files may be open."""
     options = service.options
     container = {
         "Image": service.image.reference,
@@ -136,7 +136,7 @@ def _host_settings(service: DesiredService, labels: Labels, limits: bool) -> dic
 
 
 def only_set(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same without what is left to the engine or the image."""
+    """Return the settings that have a value; the engine or the image decides the others."""
     return {key: value for key, value in settings.items() if value}
 
 
@@ -169,14 +169,14 @@ def start(connection: Connection, container: str, name: str) -> None:
 
 
 def copy_up(connection: Connection, container: str) -> None:
-    """Have Podman copy into the volumes of a container, which it does when the container starts.
+    """Start a container so that Podman copies into its volumes.
 
     The start then fails, as the container has no program. Raises Refused if it fails before: the volumes are empty.
     """
     try:
         connection.client.ask("POST", f"/containers/{container}/start", timeout=COPY_TIMEOUT)
     except Refused as error:
-        # Podman names its OCI runtime so, and asks it once all is mounted.
+        # Podman reports its OCI runtime in these words, and asks it only when all is mounted.
         if not _OCI_RUNTIME.search(str(error)):
             raise
 
@@ -211,7 +211,7 @@ def _stop(connection: Connection, container: str, seconds: int) -> None:
 
 
 def _is_paused(connection: Connection, container: str, error: Refused) -> bool:
-    """Return whether that is why the engine refused something, which Docker says and Podman does not."""
+    """Return whether the engine refused because the container is paused. Docker says so, Podman does not."""
     if "paused container" in str(error) or error.status == 404 or not connection.client.podman:
         return "paused container" in str(error)
     return bool(connection.client.ask("GET", f"/containers/{container}/json")["State"]["Status"] == "paused")
@@ -251,12 +251,12 @@ def has(connection: Connection, container: str, path: str) -> bool:
 def read_folder(connection: Connection, container: str, folder: str) -> Generator[bytes, None, None]:
     """Yield a folder of a container, running or not, as a tar stream whose entries begin with the folder's last name.
 
-    Close it: until then the engine locks the container.
+    Close the generator: until then the engine locks the container.
     """
     with asking(f"read {folder} of container {container}"):
         stream = connection.client.stream("GET", f"/containers/{container}/archive", {"path": folder})
         if connection.client.podman:
-            # It leaves the name of a volume's folder out unless the container runs.
+            # Podman leaves out the name of a volume's folder unless the container runs.
             stream = in_folder(folder.rpartition("/")[2], stream)
         try:
             yield from read_ahead(stream)

@@ -14,7 +14,7 @@ from devenv.engine.protocol import About, Capability, ContainerState, Engine, La
 from devenv.errors import LimitRefused
 from devenv.model import Desired, DesiredService, Observed
 
-# How the URL of an engine begins whose ports are on this host.
+# The URL of an engine begins with one of these if its ports are on this host.
 _LOCAL = ("unix:", "http+docker:", "npipe:", "tcp://127.", "tcp://localhost")
 
 
@@ -27,7 +27,7 @@ def connect() -> Engine:
 
 
 class Docker:
-    """One engine of that kind. What each verb means stands in `Engine`, how it is done in the modules that it calls."""
+    """One engine of that kind. `Engine` says what each verb means; the modules called here carry it out."""
 
     can = frozenset(Capability)
 

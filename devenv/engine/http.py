@@ -1,7 +1,7 @@
 """Speak the engine's HTTP API directly, over a socket of this host or TCP without TLS.
 
-To import the docker library takes longer than all requests of a command. sdk.py uses it for what is more than a request
-and an answer, and for engines that are reached in other ways.
+Importing the docker library takes longer than all requests of a command. sdk.py uses the library for more than a
+request and an answer, and for engines that devenv reaches in other ways.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote_plus, urlencode
 _log = logging.getLogger(__name__)
 # Seconds that one request may take. Only an engine that hangs takes longer; builds have a limit of their own.
 TIMEOUT = 120.0
-# Bytes that are read at once: data of hundreds of MB go through here.
+# Bytes per read: data of hundreds of MB go through here.
 CHUNK = 1 << 20
 # The oldest and newest version of the API that devenv knows. Engine 29 has the newest and refuses those below 1.44.
 _OLDEST, _NEWEST = (1, 24), (1, 52)
@@ -50,7 +50,7 @@ class Client(ABC):
 
     @cached_property
     def podman(self) -> bool:
-        """Whether the engine is Podman, which speaks the same API."""
+        """Return whether the engine is Podman, which speaks the same API."""
         return False
 
     @abstractmethod
@@ -81,7 +81,7 @@ class HttpClient(Client):
         self.version = self._negotiated()
 
     def _negotiated(self) -> str:
-        """Return the newest version of the API that both sides know: /_ping needs none."""
+        """Return the newest version of the API that both sides know. /_ping itself needs no version."""
         connection, answer = self._sent("GET", "/_ping", None, {}, TIMEOUT)
         try:
             _all_of(answer)
@@ -240,7 +240,7 @@ def encoded(body: Body) -> tuple[bytes | Iterable[bytes] | None, dict[str, str]]
 
 
 def decoded(answer: bytes) -> Any:
-    """Return what JSON of the engine holds. Raises NoAnswer if it is no JSON."""
+    """Decode the engine's JSON. Raises NoAnswer if it is none."""
     try:
         return json.loads(answer)
     except ValueError as error:

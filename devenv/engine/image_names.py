@@ -10,5 +10,5 @@ def familiar(reference: str) -> str:
     for implied in ("docker.io/library/", "index.docker.io/library/", "docker.io/", "index.docker.io/"):
         if reference.startswith(implied):
             return reference.removeprefix(implied)
-    # Podman puts images built on the host in this namespace. In any other name it belongs to the name.
+    # Podman puts images built on the host in this namespace. In any other reference, it is part of the name.
     return reference.removeprefix("localhost/") if reference.startswith(_OURS) else reference

@@ -17,17 +17,17 @@ from devenv.engine.image_names import familiar
 from devenv.engine.ownership import name_of
 from devenv.model import LABEL_ENVIRONMENT, SHARED
 
-# Seconds without a byte: older engines write all that they save, or are to load, to their disk before they go on.
+# Seconds without a byte: older engines write a complete archive to their disk before they send or load it.
 _ARCHIVE_TIMEOUT = 1800.0
 _NO_ROOM = "if the engine's disk is full: 'devenv gc --keep 0' and 'devenv snapshot rm NAME' make room"
 _NO_ROOM_TO_LOAD = "if the engine's disk is full: 'devenv gc --keep 0' and 'devenv images prune' make room"
-# What stands in place of an environment on a container that an image is read through, how the container's name begins,
-# and for how many seconds nobody else removes it: longer than reading takes.
+# devenv reads an image through a container: the label's value in place of an environment, how the container's name
+# begins, and for how many seconds nobody else removes it: longer than reading takes.
 _READING, _READER = "reading", "devenv-reading-"
 _READING_SECONDS = 600
 
 
-# ---- which ones there are ----------------------------------------------------------------------------------------
+# ---- list and inspect them ---------------------------------------------------------------------------------------
 
 
 def images(connection: Connection) -> dict[str, str]:
@@ -62,7 +62,7 @@ def _listed(connection: Connection, filters: Mapping[str, str] | None = None) ->
 
 
 def _familiar(image: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same with familiar names."""
+    """Return the image with familiar names."""
     return {**image, **{key: [*map(familiar, image.get(key) or ())] for key in ("RepoTags", "RepoDigests")}}
 
 
@@ -112,7 +112,7 @@ def import_image(connection: Connection, tag: str, tarball: Path, labels: Mappin
 
 
 def import_data(connection: Connection, tag: str, stream: Iterable[bytes], labels: Mapping[str, str]) -> None:
-    """Make an image of one layer from a tar stream of data; it exists whole or not at all."""
+    """Make an image of one layer from a tar stream of data. A stream that breaks off leaves no image."""
     _import_layer(connection, f"keep data as {tag}", tag, stream, labels)
 
 
@@ -120,7 +120,7 @@ def _import_layer(
     connection: Connection, what: str, tag: str, stream: Iterable[bytes], labels: Mapping[str, str]
 ) -> None:
     changes = [f'LABEL {key}="{value}"' for key, value in labels.items()]
-    # Not `tag`, which Podman 4 does not look at: what it imports would be named ":latest".
+    # Not `tag`: Podman 4 does not look at it, and would name the image ":latest".
     query = {"fromSrc": "-", "repo": tag, "changes": changes}
     with asking(what, _NO_ROOM):
         _check_told(connection.client.stream("POST", "/images/create", query, stream))
@@ -169,9 +169,9 @@ def save_images(connection: Connection, references: Sequence[str]) -> Generator[
 
 @contextmanager
 def unstarted(connection: Connection, image: str) -> Iterator[str]:
-    """Lend a container of an image to read files of. It never starts, and is removed afterwards.
+    """Lend a container to read an image's files from. It never starts, and devenv removes it afterwards.
 
-    Removes, too, what killed devenvs left of that kind.
+    Also removes such containers that killed devenvs left.
     """
     client = connection.client
     with asking(f"look into image {image}"):

@@ -1,6 +1,6 @@
 """Look at this host, and install and start a container engine on it.
 
-`bring_up_engine` is what `devenv doctor --fix` does: on Debian and Ubuntu, as root or with passwordless sudo, for the
+`devenv doctor --fix` calls `bring_up_engine`. It works on Debian and Ubuntu, as root or with passwordless sudo, for the
 host's default engine only. Everywhere else it raises NoEngine with the exact command. It ends no process, and starts no
 second engine: that would break the first.
 """
@@ -39,7 +39,7 @@ _PING = b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n"  # a starting engine only
 START_SECONDS = 60.0
 TAIL_LINES = 10
 
-# What makes a base image -> an ordinary user needs one of these programs for it; root needs none.
+# Program that makes a base image -> an ordinary user needs one of these programs for it; root needs none.
 _BASE_TOOLS = {"mmdebstrap": ("newuidmap", "fakechroot"), "debootstrap": ()}
 # Ubuntu's apt trusts Debian's archive only by that keyring, which mmdebstrap reads with gpg.
 _BASE_PACKAGES = ("mmdebstrap", "debian-archive-keyring", "gpg")
@@ -61,7 +61,7 @@ _APT = ("apt-get", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Options::=--for
 _APT_INSTALL = ("install", "-y", "--no-install-recommends", "--no-remove", "--no-upgrade")
 _JOURNAL = "run: journalctl -u docker -n 30"
 _SYSTEMD_START = "sudo systemctl start docker"
-_COMMANDS = {  # /etc/os-release ID or ID_LIKE -> what brings an engine up there
+_COMMANDS = {  # /etc/os-release ID or ID_LIKE -> the command that brings up an engine there
     "debian": "sudo apt-get update && sudo apt-get install -y --no-install-recommends "
     f"{' '.join((*ENGINE_PACKAGES, *_BASE_PACKAGES, 'uidmap'))} && sudo service docker start",
     "fedora": f"sudo dnf install -y moby-engine && {_SYSTEMD_START}",
@@ -122,7 +122,7 @@ class Host:
         return Outcome(done.returncode, done.stdout)
 
     def spawn(self, argv: Sequence[str], log: Path) -> Poll:
-        """Start a daemon that outlives devenv; return what tells its exit status."""
+        """Start a daemon that outlives devenv; return the function that tells its exit status."""
         make_private(log.parent)
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "ab") as output:

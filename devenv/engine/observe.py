@@ -1,4 +1,4 @@
-"""What the engine has and says: of itself, of an environment, of single objects."""
+"""Ask the engine about itself, about an environment and about single containers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from devenv.model import (
 
 # Engine 29 keeps images in containerd's store, which may be on another file system than the engine's own folder.
 _CONTAINERD = Path("/var/lib/containerd")
-# What Podman calls a state -> what Docker does, for a container that ended before it was asked to.
+# Podman's name of a state -> Docker's, for a container that ended before anybody asked it to.
 _STATES = {"stopped": "exited"}
 
 
@@ -44,7 +44,7 @@ def about(connection: Connection) -> About:
         version = dict(connection.client.ask("GET", "/version"))
     rootless = "rootless" in str(info.get("SecurityOptions"))
     podman = "podman" in str(version.get("Components")).lower()
-    # Engines differ: what one says oddly is unknown.
+    # Engines differ: an odd answer counts as unknown.
     root, memory = info.get("DockerRootDir"), info.get("MemTotal")
     folders = [Path(root if root and isinstance(root, str) else "/var/lib/docker")]
     if "io.containerd.snapshotter" in str(info.get("DriverStatus")):
@@ -66,7 +66,7 @@ def about(connection: Connection) -> About:
 
 
 def _ahead(said: object, now: datetime) -> float | None:
-    """Return the seconds that a clock is ahead, None if it says no time, or one without a zone."""
+    """Return how many seconds a clock is ahead, None if it says no time, or one without a zone."""
     try:
         return (datetime.fromisoformat(str(said)) - now).total_seconds()
     except (ValueError, TypeError):
@@ -190,11 +190,11 @@ def events(connection: Connection, environment: str) -> list[dict[str, Any]]:
 
 
 def _until_now(connection: Connection) -> dict[str, object]:
-    """Return what makes the list of events end with those that happened by now."""
+    """Return the query that ends the list of events with those that happened by now."""
     if connection.client.podman:
-        # It cuts an end down to whole seconds, and knows how to tell no more than it has.
+        # Podman would cut an end down to full seconds, but can stop after the events that it has.
         return {"stream": False}
-    # By the engine's own clock: if the end were in its future, it would go on until then.
+    # By the engine's own clock: if the end were in its future, the engine would go on until then.
     now = datetime.fromisoformat(connection.client.ask("GET", "/info")["SystemTime"]).timestamp()
     return {"until": f"{now:.6f}"}
 

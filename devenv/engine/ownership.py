@@ -1,11 +1,11 @@
-"""Tell what devenv created from what only carries an environment's label.
+"""Tell objects that devenv created from objects that only carry an environment's label.
 
 An object is devenv's if it also carries the environment's token and has the name that devenv gives. The token is
 random, and devenv records it before it creates anything. A label alone may come from anywhere: a copied command, an
 image, `docker commit`. An object with the label and without the token is a stranger.
 
-A lost record holds no token. Then devenv trusts the token of an object that has a name which devenv gives: of the
-network, else of the first container, else of the first volume. Objects with another token are strangers.
+If the record is lost, devenv trusts the token of an object with a name that devenv gives: the network, else the first
+container, else the first volume. Objects with another token are strangers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def name_of(listed: Mapping[str, Any]) -> str:
 
 
 def filler(volume: str) -> str:
-    """Return the name of the container through which a volume is filled."""
+    """Return the name of the container through which devenv fills a volume."""
     return f"{volume}-fill"
 
 
@@ -55,7 +55,7 @@ def trusted(environment: str, listed: Listed) -> str:
 
 
 def split(environment: str, listed: Listed, owner: str) -> tuple[Listed, tuple[str, ...]]:
-    """Return what is devenv's, by kind, and the strangers in words: "container NAME"."""
+    """Return devenv's objects by kind, and the strangers in words: "container NAME"."""
     ours: dict[str, list[Mapping[str, Any]]] = {kind: [] for kind in _KINDS}
     strangers = []
     for kind in _KINDS:
@@ -95,5 +95,5 @@ def _is_named_by_us(environment: str, kind: str, listed: Mapping[str, Any]) -> b
 
 
 def _holds_files(kind: str, listed: Mapping[str, Any]) -> bool:
-    """Return whether it is the volume of a container's files, to which the engine gives a name."""
+    """Return whether an object is the volume of a container's files, which the engine names."""
     return kind == "volume" and LABEL_SERVICE not in listed["Labels"]

@@ -1,4 +1,4 @@
-"""What devenv needs of any container engine, whichever it is: the verbs of `Engine`, and what they take and give.
+"""The verbs that devenv needs of any container engine (`Engine`), and what they take and give.
 
 Planning, executing and looking use these verbs alone. `Docker` in docker.py implements them for Docker and Podman.
 """
@@ -17,18 +17,18 @@ from devenv.model import Desired, DesiredService, Observed
 if TYPE_CHECKING:
     import socket
 
-# Where a service's files go: a volume of its own, since nothing can be copied into a read-only root file system.
+# A service's files go into a volume of their own: the engine copies nothing into a read-only root file system.
 CONFIG_FOLDER = "/etc/devenv"
 # In each data volume, the one folder that any user may write to: the user's id differs between images.
 DATA_FOLDER = "data"
 # How many of the last lines of a log.
 Tail = int | Literal["all"]
-# Labels of the environment that an object is created for: its id and its token (see ownership.py).
+# Labels of an object's environment: its id and its token (see ownership.py).
 Labels = Mapping[str, str]
 
 
 class Capability(Enum):
-    """What only some engines can do. `Engine.can` holds what one engine can; plans ask it before they count on it."""
+    """Abilities that only some engines have. `Engine.can` holds those of one engine; plans ask it first."""
 
     BUILD = "build images"
     BUNDLE = "save images to an archive and load them"
@@ -42,9 +42,9 @@ class About:
     """What an engine is and what it runs on.
 
     `name` is its kind in words ("rootless Podman"), `api` the version of its API. `architecture` is as the kernel
-    names it (x86_64, aarch64; empty if unknown), `memory` in bytes (0 if unknown). `ahead` is by how many seconds its
-    clock is ahead of this host's, if it says. With `daemon`, a daemon with root's rights runs the containers. If it is
-    `here`, it shares this host's kernel and disks, and `folders` are where it keeps images and data.
+    names it (x86_64, aarch64; empty if unknown), `memory` in bytes (0 if unknown). `ahead` is how many seconds its
+    clock is ahead of this host's, if it says. With `daemon`, a daemon with root's rights runs the containers. With
+    `here`, the engine shares this host's kernel and disks, and keeps images and data in `folders`.
     """
 
     name: str
@@ -71,48 +71,48 @@ class ContainerState:
 
 
 class Session(Protocol):
-    """A command that runs in a container, joined to whoever started it.
+    """A command that runs in a container, joined to the program that started it.
 
-    Its `stream` can be waited for with select, and used without blocking. The command reads what is written to the
-    stream, until it is shut down for writing. The stream ends when the command ends.
+    That program can wait for the `stream` with select, and use it without blocking. The command reads what the program
+    writes to the stream, until the program shuts it down for writing. The stream ends when the command ends.
     """
 
     @property
     def stream(self) -> socket.socket:
-        """What goes in and comes out."""
+        """Return the command's input and output."""
 
     def output(self, data: bytes) -> list[tuple[int, bytes]]:
         """Take apart what was read from the stream, in the order in which it came.
 
-        Each part is 1 (standard output) or 2 (standard error), and bytes. Keeps what is not complete for the next call.
+        Each part is 1 (standard output) or 2 (standard error), and bytes. Keeps an incomplete part for the next call.
         """
 
     def resize(self, rows: int, columns: int) -> None:
         """Give the command's terminal a size. Raises ServiceFailed if the command is over."""
 
     def exit_code(self) -> int:
-        """Return how the command ended, once its stream is at its end."""
+        """Return the command's exit code, once its stream has ended."""
 
 
 class Engine(Protocol):
     """One container engine. Thread-safe.
 
-    A container, network or volume that a verb changes is named by its id, or by a name that holds the environment's
-    id. All verbs raise NoEngine if the engine does not answer and ServiceFailed if it refuses (NoSpace if its disk is
-    full); their own docstrings name other errors. Verbs that need a capability raise Unsupported without it.
+    Verbs that change a container, network or volume take its id, or a name that holds the environment's id. All verbs
+    raise NoEngine if the engine does not answer and ServiceFailed if it refuses (NoSpace if its disk is full); their
+    own docstrings name other errors. Verbs that need a capability raise Unsupported without it.
     """
 
     @property
     def url(self) -> str:
-        """Where the engine answers, as its users write it."""
+        """Return where the engine answers, as its users write it."""
 
     @property
     def local(self) -> bool:
-        """Whether the ports that the engine publishes are on this host's 127.0.0.1."""
+        """Return whether the ports that the engine publishes are on this host's 127.0.0.1."""
 
     @property
     def can(self) -> frozenset[Capability]:
-        """What this engine can do beyond what every engine can."""
+        """Return the abilities of this engine beyond those of every engine."""
 
     # ---- look at the engine and at an environment ----------------------------------------------------------------
 
@@ -120,7 +120,7 @@ class Engine(Protocol):
         """Ask the engine what it is and what it runs on."""
 
     def check_reach(self) -> None:
-        """Raise ConfigError if this process cannot reach the ports that the engine publishes, with the way out."""
+        """Raise ConfigError, with the way out, if this process cannot reach the ports that the engine publishes."""
 
     def observe(self, environment: str, owner: str) -> Observed:
         """Return everything that carries the environment's label, and every image that the engine can run.
@@ -162,20 +162,20 @@ class Engine(Protocol):
         """Create the service's container, which does not run yet, and return its id.
 
         - `service.files` are in it, below CONFIG_FOLDER, readable by every user.
-        - Each of `service.volumes` is mounted. A volume that does not exist is created with the labels and the
-          service's name. In each one lies the folder DATA_FOLDER, in which every user may write.
+        - Each of `service.volumes` is mounted. The engine creates a missing one with the labels and the service's name.
+          Each one holds the folder DATA_FOLDER, in which every user may write.
         - On the network (by id), other containers reach it by the service's name.
         - Once started, `service.ports` answer on this host's 127.0.0.1, or the engine's if it is not `local`.
 
-        If a killed devenv already created it, it is created again. Raises NotOurs if another container or volume has a
-        name that it needs.
+        If a killed devenv already created it, this creates it again. Raises NotOurs if another container or volume has
+        a name that it needs.
         """
 
     def start(self, container: str, name: str) -> None:
         """Start a container, or let a paused one go on; `name` is what errors call it.
 
         Raises PortTaken if another program has one of its ports, and LimitRefused if the engine may not set its limit
-        on open files: remove the container then and create it again, which asks for no limit from then on.
+        on open files. Then remove the container and create it again: `create` asks for no limit from then on.
         """
 
     def stop(self, container: str, seconds: int) -> None:
@@ -206,11 +206,11 @@ class Engine(Protocol):
     def images(self) -> dict[str, str]:
         """Return the id of each image that the engine can run without a pull, by each of its references.
 
-        A reference is a name with a tag or a digest, spelled as `familiar` does.
+        A reference is a name with a tag or a digest, as `familiar` spells it.
         """
 
     def devenv_images(self) -> list[dict[str, Any]]:
-        """Return the images that every environment shares: RepoTags, Size in bytes, Labels, and Created (1970)."""
+        """Return the images that every environment shares: RepoTags, Size (bytes), Labels, Created (since 1970)."""
 
     def inspect_image(self, reference: str) -> dict[str, Any]:
         """Return what the engine knows of an image, by reference or id.
@@ -259,7 +259,7 @@ class Engine(Protocol):
     def import_data(self, tag: str, stream: Iterable[bytes], labels: Mapping[str, str]) -> None:
         """Make an image of one layer from a tar stream of data. Needs KEEP_DATA.
 
-        The image exists only if the stream came to its end; an error that the stream raises is raised again.
+        The image exists only if the stream came to its end. Raises what the stream raises.
         """
 
     def fill_volume(self, volume: str, image: str, folder: str, labels: Labels, service: str) -> None:
@@ -278,15 +278,15 @@ class Engine(Protocol):
         """Load the images of such an archive under their names. Needs BUNDLE."""
 
     def unstarted(self, image: str) -> AbstractContextManager[str]:
-        """Lend a container of an image to read files of; it never starts, and is removed afterwards. Needs READ_IMAGES.
+        """Lend a container to read an image's files from. Needs READ_IMAGES.
 
-        Removes, too, what killed devenvs left of that kind.
+        It never starts, and devenv removes it afterwards. Also removes such containers that killed devenvs left.
         """
 
     def has(self, container: str, path: str) -> bool:
         """Return whether a container, running or not, has a file or folder. Needs READ_IMAGES."""
 
-    # ---- what people need to find out why something failed: as the engine says it --------------------------------
+    # ---- see why something failed, as the engine says it ---------------------------------------------------------
 
     def inspect(self, container: str) -> dict[str, Any]:
         """Return everything that the engine knows of a container."""

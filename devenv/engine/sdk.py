@@ -51,10 +51,10 @@ class Sdk(Client):
             self._client = docker.APIClient(
                 version=version, timeout=int(TIMEOUT), use_ssh_client=url.startswith("ssh:"), **_arguments(url, origin)
             )
-        # A proxy from the environment must not come between us and the engine.
+        # A proxy from the environment must not come between devenv and the engine.
         self._client.trust_env = False
         self._client.hooks["response"].append(_logged)
-        # What the client read from ~/.docker/config.json; the stubs leave it out.
+        # The client read these from ~/.docker/config.json; the stubs leave them out.
         forget_missing_helpers(self._client._auth_configs)  # type: ignore[attr-defined]
 
     @cached_property
@@ -76,14 +76,14 @@ class Sdk(Client):
             yield from answer.iter_content(CHUNK)
 
     def pull(self, name: str, tag: str | None) -> Iterator[Mapping[str, Any]]:
-        """Pull an image with the user's credentials; yields the engine's messages."""
+        """Pull an image with the user's credentials; yield the engine's messages."""
         with _translated():
             yield from self._client.pull(name, tag=tag, stream=True, decode=True)
 
     def build(
         self, tag: str, context: IO[bytes], arguments: Mapping[str, str], labels: Mapping[str, str]
     ) -> Iterator[Mapping[str, Any]]:
-        """Build an image from a tar file with the user's credentials; yields the engine's messages."""
+        """Build an image from a tar file with the user's credentials; yield the engine's messages."""
         with _translated():
             yield from self._client.build(
                 fileobj=context,
@@ -98,7 +98,7 @@ class Sdk(Client):
             )
 
     def follow(self, container: str, tail: int | Literal["all"]) -> Iterator[bytes]:
-        """Yield what a container logs, as it comes, until it ends."""
+        """Yield a container's log as it comes, until the container ends."""
         with _translated():
             lines = self._client.logs(container, stream=True, follow=True, tail=tail)
             try:
@@ -116,7 +116,7 @@ class Sdk(Client):
 
 
 def _as_socket(stream: Any) -> Any:
-    """Return what the library opened for a command, as a socket that whoever has it can close."""
+    """Return the stream that the library opened for a command as a socket, which the caller can close."""
     raw = getattr(stream, "_sock", stream)
     if program := getattr(raw, "proc", None):
         return _bridged(program)
@@ -132,7 +132,7 @@ def _as_socket(stream: Any) -> Any:
 def _bridged(program: Any) -> socket.socket:
     """Return a socket to the program that the library runs to reach an engine through ssh.
 
-    That has two pipes: nobody can wait for them, or tell the program that no more comes.
+    The program has two pipes: nobody can wait for them, or tell the program that no more comes.
     """
     ours, theirs = socket.socketpair()
 
@@ -157,7 +157,7 @@ def _bridged(program: Any) -> socket.socket:
 
 
 def _logged(answer: requests.Response, *_: object, **__: object) -> None:
-    """Log an answer without the query: a build's has the user's proxies in it, which may have passwords."""
+    """Log an answer without the query: a build's query holds the user's proxies, which may have passwords."""
     asked, path = answer.request, urlsplit(answer.url).path
     log_answer(asked.method or "", path, answer.status_code, answer.elapsed.total_seconds())
 
@@ -174,7 +174,7 @@ def _arguments(url: str, origin: str) -> dict[str, Any]:
 
 
 def forget_missing_helpers(credentials: dict[str, Any]) -> None:
-    """Drop credential helpers that are not installed: each build and pull would fail, of public images, too."""
+    """Drop credential helpers that are not installed: each build and pull would fail, even of public images."""
     if (store := credentials.get("credsStore")) and not shutil.which(f"docker-credential-{store}"):
         del credentials["credsStore"]
     for registry, helper in list((credentials.get("credHelpers") or {}).items()):

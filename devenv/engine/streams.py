@@ -1,4 +1,4 @@
-"""What containers say: their logs, and commands that run inside them, joined to whoever started these."""
+"""Read the logs of containers, and run commands inside them, joined to the program that started these."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Frames:
 
 
 class DockerSession:
-    """A command that runs in a container: an exec of the engine's, and the socket that the engine opened for it."""
+    """A command that runs in a container: the engine's exec, and the socket that the engine opened for it."""
 
     def __init__(self, connection: Connection, run: str, stream: Any, tty: bool) -> None:
         self.stream = stream
@@ -50,19 +50,19 @@ class DockerSession:
             self._connection.client.ask("POST", f"/exec/{self._run}/resize", {"h": rows, "w": columns})
 
     def exit_code(self) -> int:
-        """Return how the command ended."""
+        """Return the command's exit code."""
         with asking("ask for an exit code"):
             code = self._connection.client.ask("GET", f"/exec/{self._run}/json")["ExitCode"]
         return int(code or 0)
 
 
 def logs(connection: Connection, container: str, tail: Tail, since: float, timestamps: bool) -> list[str]:
-    """Return the lines that a container logged, from a time on (in seconds since 1970) if one is given."""
+    """Return the lines that a container logged, from `since` on (in seconds since 1970) if it is given."""
     query: dict[str, str | int] = {"stdout": True, "stderr": True, "tail": tail, "timestamps": timestamps}
     query |= {"since": f"{since:.6f}"} if since else {}
     with asking(f"read the logs of container {container}"):
         sent = b"".join(connection.client.stream("GET", f"/containers/{container}/logs", query))
-    # Joined before they are decoded: a line, or a letter, may be in two frames.
+    # Join the frames before decoding: a line, or a letter, may be in two of them.
     return b"".join(text for _, text in Frames().feed(sent)).decode(errors="replace").splitlines()
 
 

@@ -1,4 +1,4 @@
-"""Pack and read tar archives: the engine takes and gives files in them, of containers, volumes and builds."""
+"""Pack and read tar archives, in which the engine takes and gives the files of containers, volumes and builds."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from posixpath import normpath
 from queue import Full, Queue
 from typing import Any
 
-# Bytes of a file that are read at once.
+# Bytes of a file per read.
 _CHUNK = 1 << 20
 _PAX_NAMES = ("path", "linkpath")
 # Seconds between two looks of a reader that waits for room: does anybody still want what it read?
 _LOOK_SECONDS = 0.1
-# Seconds that a reader gets to notice that nobody does. It may be stuck in a read that never ends.
+# Seconds that a reader gets to notice that nobody wants more. It may be stuck in a read that never ends.
 _PATIENCE_SECONDS = 5.0
 
 
@@ -69,7 +69,7 @@ def in_folder(name: str, stream: Generator[bytes, None, None]) -> Generator[byte
     import tarfile
 
     class Strict(tarfile.TarInfo):
-        """Refuses what is no entry: the library takes it for the end."""
+        """Refuses a block that is no entry: the library takes it for the end."""
 
         @classmethod
         def fromtarfile(cls, archive: tarfile.TarFile) -> Strict:
@@ -90,7 +90,7 @@ def in_folder(name: str, stream: Generator[bytes, None, None]) -> Generator[byte
                     if outside:
                         entry.name = f"{name}/{_path(entry.name)}".rstrip("/")
                         entry.linkname = f"{name}/{_path(entry.linkname)}" if entry.islnk() else entry.linkname
-                        # They hold names that are too long for the entry itself.
+                        # These headers hold names that are too long for the entry itself.
                         entry.pax_headers = {k: v for k, v in entry.pax_headers.items() if k not in _PAX_NAMES}
                     yield entry.tobuf(tarfile.PAX_FORMAT)
                     if content := archive.extractfile(entry) if entry.isreg() else None:
@@ -109,7 +109,7 @@ def _path(name: str) -> str:
 def read_ahead(stream: Generator[bytes, None, None], most: int = 8) -> Iterator[bytes]:
     """Yield the same chunks, and read up to `most` ahead. Raises what the stream raises.
 
-    What is read from the engine goes back to the engine, and both sides take their time.
+    The caller sends the chunks back to the engine, and both reading and sending take time.
     """
     chunks: Queue[bytes | BaseException | None] = Queue(most)
     unwanted = threading.Event()

@@ -10,13 +10,13 @@ from devenv.engine.protocol import Labels
 from devenv.errors import AddressPoolExhausted, NotOurs
 from devenv.model import LABEL_SERVICE
 
-# How Docker and Podman begin to say that they have no addresses left for another network.
+# Docker and Podman use these words if they have no addresses left for another network.
 _NO_ADDRESSES = ("address pool", "free subnet")
 
 
 def create_network(connection: Connection, name: str, labels: Labels) -> str:
-    """Create a network and return its id. Raises NotOurs if another one has the name, AddressPoolExhausted."""
-    # No address range of our own: explicit IPAM has been seen to take 15 s.
+    """Create a network and return its id. Raises NotOurs if another one has the name, and AddressPoolExhausted."""
+    # Ask for no address range: explicit IPAM has been seen to take 15 s.
     wanted = {"Name": name, "Driver": "bridge", "CheckDuplicate": True, "Labels": dict(labels)}
     with asking(f"create network {name}"), unless_taken(name):
         try:
@@ -53,7 +53,7 @@ def ensure_volume(connection: Connection, name: str, labels: Labels, service: st
 def fill_volume(connection: Connection, volume: str, image: str, folder: str, labels: Labels, service: str) -> None:
     """Create a volume that holds what the image has in `folder`.
 
-    The engine itself copies that when a container is created, which never runs. Raises NotOurs if the volume, or the
+    The engine copies it when devenv creates a container, which never runs. Raises NotOurs if the volume, or the
     container's name, belongs to another; ServiceFailed if the image does not exist.
     """
     ensure_volume(connection, volume, labels, service)
