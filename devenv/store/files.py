@@ -1,7 +1,7 @@
 """Check where devenv may write, and write files so that nobody ever sees half of one.
 
-There is one check for a file (`obstacle`), one for a folder (`folder_obstacle`), and one writer (`_Draft`): the new
-content stands beside the old file, for its owner alone, until it takes the old one's place in one step.
+`obstacle` checks a file and `folder_obstacle` a folder. `_Draft` writes every file: the new content stands beside the
+old file, for its owner alone, until it takes the old one's place in one step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from devenv.errors import ConfigError, DevenvError
 _MOST_BYTES = 32 * 1024 * 1024
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
-# Makes the error for a file that is left alone: from the reason, and what to do first.
+# Makes the error for a file that devenv leaves alone, from the reason and what to do first.
 Refuse = Callable[[str, str], ConfigError]
 
 
@@ -31,7 +31,7 @@ Refuse = Callable[[str, str], ConfigError]
 
 def real_path(path: Path) -> Path:
     """Return where the file is, links followed."""
-    # A path that no file can have is reported where the file is looked at.
+    # The code that looks at the file reports a path that no file can have.
     return path if "\0" in str(path) else Path(os.path.realpath(path))
 
 
@@ -44,7 +44,7 @@ def way_out(path: Path, folder: Path, name: str = "the project") -> str:
     """Return why devenv does not write through a link: it leads out of the folder, or it is elsewhere itself.
 
     The first may have come with a clone, the second may be another user's in a folder like /tmp. Return an empty string
-    if neither is so. devenv follows a link that stays in the folder; the reason calls that `name`.
+    if neither is so. devenv follows a link that stays in the folder, which the reason calls `name`.
     """
     real = real_path(path)
     if real.is_relative_to(real_path(folder)):
@@ -55,7 +55,7 @@ def way_out(path: Path, folder: Path, name: str = "the project") -> str:
 
 
 def _is_link(path: Path) -> bool:
-    return os.path.islink(path)  # noqa: PTH114  what has no name is no link
+    return os.path.islink(path)  # noqa: PTH114  a path without a name is no link
 
 
 def _own_parts(path: Path, folder: Path) -> Iterator[Path]:
@@ -69,7 +69,7 @@ def _own_parts(path: Path, folder: Path) -> Iterator[Path]:
 
 
 def obstacle(path: Path, project: Path, *, existing: bool = False, inside: bool = False) -> str:
-    """Return why devenv cannot write a file, or an empty string. It replaces nothing but regular files.
+    """Return why devenv cannot write a file, or an empty string. devenv replaces only regular files.
 
     A link that leads out of the project is an obstacle, and outside of the project every link is. With `existing`, the
     file must be there, readable and of a size that devenv reads; with `inside`, it must be in the project.
@@ -85,7 +85,7 @@ def obstacle(path: Path, project: Path, *, existing: bool = False, inside: bool 
 def folder_obstacle(folder: Path, project: Path, *, links: bool = True) -> str:
     """Return why devenv cannot write files to a folder, or create it, or an empty string.
 
-    Links are as for files; without `links`, no part of the folder inside the project may be one.
+    Links count as for files; without `links`, no part of the folder inside the project may be one.
     """
     if not links and (found := [part for part in _own_parts(folder, project) if _is_link(part)]):
         return f"{_it(found[-1], folder)} is a symbolic link (to {found[-1].readlink()})"
@@ -144,7 +144,7 @@ def _no_old_file(real: Path) -> str:
 def of_another(path: Path) -> str:
     """Return why devenv does not rely on a file or folder: it belongs to another user. Return "" if it does not.
 
-    Everybody may use what belongs to root. Root may use anybody's: a CI's job is root in a container, its checkout not.
+    Everybody may use root's files. Root may use anybody's: in CI, a job is root in a container, its checkout is not.
     """
     try:
         owner, user = path.lstat().st_uid, os.geteuid()
@@ -165,7 +165,7 @@ def open_to_others(folder: Path) -> str:
 
 
 def _keeps_modes(folder: Path, mode: int) -> bool:
-    """Return whether the file system has modes. One of Windows', as WSL shows it, gives everybody all permissions."""
+    """Return whether the file system has modes. A Windows file system in WSL gives everybody all permissions."""
     try:
         folder.chmod(mode & ~_OTHERS_WRITE)
     except PermissionError:
@@ -187,7 +187,7 @@ def readable_by_all(path: Path) -> bool:
 
 
 def exists(path: Path, refuse: Refuse) -> bool:
-    """Return whether there is anything. Raise ConfigError where the system does not say."""
+    """Return whether anything is at the path. Raise ConfigError if the system does not say."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -226,7 +226,7 @@ def as_json(value: Any) -> bytes:
 
 
 def make_private(folder: Path) -> None:
-    """Create a folder of devenv's own with those above it, for their owner alone, whatever the umask."""
+    """Create one of devenv's folders with those above it, for their owner alone, whatever the umask."""
     try:
         make_folders(folder)
     except OSError as error:
@@ -244,7 +244,7 @@ def make_folders(folder: Path) -> None:
 
 
 def write_files(files: Mapping[Path, bytes], mode: int = 0o600) -> None:
-    """Write files whole or not at all: all of them are on disk before the first one is replaced.
+    """Write all of the files or none: all are on disk before devenv replaces the first one.
 
     Others can never read them, not even for a moment, unless `mode` allows it. The caller holds the lock of their
     folders. Raise ConfigError where a folder is missing, read-only or full; the old files then stay.
@@ -262,7 +262,7 @@ def write_files(files: Mapping[Path, bytes], mode: int = 0o600) -> None:
 
 
 def replace_file(path: Path, expected: bytes, new: bytes, refuse: Refuse) -> None:
-    """Replace a file of the user's, with its mode and, if devenv runs as root, its owner kept.
+    """Replace one of the user's files. Keep its mode and, if devenv runs as root, its owner.
 
     The caller holds a lock. Raise ConfigError, with nothing changed, if the file does not hold what is expected or
     devenv cannot replace it.
@@ -284,8 +284,8 @@ def replace_file(path: Path, expected: bytes, new: bytes, refuse: Refuse) -> Non
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
     """Open a stream whose content becomes the file when the block ends; until then the old file stays.
 
-    It is for its owner alone, and no lock is needed. Large files are not forced to disk. Raise ConfigError where devenv
-    cannot write it.
+    The file is for its owner alone, and the caller needs no lock. devenv does not force large files to disk. Raise
+    ConfigError if devenv cannot write it.
     """
     # Not the number of the process: two containers that share a folder can have the same.
     draft = _Draft(path, by=f"-{secrets.token_hex(4)}")
@@ -332,7 +332,7 @@ class _Draft:
             yield stream
 
     def write(self, content: bytes, dress: Callable[[int], None]) -> None:
-        """Write it to disk; `dress` sets its mode by its descriptor."""
+        """Write the content to disk; `dress` sets the mode by the descriptor."""
         with self.opened() as stream:
             stream.write(content)
             stream.flush()

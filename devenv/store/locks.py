@@ -1,4 +1,4 @@
-"""Hold the kernel's locks on files. They end with their holder, however that ends."""
+"""Hold the kernel's locks on files. A lock ends with its holder, however the holder ends."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ os.register_at_fork(after_in_child=_let_go)
 
 @contextmanager
 def held(path: Path, waiting: Callable[[str], None], over: Event | None = None) -> Iterator[None]:
-    """Hold a lock alone, and wait for it. `waiting` gets a text, once, if somebody else has it, and may raise.
+    """Wait for a lock, and hold it alone. `waiting` gets a text, once, if somebody else has it, and may raise.
 
-    Raise Cancelled if it is `over` before that.
+    Raise Cancelled if `over` is set before the lock is free.
     """
     with _openable(path) as stream, _own(stream):
         told = False
@@ -63,7 +63,7 @@ def shared(path: Path) -> Iterator[None]:
 
 @contextmanager
 def held_if_free(path: Path, attempts: int = 1) -> Iterator[bool]:
-    """Hold a lock alone unless somebody else has it. Yield whether it is held.
+    """Hold a lock alone unless somebody else has it. Yield whether this process holds it.
 
     GLANCES attempts are enough where others only look whether the lock is held.
     """
@@ -81,7 +81,7 @@ def held_if_free(path: Path, attempts: int = 1) -> Iterator[bool]:
 def is_held(path: Path) -> bool:
     """Return whether any process holds a lock on the file."""
     try:
-        # For writing: where the kernel turns it into a lock on NFS, it takes no other.
+        # For writing: on NFS, the kernel grants this lock only on a file that is open for writing.
         with path.open("r+") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (FileNotFoundError, NotADirectoryError):
@@ -92,7 +92,7 @@ def is_held(path: Path) -> bool:
 
 
 def _openable(path: Path) -> IO[str]:
-    """Open a file to lock, in a folder that is made if it is missing. Raise ConfigError if that cannot be done."""
+    """Open a file to lock, and create its folder if it is missing. Raise ConfigError if the system refuses."""
     make_private(path.parent)
     try:
         return _open(path)
@@ -103,14 +103,14 @@ def _openable(path: Path) -> IO[str]:
 def _open(path: Path) -> IO[str]:
     """Open a file to lock. It is for its owner alone: every process that can open it can hold its lock.
 
-    A holder replaces its text, so a link in its place is not followed.
+    A holder replaces its text, so this follows no link in its place.
     """
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600), "a+")
 
 
 def _note_holder(stream: IO[str]) -> None:
     """Write this process's number, for others to show while they wait. The lock holds even if the disk is full."""
-    # Not through the stream: at its end it would try again to write what it could not.
+    # Not through the stream: closing it would try again to write what it could not.
     with suppress(OSError):
         stream.truncate(0)
         os.write(stream.fileno(), str(os.getpid()).encode())

@@ -1,4 +1,4 @@
-"""Where devenv keeps its state and its cache, and the id under which it keeps an environment."""
+"""Find the folders of devenv's state and cache, and the id under which devenv keeps an environment."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def state_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the folder of what devenv can create again: DEVENV_CACHE_DIR, else the platform's place."""
+    """Return the folder of files that devenv can create again: DEVENV_CACHE_DIR, else the platform's place."""
     return _own("DEVENV_CACHE_DIR", platformdirs.user_cache_path)
 
 
 def _own(variable: str, default: Callable[[str], Path]) -> Path:
-    """Return a folder of this user's. Raise ConfigError where others could change what is in it."""
+    """Return a folder of this user. Raise ConfigError if others could change what is in it."""
     folder = Path(os.environ.get(variable) or default("devenv"))
     if reason := open_to_others(real_path(folder)):
         hint = f"'chmod go-w {folder}' if it is yours, else set {variable} to a folder of your own"

@@ -1,4 +1,4 @@
-"""What devenv remembers of one environment, as a value, and how it reads that from a file."""
+"""Keep what devenv remembers of one environment as a value, and read it from a file."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Record:
-    """What devenv remembers of one environment.
+    """Everything that devenv remembers of one environment, except its secrets and timing.
 
     - `ports`: host ports by "service/endpoint"
     - `provisioned`: digests of what components have, by pair ("mysql/nova"), and of prepared services ("mysql")
     - `files`: the names of the wired files
-    - `unfinished`: services whose first start began, and devenv has not seen it end
+    - `unfinished`: services whose first start began, but devenv has not seen it end
     - `renewing`: services that lose their data, each with the snapshot that it gets instead, or an empty string
-    - `renewed`: those of them that have other data already, and devenv does not know yet that they work with it
+    - `renewed`: services in `renewing` that already have other data; devenv does not know yet that they work with it
     - `borrowed`: services that runs have started, each with what existed of it before (see lifecycle/loans.py)
     - `owner`: the token on everything that devenv creates for this environment
     - `saving`: images that devenv creates or removes with a snapshot, until it knows the outcome

@@ -1,4 +1,4 @@
-"""All environments of this user: their records, the lock on their ports, and what removes one from here."""
+"""Look at all environments of this user: their records, the lock on their ports, the command that removes one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from devenv.store.record import FORMAT, Record, record_of
 
 
 def all_records() -> list[Record]:
-    """Return the records of all environments of this user. A record must be of the folder that it is in."""
+    """Return the records of all environments of this user. A record must name the folder that it is in."""
     found = [(path.parent.name, read_json(path)) for path in sorted(state_folder().glob("environments/*/record.json"))]
     return [
         record_of(data, Record("", "", ""))
@@ -33,8 +33,8 @@ def ports_locked(waiting: Callable[[str], None]) -> Iterator[None]:
 def gone() -> list[Record]:
     """Return the environments whose project folder was moved or deleted, or is on a disk that is not mounted.
 
-    If a link to the new place stands in place of the folder, its commands do not mean the old environment either.
-    devenv leaves environments of a newer devenv alone.
+    A link from the old place to the new one does not bring it back: commands there mean another environment. devenv
+    leaves environments of a newer devenv alone.
     """
     return [record for record in all_records() if record.format <= FORMAT and not _reachable(record)]
 

@@ -1,4 +1,4 @@
-"""What devenv remembers of one environment on this machine: its lock, its record and its secrets.
+"""Keep what devenv remembers of one environment on this machine: its lock, its record and its secrets.
 
     <state folder>/environments/<id>/lock           held by the one devenv that changes the environment
     <state folder>/environments/<id>/record.json    project, name, profile, ports, what is provisioned, the token
@@ -8,11 +8,11 @@
     <state folder>/environments/<id>/users          held, together with others, by each run that uses the services
     <state folder>/environments/<id>/lent/<name>    held by the run that uses this component
     <state folder>/environments/<id>/pools/<token>/ one process's components for tests, and a lock that it holds: a file
-                                                    per component, with its passwords once its overlay was asked for,
+                                                    per component, with its passwords once a test asked for its overlay,
                                                     0600
 
 The engine's labels are the truth about what runs; the record is a cache, except for ports and secrets. The token marks
-what runs as the environment's own. If the record loses it, devenv takes it over from there (see engine/ownership.py).
+what runs as the environment's own. If the record loses it, devenv takes it from the labels (see engine/ownership.py).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class State:
         self._project, self._name = project, name
         self._record_path = self.folder / "record.json"
         self._secrets_path = self.folder / "secrets.json"
-        # Threads take turns at the record. Its holder reads it once, since nobody else writes it meanwhile.
+        # Threads take turns at the record. The lock's holder reads it once: nobody else writes it meanwhile.
         self._turn = threading.RLock()
         self._holder = 0
         self._known: Record | None = None
@@ -73,7 +73,7 @@ class State:
 
     @contextmanager
     def locked(self, waiting: Callable[[str], None], over: Event | None = None) -> Iterator[None]:
-        """Hold the environment's lock. `waiting` gets a text, once, if somebody else has it, until it is `over`.
+        """Wait for the environment's lock until `over` is set, and hold it. `waiting`: see `held`.
 
         The kernel drops the lock with its holder, so a killed devenv blocks nobody.
         """
@@ -124,7 +124,7 @@ class State:
             self._known = record
 
     def change(self, changed: Callable[[Record], Record]) -> None:
-        """Save what the function returns for the record, unless that is the same."""
+        """Save what the function returns for the record, unless it is the same record."""
         with self._turn:
             record = self.load()
             if (wanted := changed(record)) != record:
@@ -135,7 +135,7 @@ class State:
         self.change(lambda record: replace(record, **fields))
 
     def forget(self, owner: str = "") -> None:
-        """Remove record, timing and secrets. A record with the token stays if `owner` is that.
+        """Remove record, timing and secrets. With `owner`, keep a record that holds only this token.
 
         The lock file stays: without it, two processes could hold the lock.
         """
@@ -211,7 +211,7 @@ class State:
         return [path.stem for folder in self._abandoned_pools() for path in _noted(folder)]
 
     def adopt(self) -> None:
-        """Treat those as components that killed runs had."""
+        """Treat abandoned components as components that killed runs had."""
         for folder in self._abandoned_pools():
             make_private(self._lent)
             for path in _noted(folder):
@@ -272,7 +272,7 @@ def _noted(pool: Path) -> list[Path]:
 class Notes:
     """Notes on the record of one environment, for the holder of its lock.
 
-    Each is saved immediately: after a kill a moment later, the record must still say what services have by then.
+    devenv saves each one immediately: if it is killed a moment later, the record must still say what services have.
     """
 
     def __init__(self, state: State) -> None:
@@ -283,13 +283,13 @@ class Notes:
         self._change(lambda r: replace(r, unfinished=sorted({*r.unfinished, *begun} - set(finished))))
 
     def made(self, service: str) -> None:
-        """Note that a service has new data. If it is in `renewing`, devenv does not know yet that it works with it."""
+        """Note that a service has new data. devenv does not know yet that a service in `renewing` works with it."""
         self._change(
             lambda r: replace(r, renewed=sorted({*r.renewed, service})) if service in r.renewing else r,
         )
 
     def renewed(self, services: Collection[str]) -> None:
-        """Note that services work with their other data, so that they do not lose that, too."""
+        """Note that services work with their other data, so that they do not lose this data, too."""
         self._change(
             lambda r: replace(
                 r,
@@ -303,7 +303,7 @@ class Notes:
         self._change(lambda r: replace(r, provisioned={**r.provisioned, **parts}))
 
     def no_parts(self, pairs: Collection[str]) -> None:
-        """Note what components have of services no more."""
+        """Note that components no longer have these parts of services."""
         self._change(
             lambda r: replace(r, provisioned={pair: d for pair, d in r.provisioned.items() if pair not in pairs})
         )
