@@ -48,7 +48,7 @@ class Component:
 
 
 class Refused(Exception):
-    """Raised inside a provisioner: the service's reason, of which users see one line, and a hint."""
+    """Raised inside a provisioner: the service's reason (users see one line of it) and a hint."""
 
     def __init__(self, reason: object, hint: str = "") -> None:
         super().__init__(reason)
@@ -63,11 +63,11 @@ class Provisioner:
 
     service = ""  # As in `devenv logs SERVICE`.
     what = ""  # What a component gets, for errors: "the database".
-    # Removing costs the service so much that devenv removes nothing one by one before it removes the service itself.
+    # Removing is so slow that devenv removes nothing one by one before it removes the service itself.
     slow_to_drop = False
 
     def __init__(self, target: Target) -> None:
-        """`target.settings` holds the administrator's credentials."""
+        """Take the target, whose settings hold the administrator's credentials."""
         self.target = target
 
     def prepare(self) -> None:
@@ -79,7 +79,7 @@ class Provisioner:
             self._make(component)
 
     def drop(self, component: Component) -> None:
-        """Remove what `ensure` created; what is not there counts as removed. Raise ServiceFailed."""
+        """Remove what `ensure` created; a missing part counts as removed. Raise ServiceFailed."""
         with self._explained(f"cannot remove {self.what} of component {component.name}", component):
             self._remove(component)
 
@@ -97,7 +97,7 @@ class Provisioner:
             self._settle()
 
     def close(self) -> None:
-        """Close the connections that it keeps."""
+        """Close the connections that the provisioner keeps."""
 
     # These two are not abstract: a subclass that overrides `ensure` and `drop` needs neither.
 
@@ -137,7 +137,7 @@ class Provisioner:
 def no_connection(error: BaseException | None, usual: str) -> str:
     """Return why a connection failed.
 
-    The engine's port proxy looks different each time while no server listens behind it. That is the `usual` reason.
+    While no server listens behind it, the engine's port proxy looks different each time. That is the `usual` reason.
     """
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"

@@ -13,9 +13,9 @@ from devenv.services.http import HttpProvisioner, request
 # etcd's messages say more than its codes.
 _EXISTS = "already exists"
 _DENIED = "authentication failed"
-# Its answer to a token after it was restarted, or after five minutes without a request.
+# etcd's answer to a token after a restart, or after five minutes without a request.
 _FORGOTTEN = "invalid auth token"
-# How often devenv repeats a request whose login is older than the last change: other threads make one each.
+# How often devenv repeats a request whose login is older than the last change: every other thread may make one.
 _OLD_REVISIONS = 100
 
 
@@ -31,8 +31,8 @@ def check(target: Target) -> None:
 class Etcd(HttpProvisioner):
     """Use a `prefix` of keys, and create nothing for it unless the target's `auth` is "true".
 
-    With it, create a `user` with a `password` that reaches this prefix alone, and a role of the same name. The target's
-    `password` is that of root.
+    With `auth`, create a `user` with a `password` that reaches this prefix alone, and a role of the same name. The
+    target's `password` is root's.
     """
 
     service = "etcd"
@@ -50,7 +50,7 @@ class Etcd(HttpProvisioner):
             except Refused as error:
                 if _DENIED not in str(error):
                     raise
-                # Only root could set another one.
+                # Only root could set another password.
                 hint = "devenv does not know root's password in this data; 'devenv reset etcd' recreates the data"
                 raise Refused(error, hint) from error
             if answer.ok:
@@ -71,7 +71,7 @@ class Etcd(HttpProvisioner):
         name = component.settings["user"]
         user = {"name": name, "password": component.settings["password"]}
         made = self._as_root("auth/user/add", user, accept=_EXISTS).ok
-        # A new password ends the user's sessions, so one that works is not set.
+        # A new password ends the user's sessions, so devenv does not set one that already works.
         if not made and not self._etcd("auth/authenticate", user, accept=_DENIED).ok:
             self._as_root("auth/user/changepw", user)
         if not self._as_root("auth/role/add", {"name": name}, accept=_EXISTS).ok:

@@ -49,7 +49,7 @@ class HttpProvisioner(Provisioner):
 
         super().__init__(target)
         self._session = requests.Session()
-        # Neither a proxy nor a netrc of the user's may come between devenv and 127.0.0.1.
+        # Neither a proxy nor the user's netrc may come between devenv and 127.0.0.1.
         self._session.trust_env = False
         self._session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=_THREADS))
         self._lock = RLock()
@@ -74,7 +74,7 @@ class HttpProvisioner(Provisioner):
             refused = "refused" in str(error)
             raise Refused("connection refused" if refused else f"no answer ({type(error).__name__})") from error
         if not answer.ok:
-            # Servers call it a message or a reason.
+            # Servers name their words "message" or "reason".
             told = re.search(r'"(?:message|reason)": *"((?:[^"\\]|\\.)+)', answer.text)
             reason = f"HTTP {answer.status_code}: {told[1] if told else answer.text}"
             if not accept or accept not in reason:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PROBES = "devenv.probes"
 PROVISIONERS = "devenv.provisioners"
-# The same as pyproject.toml's entry points, which a test holds. To read those takes longer than a probe.
+# A test keeps these equal to pyproject.toml's entry points. Reading those takes longer than a probe.
 OWN = {
     PROBES: {
         "mysql": "devenv.services.mysql:check",
@@ -49,7 +49,7 @@ def _load(group: str, kind: str, what: str) -> Any:
 
         module, _, name = address.partition(":")
         return getattr(import_module(module), name)
-    # It takes as long to import as a probe takes.
+    # Importing it takes as long as a probe.
     from importlib.metadata import entry_points
 
     found = entry_points(group=group)

@@ -54,7 +54,7 @@ class MySQL(Provisioner):
 
     def _make(self, component: Component) -> None:
         database = _quoted(component.settings["database"])
-        # In a grant, and nowhere else, the name is a pattern: `a_b` would be `axb` too.
+        # In a grant, and nowhere else, the name is a pattern: `a_b` would match `axb`, too.
         pattern = re.sub(r"([\\_%])", r"\\\1", database)
         with self._cursor() as cursor:
             user = cursor.connection.escape(component.settings["user"]) + "@'%'"
@@ -84,7 +84,7 @@ class MySQL(Provisioner):
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
-        """Open a connection of its own, which takes 2 ms, so threads share nothing."""
+        """Open a new connection, which takes 2 ms, so threads share nothing."""
         import pymysql
 
         try:

@@ -48,7 +48,7 @@ def check(target: Target) -> None:
 class RabbitMQ(HttpProvisioner):
     """Create a `vhost`, and a `user` with a `password` that can do everything in it and nothing elsewhere.
 
-    Three requests take 20 ms, nearly all of it the vhost; the same as one file of definitions takes 30.
+    Three requests take 20 ms, nearly all of it the vhost; one file of definitions that does the same takes 30.
     """
 
     service = "rabbitmq"
@@ -58,7 +58,7 @@ class RabbitMQ(HttpProvisioner):
         user, vhost = (_quoted(component.settings[key]) for key in ("user", "vhost"))
         if self._rabbit("PUT", f"/api/vhosts/{vhost}", {}).status_code != 201:  # It existed already.
             self._start(vhost)
-        # Without a tag: it cannot use the management interface. Connections stay open over a new password.
+        # Without a tag, the user cannot use the management interface. Connections stay open over a new password.
         answer = self._rabbit("PUT", f"/api/users/{user}", {"password": component.settings["password"], "tags": ""})
         if answer.status_code != 201:  # It existed already.
             for permission in self._rabbit("GET", f"/api/users/{user}/permissions").json():
@@ -77,7 +77,7 @@ class RabbitMQ(HttpProvisioner):
         self._rabbit("DELETE", f"/api/users/{_quoted(component.settings['user'])}")
 
     def _empty(self, initial: bytes) -> None:
-        # With a vhost go its queues, policies and connections.
+        # RabbitMQ removes a vhost's queues, policies and connections with it.
         for vhost in self._rabbit("GET", "/api/vhosts").json():
             self._rabbit("DELETE", f"/api/vhosts/{_quoted(vhost['name'])}")
         for user in self._rabbit("GET", "/api/users").json():

@@ -15,7 +15,7 @@ from devenv.services.base import Target
 from devenv.services.lookup import load_probe
 from devenv.spec.components import endpoints_of
 
-# The pauses between two looks at a service that is not ready. Such a look takes less than 0.5 ms of a processor.
+# The pauses between two looks at a service that is not ready. One look takes less than 0.5 ms of a processor.
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.025, 0.05, 1.3
 # How often devenv asks the engine whether a container that does not answer still runs.
 _LOOK_SECONDS = 0.25
@@ -36,14 +36,14 @@ class ServiceStatus:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait, in seconds, and what ends it before."""
+    """How long to wait, in seconds, and what ends the wait earlier."""
 
     seconds: float
     cancelled: threading.Event
 
 
 def target_of(service: DesiredService, settings: Mapping[str, str]) -> Target:
-    """Return what a probe or a provisioner of this service talks to, by the settings of either."""
+    """Return the server that a probe or a provisioner of this service talks to, by the settings of either."""
     endpoint = service.endpoints[settings["endpoint"]]
     return Target(endpoint.host, endpoint.port, endpoint.url, settings)
 
@@ -99,7 +99,7 @@ def _check_alive(service: DesiredService, container: str, engine: Engine, reason
 
 
 def _with_cause(error: DevenvError) -> DevenvError:
-    """Return the same error; its field says whether the log in its detail tells of a full disk."""
+    """Return the error; its field `disk_full` says whether the log in its detail tells of a full disk."""
     error.disk_full = tells_of_full_disk("\n".join((error.message, *error.detail)))
     return error
 
