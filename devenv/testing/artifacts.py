@@ -1,6 +1,6 @@
 """Write a folder of files that show later why something in an environment failed.
 
-    <service>.log     the whole log of a service, with timestamps
+    <service>.log     the complete log of a service, with timestamps
     status.json       as `devenv status --format json`
     inspect.json      the containers, as the engine describes them
     engine.json       the engine's version, and the environment's networks and volumes
@@ -143,7 +143,7 @@ def _inspected(environment: Environment) -> list[dict[str, Any]]:
 
 
 def _without_values(inspected: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same without the values of variables and of foreign labels, which may hold secrets."""
+    """Return the inspection without the values of variables and of foreign labels, which may hold secrets."""
     config = inspected["Config"]
     labels = {key: text if key.startswith(_OUR_LABELS) else HIDDEN for key, text in (config["Labels"] or {}).items()}
     return {**inspected, "Config": {**config, "Env": _names_only(config["Env"] or ()), "Labels": labels}}

@@ -19,7 +19,7 @@ from devenv.testing.artifacts import hider, make_folder, write_artifacts
 from devenv.testing.joblog import JobLog
 from devenv.testing.program import run_group
 
-# So many lines of each service go to the log of a job that failed; the artifacts hold the whole log.
+# So many lines of each service go to the log of a job that failed; the artifacts hold the complete log.
 _LAST_LINES = 100
 
 
@@ -74,7 +74,7 @@ class _Running:
 
     def run(self) -> int:
         job, story = self._job, self._story
-        # First of all: a job whose results cannot be written must not run for an hour before it fails.
+        # First of all: if devenv cannot write the results, a job must not run for an hour before it fails.
         if job.artifacts:
             make_folder(job.artifacts, self._environment.project)
         if job.summary:

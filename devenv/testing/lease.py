@@ -69,7 +69,7 @@ class LentComponent:
         return list(self._made.parts)
 
     def service(self, name: str) -> Service:
-        """Return a service as the component sees it: URLs have its login. Raise ConfigError if it has no part."""
+        """Return a service as the component sees it: URLs have its login. Raise ConfigError if it has no part there."""
         if name not in self._made.parts:
             raise ConfigError(
                 f"cannot use {name!r} as component {self.name}: it only has a part of {', '.join(self._made.parts)}",
@@ -149,13 +149,13 @@ class Lease:
         return _service(service, service)
 
     def services(self, names: Sequence[str] = ()) -> dict[str, Service]:
-        """Return services that are ready, without names all of the profile. Waits for those that `begin` starts."""
+        """Return services that are ready (all of the profile if none is named). Waits for those that `begin` starts."""
         if self._background:
             self._background.join()
         return {name: _service(s, s) for name, s in self._desired(names).services.items()}
 
     def component(self, names: Sequence[str] = ()) -> LentComponent:
-        """Return a fresh component with a part of these services, without names of all of the profile.
+        """Return a fresh component with a part of each of these services, of all of the profile if none is named.
 
         Raises the error if the services do not start.
         """
@@ -226,7 +226,7 @@ class Lease:
         return replace(borrowed, desired=replace(borrowed.desired, services=services))
 
     def _opened(self) -> Callable[[], Path]:
-        """Begin to use the environment, if that is still to do; return the function that makes notes."""
+        """Begin to use the environment unless that is done; return the function that makes notes."""
         if not self._notes:
             if self._fresh:
                 self.environment.make_room()
@@ -302,7 +302,7 @@ def clear(project: Path) -> None:
 
 @dataclass(frozen=True)
 class Collected:
-    """Hold what was removed from an environment: services that a run had started, and components of killed runs."""
+    """Hold what devenv removed from an environment: services that a run had started, components of killed runs."""
 
     environment: str
     services: Sequence[str]

@@ -57,7 +57,7 @@ class Pool:
         self._left = {name for name, one in self._provisioners.items() if name in going and one.slow_to_drop}
         self._ahead: deque[Made] = deque()
         self._lock = Lock()
-        # Of all components so far: a service may log the password of a component that was dropped.
+        # Passwords of all components so far: a service may log the password of a component that was dropped.
         self.passwords: list[str] = []
         # One thread for each service: a thread waits for its server nearly all the time.
         self._makers = ThreadPoolExecutor(len(services) or 1, thread_name_prefix="devenv-make")
@@ -70,7 +70,7 @@ class Pool:
                 self._ahead.append(self._begin())
 
     def wait(self) -> None:
-        """Wait until those created in advance exist or failed. `take` raises the failure."""
+        """Wait until the components created in advance exist or failed. `take` raises the failure."""
         with self._lock:
             begun = [future for made in self._ahead for future in made.begun]
         futures.wait(begun)
@@ -89,7 +89,7 @@ class Pool:
         return made
 
     def give_back(self, made: Made) -> None:
-        """Drop a component in the background. Hundreds may wait for that, so only what dropping needs is kept."""
+        """Drop a component in the background. Hundreds may wait for that, so keep only what dropping needs."""
         parts = {name: _called(part) for name, part in made.parts.items() if name not in self._left}
         self._dropper.submit(self._drop, made.note, parts, [one for one in made.begun if not one.done()])
 
@@ -119,7 +119,7 @@ class Pool:
         self._provisioners[service].ensure(_called(part))
 
     def _drop(self, note: Path, parts: Mapping[str, Component], begun: Sequence[Future[None]]) -> None:
-        # First finish those that a test may ask for any moment.
+        # First finish the components that a test may ask for any moment.
         for future in [*begun, *(future for made in self._ahead for future in made.begun)]:
             future.exception()
         # If a service does not run, the next `up` drops what is left in it.

@@ -84,7 +84,7 @@ class _Ending:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
-        # Not to wait for the program itself: `run_group` does, for the exit code.
+        # This thread does not wait for the program itself: `run_group` does, for the exit code.
         self._patience: threading.Thread | None = None
 
     def __enter__(self) -> _Ending:

@@ -60,16 +60,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class Session:
-    """Hold what this process uses of devenv, and what of that the current test uses."""
+    """Hold what this process uses of devenv, and which part of it the current test uses."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._leases: Leases | None = None
-        # By profile, the services of each marker, and those of markers whose test has a component.
+        # By profile: the services of each marker, and the services of markers whose test has a component.
         self._wanted: dict[str, set[tuple[str, ...]]] = {}
         self._components: dict[str, set[tuple[str, ...]]] = {}
         self._began = time.time()
-        # What the current test uses; what fixtures that outlive a test hold.
+        # The services that the current test uses, and the services that fixtures hold beyond a test.
         self._used: list[tuple[Lease, str]] = []
         self._lasting: dict[str, list[tuple[Lease, str]]] = {}
 
@@ -133,7 +133,7 @@ class Session:
                     self._components.setdefault(profile, set()).add(services)
 
     def begin(self, profile: str, settings: Mapping[str, Any]) -> None:
-        """Start in the background what markers ask for."""
+        """Start the services that markers ask for, in the background."""
         for marked, wanted in self._wanted.items():
             # A marker without services needs all of the profile.
             services = [] if () in wanted else sorted({name for names in wanted for name in names})
