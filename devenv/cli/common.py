@@ -75,7 +75,7 @@ class Group(click.Group):
             sys.exit(DevenvError.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
-        # In here: outside of it, click ends with 1.
+        # Not in `main`: outside of `invoke`, click handles it and ends with 1.
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -85,9 +85,9 @@ class Group(click.Group):
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> None:
-    """End as Ctrl-C does: paused containers continue, and what was started for a command is removed.
+    """End as Ctrl-C does: paused containers continue, and devenv removes what it started for a command.
 
-    Once: timeout(1) sends it twice, to the command and to its group. SIGKILL ends devenv immediately.
+    Do so once: timeout(1) sends SIGTERM twice, to the command and to its group. SIGKILL ends devenv immediately.
     """
     signal.signal(signal.SIGTERM, _ignored)
     raise KeyboardInterrupt
@@ -110,7 +110,7 @@ def show_debugging() -> None:
 
 
 def _show_where() -> None:
-    """With --debug, show where the current error comes from. Tracebacks show code, never the values of variables."""
+    """Show, with --debug, where the current error comes from. Tracebacks show code, never the values of variables."""
     import logging
 
     logging.getLogger("devenv").debug("this is where it failed:", exc_info=True)

@@ -33,7 +33,7 @@ _PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
 
 @dataclass(frozen=True)
 class Check:
-    """Hold the result of one check: what was found, in one line, and what to do."""
+    """Hold the result of one check: what it found, in one line, and what to do."""
 
     name: str
     status: Literal["ok", "warn", "fail"]
@@ -114,7 +114,7 @@ def _missing(engine: Engine, images: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _needs_base(images: Mapping[str, str], missing: Sequence[str]) -> bool:
-    """Return whether a base image has to be made first, also if `images` does not name one."""
+    """Return whether devenv has to make a base image first, even if `images` names none."""
     return bool(set(missing) - {BASE}) and (BASE not in images or BASE in missing)
 
 
@@ -221,7 +221,7 @@ def check_clock(wanted: Wanted, answer: Answer) -> Check:
 
 
 def check_bridges(wanted: Wanted, answer: Answer) -> Check:
-    """Check for a bridge left by a second engine. It takes the packets: ports time out, and all looks healthy."""
+    """Check for a bridge that a second engine left. It takes the packets: ports time out, and all looks healthy."""
     routes = wanted.host.path("/proc/net/route")
     if not answer.about.here or not routes.exists():
         return Check("bridges", "ok", "not checked: the engine's network is not on this host")

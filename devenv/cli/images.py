@@ -124,11 +124,11 @@ def images_load(context: click.Context, file: Path, format_: str) -> None:
     began = time.monotonic()
     with ExitStack() as stack:
         if str(file) == _STANDARD:
-            # Only here: these two cost every other command some milliseconds.
+            # Only here: importing these two would cost every other command some milliseconds.
             import shutil
             import tempfile
 
-            # devenv checks the whole archive before it loads any of it.
+            # devenv checks the complete archive before it loads any of it.
             archive: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(sys.stdin.buffer, archive)
             archive.seek(0)

@@ -23,7 +23,7 @@ COMPONENT_ACTIONS = ("provision", "drop")
 _MOST_COMPONENTS = 6
 # A step of a build may be a page of shell; its beginning names it.
 _STEP_WIDTH = 60
-# The state of a line while an operation runs and after it, by action. A service is ready after any of its own.
+# The state of a line while an operation runs and after it, by action. A service's line always ends as "ready".
 _STATES = {
     "fetch wheels": ("fetching", "fetched"),
     "build image": ("building", "built"),
@@ -59,7 +59,7 @@ def console(stream: IO[str] | None = None) -> Console:
 
 
 def reporter(stream: IO[str], plain: bool = False) -> Report:
-    """Return the report that suits the stream; a `plain` one where others write to it, too."""
+    """Return the report that suits the stream; a `plain` one if others write to the stream, too."""
     return Live(stream) if wants_live(stream) and not plain else Plain(stream)
 
 
@@ -69,7 +69,7 @@ def wants_live(stream: IO[str]) -> bool:
 
 
 def _subject(operation: Operation) -> str:
-    """Return whose line shows the operation: a service's, a component's, or that of the network or the base image."""
+    """Return the name of the line that shows the operation: a service, a component, the network or the base image."""
     if operation.action in ("create network", "remove network"):
         return "network"
     if operation.action in COMPONENT_ACTIONS:
@@ -185,7 +185,7 @@ class _Row:
         return "done" if last in COMPONENT_ACTIONS else _STATES[last][1]
 
     def _cause(self, operation: Operation) -> str:
-        """Return why the operation runs, unless an earlier one has said so: a container that starts is there."""
+        """Return why the operation runs, unless an earlier one has said so: a container that starts does exist."""
         new = operation.cause and operation.cause not in (op.cause for op in self.done)
         return f"({operation.cause})" if new else ""
 

@@ -26,7 +26,7 @@ _CHECK_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 _BAR = 24
 _UNBROKEN: dict[str, Any] = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
 _WIDE = 78
-# The least that a folded column keeps.
+# The smallest width of a folded column.
 _NARROWEST = 12
 
 
@@ -60,8 +60,8 @@ def check_table(checks: Iterable[Any]) -> Any:
 def rows_table(headings: Sequence[str], rows: Iterable[Sequence[str]], colours: Mapping[str, str] | None = None) -> str:
     """Return a table that is at most as wide as the terminal: the widest column is folded.
 
-    `colours` maps words of cells to their colours on a terminal. By hand, since loading rich takes longer than
-    everything else that a short command does.
+    `colours` maps words of cells to their colours on a terminal. Without rich: loading it takes longer than everything
+    else that a short command does.
     """
     cells = [tuple(headings), *map(tuple, rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -88,7 +88,7 @@ def _coloured() -> bool:
 
 
 def summary(environment: Environment, result: Result, seconds: float) -> None:
-    """Print where each service answers, how long it took, and which files tell programs."""
+    """Print where each service answers, how long it took, and which files tell programs the same."""
     spans = service_spans(result.timings)
     total = max((ended for _, ended in spans.values()), default=0.0)
     # Without changes the bars would compare nothing, and a narrow terminal has no room for them.
@@ -136,7 +136,7 @@ def service_spans(timings: Sequence[Timing]) -> dict[str, tuple[float, float]]:
 
 
 def bar(began: float, ended: float, total: float) -> str:
-    """Return a bar that shows a span of time as part of the whole, `_BAR` characters wide."""
+    """Return a bar that shows a span of time as part of the total, `_BAR` characters wide."""
     if total <= 0 or ended <= began:
         return ""
     left = int(_BAR * began / total)
