@@ -1,4 +1,4 @@
-"""The bench from end to end: `python -m tests.bench [--rounds N] [--only PART] [--output FOLDER]`."""
+"""Run the bench from end to end: `python -m tests.bench [--rounds N] [--only PART] [--output FOLDER]`."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from tests.bench.sides import COMPOSE_VARIABLE, Compose, Devenv, Side, find_comp
 from tests.bench.snapshots import measure_snapshots
 from tests.bench.suite import measure_suite
 
-# In the order in which they are measured.
+# In the order in which the bench measures them.
 PARTS = ("rounds", "alone", "components", "suite", "snapshots", "scale", "others", "help")
 _DOCS = Path(__file__).resolve().parents[2] / "docs"
 _INTERRUPTED = 130
-# Eight environments at once take half a minute: more rounds of it than these are not worth their time.
+# Eight environments together take half a minute: more rounds than these are not worth their time.
 _MOST_SCALE_ROUNDS = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write, show. A missed target is said, and is no failure: a bench is not a test."""
+    """Measure, write, show. The bench reports a missed target and does not fail: a bench is not a test."""
     options = parse(arguments)
     _interruptible()
     try:
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options. `parts` is what to measure; `output` is where to write, or nothing for a part without a folder."""
+    """Return the options. `parts` is what to measure; `output` is where to write, None for a part without a folder."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="devenv against docker compose")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often each side runs (default: 3)")
     parser.add_argument(

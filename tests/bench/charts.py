@@ -1,4 +1,4 @@
-"""Bars of text, for the page and for the terminal; at most 80 columns."""
+"""Draw bars of text, for the page and for the terminal; at most 80 columns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WIDE, _NARROW, _NAME = 46, 34, 26
 
 
 def timings_chart(rows: Sequence[Row]) -> list[str]:
-    """Two bars per step, devenv above its peer; one scale for all."""
+    """Return two bars per step, devenv above its peer; one scale for all."""
     timed = [row for row in rows if row.name in _STEPS]
     longest = max((max(row.ours, row.peer_value or 0) for row in timed), default=1.0)
     lines = []
@@ -29,7 +29,7 @@ def _bar(value: float, longest: float) -> str:
 
 
 def spans_chart(what: str, seconds: float, operations: Sequence[dict[str, Any]]) -> list[str]:
-    """One line per operation of a run: from when to when it ran."""
+    """Return one line per operation of a run: when it began and ended."""
     ran = sorted((op for op in operations if "began" in op), key=lambda op: (op["began"], op["ended"]))
     end = max((op["ended"] for op in ran), default=0.0)
     lines = [f"{'operation':<{_NAME}} {'from':>6} {'to':>6}"]
@@ -42,7 +42,7 @@ def spans_chart(what: str, seconds: float, operations: Sequence[dict[str, Any]])
 
 
 def _short(target: str) -> str:
-    """A network's or volume's name begins with the environment's id, which says nothing here."""
+    """Return the name of a network or volume without the environment's id, which says nothing here."""
     parts = target.split("-")
     if parts[0] != "devenv":
         return target

@@ -1,4 +1,4 @@
-"""What the bench asks the engine itself: memory, sizes of images, logs, and what was left behind."""
+"""Ask the engine itself: memory, sizes of images, logs, and what a side left behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.bench.process import Failed
 
 _SAMPLES, _PAUSE = 5, 0.3
 _SERVICE_LABEL = "io.devenv.service"
-# What is made to see how long that takes.
+# Images that the bench makes to see how long that takes.
 _COPIES = "devenv-bench/copy"
 
 
@@ -26,7 +26,7 @@ _COPIES = "devenv-bench/copy"
 class Memory:
     """Megabytes: resident (RSS), and in proportion (PSS), where pages that many share count once for all of them.
 
-    The latter is there where the engine's processes are this system's, and may be looked at.
+    PSS is None unless the engine's processes are this system's, and the bench may look at them.
     """
 
     rss: float
@@ -48,10 +48,10 @@ class Engine:
     # ---- memory and sizes ------------------------------------------------------------------------------------
 
     def memory(self, *labels: str) -> Memory:
-        """What all processes in the containers with one of those labels take.
+        """Return the memory of all processes in the containers with one of those labels.
 
-        The smallest of some samples: in between, health checks run in there, too. Pages that two processes
-        share count twice in RSS, so that errs upwards.
+        Take the smallest of some samples: at times, health checks run in there, too. Pages that two processes share
+        count twice in RSS, so RSS errs upwards.
         """
         samples = []
         for _ in range(_SAMPLES):
@@ -70,7 +70,7 @@ class Engine:
         return Memory(sum(sizes.values()) / 1e6, pss)
 
     def size(self, base: str, references: Iterable[str]) -> float:
-        """Megabytes that the images take together, the base that they share counted once."""
+        """Return the megabytes that the images take together; count the base that they share once."""
         shared = self._client.images.get(base).attrs
         layers, total = shared["RootFS"]["Layers"], shared["Size"]
         for reference in references:
@@ -82,18 +82,18 @@ class Engine:
     # ---- containers ------------------------------------------------------------------------------------------
 
     def logs(self, label: str) -> dict[str, list[str]]:
-        """The lines that each service of an environment logged, each with the engine's time before it."""
+        """Return the lines that each service of an environment logged, each with the engine's time before it."""
         return {
             container.labels[_SERVICE_LABEL]: container.logs(timestamps=True).decode(errors="replace").splitlines()
             for container in self._containers(label)
         }
 
     def running(self, label: str) -> int:
-        """How many containers of an environment run."""
+        """Return how many containers of an environment run."""
         return len(self._containers(label))
 
     def published(self, label: str, service: str, port: int) -> int | None:
-        """Where a port of a service's container is, or will be, on this machine."""
+        """Return where a port of a service's container is, or will be, on this machine."""
         for container in self._containers(label, stopped=True):
             if container.labels.get(_SERVICE_LABEL) == service:
                 bound = container.attrs["HostConfig"]["PortBindings"].get(f"{port}/tcp")
@@ -110,7 +110,7 @@ class Engine:
                     self._client.images.remove(tag)
 
     def sweep(self, label: str) -> list[str]:
-        """Remove whatever still carries the label; returns what that was."""
+        """Remove everything that still carries the label; return what it was."""
         left: list[str] = []
         for container in self._containers(label, stopped=True):
             _remove(left, f"container {container.name}", partial(container.remove, v=True, force=True))
@@ -123,20 +123,18 @@ class Engine:
         return left
 
     def volumes(self, *labels: str) -> set[str]:
-        """The names of all volumes that the containers of these environments have, of those without one of their own,
-        too.
-        """
+        """Return the names of all volumes that the containers of these environments have, also of anonymous ones."""
         containers = (found for label in labels for found in self._containers(label, stopped=True))
         return {mount["Name"] for one in containers for mount in one.attrs["Mounts"] if mount["Type"] == "volume"}
 
     def remaining(self, name: str, volumes: Collection[str] = ()) -> list[str]:
-        """What has this name, or one that begins with it and a dash, whatever labels it has; and these volumes."""
+        """Return what has this name, or one that begins with it and a dash, whatever its labels; and these volumes."""
 
         def is_meant(other: str) -> bool:
             return f"{other}-".startswith(f"{name}-")
 
         client = self._client
-        # Those of others come and go meanwhile.
+        # Containers of others come and go meanwhile.
         containers = client.containers.list(all=True, ignore_removed=True)
         found = [f"container {one.name}" for one in containers if is_meant(one.name)]
         found += [f"network {one.name}" for one in client.networks.list() if is_meant(one.name)]
@@ -144,7 +142,7 @@ class Engine:
         return found + [f"volume {one}" for one in sorted(names) if is_meant(one) or one in volumes]
 
     def remove_at_once(self, label: str) -> float:
-        """Have the engine remove all of an environment, as much at a time as it allows; seconds that this takes it."""
+        """Have the engine remove all of an environment, as much at a time as it allows; return the seconds."""
         containers, filters = self._containers(label, stopped=True), {"label": label}
         networks, volumes = self._client.networks.list(filters=filters), self._client.volumes.list(filters=filters)
         named = [volume for volume in volumes if _SERVICE_LABEL in (volume.attrs["Labels"] or {})]
@@ -155,7 +153,7 @@ class Engine:
             return time.perf_counter() - began
 
     def copy_volumes(self, label: str) -> float:
-        """Have the engine copy all volumes of an environment into images, side by side; seconds that this takes it."""
+        """Have the engine copy all volumes of an environment into images, side by side; return the seconds."""
         volumes = [
             (container, mount["Destination"])
             for container in self._containers(label)
@@ -187,7 +185,7 @@ def _remove(left: list[str], name: str, remove: Callable[[], Any]) -> None:
 
 
 def _proportional(process: int) -> int | None:
-    """Bytes of a process, its share of pages that it shares with others; nothing where that cannot be read."""
+    """Return the bytes of a process, with its share of pages that others use, too; None if it cannot be read."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The machine and the versions that the numbers belong to. No name and no path of the machine."""
+"""Describe the machine and the versions that the numbers belong to, without a name or a path of the machine."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 def machine() -> dict[str, str | int | float]:
-    """What this machine is, how busy it was before the bench began, and how fast: in ms, a million additions in Python.
+    """Return what this machine is, how busy it was before the bench, and how many ms a million additions take.
 
-    The very same machine may be half as fast on another day, where its host is shared.
+    The additions are Python's. The same machine may be half as fast on another day, if others share its host.
     """
     return {
         "cpu": _cpu(),
@@ -25,7 +25,7 @@ def machine() -> dict[str, str | int | float]:
 
 
 def busy_seconds() -> float:
-    """Seconds that all processors of this machine were at work since it started; 0 where that cannot be read."""
+    """Return the seconds that all processors of this machine were at work since it started; 0 if unknown."""
     try:
         total = Path("/proc/stat").read_text().splitlines()[0]
         _name, user, nice, system, _idle, _waiting, irq, softirq, *_ = total.split()

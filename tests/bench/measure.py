@@ -1,4 +1,4 @@
-"""The rounds: the same steps on each side in turn, every duration kept."""
+"""Measure in rounds: take the same steps on each side in turn, and keep every duration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STOP, START, DOWN, DOWN_VOLUMES, RESET = "stop", "start", "down", "down --volume
 
 
 def alone(service: str) -> str:
-    """What the golden start of one service with what it needs is called."""
+    """Return the name for the golden start of one service with what it needs."""
     return f"up {service}, golden"
 
 
@@ -28,7 +28,7 @@ def alone(service: str) -> str:
 
 
 def measure_rounds(sides: Sequence[Side], rounds: int, engine: Engine, samples: Samples, tell: Tell) -> None:
-    """Run all rounds. Who goes first changes from round to round."""
+    """Run all rounds. The side that goes first changes from round to round."""
     for number in range(rounds):
         tell(f"round {number + 1} of {rounds}")
         for side in sides if number % 2 == 0 else reversed(sides):
@@ -40,7 +40,7 @@ def measure_rounds(sides: Sequence[Side], rounds: int, engine: Engine, samples: 
 
 
 def _common_steps(side: Side, samples: Samples, engine: Engine, tell: Tell) -> None:
-    """What both sides can do; devenv's first `up` finds no golden state, and keeps one."""
+    """Measure what both sides can do. devenv's first `up` finds no golden state, and keeps one."""
     first = side.up()
     if isinstance(side, Devenv) and ran(operations(first), "fill"):
         raise Failed("cannot measure a first up: golden states were there all the same")
@@ -55,7 +55,7 @@ def _common_steps(side: Side, samples: Samples, engine: Engine, tell: Tell) -> N
 
 
 def _golden_steps(side: Devenv, samples: Samples, engine: Engine, tell: Tell) -> None:
-    """What needs the golden state of the first `up`."""
+    """Measure what needs the golden state of the first `up`."""
     done = _golden(up_watched(side, engine, samples, tell))
     if not ran(operations(done), "fill"):
         raise Failed("cannot measure a golden up: devenv did not start from golden states")
@@ -65,14 +65,14 @@ def _golden_steps(side: Devenv, samples: Samples, engine: Engine, tell: Tell) ->
 
 
 def _golden(done: Done) -> Done:
-    """A golden start keeps nothing: all that services keep is there. Some keep nothing at all."""
+    """Check that a golden start kept nothing: all that services keep was there. Some keep nothing at all."""
     if ran(operations(done), "keep"):
         raise Failed("cannot measure a golden up: devenv kept golden states, so they were not there before")
     return done
 
 
 def _look(side: Side, samples: Samples, engine: Engine, tell: Tell) -> None:
-    """What can be measured while everything runs."""
+    """Measure memory, and times of commands, while everything runs."""
     megabytes = engine.memory(side.label).rss
     samples.add("memory", side.name, megabytes)
     tell(f"  {side.name:<8} {'memory':<24} {megabytes:6.0f} MB")
@@ -86,9 +86,9 @@ def _look(side: Side, samples: Samples, engine: Engine, tell: Tell) -> None:
 
 
 def measure_alone(side: Devenv, rounds: int, engine: Engine, samples: Samples, tell: Tell) -> None:
-    """The golden start of each service with what it needs, and that of all four between them.
+    """Measure the golden start of each service with what it needs, and in turn that of all four.
 
-    How long the engine takes to remove the four by itself is measured then, too.
+    Also measure how long the engine alone takes to remove the four.
     """
     choices: list[tuple[str, ...]] = [(), *((service,) for service in SERVICES)]
     for services in choices:
@@ -104,16 +104,16 @@ def measure_alone(side: Devenv, rounds: int, engine: Engine, samples: Samples, t
 
 
 def have_golden(side: Devenv, *services: str) -> None:
-    """Have golden states of these services together: what needs a service is a part of its state."""
+    """Create golden states of these services together: a state also depends on the services that need it."""
     side.up(*services)
     side.down(volumes=True)
 
 
 def measure_components(side: Devenv, samples: Samples, tell: Tell) -> None:
-    """How long services that run take to give components their parts, all four roles together."""
+    """Measure how long running services take to give components their parts, all four roles together."""
     side.components([])
     for number in range(COMPONENT_RUNS):
-        # One more each time: a drop beside it would be measured, too.
+        # One more each time: a drop beside it would count, too.
         done = side.components([f"one{i}" for i in range(number + 1)])
         samples.add(ONE_COMPONENT, side.name, _provisioning(done) * 1000)
     tell(f"  {side.name:<8} {'component':<24} {samples.median(ONE_COMPONENT, side.name):6.0f} ms")
@@ -125,7 +125,7 @@ def measure_components(side: Devenv, samples: Samples, tell: Tell) -> None:
 
 
 def _provisioning(done: Done) -> float:
-    """From the first begin to the last end, in seconds, less the time in which there was nothing to do but wait."""
+    """Return the seconds from the first begin to the last end, without those in which no provisioning ran."""
     spans = [(op["began"], op["ended"]) for op in operations(done) if op["action"] == "provision"]
     total, reached = 0.0, 0.0
     for began, ended in sorted(spans):
@@ -135,7 +135,7 @@ def _provisioning(done: Done) -> float:
 
 
 def measure_help(side: Devenv, samples: Samples, tell: Tell) -> None:
-    """`devenv --help` without anything else going on; the first run only warms the disk's cache."""
+    """Measure `devenv --help` while nothing else runs; the first run only warms the disk's cache."""
     side.help()
     for _ in range(HELP_RUNS):
         samples.add("--help", side.name, side.help().seconds * 1000)

@@ -37,9 +37,9 @@ of {rounds}.
 - **devenv** uses its own settings, for throw-away data. It returns after a login, a queue, an answer of etcd and a
   token. It also runs RabbitMQ's management and creates Keystone's accounts, which Compose's file does not."""
 _METHOD_ALONE = "This machine had no Compose v2 to compare with; every number is the median of {rounds}."
-# These are always shown; of others only what missed its target.
+# The page always shows these, and others only if they missed their target.
 _PROFILES = (FIRST_UP, GOLDEN_UP, RESET)
-# Which runs show why a row is as it is, where they are not called like the row.
+# The runs that show why a row is as it is, if they have other names than the row.
 _RUNS_OF: dict[str, tuple[str, ...]] = {STOP_START: (STOP, START), SLOWEST: (GOLDEN_UP,), KNOWN: (GOLDEN_UP,)}
 _NOT_MEASURED = "Not measured in this run."
 
@@ -68,7 +68,7 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """The verdict; a missed target must not hide in a table."""
+        """Return the verdict; a missed target must not hide in a table."""
         rows = self.table.rows
         missed = [row.name for row in rows if row.met is False]
         checked = sum(row.met is not None for row in rows)
@@ -96,7 +96,7 @@ def write(report: Report, folder: Path) -> list[Path]:
 
 
 def as_json(report: Report) -> str:
-    """For programs; the shape is an interface. Rows beside other tools come after all others."""
+    """Return the report for programs; its shape is an interface. Rows beside other tools come after all others."""
     content = {
         "machine": dict(report.machine),
         "date": report.date,
@@ -110,7 +110,7 @@ def as_json(report: Report) -> str:
 
 
 def as_markdown(report: Report) -> str:
-    """For people."""
+    """Return the report for people."""
     rounds = f"{report.rounds} round{'s' if report.rounds > 1 else ''}"
     return _TEMPLATE.read_text(encoding="utf-8").format(
         date=report.date,
@@ -220,7 +220,7 @@ def _scale_line(point: Point) -> str:
 
 
 def _picture(points: Sequence[Point]) -> str:
-    """The picture, with what it shows in words."""
+    """Return the picture, with what it shows in words."""
     first, last = points[0], points[-1]
     words = (
         f"Two charts of cost against the number of environments. Time until all are ready rises from "
@@ -231,7 +231,7 @@ def _picture(points: Sequence[Point]) -> str:
 
 
 def _others(report: Report) -> str:
-    """What other tools take for the same services, and which of them could not be measured."""
+    """Return what other tools take for the same services, and what the bench could not measure."""
     parts = []
     if report.others:
         parts += [_OTHERS_WORDS, _others_table(report.others)]
@@ -256,7 +256,7 @@ def _others_table(rows: Sequence[Row]) -> str:
 
 
 def profiled(report: Report) -> list[str]:
-    """The runs whose operations are shown: some always, and those that say why a target was missed."""
+    """Return the runs whose operations the page shows: some always, and those that say why a target was missed."""
     missed = [row.name for row in report.table.rows if row.met is False]
     wanted = [*_PROFILES, *(run for name in missed for run in _RUNS_OF.get(name, (name,)))]
     if SLOWEST in missed:
@@ -273,7 +273,7 @@ def _machine(about: Mapping[str, str | int | float]) -> str:
 
 
 def show(report: Report, console: Console) -> None:
-    """The tables and the bars, in 80 columns."""
+    """Print the tables and the bars, in 80 columns."""
     _show_rows(report.table.rows, console)
     for line in timings_chart(report.table.rows):
         console.print(Text(line))
@@ -310,7 +310,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         {True: "yes", False: "NO", None: ""}[row.met],
         _amount(row.ours, unit),
         "" if row.peer_value is None else _amount(row.peer_value, unit),
-        # The version is above, once.
+        # The page names the version above, once.
         re.sub(r"^(docker compose) .*", r"\1", row.peer or ""),
     )
 

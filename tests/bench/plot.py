@@ -1,4 +1,4 @@
-"""How cost grows with the number of environments, as a picture. Only this file needs matplotlib."""
+"""Draw how cost grows with the number of environments. Only this file needs matplotlib."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tests.bench.process import Failed
 from tests.bench.scale import Point
 
-# One blue for what was measured, its lighter kin for the second line, grey for all that is not data.
+# Blue for measurements, a lighter blue for the second line, grey for all that is not data.
 _MAIN, _SECOND, _GREY = "#1f5fa8", "#5fa8d3", "#6b7280"
 _SETTINGS = {
     # The same numbers make the same file.
@@ -37,7 +37,7 @@ _INCHES = (9.6, 4.0)
 
 
 def check() -> None:
-    """Raises Failed where there is no matplotlib, which is better known before the bench than after it."""
+    """Raise Failed without matplotlib: better before the bench than after it."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -45,7 +45,7 @@ def check() -> None:
 
 
 def draw(points: Sequence[Point], path: Path) -> None:
-    """Write the picture; its name's ending says in which format. Two panels: time and memory."""
+    """Draw two panels, time and memory, and write them to a file; its ending says in which format."""
     import matplotlib
 
     with matplotlib.rc_context(_SETTINGS):
@@ -95,7 +95,7 @@ def _linear(axes: Any, points: Sequence[Point], one: float) -> None:
 
 
 def _line(axes: Any, points: Sequence[Point], values: Sequence[float], color: str, label: str, words: str) -> None:
-    """A line with its points; `words` formats the number beside each point, below it as lines rise."""
+    """Draw a line with its points; `words` formats the number beside each point, below it as lines rise."""
     counts = [point.environments for point in points]
     axes.plot(counts, values, marker="o", markersize=6, linewidth=2, color=color, label=label)
     for count, value in zip(counts, values, strict=True):

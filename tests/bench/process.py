@@ -1,4 +1,4 @@
-"""Run programs and time them; an interrupt reaches each of them once, and is waited for."""
+"""Run programs and time them. An interrupt reaches each program once, and the bench waits for its end."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import IO
 
 from tests.bench.machine import busy_seconds
 
-# The slowest step by far is a first start, of a minute or so on a machine that has much else to do.
+# The slowest step by far is a first start: about a minute on a busy machine.
 _LONGEST = 600
-# What an interrupted program gets to leave things in order, in seconds.
+# Seconds that an interrupted program gets to leave things in order.
 _FAREWELL = 30
-# How much of what a failed program printed is worth showing.
+# How many of the last lines of a failed program are worth showing.
 _TAIL_LINES = 15
 
-# Is told each line of stderr as it comes, with the time of day in seconds since 1970.
+# Gets each line of stderr as it comes, with the time of day in seconds since 1970.
 Hear = Callable[[float, str], None]
 
 
@@ -35,7 +35,7 @@ class Done:
     """A program that succeeded: how many seconds it took, and what it printed on stdout.
 
     `began` is when it was started, in seconds since 1970. `cpu` is how many seconds all processors of the machine
-    were at work meanwhile, for whomever.
+    were at work meanwhile, for all programs.
     """
 
     seconds: float
@@ -68,7 +68,7 @@ def run(
 def run_together(
     commands: Sequence[Sequence[str]], environment: Mapping[str, str], folder: Path | None = None
 ) -> float:
-    """Start all programs at once; returns how many seconds it took until the last of them ended.
+    """Start all programs together; return how many seconds it took until the last of them ended.
 
     Raises Failed for the first that did not succeed, when all have ended.
     """
@@ -94,7 +94,7 @@ def run_together(
 
 
 def _wait(process: subprocess.Popen[str]) -> None:
-    """Return as soon as it has ended. With a limit, `wait` itself only looks every 50 ms."""
+    """Return as soon as the process has ended. With a limit, `wait` itself only looks every 50 ms."""
     waiting = threading.Thread(target=process.wait, daemon=True)
     waiting.start()
     waiting.join(_LONGEST)
@@ -109,8 +109,8 @@ def _start(
     output: int | IO[str],
     errors: int | IO[str],
 ) -> subprocess.Popen[str]:
-    # In a session of its own it gets no Ctrl-C from the terminal, only the one interrupt from below:
-    # a second one makes devenv and Compose drop everything.
+    # In a session of its own, the program gets no Ctrl-C from the terminal, only the one interrupt from below: a second
+    # one makes devenv and Compose drop everything.
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -124,7 +124,7 @@ def _start(
 
 
 class _Reader:
-    """Reads a stream to its end beside everything else, so that its writer never waits."""
+    """Reads a stream to its end in a thread, so that its writer never waits."""
 
     def __init__(self, stream: IO[str] | None, hear: Hear | None = None) -> None:
         assert stream is not None
@@ -141,7 +141,7 @@ class _Reader:
                 self._lines.append(line)
 
     def text(self) -> str:
-        """All that was read. A grandchild may hold the stream open; what comes later is lost."""
+        """Return all that was read. A grandchild may hold the stream open; what comes later is lost."""
         self._thread.join(_FAREWELL)
         return "".join(self._lines)
 

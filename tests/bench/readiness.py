@@ -1,7 +1,7 @@
-"""How long after a service is ready devenv knows it: the service's own log line against devenv's progress.
+"""Measure how long after a service is ready devenv knows it: the service's own log line against devenv's progress.
 
-devenv prints a line when an operation has ended, and the bench notes when it comes: so this errs upwards, by what
-a line takes from one process to another.
+devenv prints a line when an operation has ended, and the bench notes when the line comes. So this errs upwards, by the
+time that a line takes from one process to another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.bench.samples import Samples, Tell
 from tests.bench.sides import Devenv
 
 READY = "ready to known, "
-# What each service logs when it can be used. etcd logs no such line at devenv's level, so it is asked: below.
+# The line that each service logs when it is ready. etcd logs none at devenv's level, so the bench asks it (below).
 LINES = {
     "mysql": re.compile(r"mysqld: ready for connections"),
     "rabbitmq": re.compile(r"completed with \d+ plugins"),
@@ -35,7 +35,7 @@ _PROGRESS = re.compile(r"\s*(?P<operation>(?:create|start|ready) \S+?)(?: \(.*\)
 
 
 def up_watched(side: Devenv, engine: Engine, samples: Samples, tell: Tell) -> Done:
-    """`up`; adds for each service how many milliseconds after it was ready devenv had ended waiting for it."""
+    """Run `up`; add for each service how many milliseconds after it was ready devenv stopped waiting for it."""
     watch = _Watch(engine, side.label)
     done = side.up(hear=watch.hear)
     known, ready = watch.ended, watch.ready()
@@ -50,7 +50,7 @@ def up_watched(side: Devenv, engine: Engine, samples: Samples, tell: Tell) -> Do
 
 
 class _Watch:
-    """Hears devenv's progress, and asks etcd for itself. All times are in seconds since 1970."""
+    """Hears devenv's progress, and asks etcd itself. All times are in seconds since 1970."""
 
     def __init__(self, engine: Engine, label: str) -> None:
         self._engine, self._label = engine, label
@@ -67,7 +67,7 @@ class _Watch:
                 self._asking.start()
 
     def ready(self) -> dict[str, float]:
-        """When each service was ready; those of which that could not be found out are left out."""
+        """Return when each service was ready, as far as the bench knows."""
         found = ready_times(self._engine.logs(self._label), self._began)
         if self._asking:
             self._asking.join(_ETCD_LONGEST)
@@ -79,11 +79,11 @@ class _Watch:
             if _healthy(port):
                 self._etcd = time.time()
                 return
-            time.sleep(_ETCD_PAUSE)  # This is how finely it is measured; etcd is not to be kept busy by it.
+            time.sleep(_ETCD_PAUSE)  # The precision of the measurement; a shorter pause would keep etcd busy.
 
 
 def _healthy(port: int) -> bool:
-    """Whether etcd says that it is; the answer's `health` is a string."""
+    """Return whether etcd says that it is healthy; the answer's `health` is a string."""
     with contextlib.suppress(OSError, http.client.HTTPException):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
         with contextlib.closing(connection):
@@ -94,13 +94,13 @@ def _healthy(port: int) -> bool:
 
 
 def ended_operation(line: str) -> str:
-    """The operation that a line of devenv's progress says has ended; empty for any other line."""
+    """Return the operation that ended according to a line of devenv's progress; empty for any other line."""
     found = _PROGRESS.match(line)
     return found["operation"] if found else ""
 
 
 def ready_times(logs: Mapping[str, Sequence[str]], since: float) -> dict[str, float]:
-    """When each service logged that it is ready for the last time, if that was after `since`."""
+    """Return when each service logged for the last time that it is ready, if that was after `since`."""
     found = {}
     for service, pattern in LINES.items():
         whens = [_when(line) for line in logs.get(service, ()) if pattern.search(line)]
@@ -110,6 +110,6 @@ def ready_times(logs: Mapping[str, Sequence[str]], since: float) -> dict[str, fl
 
 
 def _when(line: str) -> float:
-    """The time before a line of the engine's, which has nanoseconds; Python takes six digits."""
+    """Return the time before a line from the engine, which has nanoseconds; Python takes six digits."""
     stamp = re.sub(r"(\.\d{6})\d*", r"\1", line.split(" ", 1)[0])
     return datetime.datetime.fromisoformat(stamp).timestamp()

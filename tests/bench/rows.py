@@ -1,4 +1,4 @@
-"""From samples to rows: what is held against which target."""
+"""Make rows of samples, and compare them with their targets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.bench.suite import ALL, MEDIAN, SECONDS, WORST
 
 US, THEM = "devenv", "compose"
 SLOWEST, STOP_START, KNOWN = "up, golden, to slowest alone", "stop, then start", "from ready to known"
-# What devenv does, what Compose does meanwhile, and at most how much of Compose's time that may take.
+# What devenv does, what Compose does to compare with, and the largest part of Compose's time that devenv may take.
 _BESIDE_COMPOSE: tuple[tuple[str, str, float | None], ...] = (
     (GOLDEN_UP, FIRST_UP, 0.28),
     (FIRST_UP, FIRST_UP, 0.45),
@@ -42,22 +42,22 @@ _BESIDE_COMPOSE: tuple[tuple[str, str, float | None], ...] = (
     (START, START, None),
     (KEPT_UP, KEPT_UP, None),
 )
-# Of devenv's own golden up.
+# Targets against devenv's own golden `up`.
 _SLOWEST, _STOP_START, _RESET = 1.3, 1.0, 1.0
 _SAVE_S, _RESTORE_S, _KNOWN_MS = 3.0, 5.0, 100.0
 _HELP_MS, _STATUS_MS, _MEMORY_MB, _IMAGES_MB = 120.0, 300.0, 450.0, 1100.0
 _COMPONENT_MS, _MANY_COMPONENTS_S = 250.0, 15.0
-# Of 500 tests in four processes.
+# Targets for 500 tests in four processes.
 _TEST_MEDIAN_MS, _TEST_WORST_MS = 20.0, 100.0
 _OWN = "devenv"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measured thing. `value` (lower is better) is held against `target`, if there is one.
+    """One measured thing. `met` compares `value` (lower is better) with `target`, if it has one.
 
-    It is a ratio, with the unit "x", wherever a peer was measured: `ours` over `peer_value`, both in seconds
-    (or in MB, for memory). Else it is `ours`. Where devenv is measured against itself, `peer` says against what.
+    If a peer was measured, `value` is a ratio with the unit "x": `ours` over `peer_value`, both in seconds (or in MB,
+    for memory). Else it is `ours`. If the peer is devenv itself, `peer` says which step.
     """
 
     name: str
@@ -75,14 +75,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows that could be made, and the names of those that have a target and could not."""
+    """The rows that the samples allow, and the names of rows with a target that they do not allow."""
 
     rows: Sequence[Row]
     unmeasured: Sequence[str] = ()
 
 
 class _Maker:
-    """Collects rows. `peer` names Compose and its version; empty if there is none."""
+    """Collects rows. `peer` names Compose and its version; it is empty without Compose."""
 
     def __init__(self, samples: Samples, peer: str) -> None:
         self._samples, self._peer = samples, peer
@@ -118,7 +118,7 @@ class _Maker:
 
 
 def make_table(samples: Samples, images_mb: float, peer: str) -> Table:
-    """All rows with targets, and those beside them, in their order."""
+    """Return all rows with targets, and those beside them, in their order."""
     make = _Maker(samples, peer)
     golden = make.ours(GOLDEN_UP)
     own = f"{_OWN} {GOLDEN_UP}"
@@ -150,7 +150,7 @@ def make_table(samples: Samples, images_mb: float, peer: str) -> Table:
 
 
 def slowest_alone(samples: Samples) -> tuple[str, float | None]:
-    """The service whose own golden start takes longest, and how many seconds; the time only if all were measured."""
+    """Return the service whose own golden start takes longest, and its seconds if all services were measured."""
     times = {service: samples.median(alone(service), US) for service in SERVICES}
     found = {service: seconds for service, seconds in times.items() if seconds is not None}
     slowest = max(found, key=lambda service: found[service], default="")
@@ -158,7 +158,7 @@ def slowest_alone(samples: Samples) -> tuple[str, float | None]:
 
 
 def known(samples: Samples) -> dict[str, float]:
-    """For each service the median of milliseconds from when it was ready until devenv knew; empty if one lacks."""
+    """Return the median milliseconds from when each service was ready until devenv knew; empty if one is missing."""
     found = {service: samples.median(f"{READY}{service}", US) for service in SERVICES}
     return (
         {service: value for service, value in found.items() if value is not None} if None not in found.values() else {}
@@ -167,12 +167,12 @@ def known(samples: Samples) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds devenv from below on a machine, in seconds; for `status` and `imports` in ms.
+    """The times that bound devenv from below on a machine, in seconds; `status` and `imports` in ms.
 
-    `golden_cpu` is the processor time of a golden `up`, the machine's whole; `golden_least` that shared out evenly.
-    `slowest` is the service whose own golden `up` takes longest, and `slowest_seconds` how long. `engine_down` is what
-    the engine takes to remove an environment, asked by nobody else, `engine_copy` to copy its data into images;
-    `imports` what Python takes to start and to import what a `status` imports.
+    `golden_cpu` is the processor time of a golden `up`, for all programs; `golden_least` is that spread evenly over the
+    cores. `slowest` is the service whose own golden `up` takes longest, `slowest_seconds` how long. The engine alone
+    takes `engine_down` to remove an environment, and `engine_copy` to copy its data into images. Python takes `imports`
+    to start and to import what a `status` imports.
     """
 
     cores: int
@@ -194,7 +194,7 @@ class Limits:
 
 
 def limits(samples: Samples, cores: int) -> Limits | None:
-    """The limits, if all that they are made of was measured."""
+    """Return the limits, if all that they are made of was measured."""
     slowest, seconds = slowest_alone(samples)
     golden, golden_cpu, slowest_cpu = (
         samples.median(what, US) for what in (GOLDEN_UP, cpu(GOLDEN_UP), cpu(alone(slowest)))
@@ -206,7 +206,7 @@ def limits(samples: Samples, cores: int) -> Limits | None:
 
 
 def other_rows(samples: Samples, tasks: Sequence[Task]) -> list[Row]:
-    """Rows beside other tools, for information."""
+    """Return rows beside other tools, for information."""
     make = _Maker(samples, "")
     for verb in ("up", "down"):
         for task in tasks:

@@ -1,4 +1,4 @@
-"""What was measured: every value by what it is and whose it is, and the operations of each run of devenv."""
+"""Keep what was measured: every value by what it is and whose it is, and the operations of each run of devenv."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Samples:
         return statistics.median(found) if found else None
 
     def typical(self, what: str) -> Profile | None:
-        """The run whose duration is the median, or next to it."""
+        """Return the run whose duration is the median, or next to it."""
         runs = sorted(self.profiles.get(what, ()), key=lambda profile: profile[0])
         return runs[(len(runs) - 1) // 2] if runs else None
 
     def note(self, what: str, side: str, done: Done, tell: Tell) -> None:
-        """Add how many seconds a command took, and its operations where it told them."""
+        """Add how many seconds a command took, and its operations if it printed them."""
         self.add(what, side, done.seconds)
         self.add(cpu(what), side, done.cpu)
         tell(f"  {side:<8} {what:<24} {done.seconds:6.2f} s")
@@ -46,12 +46,12 @@ class Samples:
 
 
 def cpu(what: str) -> str:
-    """What the processor time of a measured thing is called: of the whole machine, in seconds."""
+    """Return the name for the processor time of a measured thing: of the complete machine, in seconds."""
     return f"{what}: cpu"
 
 
 def operations(done: Done) -> list[dict[str, Any]]:
-    """The operations of a run of devenv, which must not have spent its time on building images."""
+    """Return the operations of a run of devenv. Raises Failed if it spent its time on building images."""
     found: list[dict[str, Any]] = json.loads(done.output).get("operations", [])
     if any("image" in operation["action"] for operation in found):
         raise Failed("cannot use this run: recipes of images changed while it went on; run the bench again")
@@ -59,5 +59,5 @@ def operations(done: Done) -> list[dict[str, Any]]:
 
 
 def ran(profile: Sequence[dict[str, Any]], action: str) -> bool:
-    """Whether an operation of this kind was among them."""
+    """Return whether an operation of this kind was among them."""
     return any(operation["action"] == action for operation in profile)

@@ -1,4 +1,4 @@
-"""What many environments side by side cost: time until all are ready, and memory."""
+"""Measure what many environments side by side cost: time until all are ready, and memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZES = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Point:
-    """Some environments that were started at once: seconds until all were ready, and megabytes of all together."""
+    """Environments that were started together: seconds until all were ready, and megabytes of all."""
 
     environments: int
     seconds: float
@@ -29,12 +29,12 @@ class Point:
 
     @property
     def memory_each(self) -> float:
-        """PSS where there is one: what another environment really takes."""
+        """Return the PSS of each, which is what another environment really takes; the RSS if PSS is unknown."""
         return (self.rss_mb if self.pss_mb is None else self.pss_mb) / self.environments
 
 
 def siblings(side: Devenv) -> list[Devenv]:
-    """The environments, as many as are ever needed at once."""
+    """Return as many environments as the bench ever starts together."""
     return [side.sibling(f"bench-{number + 1}") for number in range(max(SIZES))]
 
 

@@ -18,10 +18,10 @@ from tests.bench.process import Done, Failed, Hear, run, run_together
 COMPOSE_FILE = Path(__file__).parent / "compose" / "compose.yaml"
 COMPOSE_VARIABLE = "DEVENV_BENCH_COMPOSE"
 SERVICES = ("mysql", "rabbitmq", "etcd", "keystone")
-# Removes every golden state; the images are what is left where this devenv has no such command yet.
+# Removes every golden state. If this devenv has no such command yet, the images are left.
 FORGET_GOLDEN = ("gc", "--keep", "0")
 GOLDEN_IMAGES = "devenv/golden"
-# What `status` imports comes with these: devenv, and the clients with which it logs in to MySQL and RabbitMQ.
+# These bring all that `status` imports: devenv, and the clients with which it logs in to MySQL and RabbitMQ.
 _IMPORTED = (
     "devenv.cli.main",
     "devenv.lifecycle.environment",
@@ -33,7 +33,7 @@ _IMPORTED = (
 
 
 class Side(Protocol):
-    """What brings four services up and down again. `label` is on every engine object that it makes."""
+    """A side brings four services up and down again. `label` is on every engine object that it makes."""
 
     name: str
     label: str
@@ -61,7 +61,7 @@ class Devenv:
         self.label = ""
 
     def sibling(self, environment: str) -> Devenv:
-        """Another environment of the same project."""
+        """Return another environment of the same project."""
         other = Devenv(self.folder, environment)
         other.identify()
         return other
@@ -74,7 +74,7 @@ class Devenv:
         self.label = f"io.devenv.environment={self._json('status')['environment']['id']}"
 
     def prepare(self) -> dict[str, str]:
-        """Have the images on the engine; returns their references, the base's under its own name."""
+        """Have the images on the engine; return their references by service, the base's as "base"."""
         self.run("images", "build")
         self.identify()
         return {image["service"]: image["reference"] for image in self._json("images", "list")}
@@ -86,18 +86,18 @@ class Devenv:
         return self.run("status")
 
     def imports(self) -> Done:
-        """Python starts, and imports what it does for `status`; nothing else."""
+        """Start Python and import what `status` imports; nothing else."""
         return run([sys.executable, "-c", f"import {', '.join(_IMPORTED)}"], self.environment)
 
     def version(self) -> str:
         return self.run("--version").output.split()[-1]
 
     def variables(self) -> dict[str, str]:
-        """Endpoints and credentials of the environment that runs."""
+        """Return endpoints and credentials of the environment that runs."""
         return dict(self._json("env"))
 
     def services(self) -> list[str]:
-        """The names of those that the environment is made of."""
+        """Return the names of the environment's services."""
         return sorted(self._json("status")["services"])
 
     # ---- what is measured ------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ class Devenv:
         return self.run("up", *services, "--format", "json", hear=hear)
 
     def components(self, names: Sequence[str]) -> Done:
-        """`up` with these components and no others; what others had is dropped."""
+        """Run `up` with these components and no others; drop what others had."""
         (self._project / "devenv.yaml").write_text(f"components: {json.dumps(list(names))}\n")
         return self.run("up", "--drop", "--format", "json")
 
@@ -145,12 +145,12 @@ class Devenv:
 
 
 def up_together(environments: Sequence[Devenv]) -> float:
-    """`up` of all of them, started at once: seconds until the last one is ready."""
+    """Run `up` of all of them together; return the seconds until the last one is ready."""
     return _together(environments, "up")
 
 
 def down_together(environments: Sequence[Devenv]) -> float:
-    """`down --volumes` of all of them, started at once: seconds until the last one is gone."""
+    """Run `down --volumes` of all of them together; return the seconds until the last one is gone."""
     return _together(environments, "down", "--volumes")
 
 
@@ -175,7 +175,7 @@ class Compose:
         return self._run("up", "--wait")
 
     def start(self) -> Done:
-        """`up`, too: Compose's `start` does not wait until services work."""
+        """Run `up`, too: Compose's `start` does not wait until services work."""
         return self._run("up", "--wait")
 
     def stop(self) -> Done:
@@ -189,7 +189,7 @@ class Compose:
 
 
 def find_compose() -> tuple[list[str], str]:
-    """The command that is Compose v2, and its version; both empty where there is none."""
+    """Return the command that is Compose v2, and its version; both are empty without it."""
     named = os.environ.get(COMPOSE_VARIABLE)
     for program in [[named]] if named else [["docker", "compose"], ["docker-compose"]]:
         if shutil.which(program[0]) and (version := _version(program)):

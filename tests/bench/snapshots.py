@@ -1,4 +1,4 @@
-"""How long it takes to save 200 MB of data and to have them back."""
+"""Measure how long it takes to save 200 MB of data and to restore them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _NAME = "bench"
 
 
 def measure_snapshots(side: Devenv, rounds: int, engine: Engine, samples: Samples, tell: Tell) -> None:
-    """Save and restore all four services, with data in MySQL that no compression makes less of.
+    """Save and restore all four services, with data in MySQL that no compression makes smaller.
 
-    How long the engine takes to copy all that by itself is measured, too.
+    Also measure how long the engine alone takes to copy all that.
     """
     side.up()
     _fill(side)
@@ -63,7 +63,7 @@ def _fill(side: Devenv) -> None:
 
 
 def _check(side: Devenv) -> None:
-    """What was restored must be all that was saved."""
+    """Check that the restored data are all that was saved."""
     with _database(side) as cursor:
         cursor.execute("SELECT COUNT(*), SUM(LENGTH(data)) FROM bench")
         if tuple(map(int, cursor.fetchone())) != (DATA_MB, DATA_MB * 1_000_000):

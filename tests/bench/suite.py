@@ -1,4 +1,4 @@
-"""What a component costs a test: the example's 500 tests, in four processes that share an environment."""
+"""Measure what a component costs a test: the example's 500 tests, in four processes that share an environment."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Tell = Callable[[str], None]
 
 
 def measure_suite(side: Devenv, samples: Samples, tell: Tell) -> None:
-    """Both as the tests are, which name the service that each needs, and with a part of all services for each."""
+    """Measure the tests as they are, each with the service that it names, and with a part of all services for each."""
     text = _MANY.read_text()
     for kind, tests in (("", text), (ALL, _NAMED.sub("@pytest.mark.devenv()", text))):
         seconds, times = _run(side, tests)
@@ -53,7 +53,7 @@ def measure_suite(side: Devenv, samples: Samples, tell: Tell) -> None:
 
 
 def _run(side: Devenv, tests: str) -> tuple[float, list[float]]:
-    """How many seconds the tests took, services' start and end included, and each of their components."""
+    """Return how many seconds all tests took, with the services' start and end, and each of their components."""
     folder = side.folder / "suite"
     folder.mkdir()
     try:

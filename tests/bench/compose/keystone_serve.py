@@ -3,7 +3,7 @@
 import signal
 import sys
 
-# Process 1 has no default handlers: without this one a stop would take the whole grace period.
+# Process 1 has no default handlers: without this one a stop would take the full grace period.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 import waitress  # noqa: E402

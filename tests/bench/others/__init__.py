@@ -1,6 +1,6 @@
-"""Other tools that bring base services up for tests. Each is measured where it is there, and else said not to be.
+"""Measure other tools that bring up base services for tests; report those that are missing.
 
-`sh tests/bench/others/set_up.sh FOLDER` has them in a folder of their own.
+`sh tests/bench/others/set_up.sh FOLDER` installs them in a folder of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.bench.process import Done, Failed, run
 from tests.bench.samples import Samples, Tell
 from tests.bench.sides import COMPOSE_FILE, Devenv
 
-# Each names a Python that has the package; without it, this one is asked.
+# Each variable names a Python that has the package; without it, the bench asks its own Python.
 PYTHONS = {"testcontainers": "DEVENV_BENCH_TESTCONTAINERS", "pifpaf": "DEVENV_BENCH_PIFPAF"}
 # Folders with the servers' programs for pifpaf, before those of PATH.
 PATH_VARIABLE = "DEVENV_BENCH_PIFPAF_PATH"
@@ -27,7 +27,7 @@ _NO_KEYSTONE = "it starts keystone-wsgi-public and keystone-wsgi-admin, which th
 
 @dataclass(frozen=True)
 class Task:
-    """Services that a peer and devenv both bring up. `server` is what the peer runs where that is not the same."""
+    """Services that a peer and devenv both bring up. `server` is the peer's server if it is another one."""
 
     peer: str
     services: tuple[str, ...]
@@ -45,7 +45,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Missing:
-    """What was not measured, and why."""
+    """Something that the bench did not measure, and why."""
 
     what: str
     reason: str
@@ -65,18 +65,18 @@ class Driver:
         }
 
     def about(self) -> dict[str, str]:
-        """The version of the package, and of each server that it can start here."""
+        """Return the version of the package, and of each server that it can start here."""
         return dict(json.loads(run([*self._command, "--about"], self._environment).output))
 
     def bring_up(self, services: Sequence[str]) -> tuple[float, float]:
-        """Start, and stop again: seconds from the start of the program until all is ready, and from there on."""
+        """Start and stop services; return the seconds from the program's start until all is ready, and from then on."""
         done = run([*self._command, *services], self._environment)
         ready = float(done.output.split()[-1])
         return ready - done.began, done.seconds - (ready - done.began)
 
 
 def find(drivers: Mapping[str, Driver]) -> tuple[list[Task], list[Missing]]:
-    """What can be measured here, and what cannot."""
+    """Return what the bench can measure here, and what it cannot."""
     tasks: list[Task] = []
     missing = [Missing("pifpaf: keystone", _NO_KEYSTONE)]
     for peer, driver in drivers.items():
@@ -101,7 +101,7 @@ def _tasks(peer: str) -> list[tuple[str, ...]]:
 def measure_peers(
     side: Devenv, drivers: Mapping[str, Driver], tasks: Sequence[Task], rounds: int, samples: Samples, tell: Tell
 ) -> list[Missing]:
-    """The same services by devenv, golden, and by the peer in turn. A peer that fails is left out, and said to be."""
+    """Start the same services by devenv, golden, and by the peer in turn. Leave out and report a peer that fails."""
     missing = []
     for task in tasks:
         have_golden(side, *task.services)

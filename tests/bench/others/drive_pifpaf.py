@@ -1,7 +1,7 @@
-"""Bring a service up with pifpaf; print when it was ready. Leaves no process behind.
+"""Bring a service up with pifpaf; print when it was ready. Leave no process behind.
 
-Runs in a Python that has pifpaf (and so psutil), on Linux, and imports nothing else of ours. Erlang's port mapper is a
-daemon that outlives its server: this process is made the parent of all that its children leave, and ends them by id.
+This runs on Linux, in a Python that has pifpaf (and so psutil), and imports nothing of devenv. Erlang's port mapper is
+a daemon that outlives its server: this process adopts all processes that its children leave, and ends them by id.
 """
 
 import ctypes
@@ -20,21 +20,21 @@ import psutil
 
 PR_SET_CHILD_SUBREAPER = 36
 FAREWELL = 10
-# A program whose absence means that pifpaf cannot start the service, and what tells the server's name and version.
+# A program without which pifpaf cannot start the service, the command that prints the version, and the server's name.
 PROGRAMS = {
     "rabbitmq": ("rabbitmq-server", ["rabbitmqctl", "version"], "RabbitMQ {}"),
     "etcd": ("etcdctl", ["etcd", "--version"], "etcd {}"),
     "mysql": ("mysql_install_db", ["mysqld", "--version"], "MariaDB {}"),
 }
-# The first port to try, and how far from it the second one is that the server takes.
+# The first port to try, and the distance to the server's second port.
 PORTS = {"rabbitmq": (15682, 20000), "etcd": (12379, 1)}
 
 
 def main():
-    # Nothing listens anywhere but on loopback: neither Erlang's port mapper nor its distribution.
+    # Erlang's port mapper and its distribution listen on loopback only.
     os.environ["ERL_EPMD_ADDRESS"] = "127.0.0.1"
     os.environ["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"] = "-kernel inet_dist_use_interface {127,0,0,1}"
-    # Where Erlang writes a dump when it cannot start: nowhere.
+    # Erlang writes no dump when it cannot start.
     os.environ["ERL_CRASH_DUMP_SECONDS"] = "0"
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         sys.exit("cannot run pifpaf: this system does not let a process adopt what its children leave")
@@ -55,9 +55,9 @@ def about():
 
 
 def bring_up(service):
-    """The command that pifpaf runs when the service is ready prints the time."""
+    """Have pifpaf run a command that prints the time when the service is ready."""
     arguments = [sys.executable, "-m", "pifpaf", "run", service, *ports(service), "--", "date", "+%s.%N"]
-    # In a folder of our own: pifpaf leaves its data where it was if it is interrupted.
+    # In a folder that goes afterwards: an interrupted pifpaf leaves its data behind.
     with tempfile.TemporaryDirectory(prefix="devenv-bench-") as folder:
         try:
             code = subprocess.run(arguments, env={**os.environ, "TMPDIR": folder}).returncode
@@ -69,7 +69,7 @@ def bring_up(service):
 
 
 def ports(service):
-    """Options for ports that nobody has."""
+    """Return options for ports that nobody has."""
     if service not in PORTS:
         return []
     first, distance = PORTS[service]
@@ -87,7 +87,7 @@ def free(port):
 
 
 def end_children():
-    """End what is left, by id: all of it are this process's own descendants."""
+    """End all processes that are left, by id: they are this process's own descendants."""
     while children := psutil.Process().children(recursive=True):
         for child in children:
             child.terminate()

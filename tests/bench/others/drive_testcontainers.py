@@ -1,7 +1,7 @@
 """Bring services up with testcontainers as its users do, one after the other; print when all were ready.
 
-Runs in a Python that has testcontainers, and imports nothing else of ours. The images are those that devenv built:
-the entrypoints are the ones that Compose gets, since these images have none that reads MYSQL_* or RABBITMQ_*.
+This runs in a Python that has testcontainers, and imports nothing of devenv. devenv built the images. The entrypoints
+are the ones that Compose gets, since these images have none that reads MYSQL_* or RABBITMQ_*.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import pathlib
 import sys
 import time
 
-# Its reaper is an image that has to be pulled; ports are reached where devenv's are.
+# Its reaper is an image that it would have to pull. It reaches ports where devenv's are.
 os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"
 os.environ["TESTCONTAINERS_CONNECTION_MODE"] = "docker_host"
 os.environ["TESTCONTAINERS_HOST_OVERRIDE"] = "127.0.0.1"
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def mysql(image):
-    """Its own check waits for two lines, since the official image starts a temporary server first; here is one."""
+    """Return the container. testcontainers waits for two lines, one of a temporary server; this image logs only one."""
     from testcontainers.community.mysql import MySqlContainer
 
     container = MySqlContainer(
@@ -75,7 +75,7 @@ def rabbitmq(image):
 
 
 def prepared(container, service, port):
-    """With Compose's script, and its port on loopback only."""
+    """Give a container Compose's script, and its port on loopback only."""
     script = pathlib.Path(os.environ["BENCH_FOLDER"]) / f"{service}.sh"
     container.with_volume_mapping(str(script), f"/bench/{service}.sh")
     container.ports[str(port)] = ("127.0.0.1",)
