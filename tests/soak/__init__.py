@@ -1,1 +1,1 @@
-"""Load, for as long as it takes to show: many components at work at once, then many environments at once."""
+"""Load, for as long as it takes to show: many components at work together, then many environments together."""

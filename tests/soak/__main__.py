@@ -1,4 +1,4 @@
-"""The soak from end to end: `python -m tests.soak`; with `--help` what can be less."""
+"""Run the soak from end to end: `python -m tests.soak`; `--help` shows what can be less."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.soak.load import ENVIRONMENT, measure_load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Put the load on, show the figures, write them if asked; 1 if anything is not as promised."""
+    """Put the load on, show the figures, write them if asked; return 1 if anything is not as promised."""
     options = _parse(arguments)
     where, today = machine.machine(), datetime.date.today().isoformat()
     try:

@@ -1,4 +1,4 @@
-"""What a client does to all four services as a component, with the libraries that OpenStack's services use."""
+"""Use all four services as a component, with the libraries that OpenStack's services use."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ with warnings.catch_warnings():
 
 # An answer that takes longer is an error.
 _ANSWER_SECONDS = 60
-# Of so many uses of its components a client gives one of them back, and takes another one.
+# After so many uses of its components, a client gives one of them back and takes another one.
 _USES = 10
-# Of an error, in characters.
+# So many characters of an error are shown.
 _SHOWN = 300
 # All components are there by then, or something is wrong.
 _START_SECONDS = 300
@@ -38,9 +38,10 @@ _ROWS = sqlalchemy.Table("load", sqlalchemy.MetaData(), sqlalchemy.Column("value
 
 
 class Component:
-    """Connections to all services, with a component's login. Each use writes, reads the same and nothing else, removes.
+    """Connections to all services, with a component's login.
 
-    Of Keystone it takes a token, and has it checked.
+    Each use writes a value, reads it and nothing else, and removes it. From Keystone it takes a token, and has it
+    checked.
     """
 
     def __init__(self, variables: Mapping[str, str]) -> None:
@@ -91,7 +92,7 @@ class Component:
 
 
 def work(keeper: Any, begin: Barrier, components: int, seconds: float) -> Work:
-    """Hold so many components, and once every client has its own use one after the other for so long."""
+    """Hold so many components. Once every client has its own, use one after the other for so long."""
     done = Work()
     try:
         held = deque(_taken(keeper, done) for _ in range(components))
@@ -127,7 +128,7 @@ def _use(component: Component, service: str, done: Work) -> None:
 
 @contextmanager
 def _noting(what: str, done: Work) -> Iterator[None]:
-    """Count whatever a library raises: it is told in the end."""
+    """Count every error that a library raises: the soak reports all in the end."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Many environments up at once on one engine, and down again."""
+"""Start many environments together on one engine, and remove them again."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tests.bench.engine import Engine
 from tests.bench.samples import Tell
 from tests.bench.sides import Devenv, down_together, up_together
 
-# What stays of an environment's state: to remove it would give two holders the lock.
+# This file of an environment's state stays: without it, two processes could hold the lock.
 _STAYS = "lock"
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """Seconds until all were ready and until all had gone, containers that ran at once, megabytes of all together
-    (RSS), and what was left of them on the engine and on disk.
+    """Seconds until all were ready and until all had gone, containers that ran together, megabytes of all (RSS), and
+    what was left of them on the engine and on disk.
     """
 
     environments: int
@@ -30,7 +30,7 @@ class Crowd:
 
     @property
     def problems(self) -> list[str]:
-        """What should not be."""
+        """Return what should not be."""
         missing = self.environments * len(self.services) - self.running
         return [
             *([f"{missing} services did not run"] if missing else []),
@@ -39,7 +39,7 @@ class Crowd:
 
 
 def measure_crowd(side: Devenv, environments: int, tell: Tell) -> Crowd:
-    """Start as many environments of one project at the same time, count what runs, remove all at the same time."""
+    """Start so many environments of one project at the same time, count what runs, remove all at the same time."""
     engine, before = Engine(), _files(side.folder)
     volumes: set[str] = set()
     some = [side.sibling(f"soak-{number + 1}") for number in range(environments)]
@@ -59,7 +59,7 @@ def measure_crowd(side: Devenv, environments: int, tell: Tell) -> Crowd:
 
 
 def _remaining(engine: Engine, side: Devenv, volumes: Collection[str]) -> list[str]:
-    """By label, by name, of the volumes that its containers had, and of its state."""
+    """Return what is left of an environment: by label, by name, of its containers' volumes, and of its state."""
     identity = side.label.partition("=")[2]
     state = side.folder / "state" / "environments" / identity
     found = [*engine.sweep(side.label), *engine.remaining(f"devenv-{identity}", volumes)]
@@ -68,5 +68,5 @@ def _remaining(engine: Engine, side: Devenv, volumes: Collection[str]) -> list[s
 
 
 def _files(folder: Path) -> set[str]:
-    """Those in the project, where devenv writes what programs are told."""
+    """Return the files in the project, where devenv writes what programs read."""
     return {str(path.relative_to(folder)) for path in (folder / "project").rglob("*")}

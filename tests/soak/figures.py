@@ -1,4 +1,4 @@
-"""What load came to. No client's library is imported here: some of them change the process that imports them."""
+"""Hold the figures of a load. This imports no client's library: some of them change the process that imports them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from statistics import mean
 
 SERVICES = ("mysql", "rabbitmq", "etcd", "keystone")
-# More than this much of the first quarter's memory in the last one is growth.
+# If the last quarter takes more than so many times the first quarter's memory, the process has grown.
 _FLAT = 1.1
 
 
 @dataclass
 class Work:
-    """What one client did: uses by service, errors by their text, and how many components it had."""
+    """The work of one client: uses by service, errors by their text, and how many components it had."""
 
     uses: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
@@ -27,8 +27,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Load:
-    """What came of it: `resident` are megabytes of devenv's own process while clients worked, `closing` the seconds
-    until it had dropped all components, `left` what the services hold afterwards that they did not before.
+    """The outcome of a load: `resident` are megabytes of devenv's own process while clients worked, `closing` the
+    seconds until it had dropped all components, `left` what the services hold afterwards and did not hold before.
     """
 
     components: int
@@ -53,7 +53,7 @@ class Load:
 
     @property
     def problems(self) -> list[str]:
-        """What should not be."""
+        """Return what should not be."""
         found = [f"{count} times {error}" for error, count in self.work.errors.items()]
         found += [f"{service} was not used" for service in SERVICES if not self.work.uses[service]]
         return [*found, *(f"not dropped: {name}" for name in self.left)]

@@ -1,4 +1,4 @@
-"""What the services themselves say that they hold for components, as their administrator finds it."""
+"""Ask the services themselves, as their administrator, what they hold for components."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import requests
 from keystoneauth1 import session
 from keystoneauth1.identity import v3
 
-# To etcd, from one to the other: every key.
+# As both ends of a range, this means every key to etcd.
 _EVERYTHING = base64.b64encode(b"\0").decode()
 _ANSWER_SECONDS = 60
 
@@ -19,7 +19,7 @@ Variables = Mapping[str, str]
 
 
 def inventory(variables: Variables) -> set[str]:
-    """Whatever a component may have or make in them. `variables` are what `devenv env` prints."""
+    """Return everything that a component may have or make in them. `variables` are what `devenv env` prints."""
     return {*_mysql(variables), *_rabbitmq(variables), *_etcd(variables), *_keystone(variables)}
 
 

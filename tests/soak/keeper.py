@@ -1,4 +1,4 @@
-"""The process that makes and drops components for clients, as one of a test run does. Its memory is what is watched."""
+"""Create and drop components for clients in one process, as in a test run. The soak watches its memory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from devenv.testing.lease import Lease, LentComponent
 
 
 class Keeper:
-    """Components of an environment, for whoever asks. Threads may share it."""
+    """Lends components of an environment. Threads may share it."""
 
     def __init__(self, project: Path, environment: str) -> None:
         self._lease = Lease(Environment(project, environment))
         self._lent: dict[str, LentComponent] = {}
 
     def take(self) -> dict[str, str]:
-        """The variables of a fresh component."""
+        """Return the variables of a fresh component."""
         component = self._lease.component()
         self._lent[component.name] = component
         return component.env
@@ -42,6 +42,6 @@ Manager.register("Keeper", Keeper)
 
 
 def resident(pid: int) -> float:
-    """Megabytes of a process (RSS)."""
+    """Return the megabytes of a process (RSS)."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

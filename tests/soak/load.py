@@ -1,4 +1,4 @@
-"""Many components on one environment, and many clients at work on all four services at once."""
+"""Put load on one environment: many components, and many clients at work on all four services together."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _BEGIN: list[Barrier] = []
 
 
 def _worked(keeper: Any, each: int, clients: int, seconds: float, tell: Tell) -> tuple[Work, list[float]]:
-    """What all clients did, each in a process of its own with `each` components; and samples of the keeper's memory."""
+    """Return what all clients did, each in a process with `each` components, and samples of the keeper's memory."""
     processes = get_context("fork")
     begin = processes.Barrier(clients + 1)
     pid, samples, done = keeper.pid(), list[float](), Work()

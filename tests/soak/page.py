@@ -1,4 +1,4 @@
-"""The figures, in the terminal and between two marks in docs/reliability.md."""
+"""Show the figures, in the terminal and between two marks in docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MARKED = re.compile(r"(<!-- soak: begin -->\n).*?(<!-- soak: end -->)", re.DOTA
 
 
 def figures(date: str, machine: Mapping[str, str | int | float], load: Load, crowd: Crowd) -> str:
-    """A table of what was measured, in Markdown."""
+    """Return a table of what was measured, in Markdown."""
     rows = {
         "uses of " + service: f"{load.work.uses[service]} ({load.work.uses[service] / load.seconds:.0f} a second)"
         for service in SERVICES
