@@ -1,1 +1,1 @@
-"""Every request that devenv makes of the engine fails once, in each of five ways; nothing may be lost or left."""
+"""Let every request of devenv to the engine fail once, in each of five ways; nothing may be lost or left."""

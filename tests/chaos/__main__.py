@@ -1,4 +1,4 @@
-"""The sweep from end to end: `python -m tests.chaos [--scenario NAME] [--fault NAME] [--at N] [--jobs N] …`."""
+"""Run the sweep from end to end: `python -m tests.chaos [--scenario NAME] [--fault NAME] [--at N] [--jobs N] …`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ Free = SimpleQueue[Place]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the cases and tell what came of each; 1 if one was not survived.
+    """Run the cases and print the outcome of each; return 1 if devenv did not survive one.
 
-    The figures of each scenario of which all cases ran are written to docs/ when its last case has run.
+    When the last case of a scenario has run, write its figures to docs/, unless some cases were left out.
     """
     options = _parse(arguments)
     # Also where a shell started this in the background, with SIGINT ignored.
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cases = [case for case in _all_of(counted) if _chosen(case, options)]
         if options.sample:
             cases = random.Random(options.seed).sample(cases, min(options.sample, len(cases)))
-        # The shortest first, so that something is seen early.
+        # The shortest first, so that results show early.
         for name, _ in reversed(Counter(case.scenario for case in cases).most_common()):
             began = time.monotonic()
             outcomes = _run([case for case in cases if case.scenario == name], free)
@@ -69,7 +69,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--at", type=int, default=0, metavar="N", help="only the request of this number")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="only so many cases, chosen by --seed")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="(default: 1)")
-    # They wait as much as they work.
+    # Cases wait as much as they work.
     jobs = (os.cpu_count() or 1) + 1
     parser.add_argument("--jobs", type=int, default=jobs, metavar="N", help=f"cases side by side (default: {jobs})")
     return parser.parse_args(arguments)
@@ -89,7 +89,7 @@ def _chosen(case: Case, options: argparse.Namespace) -> bool:
 
 
 def _counted(names: Iterable[str], free: Free) -> dict[str, int]:
-    """How many requests each scenario has when nothing goes wrong."""
+    """Return how many requests each scenario has when nothing goes wrong."""
     with ThreadPoolExecutor(free.qsize()) as pool:
         counts = pool.map(lambda name: _somewhere(free, lambda here: here.count(SCENARIOS[name])), names)
         found = dict(zip(names, counts, strict=True))
@@ -99,7 +99,7 @@ def _counted(names: Iterable[str], free: Free) -> dict[str, int]:
 
 
 def _run(cases: Sequence[Case], free: Free) -> list[Outcome]:
-    """Cases of one scenario; after them, nothing is there any more."""
+    """Run cases of one scenario; after them, leave nothing."""
     outcomes: list[Outcome] = []
     with ThreadPoolExecutor(free.qsize()) as pool:
         running = [pool.submit(_somewhere, free, lambda here, case=case: here.run(case)) for case in cases]

@@ -1,4 +1,4 @@
-"""One case: a command of a scenario's, a fault, and the number of the request that meets it."""
+"""Run one case: a command of a scenario, a fault, and the number of the request that meets it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.integration.project import REPOSITORY, Completed, Ports, Project, new
 
 # A command that takes longer hangs: the longest has three seconds of work, or many times that on a busy machine.
 _SECONDS = 300
-# Importing all other plugins that are installed takes as long as the tests.
+# Importing all other installed plugins takes as long as the tests.
 _FEW = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 _PYTEST = ("-p", "devenv.testing.pytest_plugin", "-p", "no:cacheprovider")
 
@@ -45,9 +45,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a case: the request that met the fault, or nothing where there were not so many; in seconds.
+    """The outcome of a case: the request that met the fault, empty if fewer requests came, and the seconds.
 
-    `problems` is what did not hold afterwards. A case without any was survived.
+    `problems` is what did not hold afterwards. devenv survived a case without any.
     """
 
     case: Case
@@ -66,14 +66,14 @@ class Place:
         files.put_own(project)
 
     def count(self, scenario: Scenario) -> int:
-        """How many requests a scenario has in which nothing goes wrong. Raises AssertionError if something does."""
+        """Return how many requests a scenario has when nothing goes wrong. Raises AssertionError if something does."""
         plan = Plan()
         problems = [*self._survived(scenario, plan), *self.clear()]
         assert not problems, f"{scenario.name}, undisturbed: {problems}"
         return len(plan.requests)
 
     def run(self, case: Case) -> Outcome:
-        """Run a case, and take all down; whoever runs the last one of a scenario has to `clear` snapshots, too."""
+        """Run a case, and take all down. After a scenario's last case, the caller has to `clear` snapshots, too."""
         plan, began, scenario = Plan(case.fault, case.at), time.monotonic(), SCENARIOS[case.scenario]
         problems: list[str] = []
         try:
@@ -85,7 +85,7 @@ class Place:
         return Outcome(case, plan.hit, round(time.monotonic() - began, 1), tuple(problems))
 
     def clear(self, snapshots: bool = True) -> list[str]:
-        """Take all down, and remove whole `snapshots`, which stay otherwise; what is left after that."""
+        """Take all down, remove complete snapshots only with `snapshots`, and return what is left after that."""
         volumes = checks.mounted(checks.objects(self._client, self._id))
         environment = Environment(self.project.folder)
         problems = []
@@ -107,7 +107,7 @@ class Place:
     # ---- its steps -----------------------------------------------------------------------------------------------
 
     def _survived(self, scenario: Scenario, plan: Plan) -> Iterator[str]:
-        """What does not hold after the command, and after the one that mends what it left."""
+        """Yield what does not hold after the command, and after the command that mends what it left."""
         self._prepare(scenario)
         done = self._run(scenario.arguments, plan)
         killed = done.returncode == -signal.SIGKILL
@@ -140,7 +140,7 @@ class Place:
         yield from checks.whole_snapshots(saved, self._client, self._id)
 
     def _prepare(self, scenario: Scenario) -> None:
-        """Bring about what is there before."""
+        """Set up what the scenario begins with."""
         self._ports.hold()
         if scenario.before:
             self.project.configure(scenario.before)
@@ -151,7 +151,7 @@ class Place:
         (self.project.folder / "test_suite.py").write_text(SUITE.format(services=[*scenario.services]))
 
     def _run(self, arguments: Sequence[str], plan: Plan) -> Completed:
-        """A command of devenv's, or else the test suite, with the engine behind the proxy."""
+        """Run a command of devenv, or else the test suite, with the engine behind the proxy."""
         module = ("devenv", *arguments) if arguments else ("pytest", *_PYTEST)
         command = [sys.executable, "-m", *module]
         with subprocess.Popen(
@@ -173,9 +173,9 @@ class Place:
 
 @contextmanager
 def places(folder: Path, jobs: int) -> Iterator[SimpleQueue[Place]]:
-    """So many places, each to be taken and put back. All have one state folder, below `folder`.
+    """Yield so many places, to be taken and put back.
 
-    So their environments do not take ports from each other.
+    All have one state folder, below `folder`, so their environments do not take ports from each other.
     """
     subprocess.run([sys.executable, "-m", "devenv", "images", "build"], cwd=REPOSITORY, check=True)
     url = endpoint_in_use()[0]

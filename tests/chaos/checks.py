@@ -1,4 +1,4 @@
-"""What must hold of an environment whatever went wrong before: each check says what does not, one line for each."""
+"""Check what must hold of an environment whatever went wrong before. Checks yield one line for each failure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SECONDS = 10
 
 
 def one_clear_line(done: Completed) -> Iterator[str]:
-    """A command works, or says in one line what it cannot do, and nothing of its insides."""
+    """Check that a command works, or says in one line what it cannot do, and nothing of its insides."""
     said = done.stdout + done.stderr
     if "Traceback" in said:
         yield f"a traceback: {said[-2000:]}"
@@ -37,7 +37,7 @@ def one_clear_line(done: Completed) -> Iterator[str]:
 
 
 def clear_report(done: Completed) -> Iterator[str]:
-    """A test run ends with all tests reported, those that could not have their services in a line of devenv's."""
+    """Check that a test run reports all tests, with a line of devenv for those that could not have their services."""
     said = done.stdout + done.stderr
     if "Traceback" in said or "INTERNALERROR" in said:
         yield f"a traceback: {said[-3000:]}"
@@ -49,7 +49,7 @@ def clear_report(done: Completed) -> Iterator[str]:
 
 
 def objects(client: docker.DockerClient, identity: str) -> dict[str, Mapping[str, Any]]:
-    """All that the engine has of an environment, by its label or its name, in words."""
+    """Return all that the engine has of an environment, by its label or its name, in words."""
     name = f"devenv-{identity}"
     listed = {
         "container": client.api.containers(all=True),
@@ -67,12 +67,12 @@ def objects(client: docker.DockerClient, identity: str) -> dict[str, Mapping[str
 
 
 def mounted(found: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """The volumes, anonymous ones too, that containers among these have."""
+    """Return the volumes, also anonymous ones, that containers among these have."""
     return {m["Name"] for thing in found.values() for m in thing.get("Mounts") or () if m["Type"] == "volume"}
 
 
 def one_of_each(found: Mapping[str, Mapping[str, Any]], services: Sequence[str]) -> Iterator[str]:
-    """One container of each service, which runs, one network, and no volume that no container has."""
+    """Check for one running container of each service, one network, and no volume without a container."""
     containers = [thing for what, thing in found.items() if what.startswith("container ")]
     there = sorted(thing["Labels"].get("io.devenv.service", "") for thing in containers)
     if there != [*services]:
@@ -86,7 +86,7 @@ def one_of_each(found: Mapping[str, Mapping[str, Any]], services: Sequence[str])
 
 
 def nothing(client: docker.DockerClient, identity: str, volumes: Collection[str] = ()) -> Iterator[str]:
-    """Nothing of the environment, and none of these volumes, whatever it is called."""
+    """Check that nothing of the environment is left, and none of these volumes, whatever its name."""
     yield from (f"{what} is left" for what in objects(client, identity))
     if volumes:
         there = {volume["Name"] for volume in client.api.volumes()["Volumes"] or []}
@@ -94,7 +94,7 @@ def nothing(client: docker.DockerClient, identity: str, volumes: Collection[str]
 
 
 def whole_snapshots(snapshots: Sequence[Snapshot], client: docker.DockerClient, identity: str) -> Iterator[str]:
-    """Every snapshot has all of its data, and there is no data that belongs to none."""
+    """Check that every snapshot has all of its data, and that all data belong to a snapshot."""
     named = {image for snapshot in snapshots for image in snapshot.images}
     there = snapshot_images(client, identity)
     yield from (f"image {tag} is missing" for tag in named - there)
@@ -119,7 +119,7 @@ def sweep(client: docker.DockerClient, identity: str) -> None:
 
 
 def logins(project: Project) -> Iterator[str]:
-    """What the files say is what the services take: of the administrator, and of each component."""
+    """Check that services accept the logins in the files: the administrator's, and each component's."""
     folder = project.folder / ".devenv"
     for path in (folder / "env", *sorted(folder.glob("*.env"))):
         values = from_dotenv(path.read_text())
@@ -159,7 +159,7 @@ def http(method: str, url: str, body: object = None, **more: Any) -> requests.Re
 
 
 def etcd(values: Mapping[str, str], path: str, body: Mapping[str, object]) -> Any:
-    """What etcd answers to the administrator or the component of whom these are the variables."""
+    """Return etcd's answer to the administrator or the component with these variables."""
     url = values.get("ETCD_ENDPOINTS") or values["DEVENV_ETCD_URL"]
     headers = {}
     if login := values.get("ETCDCTL_USER"):  # With `auth: true`.
@@ -189,13 +189,13 @@ _LOGINS = {
 
 
 def key(values: Mapping[str, str], name: str) -> str:
-    """What etcd has at a key, or an empty text."""
+    """Return what etcd has at a key, or an empty text."""
     found = etcd(values, "kv/range", {"key": coded(name)}).get("kvs")
     return decoded(found[0]["value"]) if found else ""
 
 
 def put_marks(folder: Path, mark: str) -> None:
-    """Have the component's part of each service hold a word."""
+    """Put a word into the component's part of each service."""
     values = _component(folder)
     with connect(values["DATABASE_URL"]) as connection, connection.cursor() as cursor:
         cursor.execute("DROP TABLE IF EXISTS mark")
@@ -204,7 +204,7 @@ def put_marks(folder: Path, mark: str) -> None:
 
 
 def marks(folder: Path) -> dict[str, str]:
-    """The words that the component's parts hold, by service; an empty one where there is none."""
+    """Return the words that the component's parts hold, by service; an empty one for a part without a word."""
     values = _component(folder)
     found = {"etcd": key(values, f"{values['ETCD_PREFIX']}mark")}
     if url := values.get("DATABASE_URL"):
@@ -217,7 +217,7 @@ def marks(folder: Path) -> dict[str, str]:
 
 
 def tests_components(project: Project) -> Iterator[str]:
-    """Nothing is left of what a test had in MySQL."""
+    """Check that nothing is left of what a test had in MySQL."""
     values = from_dotenv((project.folder / ".devenv" / "env").read_text())
     if url := values.get("DEVENV_MYSQL_URL"):
         with connect(url) as connection, connection.cursor() as cursor:
@@ -228,7 +228,7 @@ def tests_components(project: Project) -> Iterator[str]:
 
 
 def data(project: Project, allowed: Collection[str]) -> Iterator[str]:
-    """All services hold the same word, one of these."""
+    """Check that all services hold the same word, one of these."""
     found = marks(project.folder)
     if allowed and (len({*found.values()}) > 1 or not {*found.values()} <= {*allowed}):
         yield f"the data is {found}, not {' or '.join(map(repr, allowed))}"

@@ -1,4 +1,4 @@
-"""What must hold of files, devenv's own and the user's, whatever went wrong before: one line for each that does not."""
+"""Check what must hold of devenv's and the user's files whatever went wrong before: yield a line for each failure."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from dotenv.parser import parse_stream
 
 from tests.integration.project import Project
 
-# Only to be locked: they hold a process's number or nothing.
+# Files only for locks: they hold a process's number or nothing.
 _LOCKS = ("lock", "users")
-# What replaces another file, until it does.
+# The ending of a file's name until it replaces another one.
 _NEW = ".new"
 
 # ---- the user's ------------------------------------------------------------------------------------------------------
@@ -35,7 +35,7 @@ connection = sqlite:///nova.sqlite
 max_retries = -1
 """
 _OWN_MODE = 0o640
-# What devenv may set to something else.
+# Lines that devenv may change.
 _SET = ("connection = ",)
 
 
@@ -46,7 +46,7 @@ def put_own(project: Project) -> None:
 
 
 def own_lines(project: Project) -> Iterator[str]:
-    """What the user wrote is there, in its order, whether devenv's options are in the file or not."""
+    """Check that the user's lines are there, in their order, whether devenv's options are in the file or not."""
     path = project.folder / OWN_FILE
     left = iter(path.read_text().splitlines())
     missing = [line for line in OWN_TEXT.splitlines() if not line.startswith(_SET) and line not in left]
@@ -56,7 +56,7 @@ def own_lines(project: Project) -> Iterator[str]:
 
 
 def own_options(project: Project, wired: bool) -> Iterator[str]:
-    """The user's file holds devenv's options if it is `wired`, else what the user wrote to the byte."""
+    """Check that the user's file holds devenv's options if it is `wired`, else exactly what the user wrote."""
     text = (project.folder / OWN_FILE).read_text()
     if wired and OWN_TEXT.splitlines()[5] in text:
         yield f"{OWN_FILE} is not wired"
@@ -68,7 +68,7 @@ def own_options(project: Project, wired: bool) -> Iterator[str]:
 
 
 def whole(project: Project, identity: str) -> Iterator[str]:
-    """Every file can be read as what it is, and nobody else may read one of devenv's or look into its folders."""
+    """Check that every file can be read as what it is, and that others can read no file or folder of devenv."""
     for path in _all(project, identity):
         if path.name not in _LOCKS and stat.S_IMODE(path.stat().st_mode) & 0o077:
             yield f"others can read {path}"
@@ -82,13 +82,13 @@ def whole(project: Project, identity: str) -> Iterator[str]:
 
 
 def no_leftovers(project: Project, identity: str) -> Iterator[str]:
-    """No file is there that was to replace another one."""
+    """Check that no file is left that was to replace another one."""
     found = (*_all(project, identity), *project.folder.iterdir())
     yield from (f"{path} was left" for path in found if path.name.endswith(_NEW))
 
 
 def credentials(project: Project, identity: str) -> Iterator[str]:
-    """Every password that programs are told is the one of those who are told: a component's, or the environment's."""
+    """Check that every password in a file belongs to its reader: a component, or the environment."""
     folder = project.folder / ".devenv"
     secrets = json.loads((state_of(project, identity) / "secrets.json").read_text())
     components = [path.stem for path in folder.glob("*.env")]
@@ -96,7 +96,7 @@ def credentials(project: Project, identity: str) -> Iterator[str]:
     known[""] = {v for k, v in secrets.items() if "/" not in k}
     for path in filter(Path.is_file, (*folder.rglob("*"), project.folder / OWN_FILE)):
         for what, password in passwords(said(path)):
-            # In clouds.yaml each component has a cloud, any other file is of one or none.
+            # In clouds.yaml each component has a cloud; any other file belongs to one component or none.
             who = next((name for name in components if name in (path.name.partition(".")[0], *what[:-1])), "")
             if password not in known[who]:
                 yield f"{path.name}: {'.'.join(what)} is no password of {who or 'the environment'}"
@@ -126,7 +126,7 @@ Said = list[tuple[tuple[str, ...], str]]
 
 
 def said(path: Path) -> Said:
-    """All values of a file. Raises ValueError or the parser's own error if it is only a part of one."""
+    """Return all values of a file. Raises ValueError or the parser's own error if it is only a part of one."""
     text = path.read_text()
     if text and not text.endswith("\n"):
         raise ValueError("it ends in the middle of a line")
@@ -145,7 +145,7 @@ def passwords(found: Said) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 def _ini(text: str) -> Mapping[str, Mapping[str, str]]:
-    # oslo.config, too, takes options that are there more than once.
+    # oslo.config, too, accepts an option more than once.
     parser = ConfigParser(strict=False, interpolation=None, default_section="")
     parser.read_string(text)
     return {name: dict(section) for name, section in parser.items()}

@@ -1,4 +1,4 @@
-"""What the sweep of a scenario leaves behind: its figures in docs/reliability.md and docs/reliability.json."""
+"""Write the figures of a scenario's sweep into docs/reliability.md and docs/reliability.json."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _BETWEEN = re.compile(r"(?<=<!-- sweep -->\n).*(?=<!-- end of sweep -->)", re.DO
 
 
 def figures(requests: int, outcomes: Sequence[Outcome], about: Mapping[str, Any]) -> dict[str, Any]:
-    """All that is told of a scenario. Its cases are those in which the fault was met, or something did not hold.
+    """Return all figures of a scenario. They count cases in which a request met the fault, or something did not hold.
 
-    `requests` is how many it has when nothing goes wrong.
+    `requests` is how many the scenario has when nothing goes wrong.
     """
     met = [outcome for outcome in outcomes if outcome.request or outcome.problems]
     return {
@@ -49,7 +49,7 @@ def _survived(outcomes: Iterable[Outcome]) -> list[Outcome]:
 
 
 def page(swept: Mapping[str, Mapping[str, Any]]) -> str:
-    """The figures of scenarios, for people."""
+    """Return the figures of scenarios, for people."""
     heads = ("scenario", "swept on", "requests", "cases", "survived", *FAULTS)
     rows = [heads, ("---", "---", *["---:"] * (len(heads) - 2))]
     for name, one in swept.items():
@@ -77,7 +77,7 @@ def _first(problems: Sequence[str]) -> str:
 
 
 def write(swept: Mapping[str, Any], folder: Path = _DOCS) -> None:
-    """Have both files hold these scenarios' figures, beside those of others; of the page what its marks enclose."""
+    """Write these scenarios' figures into both files, beside those of others; in the page, between its marks."""
     figures, path = folder / "reliability.json", folder / "reliability.md"
     known = json.loads(figures.read_text()) if figures.exists() else {}
     whole = {name: {**known, **swept}[name] for name in SCENARIOS if name in known or name in swept}

@@ -1,4 +1,4 @@
-"""Between devenv and the engine: a proxy on a socket file that counts requests, and lets one of them go wrong."""
+"""Stand between devenv and the engine: a proxy on a socket file counts requests, and lets one of them go wrong."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FAULTS = {
 }
 _DELAY_SECONDS = 2.0
 _CHUNK = 1 << 18
-# A kind, what is another one in each environment, and what is done to it.
+# A kind of object, its name or id, which differs between environments, and what is done to it.
 _NAMED = re.compile(r"^(/\w+)/(?!(?:json|create|get|load)$).+?(/(?:json|archive|start|stop|pause|unpause|logs))?$")
 _WORDS = "chaos: this request was chosen to fail"
 
@@ -51,18 +51,18 @@ class _Message:
 
     @property
     def is_no_longer_http(self) -> bool:
-        """Whether what follows this answer is the input and output of a program, as after `exec` and `attach`."""
+        """Return whether the input and output of a program follow this answer, as after `exec` and `attach`."""
         raw = "docker.raw-stream" in self.headers.get("content-type", "")
         return " 101 " in self.first or (raw and not self.chunked and self.length is None)
 
 
 @dataclass
 class Plan:
-    """Request number `at`, counted from 1, meets the fault; `kill` is how devenv is killed.
+    """Request number `at`, counted from 1, meets the fault; `kill` kills devenv.
 
-    `requests` are those that came, each as its method and path without ids; `hit` is the one that met the fault. It
-    stays empty where there were not so many, and where the fault could not be applied: to the answer of an engine that
-    hangs up, to the input and output of a program, to an answer that nobody waits for any more.
+    `requests` are those that came, each as its method and path without ids; `hit` is the one that met the fault. `hit`
+    stays empty if fewer came, or if the fault could not be applied: to the answer of an engine that hangs up, to the
+    input and output of a program, to an answer that nobody waits for any more.
     """
 
     fault: str = ""
@@ -73,8 +73,8 @@ class Plan:
 
     @contextmanager
     def meets(self, request: _Message) -> Iterator[None]:
-        """The body applies the fault to this request."""
-        # Not afterwards: devenv may have ended, and been judged, before this thread comes to it.
+        """Note that this request meets the fault, which the body applies."""
+        # Not afterwards: by then, devenv may have ended, and its case may be judged.
         self.hit = _described(request)
         try:
             yield
@@ -84,7 +84,7 @@ class Plan:
 
 
 class Proxy:
-    """A proxy of the engine at the socket file `engine`, which is to be found at `path`."""
+    """A proxy at the socket file `path`, for the engine at the socket file `engine`."""
 
     def __init__(self, path: Path, engine: str) -> None:
         self.url = f"unix://{path}"
@@ -96,12 +96,12 @@ class Proxy:
         threading.Thread(target=self._accept, name="chaos-accept", daemon=True).start()
 
     def follow(self, plan: Plan) -> None:
-        """From now on, count for this plan."""
+        """Count for this plan from now on."""
         with self._lock:
             self._plan = plan
 
     def close(self) -> None:
-        # A thread that waits in accept() is not woken by close().
+        # close() does not wake a thread that waits in accept().
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
@@ -112,7 +112,7 @@ class Proxy:
                 threading.Thread(target=self._serve, args=(client,), name="chaos", daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        """Pass requests of one connection on until either side has enough of it."""
+        """Pass requests of one connection on until either side ends it."""
         with client, socket.socket(socket.AF_UNIX) as engine:
             engine.connect(self._engine)
             with client.makefile("rb") as asked, engine.makefile("rb") as answered, suppress(_Gone, OSError):
@@ -144,7 +144,7 @@ class _Exchange:
     request: _Message
 
     def run(self, fault: str, plan: Plan) -> bool:
-        """Whether both connections can be used again."""
+        """Pass the request and its answer on; return whether both connections can be used again."""
         whole = self._forward()
         self._wait()
         answer = _read_head(self.answered)
@@ -162,7 +162,7 @@ class _Exchange:
         return whole and answer.headers.get("connection") != "close"
 
     def _forward(self) -> bool:
-        """Send the request on; whether all of it went, as the engine may answer before it has."""
+        """Send the request on; return whether all of it went: the engine may answer before it has everything."""
         try:
             self.engine.sendall(self.request.raw)
             for chunk in _body(self.asked, self.request):
@@ -172,7 +172,7 @@ class _Exchange:
         return True
 
     def _wait(self) -> None:
-        """Wait for the answer, but no longer than the client does: the engine gets to know that it went."""
+        """Wait for the answer, but no longer than the client does: the engine gets to know that the client left."""
         poll = select.poll()
         poll.register(self.engine, select.POLLIN)
         poll.register(self.client, select.POLLIN)
@@ -182,7 +182,7 @@ class _Exchange:
                 return
             if not self.client.recv(1, socket.MSG_PEEK):
                 raise _Gone
-            poll.unregister(self.client)  # It sends the next request already.
+            poll.unregister(self.client)  # The client sends the next request already.
 
     def _answer_body(self, answer: _Message) -> Iterator[bytes]:
         status = int(answer.first.split()[1])
@@ -208,7 +208,7 @@ class _Exchange:
 
 
 def _read_head(stream: IO[bytes]) -> _Message | None:
-    """The next head, or nothing where the connection has ended."""
+    """Return the next head, or None if the connection has ended."""
     lines = []
     while (line := stream.readline()).strip():
         lines.append(line)
@@ -222,7 +222,7 @@ def _read_head(stream: IO[bytes]) -> _Message | None:
 
 
 def _body(stream: IO[bytes], message: _Message, to_the_end: bool = False) -> Iterator[bytes]:
-    """The body as it comes, its chunks with what frames them; without a length only `to_the_end` of the connection."""
+    """Yield the body as it comes, chunks with their frames; without a length, only `to_the_end` of the connection."""
     if message.chunked:
         while True:
             size = stream.readline()
@@ -256,7 +256,7 @@ def _refusal() -> bytes:
 
 
 def _described(request: _Message) -> str:
-    """The method and the path, without the version and without what is another one in each environment."""
+    """Return the method and the path, without the version and without what differs between environments."""
     method, target, *_ = request.first.split()
     path = re.sub(r"^/v[\d.]+", "", target.partition("?")[0])
     return " ".join((method, _NAMED.sub(r"\1/…\2", path)))
@@ -274,13 +274,13 @@ def _relay(client: socket.socket, asked: IO[bytes], engine: socket.socket, answe
     threading.Thread(target=back, name="chaos-relay", daemon=True).start()
     while chunk := answered.read1(_CHUNK):  # type: ignore[attr-defined]
         client.sendall(chunk)
-    # Both ends hear of it: the client, and the thread that still waits for what it says.
+    # This tells both: the client, and the thread that still waits for the client's next words.
     client.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
 def proxy(path: Path, engine: str) -> Iterator[Proxy]:
-    """A proxy for as long as the body runs."""
+    """Run a proxy for as long as the body runs."""
     made = Proxy(path, engine)
     try:
         yield made

@@ -1,4 +1,4 @@
-"""What is done while a request goes wrong, and what may be found of the data afterwards."""
+"""Define what runs while a request goes wrong, and which data may be there afterwards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ETCD = "profile: coordination\ncomponents: [nova]\n"
 _GUARDED = "profile: database\nservices: {etcd: {auth: true}}\ncomponents: [nova]\n"
 _ALL = "components: [nova]\n"
 _DRIFTED = "profile: database\nservices: {etcd: {durable: true}}\ncomponents: [nova]\n"
-# A second component, and the first one's options in a file of the user's.
+# A second component, and the first one's options in one of the user's files.
 _MORE = f"profile: database\nservices: {{etcd: {{}}}}\ncomponents: {{nova: {{wire: [{OWN_FILE}]}}, cinder: {{}}}}\n"
 # The words in the data: from before, and from after a snapshot.
 KEPT, LATER = "kept", "later"
@@ -36,7 +36,7 @@ def _hold_data(environment: Environment) -> None:
 
 
 def _hold_other_data_than_saved(environment: Environment) -> None:
-    """The data has other passwords than those of the snapshot, which stays for all cases."""
+    """Have data with other passwords than those of the snapshot, which stays for all cases."""
     if not environment.snapshots():
         put_marks(environment.project, KEPT)
         environment.save(KEPT)
@@ -47,16 +47,16 @@ def _hold_other_data_than_saved(environment: Environment) -> None:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command of devenv's, or a run of the test suite where `arguments` is empty, during which a request fails.
+    """A command of devenv, or a run of the test suite if `arguments` is empty, during which a request fails.
 
     Before it, the environment is up as `before` says, unless that is empty, and `prepare` gave it its data. Then
-    devenv.yaml becomes `during`. What is left afterwards is mended by a command of devenv's, `mended_by`; then
-    these `services` run, and all their data are one of the words of `after`, or of `after_success` if the first command
-    succeeded. No words stand for what nobody promises. If it `empties`, nothing is there once it succeeded.
+    devenv.yaml becomes `during`. devenv's command `mended_by` mends what is left afterwards. Then these `services` run,
+    and all their data are one of the words of `after`, or of `after_success` if the first command succeeded. Without
+    words, nobody promises anything. If the command `empties`, nothing is there once it succeeded.
     """
 
     name: str
-    # How many requests it has at least: it asks more often for the state of a service that takes longer.
+    # How many requests it has at least: devenv asks more often for the state of a service that takes longer.
     requests: int
     arguments: tuple[str, ...]
     during: str = _TWO
@@ -71,7 +71,7 @@ class Scenario:
 
     @property
     def wires(self) -> bool:
-        """Whether devenv's options are to be in the user's file in the end."""
+        """Return whether devenv's options are to be in the user's file in the end."""
         return OWN_FILE in self.during
 
 
@@ -109,7 +109,7 @@ SCENARIOS = {
         Scenario("drop", 6, ("up", "--drop"), before=_MORE),
         Scenario("pytest session", 28, (), _ETCD, services=("etcd",), empties=True, **_NEW),
         Scenario("pytest session where all runs", 6, (), mended_by=("gc",)),
-        # With more services: what two do not stand for is a kill at each request, and where data goes, an error, too.
+        # With more services, only what two do not stand for: a kill at each request and, where data goes, an error.
         Scenario("up of all four", 40, ("up",), _ALL, services=_ALL_FOUR, faults=("kill",), **_NEW),
         Scenario(
             "reset of all four",

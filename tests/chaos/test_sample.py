@@ -1,6 +1,6 @@
 """A sample of the sweep, with a fixed seed: in each scenario, each fault at one request. All others: `make chaos`.
 
-`make test` takes one of them for each scenario that is over in a moment, and each fault in turn.
+`make test` takes one case for each short scenario, and each fault in turn.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def free(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleQueue[Place
 
 @pytest.fixture(scope="module")
 def place(free: SimpleQueue[Place], request: pytest.FixtureRequest) -> Iterator[Place]:
-    """One for all cases of a scenario: after the last of them, nothing is left."""
+    """Lend one place to all cases of a scenario: after the last of them, nothing is left."""
     here = free.get()
     yield here
     free.put(here)
