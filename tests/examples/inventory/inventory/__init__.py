@@ -1,6 +1,6 @@
-"""Keeps count of what is in stock: an API, workers, and the command that makes their tables."""
+"""Keep count of what is in stock: an API, workers, and the command that makes their tables."""
 
 from oslo_service import backend
 
-# Before any library asks oslo.service for a class of its: threads, not eventlet.
+# Choose threads, not eventlet, before any library asks oslo.service for one of its classes.
 backend.init_backend(backend.BackendType.THREADING)

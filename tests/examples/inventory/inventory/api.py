@@ -1,4 +1,4 @@
-"""The API: items as JSON over HTTP, for whom Keystone knows."""
+"""The API: items as JSON over HTTP, for users that Keystone knows."""
 
 import re
 import socketserver
@@ -21,7 +21,7 @@ from inventory.exceptions import InventoryError
 from inventory.rpc import Client
 
 LOG = log.getLogger(__name__)
-# (method, path) of a request: (status of the answer, what makes its body)
+# (method, path) of a request: (status of the answer, function that makes its body)
 ROUTES: dict[tuple[str, re.Pattern], tuple[int, Callable]] = {}
 
 
@@ -47,7 +47,7 @@ class Application:
                 try:
                     return _answer(status, handler(self, context, request, **match.groupdict()))
                 except InventoryError as error:
-                    # Not str(error): a worker's traceback is part of that.
+                    # Not str(error): that includes a worker's traceback.
                     return _answer(error.status, {"error": error.args[0]})
                 except messaging.MessagingTimeout:
                     raise webob.exc.HTTPServiceUnavailable("no worker has answered") from None
@@ -90,7 +90,7 @@ def _answer(status: int, body: dict) -> webob.Response:
 
 
 class ApiService(service.Service):
-    """Serves the API in threads. In production, have a WSGI server do so."""
+    """Serves the API in threads. In production, use a WSGI server."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Who asks, from the API through RPC to the database."""
+"""Pass on who asks, from the API through RPC to the database."""
 
 import oslo_messaging
 from oslo_context import context
@@ -7,11 +7,11 @@ from oslo_db.sqlalchemy import enginefacade
 
 @enginefacade.transaction_context_provider
 class Context(context.RequestContext):
-    """A request's context, which database transactions hang on, too."""
+    """A request's context, to which oslo.db also ties transactions."""
 
 
 class Serializer(oslo_messaging.NoOpSerializer):
-    """Has a context travel with each RPC message."""
+    """Sends a context with each RPC message."""
 
     def serialize_context(self, context: Context) -> dict:
         return context.to_dict()

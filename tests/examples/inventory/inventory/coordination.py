@@ -1,4 +1,4 @@
-"""Locks that hold on every machine, and which workers there are."""
+"""Hold locks that count on every machine, and list the workers."""
 
 from contextlib import suppress
 

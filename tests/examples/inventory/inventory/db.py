@@ -30,7 +30,7 @@ class Item(models.TimestampMixin, Base):
 
 
 class Database:
-    """Everything that is asked of it is about the items of the context's project."""
+    """Reads and changes only the items of the context's project."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         self._transactions = enginefacade.transaction_context()
@@ -65,7 +65,7 @@ class Database:
             return self._find(session, context, name).to_dict()
 
     def take(self, context: Context, name: str, count: int) -> dict:
-        """Take some of an item out of stock. Whoever calls this holds the item's lock."""
+        """Take some of an item out of stock. The caller holds the item's lock."""
         with self._transactions.writer.using(context) as session:
             item = self._find(session, context, name)
             if not 0 < count <= item.count:

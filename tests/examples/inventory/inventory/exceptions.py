@@ -1,4 +1,4 @@
-"""What can go wrong, and what the API answers then. Workers raise the same classes; they travel by RPC."""
+"""Errors, and the status that the API answers with. Workers raise the same classes, which travel by RPC."""
 
 
 class InventoryError(Exception):

@@ -1,4 +1,4 @@
-"""Our options, and those of libraries which they do not register themselves."""
+"""Register options: our own, and those that libraries do not register themselves."""
 
 import socket
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ GROUPS = {
     "api": API,
     "coordination": COORDINATION,
     "database": db_options.database_opts,
-    # oslo.messaging registers these two with the global cfg.CONF alone, but reads them from any.
+    # oslo.messaging registers these two with the global cfg.CONF alone, but reads them from any ConfigOpts.
     "oslo_messaging_metrics": metrics.oslo_messaging_metrics,
     "oslo_messaging_tracing": tracing.oslo_messaging_tracing,
 }
@@ -38,7 +38,7 @@ def register(conf: cfg.ConfigOpts) -> None:
 
 
 def load(arguments: Sequence[str], commands: Sequence[cfg.Opt] = ()) -> cfg.ConfigOpts:
-    """The options of a program of ours, and its log."""
+    """Return the options of one of our programs, and set up its log."""
     conf = cfg.ConfigOpts()
     log.register_options(conf)
     register(conf)

@@ -1,4 +1,4 @@
-"""How the API asks workers, and how workers tell everybody."""
+"""Let the API ask workers, and workers tell everybody."""
 
 import oslo_messaging as messaging
 from oslo_config import cfg
@@ -11,7 +11,7 @@ VERSION = "1.0"
 
 
 class Client:
-    """What can be asked of the workers; whichever is free answers."""
+    """Asks the workers; any one that is free answers."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         self._transport = messaging.get_rpc_transport(conf, allowed_remote_exmods=[exceptions.__name__])
@@ -28,7 +28,7 @@ class Client:
 
 
 class Notifier:
-    """Tells whoever listens what has happened."""
+    """Tells all listeners what has happened."""
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         self._transport = messaging.get_notification_transport(conf)

@@ -1,4 +1,4 @@
-"""A worker: takes items out of stock, one request for an item at a time, wherever its fellows run."""
+"""A worker: takes items out of stock, one request for an item at a time, wherever the other workers run."""
 
 import oslo_messaging as messaging
 from oslo_config import cfg
@@ -11,7 +11,7 @@ from inventory.db import Database
 
 
 class Endpoint:
-    """What a worker does when it is asked by RPC."""
+    """Does what the API asks for by RPC."""
 
     target = messaging.Target(version=rpc.VERSION)
 
@@ -34,7 +34,7 @@ class WorkerService(service.Service):
         self._conf = conf
 
     def start(self) -> None:
-        # Nothing is connected before: a launcher forks.
+        # Connect only here: a launcher forks before.
         super().start()
         self._database = Database(self._conf)
         self._coordination = Coordination(self._conf)

@@ -1,4 +1,4 @@
-"""oslo.messaging in tests: what our services notify others of, as a listener hears it."""
+"""Hear in tests, with oslo.messaging, what our services notify others of."""
 
 import queue
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from oslo_config import cfg
 from oslo_messaging._drivers import impl_rabbit
 
 SECONDS = 30
-# What consumes, and the threads of a server, see that they are to stop when a wait of theirs ends: up to 5 s later, and
-# 1 s. Here, much is stopped.
+# Consumers and the threads of a server notice a stop only when a wait of theirs ends: up to 5 s later, and 1 s. These
+# tests stop many of them.
 impl_rabbit.amqpdriver.ACK_REQUEUE_EVERY_SECONDS_MAX = 0.1
 _thread.ThreadWorker.MAX_IDLE_FOR = 0.1
 
@@ -26,7 +26,7 @@ class Notifications:
         self._heard.put((event, payload))
 
     def next(self) -> tuple[str, dict]:
-        """The next event and its payload. Raises queue.Empty if there is none in time."""
+        """Return the next event and its payload. Raises queue.Empty if none comes in time."""
         return self._heard.get(timeout=SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""The same, in unittest's form: run by stestr, or any other runner."""
+"""The same tests in unittest's form, for stestr or any other runner."""
 
 import testtools
 
@@ -58,7 +58,7 @@ class LockTest(DevenvTestCase):
 
 
 class WorkerTest(testtools.TestCase):
-    """Has a component by a fixture, and no base class of devenv's."""
+    """Gets a component from a fixture, without a base class of devenv."""
 
     def setUp(self) -> None:
         super().setUp()

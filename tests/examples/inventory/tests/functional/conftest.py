@@ -1,4 +1,4 @@
-"""Our services on a component's part of MySQL, RabbitMQ, etcd and Keystone; devenv's fixtures need no import."""
+"""Run our services on a component's part of MySQL, RabbitMQ, etcd and Keystone; devenv's fixtures need no import."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,9 +17,9 @@ from tests.messaging import Notifications, listening
 
 
 def configured(conf: cfg.ConfigOpts, component: str) -> cfg.ConfigOpts:
-    """A component's options, and those of this test suite's own."""
+    """Return a component's options, with those of this test suite."""
     options.register(conf)
-    # etcd is shared with other components, and tooz takes no prefix from devenv.
+    # Components share etcd, and tooz takes no prefix from devenv.
     conf.set_override("prefix", component, "coordination")
     conf.set_override("port", 0, "api")
     return conf
@@ -72,7 +72,7 @@ def notifications(conf: cfg.ConfigOpts) -> Iterator[Notifications]:
 
 @pytest.fixture(scope="module")
 def api(devenv_module_component) -> Iterator[ApiService]:
-    """The whole of it, once for a module: the API and a worker behind it."""
+    """Start the API and a worker behind it, once for a module."""
     conf = cfg.ConfigOpts()
     conf(["--config-file", str(devenv_module_component.overlay)], default_config_files=[], default_config_dirs=[])
     configured(conf, devenv_module_component.name)
@@ -89,7 +89,7 @@ def api(devenv_module_component) -> Iterator[ApiService]:
 
 @pytest.fixture(scope="module")
 def http(devenv_module_component, api: ApiService) -> Iterator[adapter.Adapter]:
-    """Asks the API with a token of the component's own user."""
+    """Ask the API with a token of the component's own user."""
     auth = loading.get_plugin_loader("password").load_from_options(**login(devenv_module_component.env))
     keystone = session.Session(auth=auth)
     yield adapter.Adapter(keystone, endpoint_override=api.url, raise_exc=False, connect_retries=0)
@@ -97,6 +97,6 @@ def http(devenv_module_component, api: ApiService) -> Iterator[adapter.Adapter]:
 
 
 def login(variables: dict[str, str]) -> dict[str, str]:
-    """What keystoneauth wants, of OS_AUTH_URL and so on."""
+    """Return what keystoneauth wants, from OS_AUTH_URL and so on."""
     names = ("auth_url", "username", "password", "project_name", "user_domain_id", "project_domain_id")
     return {name: variables[f"OS_{name.upper()}"] for name in names}

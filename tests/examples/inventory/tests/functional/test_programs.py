@@ -1,4 +1,4 @@
-"""The programs, as they are started: with devenv's overlay as their only config file."""
+"""The programs as users start them, with devenv's overlay as their only config file."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ def command(name: str, overlay: Path, *arguments: str) -> list[str]:
 
 @contextmanager
 def running(*arguments: str) -> Iterator[subprocess.Popen]:
-    """A program that is asked to end (SIGTERM) when its standard input does, so that it outlives no killed test."""
+    """Run a program that gets SIGTERM when its standard input ends, so that it outlives no killed test."""
     wrapper = ["sh", "-c", '"$@" & read -r _; kill $!; wait $!', "sh", *arguments]
     # In a session of its own: Ctrl-C is for pytest, whose end the wrapper then sees.
     with subprocess.Popen(wrapper, cwd=PROJECT, stdin=subprocess.PIPE, start_new_session=True) as process:

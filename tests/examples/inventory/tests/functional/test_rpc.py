@@ -1,4 +1,4 @@
-"""Workers that are asked over RabbitMQ."""
+"""Workers that get requests over RabbitMQ."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Many small tests, each with a component of its own: what a large functional suite is like."""
+"""Many small tests, each with a component of its own, as in a large functional suite."""
 
 import base64
 from urllib.parse import urlsplit
