@@ -1,6 +1,6 @@
-"""What devenv stands on: writes docs/dependencies.md, and asks what is known against it: `python -m tests.audit`.
+"""Write docs/dependencies.md, and ask what is known against these packages: `python -m tests.audit`.
 
-A test holds that the page is current.
+A test checks that the page is current.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ besides.
 
 
 def dependencies() -> dict[str, str]:
-    """Each package that an installed devenv needs, and the one that needs it: "" for those that devenv itself lists."""
+    """Return each package that an installed devenv needs, and the one that needs it: "" if devenv itself lists it."""
     found, todo = dict[str, str](), [("openstack-devenv", "")]
     while todo:
         name, above = todo.pop(0)
@@ -46,20 +46,20 @@ def dependencies() -> dict[str, str]:
 
 
 def licence(name: str) -> str:
-    """As the package says: an SPDX expression, or else the words of its classifier."""
+    """Return the licence as the package says: an SPDX expression, or else the words of its classifier."""
     said = metadata(name)
     classified = [one.rpartition(" :: ")[2] for one in said.get_all("Classifier", []) if one.startswith("License ::")]
     return str(said.get("License-Expression") or ", ".join(classified) or said.get("License") or "not said")
 
 
 def reasons() -> dict[str, str]:
-    """Why devenv itself needs a package, from CONTRIBUTING.md."""
+    """Return why devenv itself needs each package, from CONTRIBUTING.md."""
     text = (TOP / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n## Dependencies\n")[2]
     return {_known(name): why for name, why in _REASON.findall(text) if name != "package"}
 
 
 def page() -> str:
-    """The whole page. Without versions: it is the same wherever it is written."""
+    """Return the page, without versions: it is the same on every machine."""
     known = reasons()
     rows = [
         f"| {name} | {licence(name)} | {f'{above} needs it' if above else known[name]} |"
@@ -69,7 +69,7 @@ def page() -> str:
 
 
 def vulnerabilities() -> tuple[list[str], list[str]]:
-    """What is known against the versions that are installed here, and the packages that nobody could be asked about."""
+    """Return what is known against the versions installed here, and the packages that nobody answered about."""
     names = list(dependencies())
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as pinned:
         pinned.writelines(f"{name}=={version(name)}\n" for name in names)
@@ -79,7 +79,7 @@ def vulnerabilities() -> tuple[list[str], list[str]]:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
             answers = json.loads(done.stdout)["dependencies"]
-        except (subprocess.TimeoutExpired, ValueError):  # It is not installed, or reaches no database.
+        except (subprocess.TimeoutExpired, ValueError):  # pip-audit is not installed, or reaches no database.
             return [], names
     known = [
         f"{one['name']} {one['version']}: {found['id']}, mended in {', '.join(found['fix_versions']) or 'no version'}"

@@ -1,4 +1,4 @@
-"""Which tests share an environment, and therefore a process; the images and services that they share."""
+"""Say which tests share an environment, and therefore a process; prepare the images and services that they share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.integration.project import Ports, Project
 
-# Its tests are imported by others, and their assertions are to say what they saw.
+# Other modules import its tests, and their assertions are to say what they saw.
 pytest.register_assert_rewrite("tests.contract")
 
 # Tests that ask for one of these fixtures run in one process, since each process would make its own; all others run
@@ -27,7 +27,7 @@ _GROUPS = pytest.StashKey[Path]()
 
 
 def pytest_configure() -> None:
-    """Tests send signals that a job in the background of a script ignores, or one under nohup."""
+    """Stop ignoring signals that tests send: a job in the background of a script ignores them, or one under nohup."""
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, handler)
@@ -81,7 +81,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def images() -> Iterator[Ports]:
-    """Images are built once for all tests, under no test's time limit; and no test takes another's ports."""
+    """Build images once for all tests, under no test's time limit. Hold ports, so no test takes another's."""
     from tests.integration.project import Ports, build_images
 
     build_images()
@@ -92,7 +92,7 @@ def images() -> Iterator[Ports]:
 
 @pytest.fixture(scope="session")
 def running(images: Ports, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """All four services up. A test may add components to devenv.yaml and take them out again."""
+    """Bring all four services up. A test may add components to devenv.yaml and take them out again."""
     from tests.integration.project import new_project, remove
 
     shared = new_project(tmp_path_factory.mktemp("shared"), "running")

@@ -1,4 +1,4 @@
-"""What every engine promises: one suite of tests over the verbs of `Engine`, for the fake in memory and for real ones.
+"""Test what every engine promises: one suite over the verbs of `Engine`, for the fake in memory and for real ones.
 
 A module that runs it imports everything from here and defines two fixtures: `subject`, the engine, and `image`, the
 reference of an image with a shell that the engine has.
@@ -37,9 +37,9 @@ from devenv.model import (
 
 @dataclass(frozen=True)
 class Program:
-    """A script for a container's shell, and what comes of it, which an engine in memory goes by.
+    """A script for a container's shell, and its effects, which an engine in memory imitates.
 
-    It writes files, then logs lines, then ends with its code; without one, it runs until it is stopped.
+    It writes files, then logs lines, then ends with its code; without a code, it runs until somebody stops it.
     """
 
     script: str
@@ -55,7 +55,7 @@ WRITES = Program(
     f"echo kept > /var/lib/one/data/file; {_WAITS}", ("ready",), writes={"/var/lib/one/data/file": b"kept\n"}
 )
 PROGRAMS = (WAITS, ENDS, WRITES)
-# Commands to run inside, which an engine in memory knows, too: it says what it reads, complains, and ends with 5.
+# A command to run inside, which an engine in memory knows, too: it says what it reads, complains, and ends with 5.
 ECHO = ("sh", "-c", "cat; echo failed >&2; exit 5")
 
 
@@ -66,7 +66,7 @@ class Bench:
         self.engine, self.image = engine, image
         self.environment, self.owner = f"contract-{secrets.token_hex(4)}", secrets.token_hex(8)
         self.labels = {LABEL_ENVIRONMENT: self.environment, LABEL_OWNER: self.owner}
-        # Of an environment with the same name that has another token.
+        # Labels of an environment with the same name and another token.
         self.strange = {**self.labels, LABEL_OWNER: secrets.token_hex(8)}
         self.tags: list[str] = []
         self._network = ""
@@ -77,7 +77,7 @@ class Bench:
 
     @property
     def network(self) -> str:
-        """The id of the environment's network, which is created at first use."""
+        """Return the id of the environment's network; create the network at first use."""
         self._network = self._network or self.engine.create_network(self.network_name, self.labels)
         return self._network
 
@@ -96,7 +96,7 @@ class Bench:
         return self.engine.create(self.service(**more), self.labels, network)
 
     def running(self, program: Program = WAITS, name: str = "one", **more: Any) -> str:
-        """A container that has done what its program does before it waits."""
+        """Start a container; return it once its program has done what it does before it waits."""
         container = self.created(program, name, **more)
         self.engine.start(container, name)
         with closing(self.engine.follow(container)) as lines:  # type: ignore[type-var]
@@ -104,7 +104,7 @@ class Bench:
         return container
 
     def ended(self, program: Program = ENDS, name: str = "one") -> str:
-        """A container that ended by itself, as the engine knows by now."""
+        """Start a container that ends by itself; return it once the engine knows that it ended."""
         container = self.created(program, name)
         self.engine.start(container, name)
         assert [*self.engine.follow(container)] == [*program.lines]
@@ -112,7 +112,7 @@ class Bench:
         return container
 
     def tag(self, kind: str) -> str:
-        """A name for an image; what has it at the end is removed."""
+        """Return a name for an image; `clear` removes the image that has it."""
         self.tags.append(f"devenv/contract:{self.environment}-{kind}")
         return self.tags[-1]
 
@@ -144,7 +144,7 @@ def bench(subject: Engine, image: str) -> Iterator[Bench]:
 
 
 def entries(stream: Iterable[bytes]) -> dict[str, tarfile.TarInfo]:
-    """What a tar stream holds, by name; a regular file's content is its comment."""
+    """Return what a tar stream holds, by name; a regular file's content is among its pax headers."""
     with tarfile.open(fileobj=io.BytesIO(b"".join(stream)), mode="r:") as archive:
         found = {}
         for entry in archive:
@@ -159,7 +159,7 @@ def text(entry: tarfile.TarInfo) -> str:
 
 
 def said(session: Session, words: bytes = b"") -> dict[int, bytes]:
-    """What a command says by output, after it was given these words and the end of its input."""
+    """Return what a command says on each output, after these words and the end of its input."""
     found = {1: b"", 2: b""}
     with session.stream as stream:
         stream.sendall(words)
@@ -278,7 +278,7 @@ def test_files_are_in_a_container_before_it_starts(bench: Bench) -> None:
     assert found["devenv/one.cnf"].mode & 0o777 == 0o444
     folder = entries(bench.engine.read_folder(container, "/var/lib/one"))[f"one/{DATA_FOLDER}"]
     assert folder.isdir() and folder.mode & 0o7777 == 0o1777
-    # What holds the files goes with the container.
+    # The volume of the files goes with the container.
     assert bench.engine.leftover_volumes(bench.environment, bench.owner) == ()
     bench.engine.remove(container)
     assert (bench.observe().volumes, bench.engine.leftover_volumes(bench.environment, bench.owner)) == (
@@ -339,8 +339,8 @@ def test_services_know_each_other_by_name(bench: Bench) -> None:
     assert lookup("nobody") != 0
 
 
-# One container each: Docker may take a late word of the last time that one went on for the present time, and then says
-# that it runs while it is paused.
+# One container each: Docker may take a late event of a container's last unpause for the present, and then says that it
+# runs while it is paused.
 
 
 def test_a_paused_container_stands_still_until_it_is_let_go_on(bench: Bench) -> None:
@@ -376,7 +376,7 @@ def test_a_log_is_read_whole_or_its_end(bench: Bench) -> None:
     stamped = engine.logs(container, timestamps=True)
     assert [line.partition(" ")[2] for line in stamped] == ["one", "two", "three"]
     assert all(line.startswith("20") and "T" in line.partition(" ")[0] for line in stamped)
-    # In seconds since 1970: long after all of it.
+    # In seconds since 1970: long after all of these lines.
     assert engine.logs(container, since=4_000_000_000) == []
 
 
@@ -408,7 +408,7 @@ def test_an_image_is_listed_looked_at_and_removed(bench: Bench) -> None:
 
 def test_an_image_that_a_container_is_of_stays(bench: Bench) -> None:
     tag = bench.tag("used")
-    # The tag in a label, or it would be an image that another run has named, too.
+    # With the tag in a label: otherwise it would be an image that another run has named, too.
     bench.engine.build(tag, pack({"Dockerfile": f"FROM {bench.image}\n".encode()}), {}, {"a": tag}, lambda _: None)
     assert bench.engine.inspect_image(tag)["Config"]["Labels"]["a"] == tag
     container = bench.created(image=Image(tag, "build", "one"))

@@ -1,4 +1,4 @@
-"""Writes tests/unit/wiring/exports/, what CIs are told: `python -m tests.exports`. A test holds that it is current."""
+"""Write tests/unit/wiring/exports/, the files for CIs: `python -m tests.exports`. A test checks that it is current."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from devenv.spec.catalogue import load_catalogue
 from devenv.wiring.export import for_jobs
 
 FOLDER = Path(__file__).parent / "unit" / "wiring" / "exports"
-# What the one file of a tool is called here.
+# The name here of each tool's only file.
 FILES = {"github": "github.yaml", "gitlab": "gitlab.yaml", "zuul": ""}
 CATALOGUE = load_catalogue()
 NOVA = ComponentChoice("nova", roles=("admin",), catalog={"type": "compute", "name": "nova", "url": "http://n:1/v2"})
@@ -25,7 +25,7 @@ def files(tool: str, component: str = "", profile: Profile = PROFILE) -> dict[st
 
 
 def pages() -> dict[Path, str]:
-    """Each file with its content."""
+    """Return each file with its content."""
     found = {(tool, name): text for tool in FILES for name, text in files(tool).items()}
     return {FOLDER / (FILES[tool] or f"{tool}/{name}"): text for (tool, name), text in found.items()}
 

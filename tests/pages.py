@@ -1,4 +1,4 @@
-"""README and docs: the commands that they show, and the files."""
+"""Read the commands and files that README and docs show."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [Path("README.md"), *sorted(path.relative_to(REPOSITORY) for path in REPOSITORY.glob("docs/**/*.md"))]
-# Run by other means: what installs or brings up everything in a clone of its own (test_install), what runs the tests,
-# and what takes half an hour.
+# Not run from the pages: some install or bring up everything in a clone of their own (test_install), some run the
+# tests, one takes half an hour.
 ELSEWHERE = ("make up", "make down", "make test", "make unit", "make check", "make bench", "git clone")
 
 

@@ -23,7 +23,7 @@ Words = Mapping[str, tuple[str, str, str]]
 
 
 def page() -> str:
-    """Return the whole page."""
+    """Return the complete page."""
     parts = (_head, _commands, _exit_codes, _services, _keys, _values, _variables, _files, _completion)
     return "\n".join(line for part in parts for line in part())
 

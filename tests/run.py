@@ -1,7 +1,7 @@
-"""What `make test` and `make test-long` run: `python -m tests.run [--long]`; the last line says how much, how long.
+"""Run the parts of `make test[-long]`: `python -m tests.run [--long]`; the last line says how many tests, how long.
 
-Each part is a program. Those of one lane come one after the other, the lanes side by side: a test of a real service
-waits more than it works. The last lane is shown as it goes, and each part of the others when it has ended.
+Each part is a program. The parts of one lane run one after the other, the lanes side by side: a test of a real service
+waits more than it works. The last lane prints as it runs; each part of the others prints when it has ended.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PROCESSES = os.environ.get("PROCESSES", "4")
 
 @dataclass
 class Part:
-    """A program, and what is known of it once it has ended."""
+    """A program, and its outcome once it has ended."""
 
     name: str
     command: tuple[str, ...]
@@ -35,7 +35,7 @@ class Part:
 
 
 def lanes(folder: Path, long: bool) -> list[list[Part]]:
-    """All parts; reports of tests are written to `folder`."""
+    """Return all parts; tests write their reports to `folder`."""
 
     def tests(name: str, *arguments: str) -> Part:
         return Part(name, (*_PYTEST, str(folder / f"{name}.xml"), *arguments))
@@ -58,7 +58,7 @@ def lanes(folder: Path, long: bool) -> list[list[Part]]:
 
 
 def run(lane: Sequence[Part], folder: Path, shown: bool) -> None:
-    """Run one part after the other, whatever becomes of them."""
+    """Run one part after the other, even if one fails."""
     for part in lane:
         with tempfile.TemporaryFile() as output:
             to = None if shown else output
@@ -77,7 +77,7 @@ def _ran(suite: ElementTree.Element) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all of it; 1 if anything failed."""
+    """Run all parts; return 1 if any failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.run", description=__doc__)
     parser.add_argument("--long", action="store_true", help="what is left out otherwise")
     long: bool = parser.parse_args(arguments).long
