@@ -19,7 +19,7 @@ __all__ = ["Environment", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily: `devenv --help` must not load the engine's library.
+    # Import it lazily: `devenv --help` must not load the engine's library.
     if name == "Environment":
         from devenv.lifecycle.environment import Environment
 

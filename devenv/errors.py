@@ -12,8 +12,8 @@
     └── NotOurs                     7  something in the way does not belong to devenv
         └── PortTaken                  another program has a port that a container was to publish
 
-Callers decide by class and field, never by the text of a message. The words of an engine or a server are read where
-devenv asks it.
+Callers decide by class and field, never by the text of a message. Only the code that asks an engine or a server reads
+its words.
 
 A message starts with "cannot", says what and where; the hint says what to do next. Exit code 2 (usage) is
 click's own, 130 (interrupted) belongs to KeyboardInterrupt.
@@ -29,9 +29,9 @@ class DevenvError(Exception):
     """A failure with one clear line, a hint, and optional detail lines (a log tail, a list of errors)."""
 
     exit_code = 1
-    # The operations of a plan that failed, if one did: each is a `model.Operation`, which this file stands below.
+    # The failed operations of a plan, if any: each a `model.Operation`, which this file cannot import.
     operations: Sequence[Any] = ()
-    # Whether a full disk is why: the engine says so, or a service in the end of its log.
+    # Whether a full disk is the cause, as the engine says, or a service at the end of its log.
     disk_full = False
 
     def __init__(self, message: str, hint: str = "", detail: Sequence[str] = ()) -> None:
@@ -46,7 +46,7 @@ class ConfigError(DevenvError):
 
 
 class Unsupported(ConfigError):
-    """The engine that is used cannot do what is asked for."""
+    """The engine in use cannot do what the user asks for."""
 
 
 class NoEngine(DevenvError):
@@ -68,7 +68,7 @@ class AddressPoolExhausted(ServiceFailed):
 
 
 class LimitRefused(ServiceFailed):
-    """The engine may not set the limit on open files. A container that is created afterwards asks for none."""
+    """The engine may not set the limit on open files. devenv creates later containers without it."""
 
 
 class NotReadyInTime(DevenvError):
@@ -94,6 +94,6 @@ class Cancelled(Exception):
 def tells_of_full_disk(text: str) -> bool:
     """Return whether an engine or a server says in its own words, or in its log, that a disk is full.
 
-    Programs pass on how the kernel words ENOSPC, in upper or lower case.
+    Programs repeat the kernel's text for ENOSPC, in upper or lower case.
     """
     return "no space left on device" in text.lower()

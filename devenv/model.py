@@ -1,4 +1,4 @@
-"""The words of devenv as frozen data: what is defined, desired, observed and planned. No I/O."""
+"""The types that all of devenv uses, as frozen data: defined, chosen, desired, observed and planned. No I/O."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 from devenv.names import Pair
 
 LABEL_ENVIRONMENT = "io.devenv.environment"
-# The token that tells what devenv made from what only carries the label (see ownership.py).
+# The token on objects that devenv created; other objects may carry the label, too (see engine/ownership.py).
 LABEL_OWNER = "io.devenv.owner"
 LABEL_SERVICE = "io.devenv.service"
 LABEL_CONFIG_HASH = "io.devenv.config-hash"
-# Hash per input (JSON), so that a recreate can say which one changed.
+# A hash per input (JSON), so that the cause of a recreate can name the input that changed.
 LABEL_CONFIG_PARTS = "io.devenv.config-parts"
 # Host ports (JSON, container port -> host port): the engine forgets them while a container is stopped.
 LABEL_PORTS = "io.devenv.ports"
-# Images are made once per content and serve every environment.
+# The value of LABEL_ENVIRONMENT on images that serve every environment: devenv makes one per content.
 SHARED = "shared"
 
 STARTED = "service_started"
@@ -29,7 +29,7 @@ HEALTHY = "service_healthy"
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A file of a service's folder that is rendered and copied to `target` in the container."""
+    """A file of a service's folder. devenv renders it and copies it to `target` in the container."""
 
     source: Path
     target: str
@@ -37,7 +37,7 @@ class ConfigFile:
 
 @dataclass(frozen=True)
 class EndpointDefinition:
-    """Where a service answers: its port in the container and the template of its URL."""
+    """An address of a service: its port in the container and the template of its URL."""
 
     port: int
     url: str
@@ -45,10 +45,9 @@ class EndpointDefinition:
 
 @dataclass(frozen=True)
 class Requirement:
-    """A role that must be filled before (service_healthy) or while (service_started) a service starts.
+    """A role that another service must fill before (service_healthy) or while (service_started) a service starts.
 
-    `component` is the name under which the service is a component of that role's service, e.g. keystone's
-    database.
+    `component` is the name of the service as a component of the other one, e.g. for keystone's database.
     """
 
     role: str
@@ -81,10 +80,10 @@ class ContainerOptions:
 
 @dataclass(frozen=True)
 class ComponentDefinition:
-    """How each component sees a service and what it gets of it; templates.
+    """The templates for each component of a service: how it reaches the service and what it gets there.
 
-    `urls` are by endpoint and stand for the endpoints' own. `settings` are for the provisioner alone, which is also
-    told the `outputs`. `reserved` are names that no component may have there.
+    `urls`, by endpoint, replace the endpoints' own. The provisioner gets `settings`, which are for it alone,
+    and `outputs`. No component may have a name in `reserved`.
     """
 
     urls: Mapping[str, str] = field(default_factory=dict)
@@ -98,8 +97,8 @@ class ComponentDefinition:
 class ServiceDefinition:
     """One service as its Compose file defines it; templates are not filled in yet.
 
-    `provisioner` says what makes components their own parts and is empty if the service has none for them.
-    `wire` is the folder of the templates of wired files, `package` the one in its image whose version is the service's.
+    `provisioner` says what creates components' parts; it is empty if the service has no parts for them. `wire` is the
+    folder with the templates of wired files. `package` is the package in the image whose version is the service's.
     """
 
     name: str
@@ -120,11 +119,11 @@ class ServiceDefinition:
     provisioner: Mapping[str, str] = field(default_factory=dict)
     component: ComponentDefinition = ComponentDefinition()
     requires: tuple[Requirement, ...] = ()
-    # What its templates call `setting.NAME`: all that a switch can change in them.
+    # Templates use them as `setting.NAME`; switches can change them.
     settings: Mapping[str, str] = field(default_factory=dict)
-    # Those of its volumes that the next environment may start from a copy of.
+    # The volumes that the next environment may start from a copy of.
     golden: tuple[str, ...] = ()
-    # Whether a first start that was killed is made good by the next one, without losing what was complete.
+    # Whether the next start completes a first start that was killed, and keeps data that was complete.
     resumes: bool = False
     wire: Path = Path("wire")
 
@@ -134,9 +133,9 @@ class ServiceDefinition:
 
 @dataclass(frozen=True)
 class ServiceChoice:
-    """What a profile or devenv.yaml says about one service.
+    """The settings of one service in a profile or devenv.yaml.
 
-    `ports` are pinned host ports by endpoint; `switches` are what the service lets one turn on or off.
+    `ports` are pinned host ports by endpoint; `switches` turn features of the service on or off.
     """
 
     image: str = ""
@@ -146,11 +145,11 @@ class ServiceChoice:
 
 @dataclass(frozen=True)
 class ComponentChoice:
-    """What devenv.yaml says about one component.
+    """The settings of one component in devenv.yaml.
 
-    `wire` are the project's own files to merge its options into; `roles` what its service user may be besides
-    "service"; `catalog` its type, name and url in the service catalog, or nothing; `sections` the other services that
-    it talks to: a section of its config and their type, which may be empty.
+    `wire` are the project's own files to merge its options into. `roles` are roles of its service user besides
+    "service". `catalog` is its type, name and url in the service catalog, or empty. `sections` are sections of its
+    config about other services that it talks to, each with the service's type, which may be empty.
     """
 
     name: str
@@ -162,9 +161,9 @@ class ComponentChoice:
 
 @dataclass(frozen=True)
 class ProjectFile:
-    """A project's devenv.yaml as it was read: its real path, the hash of its very bytes, and what is not just data.
+    """A project's devenv.yaml as devenv read it: its real path and the hash of its bytes.
 
-    `images` are those that it names, by service.
+    `images` are those that it names, by service. They are programs, so the user has to trust the file.
     """
 
     path: Path
@@ -176,8 +175,8 @@ class ProjectFile:
 class Profile:
     """A named choice of services. `source` is the file to blame in errors; `left_out` are services set to false.
 
-    With `durable`, each service that has a switch of that name has it on, unless it says otherwise itself. `file` is
-    the project's own, where there is one.
+    `durable` turns on the switch `durable` of each service that has one, unless the service's own settings say
+    otherwise. `file` is the project's devenv.yaml, if it has one.
     """
 
     name: str
@@ -195,7 +194,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a service answers, in one of its two views (host or network)."""
+    """An address of a service, as programs reach it."""
 
     host: str
     port: int
@@ -205,9 +204,9 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Image:
-    """An image by reference and how to get it: "pull", "build", or "base" (what built images stand on).
+    """An image: its reference, and how to get it: "pull", "build", or "base" (the image that built ones stand on).
 
-    `wheels` names the list of Python packages that have to be fetched before it can be built.
+    `wheels` names the list of Python packages that devenv fetches before it builds the image.
     """
 
     reference: str
@@ -218,7 +217,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Provision:
-    """What one component gets of one service: settings for the provisioner and their digest, and its view of it."""
+    """One component's part of one service: the provisioner's settings, their digest, and the component's view."""
 
     provider: str
     component: str
@@ -231,7 +230,7 @@ class Provision:
 
     @property
     def pair(self) -> str:
-        """The name under which it is planned and remembered: "mysql/nova"."""
+        """Return the part's name in plans and on record: "mysql/nova"."""
         return str(Pair(self.provider, self.component))
 
 
@@ -239,11 +238,11 @@ class Provision:
 class DesiredService:
     """One service exactly as it should be on the engine.
 
-    `files` maps a target path to the bytes to copy there; `ports` a container port to a host port on
-    127.0.0.1; `depends` a service's name to the condition to wait for; `parts` each input's hash by name.
+    `files` maps a target path to the bytes to copy there; `ports` a container port to a host port on 127.0.0.1;
+    `depends` a service's name to the condition to wait for; `parts` an input's name to its hash.
 
-    `components` are to have a part of it, `former` ones have one that nobody asks for any more, `own` is its part
-    for the environment's administrator. `needs` are the parts ("mysql/keystone") that it cannot work without.
+    `components` are the parts that components should have, `former` those that nobody asks for any more, `own` is the
+    administrator's. `needs` are the parts of other services ("mysql/keystone") that it cannot work without.
     """
 
     name: str
@@ -267,15 +266,15 @@ class DesiredService:
     former: Mapping[str, Provision] = field(default_factory=dict)
     own: Provision | None = None
     needs: tuple[str, ...] = ()
-    # Those of its volumes that a golden state is made of.
+    # The volumes that its golden state consists of.
     golden: tuple[str, ...] = ()
-    # What its provisioner works with, as a digest.
+    # A digest of the provisioner's settings.
     prepared: str = ""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The image that holds a volume's first data, and what to call it: "golden state", "snapshot before-tests"."""
+    """The image with a volume's first data, and the cause to show: "golden state", "snapshot before-tests"."""
 
     image: str
     cause: str
@@ -284,11 +283,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Desired:
-    """Everything that should be: services in an order in which nothing comes before what it needs.
+    """The state that an environment should have. `services` are in order: each after those that it needs.
 
-    `sources` are the images that volumes are filled from when they are made, with the cause to name; volumes that
-    have none begin empty. With `keep`, golden states that are not there are kept for the next environment. `owner` is
-    the token that all that is made carries.
+    `sources` are the images that devenv fills new volumes from, by volume; a volume without one begins empty. With
+    `keep`, devenv keeps missing golden states for the next environment. `owner` is the token on all that it creates.
     """
 
     environment: str
@@ -306,7 +304,7 @@ class Desired:
 
 @dataclass(frozen=True)
 class ObservedContainer:
-    """A container of ours as the engine reports it. `state` is the engine's own word."""
+    """A container of this environment, as the engine reports it. `state` is Docker's word, also with Podman."""
 
     id: str
     name: str
@@ -325,16 +323,16 @@ class ObservedContainer:
 
     @property
     def alive(self) -> bool:
-        """Whether there are processes, and so ports that are taken and something to stop."""
+        """Return whether the container has processes: then it has its ports, and devenv has to stop it."""
         return self.state in ("running", "paused", "restarting")
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What the engine has of one environment: what carries the token `owner`.
+    """The objects of one environment on the engine: those that carry the token `owner`.
 
-    `networks` are ids; `volumes` maps names to services; `images` maps all references that the engine can run to
-    their ids. `strangers` only carry the environment's label: "container NAME".
+    `networks` are ids; `volumes` maps names to services; `images` maps each reference that the engine can run to its
+    id. `strangers` carry the environment's label, but devenv did not create them: "container NAME".
     """
 
     containers: Mapping[str, ObservedContainer] = field(default_factory=dict)
@@ -347,11 +345,11 @@ class Observed:
 
     @property
     def services(self) -> set[str]:
-        """Those of which anything is there: a container, or data."""
+        """Return the services that have a container or data."""
         return {*self.containers, *self.volumes.values()}
 
     def runs(self, service: str) -> bool:
-        """Whether there is a running container of it."""
+        """Return whether the service has a running container."""
         return service in self.containers and self.containers[service].running
 
 
@@ -362,10 +360,10 @@ class Observed:
 class Operation:
     """One step of a plan: `action` on `target` because of `cause`, once the operations in `after` are done.
 
-    An operation is named by its key, "action target"; the keys of a plan are unique, and `after` holds keys. `subject`
-    is what the engine knows the target by: an id, a reference, a name. `service` is the service that it acts on, if it
-    acts on one, and `component` the component whose part of that service it makes or drops. `golden` says that a volume
-    is filled from a golden state.
+    Its key, "action target", is unique in a plan; `after` holds keys. `subject` is the id, reference or name that the
+    engine gets: the target's, or the image's that "fill" reads or "save" writes. `service` is the service that it acts
+    on, if any, and `component` the component whose part of that service it creates or drops. With `golden`, it fills a
+    volume from a golden state.
     """
 
     action: str
@@ -384,9 +382,9 @@ class Operation:
 
 @dataclass(frozen=True)
 class Plan:
-    """Operations in an order in which each one comes after all that it waits for.
+    """Operations in order: each after those that it waits for.
 
-    `files` are those of the project's own that will change, too.
+    `files` are the project's own files that will change, too.
     """
 
     operations: tuple[Operation, ...]
@@ -394,7 +392,7 @@ class Plan:
 
     @property
     def changes(self) -> tuple[Operation, ...]:
-        """The operations that write something: all but readiness checks."""
+        """Return the operations that change something: all but readiness checks."""
         return tuple(op for op in self.operations if op.action != "ready")
 
 
@@ -409,10 +407,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Result:
-    """What an operation on an environment did: the plan as executed, the services acted on, the files that changed.
+    """The outcome of an operation on an environment: the plan as executed, the services acted on, the changed files.
 
-    `written` are files of devenv's own and those of the project that something was merged into; `restored` are the
-    project's again as they were; `components` are those that have a part of some service by now.
+    `written` are devenv's own files and the project's that devenv merged into; `restored` are the project's files that
+    are as they were before; `components` are those that have a part of some service now.
     """
 
     plan: Plan
@@ -424,7 +422,7 @@ class Result:
 
 
 class Report:
-    """Who is told what happens. This one tells nobody. Called from several threads."""
+    """Receives what happens while a plan runs. This class ignores it. Several threads call its methods."""
 
     def begin(self, plan: Plan) -> None: ...
     def started(self, operation: Operation) -> None: ...

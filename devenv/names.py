@@ -1,7 +1,7 @@
-"""Check names, spell the same name as others do, and name what devenv creates on the engine.
+"""Check names, convert them for SQL, and name what devenv creates on the engine.
 
-A name becomes part of the names of engine objects, of paths, URLs, SQL and shell commands. These rules leave nothing in
-it to escape, nothing that looks like an option and nothing that leads out of a folder.
+A name becomes part of the names of engine objects, of paths, URLs, SQL and shell commands. Under these rules, no name
+needs escaping, looks like an option or leads out of a folder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def check_component(name: str) -> str:
 
 
 def identifier(component: str) -> str:
-    """Return a component's name for where a dash would have to be quoted, as in SQL."""
+    """Return a component's name with `_` for each dash, which SQL, for one, would need in quotes."""
     return component.replace("-", "_")
 
 
@@ -57,7 +57,7 @@ def hint_for(word: str, known: Iterable[str], lead: str) -> str:
 
 @dataclass(frozen=True)
 class Pair:
-    """What one component has in one service. It prints as "mysql/nova".
+    """One component's part of one service. It prints as "mysql/nova".
 
     Without a component it stands for the service's own preparation and prints as "mysql".
     """
@@ -83,7 +83,7 @@ class Names:
 
     @property
     def network(self) -> str:
-        """Return the network's name, with which all other names begin."""
+        """Return the network's name; all other names begin with it."""
         return f"devenv-{self.environment}"
 
     def container(self, service: str) -> str:

@@ -1,4 +1,4 @@
-"""Look at the TCP ports of this host's loopback address: which are free, and which program has one that is not."""
+"""Look at the TCP ports of this host's loopback address: find free ones, and the program that has one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from devenv.errors import NotOurs
 
 HOST = "127.0.0.1"
-# How /proc/net/tcp and tcp6 write the addresses that 127.0.0.1 is reached by: any and loopback, of both families.
+# The addresses that receive connections to 127.0.0.1, as /proc/net/tcp and tcp6 write them: any and loopback, of both
+# families.
 _LOOPBACK = {"00000000", "0100007F", "0" * 32, "0000000000000000FFFF00000100007F"}
 _LISTEN = "0A"
 
@@ -43,7 +44,7 @@ def free_port(avoid: Iterable[int]) -> int:
 def holder(port: int, root: Path = Path("/")) -> str:
     """Return the program that listens on the port, in words, or its user if /proc does not show more.
 
-    `root` is the folder of /proc. Other systems than Linux do not name the program.
+    `root` is the folder that contains proc/. Systems other than Linux do not name the program.
     """
     sockets = _listeners(port, root)
     for link in root.glob("proc/[0-9]*/fd/*") if sockets else ():
