@@ -1,7 +1,7 @@
 """Read and check the services that devenv has: one folder each under compose/.
 
-A service is a Compose file with one service in it. The supported subset of Compose's keys is `_CONTAINER`
-below; what Compose has no word for stands under `x-devenv`, as `_DEVENV` says.
+A service is a Compose file with one service in it. The supported subset of Compose's keys is `_CONTAINER` below;
+settings that Compose does not know stand under `x-devenv`, as `_DEVENV` says.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
 
 def data_folder(name: str) -> Path:
-    """`compose/`, `profiles/` or `docs/`: inside the installed package, or at the top of a checkout."""
+    """Return `compose/`, `profiles/` or `docs/`: inside the installed package, or at the top of a checkout."""
     package = Path(__file__).parents[1]
     installed = package / name
     return installed if installed.is_dir() else package.parent / name
@@ -52,7 +52,7 @@ def load_catalogue(
     asked_by: str = "",
     everywhere: Mapping[str, bool] | None = None,
 ) -> dict[str, ServiceDefinition]:
-    """Return every service under `folder` (the shipped ones by default) by name, with its switches on that are true.
+    """Return every service under `folder` (the shipped ones by default) by name, with the switches on that are true.
 
     `switches` are by service; those of `everywhere` hold for each service that has one of that name, unless `switches`
     says otherwise. Raise ConfigError with all errors of all files, and for a switch that a service does not have
@@ -160,7 +160,7 @@ _strings = [_text]
 _name = All(str, Match(NAME, msg=f"expected a name: {NAME_RULE}"))
 _port = All(int, Range(min=1, max=65535, msg="expected a port from 1 to 65535"))
 
-# No key gives a container more than the engine gives by itself, and the keys that take away from that are required.
+# No key gives a container more than the engine gives by default, and the keys that give it less are required.
 # `read_only` can be false because a server may need to write to its image's folders.
 _CONTAINER = {
     Required("image"): _text,
@@ -218,7 +218,7 @@ _DEVENV: dict[Any, Any] = {
         }
     },
 }
-# What a switch changes in the rest of `x-devenv` when it is on, or adds to it.
+# The keys of `x-devenv` that a switch changes or adds when it is on.
 _SWITCH = {
     Optional("outputs"): {_CAPITALS: _text},
     Optional("environment"): {_CAPITALS: _text},

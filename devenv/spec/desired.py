@@ -99,7 +99,7 @@ def secret_names(
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that the desired state of an environment is computed from.
+    """The inputs from which devenv computes the desired state of an environment.
 
     `images` are by service, `ports` by "service/endpoint", `secrets` by the names of `secret_names`. `former` are
     components that have a part of some service and are not in the profile any more. With `inside`, programs use the
@@ -145,7 +145,7 @@ def resolve(names: Sequence[str], inputs: Inputs) -> Desired:
 
 @dataclass(frozen=True)
 class _Needs:
-    """What a service gets of others: the conditions to wait for, its parts ("mysql/keystone"), values for templates."""
+    """A service's needs from others: the conditions to wait for, its parts ("mysql/keystone"), values for templates."""
 
     definition: ServiceDefinition
     depends: dict[str, str] = field(default_factory=dict)

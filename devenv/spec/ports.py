@@ -16,7 +16,7 @@ Catalogue = Mapping[str, ServiceDefinition]
 
 @dataclass(frozen=True)
 class Taken:
-    """Who has which ports: this environment's containers and its record, and the records of `others`.
+    """The ports that are taken: by this environment's containers and its record, and by the records of `others`.
 
     `holder` says in words who listens on a port.
     """

@@ -94,7 +94,7 @@ _COMPONENT = {
 
 @dataclass(frozen=True)
 class _Named:
-    """A check of a mapping whose keys are names; `inside` shows what stands under a name, for suggestions."""
+    """A check of a mapping whose keys are names; `inside` is the schema under a name, for suggestions."""
 
     check: Callable[[Any], Any]
     inside: Mapping[Any, Any]
@@ -136,7 +136,7 @@ def _services(value: Any) -> dict[str, Any]:
         value = dict.fromkeys(Schema([_NAME])(value))
     if not isinstance(value, dict):
         raise Invalid("expected a list of services, or a mapping from services to settings")
-    # One schema per service: an `Any` over its settings would blame the whole service for one wrong key.
+    # One schema per service: an `Any` over its settings would blame the service, not the one wrong key.
     simple = Either(None, False)
     schema = {name: simple if settings in (None, False) else _SETTINGS for name, settings in value.items()}
     wrong = [Invalid(f"expected a name: {NAME_RULE}", path=[name]) for name in value if not NAME.match(name)]
@@ -167,7 +167,7 @@ _FILES = {
 
 @dataclass(frozen=True)
 class _Layer:
-    """What one file says: what it builds on and which services it adds, changes or leaves out."""
+    """The content of one file: the profile that it extends, and the services that it adds, changes or leaves out."""
 
     source: str
     extends: str
@@ -184,10 +184,10 @@ class _Layer:
 
 
 def existing_folder(path: Path) -> Path:
-    """Return the folder's real path. Raise ConfigError if it does not exist, be it the working directory itself."""
+    """Return the folder's real path. Raise ConfigError if it does not exist, even if it is the working directory."""
     try:
         real = path.resolve(strict=True)
-    except (OSError, RuntimeError):  # The second, of Python before 3.13, is for a link to itself.
+    except (OSError, RuntimeError):  # Python before 3.13 raises RuntimeError for a link to itself.
         real = None
     if real is None or not real.is_dir():
         raise ConfigError(f"cannot use {path}: no such folder", hint="name an existing folder, or change to one")
@@ -257,7 +257,7 @@ def load_profile(
 
 
 def _project_file(path: Path, own: _Layer, services: Collection[str], asked: _Layer) -> ProjectFile:
-    """Return the project's own file, with those of its images that are used: the caller may have asked for others."""
+    """Return the project's own file with the images that devenv uses of it: the caller may have asked for others."""
     images = {name: image for name, image in own.images.items() if name in services and name not in asked.images}
     return ProjectFile(path.resolve(), own.digest, images)
 

@@ -20,7 +20,7 @@ _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "
 _MOST_BYTES = 256 * 1024
 _MOST_NODES = 10_000
 _MOST_DEPTH = 30
-# How an error begins about a key that the schema does not know. A schema's own check may begin like it.
+# The beginning of an error about a key that the schema does not know. A schema's own check may use it, too.
 UNKNOWN = "unknown key"
 
 Key = tuple[str | int, ...]

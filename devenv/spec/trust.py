@@ -44,7 +44,7 @@ def check(file: ProjectFile | None, ask: Callable[[ProjectFile], bool] | None, w
 
 
 def allow(file: ProjectFile, waiting: Callable[[str], None]) -> None:
-    """Trust a file with its content of now. `waiting` gets a text if another devenv is writing the record."""
+    """Trust a file with its present content. `waiting` gets a text if another devenv is writing the record."""
     if file.images:
         with _changing(waiting) as record:
             known = record.setdefault(str(file.path), [])
