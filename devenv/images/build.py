@@ -1,4 +1,4 @@
-"""Build images on one base of Debian, which is pulled or made from packages, with wheels that this host fetches."""
+"""Build images on one base of Debian, which devenv pulls or makes from packages, with wheels that this host fetches."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Progress = Callable[[str], None]
 
 
 def make_base(engine: Engine, reference: str, progress: Progress) -> None:
-    """Pull the base, or make it from packages. Raises ServiceFailed saying why neither worked."""
+    """Pull the base, or make it from packages. Raise ServiceFailed, with the reasons, if neither works."""
     recipe, draft = images.recipe(), reference + images.DRAFT
     try:
         below = _pull(engine, images.full_reference(recipe["image"]), progress)
@@ -119,12 +119,12 @@ def _debian_mirror() -> str:
 
 
 def build_image(engine: Engine, service: ServiceDefinition, reference: str, base: str, progress: Progress) -> None:
-    """Build the image of a service on the base. Raises ServiceFailed with the end of the failing step.
+    """Build the image of a service on the base.
 
-    Raises NotOurs if another image has the base's name.
+    Raise ServiceFailed with the end of the failing step, NotOurs if another image has the base's name.
     """
     wheels = fetch_wheels(engine, service, progress) if service.wheels else None
-    # By its id: the name may belong to another image by then.
+    # Name the base by its id: its name may belong to another image by then.
     arguments = {"BASE": images.check_image(engine, base), **_proxies()}
     files = {str(path.relative_to(service.folder)): path.read_bytes() for path in images.context_files(service)}
     files |= {f"wheels/{path.name}": path.read_bytes() for path in sorted(wheels.iterdir())} if wheels else {}
@@ -153,7 +153,7 @@ def _from(image: str) -> IO[bytes]:
 
 
 def fetch_wheels(engine: Engine, service: ServiceDefinition, progress: Progress) -> Path:
-    """Fetch the wheels that the service's list names with the host's own pip; return their folder.
+    """Fetch the wheels of the service's list with the host's own pip; return their folder.
 
     Inside the build, pip would know neither the user's mirror nor the certificates of an intercepting proxy.
     """
@@ -182,7 +182,7 @@ def fetch_wheels(engine: Engine, service: ServiceDefinition, progress: Progress)
         try:
             fresh.rename(folder)
         except OSError:
-            # Another devenv was faster: its wheels are as good.
+            # Another devenv was faster: use its wheels.
             if not folder.is_dir():
                 raise
     return folder
@@ -199,7 +199,7 @@ def _labels(name: str) -> dict[str, str]:
 
 
 def _run(command: list[str], progress: Progress) -> None:
-    """Run a program to its end, or until `progress` raises. Raises ServiceFailed with its last lines."""
+    """Run a program to its end, or until `progress` raises. Raise ServiceFailed with its last lines if it fails."""
     name = "pip" if "pip" in command else Path(command[0]).name
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PATH": host.PATH}
     with tempfile.TemporaryFile("w+") as log:
@@ -224,6 +224,6 @@ def _run(command: list[str], progress: Progress) -> None:
 
 @contextmanager
 def build_lock(reference: str, progress: Progress, over: Event | None = None) -> Iterator[None]:
-    """Let one devenv of this user build an image at a time. Raises Cancelled if `over` is set before its turn."""
+    """Let one devenv of this user build an image at a time. Raise Cancelled if `over` is set before its turn."""
     with held(cache_folder() / f"{reference.replace('/', '-').replace(':', '-')}.lock", progress, over):
         yield

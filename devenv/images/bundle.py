@@ -1,7 +1,7 @@
 """Carry the images of a profile's services and their golden states in one file, for the cache of a CI.
 
-The keys of a cache are known before there is any image: they are made from the definitions and files that images and
-golden states are made from. The key for golden states begins with the key for images.
+devenv can compute the keys of a cache before any image exists: from the definitions and files that images and golden
+states are made from. The key for golden states begins with the key for images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from devenv.store.files import written_whole
 
 _OURS = "devenv/"
 _MACHINES = {"AMD64": "x86_64", "amd64": "x86_64", "arm64": "aarch64"}
-# Bytes of an archive that are read at once.
+# How many bytes of an archive devenv reads at a time.
 _CHUNK = 1 << 20
 
 
@@ -47,12 +47,12 @@ def cache_keys(
 ) -> dict[str, str]:
     """Return the keys of a cache that holds the `images` of these services, or `golden` states, too.
 
-    They are the same wherever the content is the same. No engine is asked.
+    They are the same wherever the content is the same. This asks no engine.
     """
     references = sorted({images[name].reference for name in (BASE, *names)})
     machine = platform.machine()
     key = f"devenv-{_MACHINES.get(machine, machine)}-{digest(references)}"
-    # Neither ports nor secrets say which golden state it is, and a reference stands for the very image.
+    # Ports and secrets make no difference to golden states, and a reference stands for its image's id.
     ports = usual_ports(names, catalogue)
     secrets = dict.fromkeys(secret_names(names, profile, catalogue), "secret")
     desired = resolve(names, Inputs(environment, profile, catalogue, images, ports, secrets))
@@ -70,7 +70,7 @@ def save_images(
 ) -> Archive:
     """Write the images of the desired services and their golden states; `there` maps what the engine has to ids.
 
-    A file is there whole or not at all. Raises ConfigError if an image is missing or it cannot be written.
+    devenv writes a file completely or not at all. Raise ConfigError if an image is missing, or devenv cannot write.
     """
     # The base is there if an image was built here; the next build needs it.
     wanted = [image.reference for image in desired.images if image.how != "base" or image.reference in there]
@@ -96,11 +96,11 @@ def save_images(
 def load_images(
     engine: Engine, named: Collection[str], archive: IO[bytes], name: str, check_trust: Callable[[], None]
 ) -> Archive:
-    """Load the images of an archive, which can be read twice and is called `name` in errors.
+    """Load the images of a seekable archive, which errors call `name`.
 
-    `named` are references that the profile names, which `check_trust` allows or refuses. Raises ConfigError, and loads
-    nothing, if it is no archive or has images that are neither devenv's nor named, or one that would take the name of
-    another.
+    `named` are references that the profile names, which `check_trust` allows or refuses. Raise ConfigError, and load
+    nothing, if it is no archive, or has an image that is neither devenv's nor named, or whose name another image has
+    here.
     """
     found = images_in(archive, name)
     there = engine.images()
@@ -130,11 +130,11 @@ def _open(stream: IO[bytes]) -> Iterator[IO[bytes]]:
     stream.flush()
 
 
-# Two lists of an archive's images: the one of every engine, and the one of the OCI layout, which new engines prefer.
+# Two lists of an archive's images: one that every engine reads, and that of the OCI layout, which new engines prefer.
 _MANIFEST, _INDEX = "manifest.json", "index.json"
-# What engines read to learn which images there are.
+# The files that engines read to find the images.
 _READ = (_MANIFEST, _INDEX, "oci-layout", "repositories")
-# Where newer engines note the whole name of an image.
+# The annotation in which newer engines note the full name of an image.
 _NAME = "io.containerd.image.name"
 _MOST_BYTES = 4 << 20
 
@@ -142,7 +142,7 @@ _MOST_BYTES = 4 << 20
 def images_in(archive: IO[bytes], name: str) -> dict[str, set[str]]:
     """Return the images of an archive (called `name` in errors) by reference, each with the ids that it may get.
 
-    Raises ConfigError if it is no archive of images, if it is torn, or if an image in it has no name.
+    Raise ConfigError if it is no archive of images, if it is incomplete, or if an image in it has no name.
     """
     try:
         lists = _lists(archive)
@@ -170,12 +170,12 @@ def _lists(archive: IO[bytes]) -> dict[str, Any]:
         for member in tar:
             if (name := posixpath.normpath(f"/{member.name}").lstrip("/")) not in _READ:
                 continue
-            # An engine might read another file than this one if there are several, or a link.
+            # If there are several such files, or a link, an engine might read another one.
             if name in found or member.name != name or not _is_plain(member):
                 raise ValueError(f"{member.name} is not the one {name}")
             content = tar.extractfile(member)
             found[name] = json.load(content) if content else None
-        # Python applies them to each later member; engines do not.
+        # Python applies these headers to each later member; engines do not.
         if tar.pax_headers:
             raise ValueError("it has headers for all members")
     return found

@@ -39,7 +39,7 @@ CAUSE = "golden state"
 LIMIT = 1_000_000_000
 # Raise it when the same content makes other data, e.g. because a provisioner changed.
 _FORMAT = 1
-# Where a definition lies says nothing about what is in it.
+# Fields that say where a definition is, not what is in it.
 _PLACES = ("folder", "wire")
 
 Progress = Callable[[str], None]
@@ -49,7 +49,7 @@ Progress = Callable[[str], None]
 
 
 def with_golden(desired: Desired, catalogue: Mapping[str, ServiceDefinition], observed: Observed, use: bool) -> Desired:
-    """Return the same with existing golden states as sources, if `use`; missing ones are to be kept."""
+    """Return `desired` with existing golden states as sources, if `use`, and with `keep` for missing ones."""
     found = references(desired, catalogue, observed.images)
     sources = {}
     for service in desired.services.values():
@@ -63,9 +63,9 @@ def references(
 ) -> dict[str, str]:
     """Return the image that holds, or would hold, the golden state of each volume that has one.
 
-    Its name is made from all that the content comes from: the service and those that have a part of it, each with its
-    definition, the files of its folder, and the very image (`images` maps references to ids). Services whose image
-    is not there are left out.
+    Its name has a hash of all that makes the content: the service and those that need it, each with its definition, the
+    files of its folder and its image's id (`images` maps references to ids). This leaves out a service if one of these
+    images is missing.
     """
     found = {}
     for name, service in desired.services.items():
@@ -79,7 +79,7 @@ def references(
 
 
 def content_of(definition: ServiceDefinition) -> dict[str, Any]:
-    """Return all that a service is made of, without where it lies on this machine."""
+    """Return all that defines a service, except where it is on this machine."""
     content = {field.name: getattr(definition, field.name) for field in fields(definition)}
     content["files"] = [(file.target, file.source.read_text()) for file in definition.files]
     return {key: repr(value) for key, value in content.items() if key not in _PLACES}
@@ -96,9 +96,9 @@ def keep(
     progress: Progress,
     over: Event | None = None,
 ) -> None:
-    """Keep the volumes of a running container as `images`, by volume. Raises Cancelled if `over` comes first.
+    """Keep the volumes of a running container as `images`, by volume. Raise Cancelled if `over` comes first.
 
-    The container pauses meanwhile: what is kept is what a killed server would leave, at one instant.
+    The container pauses meanwhile, so the images hold what a killed server would leave, at one instant.
     """
     with held(cache_folder() / f"golden-{service.name}.lock", progress, over):
         # Another environment with this content may have been first.
@@ -126,16 +126,17 @@ def watched(stream: Iterable[bytes], progress: Progress) -> Iterator[bytes]:
 
 
 def folder_in(target: str) -> str:
-    """Return where an image holds what came from the folder `target` of a container."""
+    """Return the folder of an image that holds the content of a container's folder `target`."""
     return f"/{target.rstrip('/').rpartition('/')[2]}"
 
 
 def blamed(plan: Plan, desired: Desired, error: DevenvError) -> dict[str, str]:
     """Return the services whose golden state may be why the plan failed, each with its image.
 
-    Such a service was filled from it and did not become ready, or kept a service that needs it from becoming ready.
+    devenv filled them from it. The fill failed; or the service, or one that needs it, did not become ready; or another
+    service did not get its part of it.
     """
-    # Where the disk is full, no other state would fit either.
+    # On a full disk, no other state would fit either.
     if isinstance(error, NoEngine | NotOurs) or error.disk_full:
         return {}
     filled = {op.target: op.subject for op in plan.operations if op.golden}
@@ -155,7 +156,7 @@ def blamed(plan: Plan, desired: Desired, error: DevenvError) -> dict[str, str]:
 
 
 def touch(images: Iterable[str]) -> None:
-    """Remember that golden states were used just now. One that is forgotten only goes sooner."""
+    """Remember that golden states were used just now. If that fails, `collect` only removes them sooner."""
     for image in images:
         try:
             marker = _marker(image)
@@ -175,7 +176,7 @@ class Golden:
 
 
 def listed(engine: Engine) -> list[Golden]:
-    """Return the golden states on the engine, the last used first."""
+    """Return the golden states on the engine, the most recently used first."""
     found = []
     for image in engine.devenv_images():
         for tag in image.get("RepoTags") or ():
@@ -185,7 +186,7 @@ def listed(engine: Engine) -> list[Golden]:
 
 
 def collect(engine: Engine, limit: int = LIMIT) -> list[Golden]:
-    """Remove the golden states unused for longest until the rest take at most `limit` bytes; return what went."""
+    """Remove the golden states unused for longest until the rest take at most `limit` bytes; return the removed."""
     removed, size = [], 0
     for golden in listed(engine):
         size += golden.size

@@ -20,7 +20,7 @@ from devenv.spec.desired import Catalogue
 from devenv.store.files import make_private, written_whole
 from devenv.store.places import cache_folder
 
-# Where dpkg notes what is installed, and where images note what was unpacked without it, one file per package.
+# dpkg's record of what is installed, and the folder for packages that images unpack without dpkg, one file each.
 _DPKG, _DPKG_MORE = "/var/lib/dpkg/status", "/var/lib/dpkg/status.d"
 _PYTHON_PATH = "PYTHONPATH="
 _METADATA = ".dist-info/METADATA"
@@ -33,8 +33,8 @@ class ImageStatus:
     """The image of a service: its size in bytes, or None if the engine does not have it.
 
     `id` is the image's own digest, `digest` the name and digest by which it was pulled, if it was; `base` is the public
-    image that it was built on, by its digest. `version` is that of the package that matters in it. An image that is not
-    `genuine` has one of devenv's names and other content: devenv does not use it.
+    image that it was built on, by its digest. `version` is that of the main package in it. An image that is not
+    `genuine` has one of devenv's names but other content: devenv does not use it.
     """
 
     service: str
@@ -48,7 +48,7 @@ class ImageStatus:
 
 
 def list_images(engine: Engine, wanted: Mapping[str, Image], catalogue: Catalogue) -> list[ImageStatus]:
-    """Return the status of each wanted image, by service, with the base among them."""
+    """Return the status of each image of `wanted`, which is by service, with the base among them."""
     there = engine.images()
     return [_status(engine, name, image, there, catalogue) for name, image in wanted.items()]
 
@@ -74,9 +74,9 @@ def _status(engine: Engine, service: str, image: Image, there: Mapping[str, str]
 
 
 def sbom(engine: Engine, wanted: Sequence[Image]) -> dict[str, Any]:
-    """Return what is in these images, as a document of SPDX 2.3.
+    """Return the packages in these images, as a document of SPDX 2.3.
 
-    Raises ConfigError if an image is missing, NotOurs if one is not what devenv made under its name.
+    Raise ConfigError if an image is missing, NotOurs if another image has the name of one that devenv built.
     """
     from devenv import __version__
 
@@ -95,19 +95,19 @@ def sbom(engine: Engine, wanted: Sequence[Image]) -> dict[str, Any]:
 
 
 def prune_images(engine: Engine, images: Mapping[str, Image], catalogue: Catalogue) -> list[str]:
-    """Remove images that devenv built and that nothing asks for any more; return what was removed."""
-    # Another project may name an image of its own for a service and still want the one that is built for others.
+    """Remove images that devenv built and that no definition asks for any more; return their references."""
+    # This project may name an image of its own for a service. Others still want the one that devenv builds.
     wanted = {*images_for(Profile("", {}), catalogue).values(), *images.values()}
     return [reference for reference in stale_images(engine, wanted) if engine.remove_image(reference)]
 
 
 def _packages(engine: Engine, image: Mapping[str, Any]) -> list[Package]:
-    """Return the packages in an image, which are read once: an image never changes."""
+    """Return the packages in an image. devenv reads an image once, since it never changes."""
     cached = cache_folder() / "packages" / f"{image['Id'].rpartition(':')[2]}-{_FORMAT}.json"
     if (known := _known(cached)) is not None:
         return known
     found = sorted(_read(engine, image))
-    # If it cannot be kept, devenv reads it again.
+    # If devenv cannot keep the list, it reads the image again next time.
     with suppress(DevenvError):
         make_private(cached.parent)
         with written_whole(cached) as stream:
@@ -123,7 +123,7 @@ def _pulled_as(reference: str, image: Mapping[str, Any]) -> str:
 
 
 def _known(cached: Path) -> list[Package] | None:
-    """Return what was read before; None if nothing was, or if it makes no sense."""
+    """Return the packages that devenv kept before, or None if the file is missing or garbled."""
     try:
         return [Package(*map(str, package)) for package in json.loads(cached.read_text())]
     except (OSError, ValueError, TypeError):
@@ -139,13 +139,13 @@ def _read(engine: Engine, image: Mapping[str, Any]) -> Iterator[Package]:
                 yield from debian_packages(text)
         for folder in (folder for path in paths for folder in path.split(":") if folder):
             for name, text in _files(engine, container, folder, _METADATA):
-                # Packages of this folder, not those that some package bundles.
+                # Packages of this folder, not those that a package bundles.
                 if name.count("/") == 2 and (package := python_package(text)):
                     yield package
 
 
 def _files(engine: Engine, container: str, path: str, suffix: str) -> Iterator[tuple[str, str]]:
-    """Yield the files at a path of a container whose names end so, with their text; none if the path is missing."""
+    """Yield name and text of the files at a container's path that end with `suffix`; none if the path is missing."""
     if not engine.has(container, path):
         return
     with (

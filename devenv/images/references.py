@@ -1,8 +1,8 @@
 """Say which image each service runs: built on one base of Debian, or taken from a registry.
 
 The tag of a built image is a hash of all that goes into it: the base's recipe, the Dockerfile, the folder `image/`
-beside it if there is one, and the list of Python wheels. devenv builds nothing while a tag exists. A label holds a hash
-of what came out: by it, devenv knows an image that has one of its names and other content, and does not use it.
+beside it if there is one, and the list of Python wheels. devenv builds no image whose tag exists. A label holds a hash
+of the result. By it, devenv recognises an image that has one of its names but other content, and does not use it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _RECIPE = Schema(
 )
 # Debian trixie's Python. The host that fetches the wheels may have another one.
 PYTHON = "3.13"
-# Ends the name of an image while it is built.
+# The end of an image's name while devenv builds it.
 DRAFT = "-draft"
 # Raise it when the same files make other images: devenv then builds all of them again.
 _FORMAT = 2
@@ -68,7 +68,7 @@ def images_for(profile: Profile, catalogue: Mapping[str, ServiceDefinition]) -> 
 
 
 def full_reference(image: str) -> str:
-    """Return an image as the engine lists it: with the tag that is implied, and without one beside a digest."""
+    """Return an image as the engine lists it: with the implied tag, but without a tag beside a digest."""
     name, _, digest = familiar(image).partition("@")
     path, slash, last = name.rpartition("/")
     if digest:
@@ -104,17 +104,17 @@ def context_files(service: ServiceDefinition) -> list[Path]:
 
 
 def content_of(reference: str, image: Mapping[str, Any]) -> str:
-    """Return what the label says of an image (as the engine inspects it) that devenv built under that name."""
+    """Return the content label that an image (as the engine inspects it) has if devenv built it under that name."""
     return digest([reference, image["RootFS"]["Layers"], *(image["Config"].get(key) or None for key in _SETTINGS)])
 
 
 def is_genuine(reference: str, image: Mapping[str, Any]) -> bool:
-    """Return whether devenv built the image under that name and nothing changed it since."""
+    """Return whether devenv built the image under that name and nobody changed it since."""
     return _labels_of(image).get(LABEL_CONTENT) == content_of(reference, image)
 
 
 def check_image(engine: Engine, reference: str) -> str:
-    """Return the id of an image that devenv built. Raises NotOurs if another image has its name."""
+    """Return the id of an image that devenv built. Raise NotOurs if another image has its name."""
     image = engine.inspect_image(reference)
     if not is_genuine(reference, image):
         raise _not_ours(reference, image)
@@ -124,7 +124,7 @@ def check_image(engine: Engine, reference: str) -> str:
 def check_used(engine: Engine, plan: Plan, desired: Desired, there: Collection[str]) -> None:
     """Raise NotOurs if the plan would use an image that has one of devenv's names and that devenv did not build.
 
-    `there` are the references that the engine has. The engine is asked nothing if the plan creates no container.
+    `there` are the references that the engine has. If the plan creates no container, this asks the engine nothing.
     """
     used = [desired.services[op.target].image for op in plan.operations if op.action == "create"]
     if any(op.action == "build image" and op.target != BASE for op in plan.operations):
@@ -161,13 +161,13 @@ def _not_ours(reference: str, image: Mapping[str, Any]) -> NotOurs:
 
 
 def stale_images(engine: Engine, current: Iterable[Image]) -> list[str]:
-    """Return the names that devenv once gave to images and that no present definition asks for.
+    """Return the names of images that devenv built and that no present definition asks for.
 
-    Golden states are not among them: another project may begin with them, and `devenv gc` knows their age. Nor is an
-    image with another name, or none: what somebody built on one of devenv's has all of its labels.
+    Golden states are not among them: another project may begin with them, and `devenv gc` knows their age. Nor are
+    images with another name, or none: an image that somebody built on one of devenv's has all of its labels.
     """
     wanted = {image.reference for image in current if image.how != "pull"}
     repositories = {reference.rpartition(":")[0] for reference in wanted}
     tags = [tag for image in engine.devenv_images() for tag in image.get("RepoTags") or ()]
-    # Another devenv may be building an image that is wanted and not there yet.
+    # Keep the draft of a wanted image: another devenv may be building it.
     return [tag for tag in tags if tag.rpartition(":")[0] in repositories and tag.removesuffix(DRAFT) not in wanted]

@@ -12,11 +12,11 @@ from email.parser import HeaderParser
 from typing import Any
 from urllib.parse import quote
 
-# The maintainer of the empty packages that replace what nothing in an image uses.
+# The maintainer of empty packages, which replace packages that nothing in an image uses.
 _STAND_IN = "devenv <root@localhost>"
 _UNKNOWN = "NOASSERTION"
 _DOCUMENT = "SPDXRef-DOCUMENT"
-# What SPDX does not allow in the part of an identifier that devenv chooses.
+# Characters that SPDX does not allow in the part of an identifier that devenv chooses.
 _NO_IDENTIFIER = re.compile(r"[^A-Za-z0-9.-]+")
 
 
@@ -39,7 +39,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Contents:
-    """An image and its packages: its reference, its id, the digest that it was pulled by, or nothing."""
+    """An image and its packages. `digest` is the one that it was pulled by, or an empty string."""
 
     reference: str
     id: str
@@ -71,7 +71,7 @@ def upstream(version: str) -> str:
 
 
 def debian_packages(status: str) -> Iterator[Package]:
-    """Yield the packages that are installed by dpkg's record, without empty stand-ins."""
+    """Yield the packages that dpkg's record lists as installed, without empty stand-ins."""
     for paragraph in status.split("\n\n"):
         found = dict(line.split(": ", 1) for line in paragraph.splitlines() if re.match(r"[A-Z][\w-]*: ", line))
         # The record of a single package (in status.d) has no status.
@@ -91,7 +91,7 @@ def python_package(metadata: str) -> Package | None:
 
 
 def spdx(images: Sequence[Contents], creator: str) -> dict[str, Any]:
-    """Return a document of SPDX 2.3, ready for JSON. It lists a package once that several images have."""
+    """Return a document of SPDX 2.3, ready for JSON. It lists a package of several images once."""
     packages = sorted({package for image in images for package in image.packages})
     relationships = []
     for image in images:
@@ -105,7 +105,7 @@ def spdx(images: Sequence[Contents], creator: str) -> dict[str, Any]:
         "dataLicense": "CC0-1.0",
         "SPDXID": _DOCUMENT,
         "name": " ".join(image.reference for image in images),
-        # Each document needs its own; it is no address.
+        # Each document needs its own namespace, which is no address.
         "documentNamespace": f"https://spdx.org/spdxdocs/devenv-images-{secrets.token_hex(16)}",
         "creationInfo": {
             "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

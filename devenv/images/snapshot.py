@@ -3,7 +3,7 @@
     <state folder>/environments/<id>/snapshots/<name>.json    what it holds and what made it, 0600
     devenv/snapshot:<id>-<random>-<service>-<volume>          an image on the engine for each volume
 
-devenv writes the file last, and puts the images of a save on record first: those that no file names are unfinished.
+A save puts its images on record first and writes the file last. Images on record that no file names are unfinished.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from devenv.store.files import make_private, write_files
 from devenv.store.state import State
 
 REPOSITORY = "devenv/snapshot"
-# Raise it when what is saved changes so that an older devenv, or this one, would misread it.
+# Raise it when the file's format changes so that an older devenv, or this one, would misread it.
 _FORMAT = 1
 
 
@@ -43,8 +43,8 @@ class SavedService:
 class Snapshot:
     """One snapshot of one environment.
 
-    `saved` is the time in seconds since 1970; `size` is in bytes. `provisioned` and `secrets` are the environment's own
-    of that time: nobody could use the data without them.
+    `saved` is the time in seconds since 1970; `size` is in bytes. `provisioned` and `secrets` are the environment's at
+    that time: nobody could use the data without them.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Snapshot:
 
     @property
     def own_secrets(self) -> dict[str, str]:
-        """Return the secrets of its services: other services keep the data that they have, and its passwords."""
+        """Return the secrets of its services. Other services keep their data, and with it their passwords."""
         whose = {name: Pair.parse(name).service.partition(".")[0] for name in self.secrets}
         return {name: secret for name, secret in self.secrets.items() if whose[name] in self.services}
 
@@ -72,7 +72,7 @@ class Snapshot:
 
 
 def load(state: State, name: str) -> Snapshot:
-    """Return the snapshot of that name. Raises ConfigError if there is none, or if it cannot be read."""
+    """Return the snapshot of that name. Raise ConfigError if it does not exist or devenv cannot read it."""
     path = _path(state, check_name(name, "a snapshot"))
     try:
         data = json.loads(path.read_text())
@@ -92,7 +92,7 @@ def load(state: State, name: str) -> Snapshot:
 
 
 def load_all(state: State) -> list[Snapshot]:
-    """Return every snapshot of the environment that can be read, the newest first."""
+    """Return every snapshot of the environment that devenv can read, the newest first."""
     found = []
     for path in state.snapshots.glob("*.json"):
         try:
@@ -103,7 +103,7 @@ def load_all(state: State) -> list[Snapshot]:
 
 
 def check_free(state: State, name: str) -> None:
-    """Raise ConfigError if a snapshot has that name, even one that cannot be read."""
+    """Raise ConfigError if a snapshot has that name, even one that devenv cannot read."""
     if (path := _path(state, name)).exists():
         raise ConfigError(
             f"cannot save snapshot {name!r}: there is one of that name",
@@ -117,7 +117,7 @@ def check_free(state: State, name: str) -> None:
 def plan_save(desired: Desired, observed: Observed) -> tuple[Plan, dict[str, SavedService]]:
     """Plan to save every volume of the services; return the plan and where each volume will be.
 
-    Raises ConfigError if a service has no container to read the volumes of.
+    Raise ConfigError if a service has no container that was ever started.
     """
     token, operations, services = secrets.token_hex(4), [], {}
     for name, service in desired.services.items():
@@ -135,14 +135,14 @@ def plan_save(desired: Desired, observed: Observed) -> tuple[Plan, dict[str, Sav
 
 
 def plan_settle(desired: Desired, observed: Observed) -> Plan:
-    """Plan to have services write to disk what they are late with, before they pause."""
+    """Plan that services write delayed data to disk before they pause."""
     late = [name for name, service in desired.services.items() if service.provisioner.get("settle") == "true"]
     return Plan(tuple(Operation("settle", name) for name in late if observed.containers[name].running))
 
 
 @contextmanager
 def standing_still(engine: Engine, containers: Sequence[ObservedContainer]) -> Iterator[None]:
-    """Pause all these containers at the same time; those that ran go on afterwards, whatever happens."""
+    """Pause those of the containers that run, at the same time. They go on afterwards, whatever happens."""
     running = [container.id for container in containers if container.running]
     with ThreadPoolExecutor(max(1, len(running))) as pool:
         try:
@@ -159,7 +159,7 @@ def _go_on(engine: Engine, container: str) -> None:
 
 
 def write(state: State, name: str, services: Mapping[str, SavedService], engine: Engine) -> Snapshot:
-    """Write what was saved down as a snapshot of that name."""
+    """Write the file of a snapshot whose volumes are saved."""
     snapshot = Snapshot(
         name=name,
         environment=state.id,
@@ -185,7 +185,7 @@ def _size(engine: Engine, services: Mapping[str, SavedService]) -> int:
 
 
 def check(snapshot: Snapshot, images: Mapping[str, Image], there: Mapping[str, str], profile: Collection[str]) -> None:
-    """Raise ConfigError, saying why, if the snapshot's data cannot be used by the services as they are now.
+    """Raise ConfigError, with the reason, if the services as they are now cannot use the snapshot's data.
 
     `images` are those that the services run; `there` maps all that the engine has to ids; `profile` names services.
     """
@@ -212,7 +212,7 @@ def check(snapshot: Snapshot, images: Mapping[str, Image], there: Mapping[str, s
 
 
 def sources(snapshot: Snapshot, services: Collection[str]) -> dict[str, Source]:
-    """Return where the volumes of these services get their data from, by volume."""
+    """Return the sources of these services' volumes, by volume."""
     return {
         Names(snapshot.environment).volume(name, volume): Source(image, f"snapshot {snapshot.name}")
         for name, saved in snapshot.services.items()
@@ -225,9 +225,9 @@ def sources(snapshot: Snapshot, services: Collection[str]) -> dict[str, Source]:
 
 
 def remove(state: State, engine: Engine, snapshot: Snapshot) -> None:
-    """Forget a snapshot and remove its data. The file goes first: a snapshot is there with all it names, or not at all.
+    """Forget a snapshot and remove its data. The file goes first, so no file names data that is gone.
 
-    Images that could not be removed stay on record, as those of an interrupted save do.
+    Images that the engine does not remove stay on record, like those of an interrupted save.
     """
     others = [image for image in state.load().saving if image not in snapshot.images]
     state.amend(saving=[*others, *snapshot.images])
@@ -238,7 +238,7 @@ def remove(state: State, engine: Engine, snapshot: Snapshot) -> None:
 def leftovers(state: State, there: Collection[str]) -> list[str]:
     """Return the images of an interrupted save: those on record that no snapshot names.
 
-    There are none if a snapshot cannot be read: nobody can tell which images are its own.
+    Return none if devenv cannot read a snapshot: nobody can tell which images are its own.
     """
     if not (saving := state.load().saving):
         return []
@@ -250,7 +250,7 @@ def leftovers(state: State, there: Collection[str]) -> list[str]:
 
 
 def remove_leftovers(state: State, engine: Engine, there: Collection[str]) -> None:
-    """Remove what an interrupted save left among the images that are there."""
+    """Remove the images that an interrupted save left, if they are `there`."""
     if left := leftovers(state, there):
         state.amend(saving=[image for image in left if not engine.remove_image(image)])
 
