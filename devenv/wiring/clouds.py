@@ -297,7 +297,7 @@ def _verify(before: _Layout, text: str, wanted: Mapping[str, Any], ours: Collect
 
 
 def _others(layout: _Layout, ours: Collection[str]) -> list[Entry]:
-    """Return the user's clouds, and all that is no cloud."""
+    """Return the user's clouds, and everything that is not a cloud."""
     others = [pair for pair in layout.pairs if pair[0].value != _KEY]
     clouds = _pairs(layout.at[1]) if layout.at else []
     return others + [(key, value) for key, value in clouds if not (isinstance(key.value, str) and key.value in ours)]

@@ -119,7 +119,7 @@ def _joined(text: str, more: str, source: Path) -> str:
 
 
 def _merged(one: Any, other: Any) -> Any:
-    """Join lists, merge objects key by key, and take the other one of all else."""
+    """Join lists, merge objects key by key, and otherwise take `other`."""
     if isinstance(one, dict) and isinstance(other, dict):
         return {**one, **{key: _merged(one.get(key), value) for key, value in other.items()}}
     return one + other if isinstance(one, list) and isinstance(other, list) else other

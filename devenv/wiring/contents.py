@@ -1,6 +1,6 @@
-"""What devenv tells programs about an environment: variables, and the content of the files under .devenv/. Pure.
+"""Tell programs about an environment: compute variables, and the content of the files under .devenv/. Pure.
 
-`env` and `endpoints.json` come from the services' data. Every other file is put together from the templates of the
+`env` and `endpoints.json` come from the services' data. devenv puts every other file together from the templates of the
 services (see `wired_files`), which stand in these folders of a service:
 
     wire/                 for the environment
@@ -58,10 +58,10 @@ def flat_map(views: Mapping[str, DesiredService | Provision]) -> dict[str, str]:
 def component_map(services: Mapping[str, DesiredService], component: str, overlay: str) -> dict[str, str]:
     """Return the flat map of one component, and its overlay as the variables that oslo.config reads by itself.
 
-    It leaves out each section with a repeatable option: oslo.config takes the letters of such a variable for values.
-    Templates mark these options with a comment.
+    It leaves out each section with a repeatable option: oslo.config would take each letter of that variable for a
+    value. Templates mark these options with a comment.
     """
-    # The other commands start quicker without it.
+    # Other commands start faster without this import.
     from devenv.wiring import ini
 
     views = {name: s.components[component] for name, s in services.items() if component in s.components}
@@ -129,7 +129,7 @@ def from_dotenv(text: str) -> dict[str, str]:
 
 
 def as_json(values: Mapping[str, str]) -> str:
-    """Return one object."""
+    """Return one JSON object."""
     return json.dumps(values, indent=2) + "\n"
 
 
@@ -188,7 +188,7 @@ def wired_files(desired: Desired, catalogue: Mapping[str, ServiceDefinition]) ->
         "env": _HEADER + as_dotenv(flat_map(services)),
         "endpoints.json": json.dumps(endpoints, indent=2) + "\n",
         **files,
-        # For --config-dir, which reads every file of a folder, so the folder has no other component's.
+        # For --config-dir, which reads every file of a folder, so each component has its own folder.
         **{f"{c}.conf.d/{c}.conf": text for c in desired.components if (text := files.get(overlay_name(c)))},
     }
 

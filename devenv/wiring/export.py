@@ -28,11 +28,11 @@ from devenv.wiring.compose import compose_file
 Catalogue = Mapping[str, ServiceDefinition]
 
 COMPOSE = "compose"
-# It describes what runs now; all others describe what devenv would create.
+# This export describes what runs now; all others describe what devenv would create.
 PRESENT = "devstack"
 # Its jobs run in a container beside the services.
 _INSIDE = "gitlab"
-# Whose files hold passwords of this environment.
+# The tools whose files hold passwords of this environment.
 SECRET = (COMPOSE, PRESENT)
 # These services live as long as a job, and everybody can read the file, so this is no secret.
 _PASSWORD = "devenv"  # noqa: S105
@@ -65,7 +65,7 @@ def for_jobs(
 ) -> dict[str, str]:
     """Return the files for a CI: services with their own ports and a login for the component, or the administrator's.
 
-    Not this environment's: what is in these files is for everybody to read.
+    Neither is this environment's own: everybody can read these files.
     """
     component = component or next(iter(profile.components), OWN)
     desired = _alone(_resolved(tool, profile, catalogue, images), component)
@@ -83,9 +83,9 @@ def for_jobs(
 
 
 def write(tool: str, files: Mapping[str, str], output: Path, project: Path) -> list[Path]:
-    """Write an export to a file or, if it is several, below a folder. Files with passwords are for their owner alone.
+    """Write an export to a file or, if it has several, below a folder. Only the owner can read files with passwords.
 
-    Raise ConfigError where that fails, and where a link leads out of the project or the folder.
+    Raise ConfigError if that fails, or if a link leads out of the project or the folder.
     """
     paths = {output / name if name else output: text.encode() for name, text in files.items()}
     for path in (output, *paths):

@@ -1,4 +1,4 @@
-"""The folder .devenv/ of a project on disk: check it, write files to it, remove them.
+"""Check the folder .devenv/ of a project on disk, write files to it, remove them.
 
 Each environment has one: .devenv/ for the default one, .devenv/environments/NAME/ for any other.
 """
@@ -89,7 +89,7 @@ def _make(project: Path, folder: Path) -> None:
 
 
 def _remove(folder: Path, names: Iterable[str]) -> None:
-    """Remove devenv's files, and what a killed devenv left of them. A folder of such a name is not devenv's."""
+    """Remove devenv's files, and what a killed devenv left of them. A folder with one of the names is not devenv's."""
     for path in map(folder.joinpath, names):
         # Somebody may have edited the record, or put a link in place of a folder of devenv's.
         if ".." in path.parts or not path.is_relative_to(folder) or way_out(path.parent, folder):

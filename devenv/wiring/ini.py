@@ -1,8 +1,8 @@
 """Merge options into the text of an oslo.config file, and restore the text to the byte.
 
-Every rule of reading is oslo.config's own (iniparser.py and _Namespace in cfg.py), so that what is found here is
-what a service gets. A change is remembered as the text that was there and the text that stands there now; it is
-undone where the latter still stands, whatever has happened to the rest of the file.
+devenv reads by oslo.config's own rules (iniparser.py and _Namespace in cfg.py), so it finds the values that a service
+gets. It remembers a change as the text before and the text after, and undoes the change where the text after still
+stands, whatever has happened to the rest of the file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from devenv.errors import ConfigError
 Key = tuple[str, str]
 Options = Mapping[Key, tuple[str, ...]]
 
-# All but tabs and line ends. oslo.config takes a lone CR for a line end, and an editor does not show it as one.
+# Control characters except tabs and line ends. oslo.config takes a lone CR for a line end; an editor shows none there.
 _UNREADABLE = re.compile("\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # Empty lines and comments, or a line with those that continue it. Each is one object only: files can be large.
@@ -30,8 +30,8 @@ _HEADER = re.compile(r"^\[[^\n]*\n", re.MULTILINE)
 class Edit:
     """One change to a file: `before` stood where `after` stands now; "" is nothing.
 
-    Without an option it is the header of an appended section; a line end in front of it is the empty line above.
-    Without a section it is the line end that the last line of the text, `before`, did not have.
+    An edit without an option is the header of an appended section; a line end at its start is the empty line above.
+    An edit without a section is the line end that the last line of the text, `before`, did not have.
     """
 
     section: str

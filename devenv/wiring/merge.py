@@ -1,6 +1,6 @@
 """Merge options and clouds into the user's own files, and restore these files to the byte.
 
-    <state folder>/wired.lock     held by the one devenv that changes such a file
+    <state folder>/wired.lock     held by the one devenv that changes a wired file
     <state folder>/wired.json     0600; by a file's real path: its owner, and the edits that undo the merge
 
 devenv writes the record before it replaces the file, with the old and the new edits, and again afterwards with the new
@@ -81,7 +81,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Refusal:
-    """How errors say why devenv leaves a file alone: from the reason, and what to do first."""
+    """The error that says why devenv leaves a file alone. A call takes the reason, and what to do first."""
 
     verb: str
     path: Path
@@ -188,7 +188,7 @@ def wired(environment: str | None = None) -> list[Wired]:
 
 
 def _renamed(record: _Record, owner: Owner, text: str) -> str:
-    """Return the name under which the record has the file, if that does not exist and its merge stands here."""
+    """Return the name on record of a file that is gone and whose merge stands in this text, or an empty string."""
     for path, entry in record.items():
         if (entry.environment, entry.component) == (owner.environment, owner.component) and not Path(path).exists():
             edits = (*entry.edits, *(entry.pending.edits if entry.pending else ()))
@@ -241,8 +241,8 @@ class _Entry:
             return self.edits
         if _digest(raw) == self.pending.after:
             return self.pending.edits
-        # devenv was killed in between, and the user has changed the file since: one of both stands, the other undoes
-        # nothing.
+        # devenv was killed in between, and the user has changed the file since. One of the two lists of edits stands;
+        # the other undoes nothing.
         return (*self.edits, *(edit for edit in self.pending.edits if edit not in self.edits))
 
 

@@ -65,7 +65,7 @@ class ProjectFiles:
         return jobs
 
     def jobs(self, desired: Desired, component: str, files: Sequence[Path], clouds: Path | None) -> list[Job]:
-        """Return the merges into these files, or all that devenv.yaml lists, and of clouds into a clouds.yaml.
+        """Return the merges into these files, or all that devenv.yaml lists, and the one of clouds into a clouds.yaml.
 
         Raise ConfigError if there is none.
         """
@@ -77,7 +77,7 @@ class ProjectFiles:
         return jobs + ([Job(clouds, "", False)] if clouds else [])
 
     def merged(self, component: str, files: Sequence[Path], clouds: Path | None) -> list[Path]:
-        """Return the files to restore: these, or all that have something merged into them, of one component or of all.
+        """Return the files to restore: these, or all that devenv has merged into, for one component or for all.
 
         Raise ConfigError for a file that has options of another component.
         """
@@ -109,16 +109,16 @@ class ProjectFiles:
 
     def check(self, merges: Merges, texts: Texts) -> list[Path]:
         """Return the files that would change. Raise ConfigError for one that devenv cannot merge into."""
-        # A file with options of a former component is restored first, so nothing can be checked before.
+        # `apply` restores a file with options of another component first, so devenv cannot check its merge before.
         jobs = [job for job in merges.jobs if real_path(job.path) not in merges.stale]
         changes = [self.merge(job, texts, write=False) for job in jobs]
         return [*merges.stale, *(change.path for change in changes if change.changed)]
 
     def apply(self, merges: Merges, texts: Texts) -> tuple[list[Path], list[Path]]:
-        """Restore and merge. Return the files that have changed by a merge, and those that are as they were."""
+        """Restore and merge. Return the files that a merge changed, and those that are as they were before."""
         restored = [self.restore(path) for path in merges.stale if path.exists()]
         merged = [self.merge(job, texts, write=True) for job in merges.jobs if job.source in texts]
-        # Only now: a renamed file takes over the record under its old name.
+        # Only after the merges, in which a renamed file takes over the record under its old name.
         recorded = {wired.path for wired in self.wired()} if merges.stale else set()
         restored += [self.restore(path) for path in merges.stale if not path.exists() and path in recorded]
         self.tell([*restored, *merged])
@@ -164,7 +164,7 @@ class ProjectFiles:
         return merge.wired(self._environment)
 
     def tell(self, changes: Iterable[Change]) -> None:
-        """Report what people should know of the changes."""
+        """Report the notes of the changes to the user."""
         for change in changes:
             for note in change.notes:
                 self._note(f"{change.path}: {note}")
