@@ -19,7 +19,7 @@ from devenv.names import check_name
 def reset(world: World, names: Sequence[str]) -> Result:
     """Give services (all of the profile, if none is named) the data that they had right after their first `up`.
 
-    Raises ConfigError if data of a named service is in another one, too.
+    Raise ConfigError if data of a named service is in another one, too.
     """
     defined = world.prepared(names)
     services = defined.select(names) if names else list(defined.profile.services)
@@ -43,9 +43,9 @@ def reset_component(world: World, component: str) -> Result:
 
 
 def save(world: World, name: str) -> Snapshot:
-    """Save the data of all services under a name. They stand still while that is done.
+    """Save the data of all services under a name. The services pause meanwhile.
 
-    Raises ConfigError if the name is taken or a service was never started, Unsupported if the engine keeps no data.
+    Raise ConfigError if the name is taken or a service was never started, Unsupported if the engine keeps no data.
     """
     check_name(name, "a snapshot")
     if not world.engine.can >= KEEPING:
@@ -58,15 +58,15 @@ def save(world: World, name: str) -> Snapshot:
         snapshot.check_free(state, name)
         picture = world.there(world.define())
         plan, services = snapshot.plan_save(picture.wanted, picture.observed)
-        # Known before they are made: what a killed devenv leaves of them is then ours to remove.
+        # On record before devenv creates them: it can then remove those that a killed devenv leaves.
         images = [operation.subject for operation in plan.operations]
         state.amend(saving=[*state.load().saving, *images])
         try:
-            _settle(world, picture)  # the last thing before they stand still
+            _settle(world, picture)  # the last step before they pause
             with snapshot.standing_still(world.engine, list(picture.observed.containers.values())):
                 carry_out(world, plan, picture)
             saved = snapshot.write(state, name, services, world.engine)
-            # Else each later `up` would look into all snapshots for whose these are.
+            # Otherwise each later `up` would read all snapshots to learn whose these images are.
             state.amend(saving=[image for image in state.load().saving if image not in images])
             return saved
         finally:
@@ -81,17 +81,17 @@ def _settle(world: World, picture: Picture) -> None:
 
 
 def restore(world: World, name: str) -> Result:
-    """Give all services the data of a snapshot, and return when they work. What they hold now is lost.
+    """Give all services the data of a snapshot, and return when they work. They lose their present data.
 
-    Raises ConfigError, with the reason, if the data was made by another version of a service.
+    Raise ConfigError, with the reason, if another version of a service made the data.
     """
     defined = world.prepared(())
     with world.changing():
         saved = snapshot.load(world.state, name)
         picture = world.look(world.with_lent(defined), check_ports=True)
         snapshot.check(saved, defined.images, picture.observed.images, defined.profile.services)
-        preflight(world, picture)  # while the secrets are those of the data
-        # On record first: secrets and data change hands together, or an `up` completes it.
+        preflight(world, picture)  # while the secrets still fit the present data
+        # On record first: if a kill leaves new secrets with old data, the next `up` completes the restore.
         renewal = Renewal(dict.fromkeys(saved.services, name), saved.provisioned)
         note_renewal(world, renewal)
         keep(world, saved.services)
@@ -99,7 +99,7 @@ def restore(world: World, name: str) -> Result:
 
 
 def remove_snapshot(world: World, name: str) -> None:
-    """Forget a snapshot and remove its data. Raises ConfigError while it is being restored."""
+    """Forget a snapshot and remove its data. Raise ConfigError while a restore of it is unfinished."""
     with world.changing():
         saved = snapshot.load(world.state, name)
         if name in world.state.load().renewing.values():

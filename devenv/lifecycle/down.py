@@ -1,4 +1,4 @@
-"""Stop and take down what is there, also of an environment whose project folder is gone."""
+"""Stop and take down what an environment has, even if its project folder is gone."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ def stop(world: World, names: Sequence[str]) -> Result:
 
 
 def take_down(world: World, names: Sequence[str], volumes: bool) -> Result:
-    """Remove containers, with `volumes` their data, and for a whole environment all else that it has.
+    """Remove containers, and with `volumes` their data.
 
-    The caller holds the lock.
+    Without `names`, also remove the network, and with `volumes` all else that the environment has. The caller holds the
+    lock.
     """
     picture = world.bare()
     observed, catalogue = picture.observed, picture.defined.catalogue
@@ -54,20 +55,20 @@ def take_down(world: World, names: Sequence[str], volumes: bool) -> Result:
 
 
 def _forget(world: World, picture: Picture) -> None:
-    """Remove what is left of an environment beside the engine's: leftover images, files, the record."""
+    """Remove the rest of an environment: leftover images, files, the record."""
     observed, files = picture.observed, world.state.load().files
     snapshot.remove_leftovers(world.state, world.engine, observed.images)
     folder.remove(world.project, world.folder, {*contents.known_files(picture.defined.catalogue), *files})
     # Without a token on record, the next `up` might take over a stranger's.
     world.state.forget(observed.owner if observed.strangers else "")
-    # Last: what cannot be restored stays on record for `unwire`, and keeps nothing from going down.
+    # Last: a file that devenv cannot restore stays on record for `unwire`, and must not stop the rest.
     for change in world.files.restore_all(wired.path for wired in world.files.wired()):
         if change.changed:
             world.report.note(f"restored {change.path}")
 
 
 def present(observed: Observed, names: Sequence[str], catalogue: Catalogue) -> list[ObservedContainer]:
-    """Return the containers of these services, or all. Raises ConfigError for a service that nobody knows."""
+    """Return the containers of these services, or all. Raise ConfigError for an unknown service."""
     for name in names:
         if name not in catalogue and name not in observed.containers:
             raise ConfigError(f"cannot find service {name!r}", hint_for(name, catalogue, "devenv has"))
@@ -87,7 +88,7 @@ def _volumes(world: World, observed: Observed, names: Collection[str]) -> dict[s
 
 @dataclass(frozen=True)
 class Gone:
-    """What is left of an environment: `containers`, `volumes` and `snapshots` are how many there are."""
+    """The rest of an environment; `containers`, `volumes` and `snapshots` are counts."""
 
     id: str
     name: str
@@ -98,15 +99,15 @@ class Gone:
 
 
 def listed() -> list[Gone]:
-    """Return the environments whose project folder was moved or deleted, or is on a disk that is not there now."""
+    """Return the environments whose project folder was moved or deleted, or is on a disk that is not mounted."""
     return [_left_of(_known_by(record, Report())) for record in registry.gone()]
 
 
 def remove(identity: str, report: Report) -> Result:
     """Remove an environment whose project folder is gone, with its data and its snapshots.
 
-    Where strangers have its labels, its token stays on record, and it is `listed` until they are gone, too.
-    Raises ConfigError if it is no such environment.
+    If strangers carry its label, its token stays on record, and it is `listed` until they are gone, too. Raise
+    ConfigError for any other environment.
     """
     records = {record.id: record for record in registry.gone()}
     if record := records.get(identity):
@@ -119,7 +120,7 @@ def remove(identity: str, report: Report) -> Result:
 
 
 def _known_by(record: Record, report: Report) -> World:
-    """Return an environment that is known by its record alone."""
+    """Return an environment of which devenv knows only the record."""
     project = Path(record.project)
     return World(project, State(project, record.name, record.id), record.name, report)
 
@@ -137,7 +138,7 @@ def _left_of(world: World) -> Gone:
 
 
 def _remove(world: World) -> Result:
-    """Remove all of it. No file is touched where the project folder was: that may be a link to its new place."""
+    """Remove all of it. Touch no file where the project folder was: that may be a link to its new place."""
     with world.changing():
         picture = world.bare()
         observed, catalogue = picture.observed, picture.defined.catalogue
@@ -147,7 +148,7 @@ def _remove(world: World) -> Result:
         plan = plan_down(containers, needs(catalogue), observed.networks, volumes, gently=False)
         timings = carry_out(world, plan, picture)
         snapshot.remove_leftovers(world.state, world.engine, observed.images)
-        # As when an environment goes down: a project that comes back must not take over a stranger's token.
+        # As in `_forget`: a project that comes back must not take over a stranger's token.
         world.state.forget(observed.owner if observed.strangers else "")
         world.files.restore_all(wired.path for wired in world.files.wired() if not wired.path.exists())
         return Result(plan, {}, timings)

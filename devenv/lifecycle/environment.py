@@ -1,4 +1,4 @@
-"""The library's face: one environment of one project, and what can be done with it.
+"""The library's public class: one environment of one project, and all that it can do.
 
 A method imports the steps that it takes, so `status` and `env`, which take none, start faster.
 """
@@ -40,9 +40,9 @@ class Environment:
         with_defaults.up()
         print(with_defaults.env()["DEVENV_MYSQL_URL"])
 
-    `project` is any folder inside the project (the working directory, if not given); `profile` overrides what
-    devenv.yaml picks, `settings` what it says of services. devenv does not run an image that devenv.yaml names and its
-    user has not allowed, unless `ask` says yes. Nothing is touched before a method is called; each raises an error of
+    `project` is any folder inside the project (the working directory, if not given). `profile` replaces the profile of
+    devenv.yaml; `settings` override its settings of services. devenv does not run an image that devenv.yaml names and
+    the user has not allowed, unless `ask` says yes. Creating an object touches nothing; methods raise errors of
     devenv.errors.
     """
 
@@ -56,7 +56,7 @@ class Environment:
         settings: Mapping[str, Any] | None = None,
         ask: Callable[[ProjectFile], bool] | None = None,
     ) -> None:
-        """`wait_timeout` is how long one service may take to become ready, in seconds. The seven are the library's."""
+        """`wait_timeout` is how long one service may take to become ready, in seconds. All seven are public API."""
         found = find_project(existing_folder(Path(project or ".")))
         self._world = World(found, State(found, name), name, report, Choice(profile, settings, ask), wait_timeout)
         self.name, self.project, self.state = name, found, self._world.state
@@ -66,17 +66,17 @@ class Environment:
 
     @property
     def engine(self) -> Engine:
-        """The engine, connected to at first use. Raises NoEngine."""
+        """Connect to the engine at first use, and return it. Raise NoEngine."""
         return self._world.engine
 
     @property
     def latest(self) -> Run | None:
-        """What this object brought up last and when, once its plan was begun."""
+        """Return what this object's last `up` did and when, once its plan has begun."""
         return self._world.latest
 
     @property
     def strangers(self) -> tuple[str, ...]:
-        """What carries the environment's label and is not its own, as it was seen last."""
+        """Return the objects that carried the environment's label and were not its own, at the last look."""
         return self._world.strangers
 
     def observe(self) -> Observed:
@@ -84,9 +84,9 @@ class Environment:
         return self._world.observe()
 
     def cancel(self) -> None:
-        """From another thread: end what is being done, as an interrupt would, and do nothing after it.
+        """End what is running, as an interrupt would, and begin nothing after it. Call this from another thread.
 
-        It raises Cancelled there.
+        The interrupted method raises Cancelled.
         """
         self._world.cancel()
 
@@ -97,9 +97,9 @@ class Environment:
     ) -> Result:
         """Start the services (all of the profile, if none is named) and what they need; return when they work.
 
-        Components get their parts of them. With `drop`, those that are not in devenv.yaml any more lose theirs. New
-        services start from the state that an earlier first start left, if there is one and `use_golden`; else their
-        own is kept. `timing` counts from `began` (by time.monotonic()), if that was before.
+        Components get their parts of them. With `drop`, those that are not in devenv.yaml any more lose theirs. With
+        `use_golden`, new services start from the state that an earlier first start left; if none is there, devenv keeps
+        their own. `timing` counts from `began` (by time.monotonic()), if that was before.
         """
         from devenv.lifecycle import loans
         from devenv.lifecycle.timing import Watch
@@ -157,7 +157,7 @@ class Environment:
         world = self._world
         picture = world.existing(world.define(), names)
         services, plan = picture.wanted.services, plan_wait(picture.wanted)
-        # It changes nothing, so it keeps nobody from changing something.
+        # It changes nothing, so it takes no lock.
         timings = carry_out(world, plan, picture, remember=False)
         world.note_works(services)
         return Result(plan, services, timings)
@@ -170,9 +170,9 @@ class Environment:
             return down.stop(self._world, names)
 
     def down(self, names: Sequence[str] = (), volumes: bool = False) -> Result:
-        """Remove containers, and with `volumes` their data, too.
+        """Remove containers, and with `volumes` their data.
 
-        For a whole environment also its network; and with `volumes` its secrets and written files.
+        Without `names`, also remove the network, and with `volumes` the secrets and written files.
         """
         from devenv.lifecycle import down
 
@@ -197,25 +197,25 @@ class Environment:
     def reset(self, names: Sequence[str] = (), component: str = "") -> Result:
         """Give services (all of the profile, if none is named) the data that they had right after their first `up`.
 
-        Ports and secrets stay. With `component`, only its own part of each service is emptied.
+        Ports and secrets stay. With `component`, empty only its part of each service.
         """
         from devenv.lifecycle import data
 
         return data.reset_component(self._world, component) if component else data.reset(self._world, names)
 
     def save(self, name: str) -> Snapshot:
-        """Save the data of all services under a name. They stand still while that is done.
+        """Save the data of all services under a name. The services pause meanwhile.
 
-        Raises ConfigError if the name is taken or a service was never started.
+        Raise ConfigError if the name is taken or a service was never started.
         """
         from devenv.lifecycle import data
 
         return data.save(self._world, name)
 
     def restore(self, name: str) -> Result:
-        """Give all services the data of a snapshot, and return when they work. What they hold now is lost.
+        """Give all services the data of a snapshot, and return when they work. They lose their present data.
 
-        Raises ConfigError, with the reason, if the data was made by another version of a service.
+        Raise ConfigError, with the reason, if another version of a service made the data.
         """
         from devenv.lifecycle import data
 
@@ -234,9 +234,9 @@ class Environment:
         data.remove_snapshot(self._world, name)
 
     def collect(self, limit: int | None = None) -> list[Golden]:
-        """Remove what killed runs left here, and the golden states that were not used for longest.
+        """Remove what killed runs left here, and the golden states unused for longest; return these golden states.
 
-        The golden states that stay take no more than `limit` bytes, or 1 GB. Returns those that went.
+        Those that stay take no more than `limit` bytes, or 1 GB.
         """
         from devenv.images import golden, snapshot
         from devenv.lifecycle import loans
@@ -253,25 +253,25 @@ class Environment:
     ) -> AbstractContextManager[str]:
         """Have services work while the body runs (all of the profile, if none is named); yield a component's name.
 
-        A component of devenv.yaml keeps what it has. Any other is made for the run, under the name that is given or
-        one of its own, and dropped afterwards. Raises ConfigError if another run has it. `ending` is called before
-        anything goes, also if not all came up.
+        A component of devenv.yaml keeps what it has. devenv creates any other for the run, under the given name or a
+        new one, and drops it afterwards. Raise ConfigError if another run has it. devenv calls `ending` before it
+        removes anything, also if not all came up.
         """
         from devenv.lifecycle import loans
 
         return loans.lent(self._world, names, component, ending)
 
     def shared(self) -> AbstractContextManager[Path]:
-        """Be one of those who use the services that `borrow` brings up; yield a folder to note components in.
+        """Be a user of the services that `borrow` brings up; yield a folder to note components in.
 
-        They go on running afterwards: `clear` ends those that nobody uses any more.
+        The services go on running afterwards: `clear` ends those that nobody uses any more.
         """
         from devenv.lifecycle import loans
 
         return loans.shared(self._world)
 
     def borrow(self, names: Sequence[str] = ()) -> Borrowed:
-        """Return services that work (all of the profile, if none is named), to whoever has them `shared`."""
+        """Bring services (all of the profile, if none is named) up, and return them to a `shared` user."""
         from devenv.lifecycle import loans
 
         return loans.borrow(self._world, names)
@@ -281,27 +281,27 @@ class Environment:
         return self._world.define().select(names)
 
     def make_room(self) -> None:
-        """Remove what killed runs left of the whole environment, if nobody uses it.
+        """Remove what killed runs left of the environment, all of it, if nobody uses it.
 
-        Raises ConfigError if it is somebody's own: it was brought up, and not by a run.
+        Raise ConfigError if the environment has services that no run brought up.
         """
         from devenv.lifecycle import loans
 
         loans.make_room(self._world)
 
     def going(self, catalogue: Catalogue | None = None) -> set[str]:
-        """Return the services that go, with their data, when the last run has ended.
+        """Return the services that devenv removes, with their data, when the last run has ended.
 
-        With the `catalogue` of what was borrowed, no file is read again.
+        With the `catalogue` of what was borrowed, devenv reads no file again.
         """
         from devenv.lifecycle import loans
 
         return loans.going(self._world, catalogue or self._world.define().catalogue)
 
     def clear(self, others: bool = True) -> None:
-        """Take away what killed runs left: the services that nobody uses, and their components in the others.
+        """Remove what killed runs left: the services that nobody uses, and their components in the others.
 
-        Without `others` components stay while somebody uses the services.
+        Without `others`, components stay while somebody uses the services.
         """
         from devenv.lifecycle import loans
 
@@ -310,7 +310,7 @@ class Environment:
     # ---- looking ---------------------------------------------------------------------------------------------
 
     def status(self, names: Sequence[str] = ()) -> dict[str, ServiceStatus]:
-        """Return the status of the named services; of all of the profile and all that is there, if none is named."""
+        """Return the status of the named services; of all in the profile and all that exist, if none is named."""
         world = self._world
         picture = world.look(world.define(), names)
         wanted = picture.wanted.services
@@ -322,13 +322,13 @@ class Environment:
         return statuses
 
     def timing(self) -> Run:
-        """Return what the last `up` did and when, also if it failed. Raises ConfigError if none is on record."""
+        """Return what the last `up` did and when, even if it failed. Raise ConfigError if none is on record."""
         if run := self.last_run():
             return run
         raise ConfigError(f"cannot show timings: no 'up' of {self.id} is on record", hint="run 'devenv up' first")
 
     def last_run(self) -> Run | None:
-        """Return the same, or nothing."""
+        """Return what the last `up` did and when, or None if none is on record."""
         from devenv.lifecycle.timing import understood
 
         return self.latest or understood(self.state.load_timing())
@@ -336,7 +336,7 @@ class Environment:
     def env(self, component: str = "") -> dict[str, str]:
         """Return the flat map of the services that are there: DEVENV_<SERVICE>_HOST, …, and OS_* for identity.
 
-        It is the administrator's, or the component's own with the options of its overlay for oslo.config, too.
+        It is the administrator's; with `component`, that one's, and its overlay as variables for oslo.config.
         """
         defined, present = self._present(component)
         if not component:
@@ -345,7 +345,7 @@ class Environment:
         return contents.component_map(present.services, component, overlay)
 
     def run_variables(self, component: str) -> dict[str, str]:
-        """Return what a program finds in its environment that runs as the component: all of `env`, and known names."""
+        """Return the variables of a program that runs as the component: all of `env`, and well-known names."""
         overlay = self.folder / contents.overlay_name(component)
         defined, present = self._present(component)
         return contents.run_variables(present, component, overlay, defined.catalogue)[0]
@@ -353,7 +353,7 @@ class Environment:
     def export(self, tool: str, component: str = "") -> dict[str, str]:
         """Return the environment in another tool's format, by the file's name, which is empty if there is only one.
 
-        A CI has a login for `component`, else the first one's of devenv.yaml. Only devstack needs an engine. Raises
+        A CI gets a login for `component`, else for the first of devenv.yaml. Only devstack needs an engine. Raise
         ConfigError for a tool that devenv does not know.
         """
         from devenv.wiring import export
@@ -363,7 +363,7 @@ class Environment:
             defined, present = self._present("")
             return export.exported(present, defined.catalogue)
         defined = self._world.define()
-        # Components that somebody has for a while are in no file.
+        # Exports leave out components that runs have for a while.
         defined = replace(defined, lent=frozenset())
         if tool == export.COMPOSE:
             return export.composed(self._world.on_paper(defined), defined.catalogue)
@@ -371,18 +371,18 @@ class Environment:
         return export.for_jobs(tool, project, component, defined.own, defined.catalogue, defined.images)
 
     def container(self, name: str) -> ObservedContainer:
-        """Return the running container of a service. Raises ConfigError if there is none."""
+        """Return the running container of a service. Raise ConfigError if it has none."""
         found = self._world.containers(self.observe(), [name])[0]
         if not found.running:
             raise ConfigError(f"cannot use {name}: its container is {found.state}", hint=f"'devenv start {name}'")
         return found
 
     def containers(self, names: Sequence[str] = ()) -> dict[str, str]:
-        """Return the containers' ids by service. Raises ConfigError if one of `names`, or any at all, is missing."""
+        """Return the containers' ids by service. Raise ConfigError if one of `names` has none, or no service has."""
         return {container.service: container.id for container in self._world.containers(self.observe(), names)}
 
     def logs(self, name: str, tail: Tail = "all", since: float = 0) -> list[str]:
-        """Return the lines that a service logged since then; the last `tail` of them if a number is given."""
+        """Return the lines that a service logged from `since` on; the last `tail` of them if that is a number."""
         return self.engine.logs(self.containers([name])[name], tail, since)
 
     def _present(self, component: str) -> tuple[Definitions, Desired]:
@@ -392,7 +392,7 @@ class Environment:
     # ---- the project's own files -----------------------------------------------------------------------------
 
     def trust(self) -> ProjectFile | None:
-        """Allow devenv.yaml, as it stands now, to run the images that it names; return it, if there is one."""
+        """Allow devenv.yaml, as it is now, to run the images that it names; return it, or None without one."""
         file = self._world.profile().file
         if file:
             trust.allow(file, self._world.report.note)
@@ -407,8 +407,8 @@ class Environment:
     ) -> list[Change]:
         """Merge components' options into the project's own files; return what changes there.
 
-        `files` stand for those that devenv.yaml lists; without `component` it is those of all. `clouds` is a
-        clouds.yaml to merge all clouds into. Without `write` nothing is changed. `up` keeps these files current.
+        `files` replace those that devenv.yaml lists for the `component`, or for all. `clouds` is a clouds.yaml to merge
+        all clouds into. Without `write`, change nothing. `up` keeps these files current.
         """
         defined, present = self._present(component)
         jobs = self._world.files.jobs(present, component, files, clouds)
@@ -421,7 +421,7 @@ class Environment:
     def unwire(
         self, component: str = "", files: Sequence[Path] = (), clouds: Path | None = None, write: bool = True
     ) -> list[Change]:
-        """Restore what the project's own files held before; all of them, unless some are named."""
+        """Restore the project's own files to what they held before: all of them, unless some are named."""
         paths = self._world.files.merged(component, files, clouds)
         if not paths and component and component not in self._world.profile().components:
             raise ConfigError(
@@ -434,20 +434,20 @@ class Environment:
     # ---- images ----------------------------------------------------------------------------------------------
 
     def image_references(self) -> dict[str, str]:
-        """Return the image of each service of the profile and of those that they need, and the base of built ones."""
+        """Return the image of each service of the profile and of those that they need, and the base image."""
         return {name: image.reference for name, image in self._images(self._world.define()).items()}
 
     def list_images(self) -> list[ImageStatus]:
-        """Return the status of the base image and of each service's, those of the profile and what they need."""
+        """Return the status of the base image and of the images of the profile's services and those that they need."""
         from devenv.images.inventory import list_images
 
         defined = self._world.define()
         return list_images(self.engine, self._images(defined), defined.catalogue)
 
     def sbom(self, names: Sequence[str] = ()) -> dict[str, Any]:
-        """Return what is in the images of these services (all of the profile, if none is named), as SPDX 2.3.
+        """Return the packages in the images of these services (all of the profile, if none is named), as SPDX 2.3.
 
-        Raises ConfigError if an image is missing, NotOurs if one is not what devenv made under its name.
+        Raise ConfigError if an image is missing, NotOurs if another image has the name of one that devenv built.
         """
         from devenv.images.inventory import sbom
 
@@ -455,7 +455,7 @@ class Environment:
         return sbom(self.engine, [defined.images[name] for name in defined.select(names)])
 
     def prune_images(self) -> list[str]:
-        """Remove images that devenv built and that nothing asks for any more; return what was removed."""
+        """Remove images that devenv built and that no definition asks for any more; return their references."""
         from devenv.images.inventory import prune_images
 
         defined = self._world.define()
@@ -464,7 +464,7 @@ class Environment:
     def cache_keys(self, names: Sequence[str] = ()) -> dict[str, str]:
         """Return the keys of a cache that holds `images` of these services, or `golden` states, too.
 
-        All of the profile, if none is named. They are the same wherever the content is the same. No engine is asked.
+        All of the profile, if none is named. They are the same wherever the content is the same. This asks no engine.
         """
         from devenv.images.bundle import cache_keys
 
@@ -474,7 +474,7 @@ class Environment:
     def save_images(self, target: Path | IO[bytes], names: Sequence[str] = ()) -> Archive:
         """Write the images of these services (all of the profile, if none is named) and their golden states.
 
-        A file is there whole or not at all. Raises ConfigError if an image is missing or it cannot be written.
+        devenv writes a file completely or not at all. Raise ConfigError if an image is missing, or devenv cannot write.
         """
         from devenv.images.bundle import save_images
 
@@ -484,10 +484,10 @@ class Environment:
         return save_images(world.engine, picture.wanted, there, catalogue, target, world.report.note)
 
     def load_images(self, archive: IO[bytes], name: str) -> Archive:
-        """Load the images of an archive, which can be read twice and is called `name` in errors.
+        """Load the images of a seekable archive, which errors call `name`.
 
-        Raises ConfigError, and loads nothing, if it is none or has images that are neither devenv's nor the profile's,
-        or one that would take the name of another.
+        Raise ConfigError, and load nothing, if it is no archive, or has an image that is neither devenv's nor the
+        profile's, or whose name another image has here.
         """
         from devenv.images.bundle import load_images
 
@@ -496,9 +496,9 @@ class Environment:
         return load_images(self.engine, named, archive, name, lambda: self._world.check_trust(defined.own))
 
     def usual_ports(self) -> dict[int, str]:
-        """Return the ports that the profile's services have when nobody else has them, with who wants each.
+        """Return the ports that the profile's services take if they are free, each with the endpoint that wants it.
 
-        Ports that this environment already has are left out.
+        Leave out ports that this environment already has.
         """
         defined, ours = self._world.define(), self.state.load().ports.values()
         services = {name: defined.catalogue[name] for name in defined.profile.services if name in defined.catalogue}

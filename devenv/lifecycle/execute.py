@@ -37,25 +37,25 @@ from devenv.services.base import Component, Provisioner
 from devenv.services.lookup import load_provisioner
 from devenv.services.readiness import Patience, target_of, wait_until_ready
 
-# Seconds that a service may take from its golden state, before devenv starts it without: ten times the usual.
+# Seconds that a service may take to start from its golden state, ten times the usual. Then devenv starts it without.
 _GOLDEN_SECONDS = 60
-# Seconds that one may take after it cleared its data, before devenv recreates it: a healthy one answers immediately.
+# Seconds that a service may take after it cleared its data. A healthy one answers immediately; devenv recreates others.
 _EMPTIED_SECONDS = 10
 # A plan is as wide as its services, plus builds. Threads that wait cost next to nothing.
 _THREADS = 32
-# How long a container gets to end by itself whose service is in no catalogue: Docker's own.
+# Docker's own grace period, for a container whose service is in no catalogue.
 _STOP_SECONDS = 10
-# Components that one service gets at the same time: more would only wait inside it, and hold threads.
+# How many components get their parts of one service at the same time: more would only wait inside it, and hold threads.
 _AT_ONCE = 6
 
 
 @dataclass
 class Context:
-    """What operations need besides themselves.
+    """The values that the operations of a plan share.
 
-    `containers` maps services to container ids and grows; `network` is the network's id, once there is one. `timeout`
-    is how long one service may take to become ready, in seconds. `note` is told what the user should know. `hopeful`
-    is how many seconds a service gets at most that took a short way to its data: there is a longer one if it fails.
+    `containers` maps services to container ids and grows; `network` is the network's id, once it exists. `timeout` is
+    how long one service may take to become ready, in seconds. `note` gets texts for the user. `hopeful` are shorter
+    limits, in seconds, for services that took a short way to their data: if it fails, devenv takes a longer one.
     """
 
     engine: Engine
@@ -76,9 +76,9 @@ class Context:
 def carry_out(
     world: World, plan: Plan, picture: Picture, report: Report | None = None, remember: bool = True
 ) -> list[Timing]:
-    """Carry out a plan for what the picture wants, and `remember` what comes of it: for those who hold the lock.
+    """Carry out a plan for what the picture wants. With `remember`, record the outcome; the caller holds the lock.
 
-    A plan that leaves the environment as it is needs no lock and is not remembered. Raises as `execute` does.
+    A plan that leaves the environment as it is needs no lock and no record. Raise what `execute` raises.
     """
     desired, observed, defined = picture.wanted, picture.observed, picture.defined
     journal = RecordJournal(world.state, plan, desired, observed, defined.catalogue) if remember else Journal()
@@ -104,8 +104,8 @@ def carry_out(
 def execute(plan: Plan, context: Context, report: Report) -> list[Timing]:
     """Run the plan; return when each operation ran.
 
-    Raises the first failure, with the others in its detail; KeyboardInterrupt after a clean end when the user
-    interrupts (a second interrupt ends the process at once).
+    Raise the first failure, with the others in its detail. Raise KeyboardInterrupt after a clean end when the user
+    interrupts; a second interrupt ends the process immediately.
     """
     run = _Run(plan, context, report)
     report.begin(plan)
@@ -138,12 +138,12 @@ class _Run:
                 if self._interrupted and isinstance(error, KeyboardInterrupt):
                     self._report.end()
                     os._exit(130)
-                # An interrupt outside of the wait: what runs must not go on for minutes.
+                # An interrupt outside of the wait: running operations must not go on for minutes.
                 self._context.cancelled.set()
                 raise
 
     def _walk(self, pool: ThreadPoolExecutor) -> None:
-        """Run each operation once those before it are done. What waits for a failed one never runs."""
+        """Run each operation once those before it are done. Those that wait for a failed one never run."""
         order = TopologicalSorter({key: operation.after for key, operation in self._operations.items()})
         order.prepare()
         ready: list[Operation] = []
@@ -237,7 +237,7 @@ def _fetch_wheels(operation: Operation, context: Context, tell: Tell) -> None:
 def _build_image(operation: Operation, context: Context, tell: Tell) -> None:
     from devenv.images.build import build_image, build_lock, make_base
 
-    # Another project's devenv may be building the same image: then its image serves.
+    # Another project's devenv may be building the same image: then use that one.
     with build_lock(operation.subject, tell, context.cancelled):
         if operation.subject in context.engine.images():
             check_image(context.engine, operation.subject)
@@ -282,7 +282,7 @@ def _keep(operation: Operation, context: Context, tell: Tell) -> None:
 
 
 def _golden_images(service: DesiredService, context: Context) -> dict[str, str]:
-    """Return the images for a golden state, by volume: named by the images as they are after all was built."""
+    """Return the images for a golden state, by volume. Their names depend on the images that this plan has built."""
     found = golden.references(context.desired, context.catalogue, context.engine.images())
     return {volume: found[volume] for volume in service.golden}
 
@@ -307,11 +307,11 @@ def _start(operation: Operation, context: Context, tell: Tell) -> None:
     try:
         context.engine.start(context.containers[service], service)
     except PortTaken:
-        if not operation.subject:  # created for this start: it would hold on to the port
+        if not operation.subject:  # created for this start: it would keep the port
             context.engine.remove(context.containers[service])
         raise
     except LimitRefused:
-        # The next container that is created asks for no limit: it has the engine's own.
+        # A new container asks for no limit, so it has the engine's own.
         context.engine.remove(context.containers[service])
         _create(operation, context, tell)
         context.engine.start(context.containers[service], service)

@@ -1,6 +1,7 @@
-"""Write down what becomes of services while a plan is carried out.
+"""Record what happens to services while devenv carries out a plan.
 
-Each note is made immediately: whoever kills devenv a moment later must not lose what a service has by then.
+devenv saves notes on services immediately: after a kill a moment later, the record must say what a service has by then.
+It saves notes on parts when the plan ends; until then the record calls them unknown.
 """
 
 from __future__ import annotations
@@ -11,33 +12,33 @@ from devenv.model import Desired, Observed, Plan, ServiceDefinition
 from devenv.spec.desired import providers
 from devenv.store.state import Notes, State
 
-# In place of a digest: devenv began to prepare a service, and does not know with what it ended.
+# In place of a digest: devenv began to prepare a service, and does not know whether that ended.
 BEGUN = "begun"
-# What is on record of a target while such an operation runs: a killed devenv's work is then known, and done again.
+# The record of a target while the plan runs: after a kill, the next devenv knows of the work and repeats it.
 _UNKNOWN = {"provision": "", "drop": "", "prepare": BEGUN}
 
 
 class Journal:
-    """Hear what was done to services, and write nothing. Called from several threads.
+    """Receives what was done to services, and records nothing. Several threads call its methods.
 
     It is for plans that leave the environment as it is.
     """
 
     def begin(self) -> None: ...
     def created(self, service: str) -> None:
-        """The service's container and data are in place, and were never started."""
+        """Note that the service's container and data are in place, and were never started."""
 
     def ready(self, service: str) -> None:
-        """The service works."""
+        """Note that the service works."""
 
     def provisioned(self, target: str, digest: str) -> None:
-        """What a component has ("mysql/nova"), or what "mysql" needs before, is in place; gone without a digest."""
+        """Note that a part ("mysql/nova") or a preparation ("mysql") is in place; without a digest, that it is gone."""
 
     def end(self) -> None: ...
 
 
 class RecordJournal(Journal):
-    """Keep the environment's record: for those who hold its lock."""
+    """Updates the environment's record, for a caller that holds its lock."""
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class RecordJournal(Journal):
         self._notes.no_parts([target for target in drops if self._parts.get(target) == ""])
 
     def _note_renewed(self) -> None:
-        # What uses a service has to be recreated as well, or it misses its data.
+        # Until the services that use a service are recreated as well, they miss their data in it.
         left = self._to_create - self._created
         missed = set[str]().union(*(providers(name, self._desired) for name in left))
         self._notes.renewed(({*self._state.load().renewed, *self._emptied} & self._ready) - missed)

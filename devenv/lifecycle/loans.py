@@ -1,7 +1,7 @@
 """Lend services, and a component, to a run for as long as it lasts.
 
-What a run brings up goes with the last run that uses the environment; what was there before stays as it was.
-A killed run holds no lock any more: what it left goes with the next `up` or run, or with `gc`.
+When the last run that uses the environment ends, devenv removes what runs brought up; what existed before stays as it
+was. A killed run holds no lock any more: the next `up` or run, or `gc`, removes what it left.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from devenv.names import Pair, check_component, identifier
 from devenv.spec.components import check_free
 from devenv.wiring.contents import wired_files
 
-# What there was of a service before a run brought it up. So much is there again when the last run has ended.
+# The part of a service that existed before a run brought it up, and exists again when the last run has ended.
 _NOTHING, _DATA, _CONTAINER = "nothing", "data", "container"
 
 
 @dataclass(frozen=True)
 class Borrowed:
-    """Services that work, as they should be, and the catalogue that they come from."""
+    """The desired state of services that work, and the catalogue that they come from."""
 
     desired: Desired
     catalogue: Catalogue
@@ -42,18 +42,18 @@ def lent(
 ) -> Iterator[str]:
     """Have services work while the body runs (all of the profile, if none is named); yield a component's name.
 
-    A component of devenv.yaml keeps what it has. Any other is made for the run, under the name that is given or
-    one of its own, and dropped afterwards. Raises ConfigError if another run has it. `ending` is called before
-    anything goes, also if not all came up.
+    A component of devenv.yaml keeps what it has. devenv creates any other for the run, under the given name or a new
+    one, and drops it afterwards. Raise ConfigError if another run has it. devenv calls `ending` before it removes
+    anything, also if not all came up.
     """
     watch = Watch(world.id, world.report)
-    # Nobody waits for the lock while the user is asked.
+    # Ask the user before taking the lock, so that nobody waits for it meanwhile.
     world.check_trust(world.profile())
     with ExitStack() as stack:
         with world.changing():
             defined = world.define()
             name = component or f"run-{secrets.token_hex(4)}"
-            # It ends the other way round: the component goes, then the services if nobody else uses them.
+            # The stack ends in reverse order: the component goes, then the services if nobody else uses them.
             stack.callback(return_services, world)
             stack.enter_context(world.state.using())
             if name not in defined.listed:
@@ -71,13 +71,13 @@ def lent(
 
 @contextmanager
 def shared(world: World) -> Iterator[Path]:
-    """Be one of those who use the services that `borrow` brings up; yield a folder to note components in.
+    """Be a user of the services that `borrow` brings up; yield a folder to note components in.
 
-    They go on running afterwards: `clear` ends those that nobody uses any more.
+    The services go on running afterwards: `clear` ends those that nobody uses any more.
     """
     with ExitStack() as stack:
         with world.changing():
-            # A project that cannot be read has no users.
+            # A project that devenv cannot read has no users.
             world.define()
             stack.enter_context(world.state.using())
             folder = stack.enter_context(world.state.pool())
@@ -85,13 +85,13 @@ def shared(world: World) -> Iterator[Path]:
 
 
 def borrow(world: World, names: Sequence[str] = ()) -> Borrowed:
-    """Return services that work (all of the profile, if none is named), with their needs, to those who share them."""
+    """Bring services (all of the profile, if none is named) and their needs up, and return them to a `shared` user."""
     watch = Watch(world.id, world.report)
     watch.phase("wait for another devenv")
     with world.changing():
         defined = world.prepared(names)
         wish = _as_found(world, defined, names)
-        # Where all of it runs already, that nothing was done is not worth a record.
+        # If all services run already, do not record that nothing was done.
         missing = set(defined.select(names)) - {*wish.keep_running}
         with world.timed(watch) if missing else nullcontext():
             bring_up(world, defined, wish, watch if missing else world.report)
@@ -102,9 +102,9 @@ def borrow(world: World, names: Sequence[str] = ()) -> Borrowed:
 
 
 def make_room(world: World) -> None:
-    """Remove what killed runs left of the whole environment, if nobody uses it.
+    """Remove what killed runs left of the environment, all of it, if nobody uses it.
 
-    Raises ConfigError if it is somebody's own: it was brought up, and not by a run.
+    Raise ConfigError if the environment has services that no run brought up.
     """
     with world.changing():
         if world.state.used():
@@ -120,19 +120,19 @@ def make_room(world: World) -> None:
 
 
 def going(world: World, catalogue: Catalogue) -> set[str]:
-    """Return the services that go, with their data, when the last run has ended."""
+    """Return the services that devenv removes, with their data, when the last run has ended."""
     ending = {name for name, was in world.state.load().borrowed.items() if was == _NOTHING}
     holds = needs(catalogue)
-    # What it keeps in a service that stays, stays.
+    # Data that a service has in another one that stays, stays, too.
     while staying := {name for name in ending if not ending.issuperset(holds.get(name, ()))}:
         ending -= staying
     return ending
 
 
 def clear(world: World, others: bool = True) -> None:
-    """Take away what killed runs left: the services that nobody uses, and their components in the others.
+    """Remove what killed runs left: the services that nobody uses, and their components in the others.
 
-    Without `others` components stay while somebody uses the services.
+    Without `others`, components stay while somebody uses the services.
     """
     return_services(world)
     with world.changing():
@@ -146,10 +146,10 @@ def clear(world: World, others: bool = True) -> None:
 
 
 def _as_found(world: World, defined: Definitions, names: Sequence[str]) -> Wish:
-    """Wish for services that are left as they are where they run.
+    """Return a wish that leaves services that run as they are.
 
-    It is remembered what was there of the others, so that what a killed run brought up is known to be a run's. Raises
-    ConfigError if one that runs cannot be what is asked for.
+    Record what exists of the others, so that devenv knows after a kill what a run brought up. Raise ConfigError if a
+    service that runs does not have its pinned ports.
     """
     observed, record = world.observe(), world.state.load()
     wanted = defined.select(names)
@@ -163,7 +163,7 @@ def _as_found(world: World, defined: Definitions, names: Sequence[str]) -> Wish:
 
 
 def _check_pins(defined: Definitions, service: str, published: Mapping[int, int]) -> None:
-    """Raise ConfigError if a service that runs answers elsewhere than on the ports that are pinned for it."""
+    """Raise ConfigError if a service that runs answers on other ports than those pinned for it."""
     pinned = defined.profile.services.get(service, ServiceChoice()).ports
     for endpoint, definition in defined.catalogue[service].endpoints.items():
         port, there = pinned.get(endpoint), published.get(definition.port)
@@ -181,7 +181,7 @@ def keep(world: World, services: Collection[str]) -> None:
 
 
 def return_services(world: World) -> None:
-    """Make services what they were before runs brought them up, if this was the last run."""
+    """Return services to what they were before runs brought them up, if this was the last run."""
     if not world.state.load().borrowed:
         return
     with world.changing():
@@ -216,9 +216,9 @@ def _before(service: str, observed: Observed) -> str:
 
 
 def _check_free(world: World, defined: Definitions, name: str) -> None:
-    """Raise ConfigError if somebody's component is the same to a service: it would go when the run ends.
+    """Raise ConfigError if another component has the same name in a service: its data would go when the run ends.
 
-    Also if the name is a service's: Keystone's database would go.
+    Also raise it for the name of a service: Keystone's database would go.
     """
     check_free(name, defined.catalogue)
     held = {other for other, has in world.state.lendings().items() if has and other != name}
@@ -231,7 +231,7 @@ def _check_free(world: World, defined: Definitions, name: str) -> None:
 
 
 def _take_back(world: World, component: str) -> None:
-    """Drop a component that was lent, unless its user put it into devenv.yaml meanwhile."""
+    """Drop a component that was lent, unless the user has put it into devenv.yaml meanwhile."""
     with world.changing():
         try:
             defined = world.define()
@@ -245,13 +245,13 @@ def _take_back(world: World, component: str) -> None:
 
 
 def _drop(world: World, defined: Definitions, components: set[str]) -> None:
-    """Drop components that were made for runs. What cannot be dropped now goes with the next `up`."""
+    """Drop components that devenv created for runs. The next `up` drops what devenv cannot drop now."""
     try:
         pairs = [pair for pair in world.state.load().provisioned if Pair.parse(pair).component in components]
         if pairs:
             picture = world.look(defined)
             services = picture.everything.services
-            # Not only what is known to be in place: an interrupted `up` may have made more.
+            # Not only parts that are known to be in place: an interrupted `up` may have created more.
             parts = [
                 part
                 for name, service in services.items()

@@ -25,20 +25,20 @@ from devenv.model import (
 from devenv.names import Pair
 from devenv.spec.desired import providers
 
-# What the engine calls a container that can be started as it is. "created" is not among them: a killed devenv may have
+# The states of a container that devenv can start as it is. "created" is not among them: a killed devenv may have
 # created a container without copying its files.
 _STARTABLE = ("exited", "paused")
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a plan takes into account besides what is desired and what is observed.
+    """The inputs of a plan besides the desired and the observed state.
 
     `provisioned` holds the "provider/component" pairs that are in place, with the digest of each; the name of a
-    provider alone stands for what it was prepared with. `drop` names former components whose parts go. `unfinished`
-    services were started for the first time and did not get through it: half of what a server writes then can keep it
-    from ever working, so their data goes. `renew` names services that lose their data, each with a cause; those that
-    can clear it while they run do so, if `in_place`. `keep_running` services stay as they are, whatever differs.
+    provider alone stands for its preparation. `drop` names former components whose parts to remove. `unfinished`
+    services began their first start and did not complete it: with half of its data, a server may never work, so devenv
+    removes that data. `renew` names services that lose their data, each with a cause; those that can clear it while
+    they run do so, if `in_place`. `keep_running` services stay as they are, whatever differs.
     """
 
     provisioned: Mapping[str, str] = field(default_factory=dict)
@@ -54,7 +54,7 @@ def make_plan(desired: Desired, observed: Observed, terms: Terms | None = None) 
     draft = _Draft(desired, observed, terms or Terms())
     draft.add_images(draft.stale)
     draft.add_network()
-    # Before all else of its service: it may have the name or the port that the service is to get.
+    # Before all else of its service: a second container may have the name or the port that the service needs.
     draft.add_second_containers()
     draft.add_clearing()
     needed = {pair for service in desired.services.values() for pair in service.needs}
@@ -123,10 +123,10 @@ def plan_wait(desired: Desired) -> Plan:
 def plan_stop(
     containers: Sequence[ObservedContainer], needs: Mapping[str, Collection[str]], cause: str = "stop asked for"
 ) -> Plan:
-    """Stop what runs, a service after those that need it (`needs`): a server waits for clients that hold on to it."""
+    """Stop what runs, a service after those that need it (`needs`): a server waits until its clients disconnect."""
     stops: dict[str, ObservedContainer] = {}
     for container in (c for c in containers if c.alive):
-        # The second container of a service goes by its own name.
+        # The target of a second container of a service is its own name.
         stops[container.name if container.service in stops else container.service] = container
     waits = {
         target: sorted(t for t, other in stops.items() if container.service in needs.get(other.service, ()))
@@ -156,7 +156,7 @@ def plan_down(
 ) -> Plan:
     """Remove containers, then networks and volumes (by name, with their service).
 
-    Unless `gently`, since the data goes too, nothing is stopped first.
+    Unless `gently`, since the data goes too, stop nothing first.
     """
     cause = "down asked for"
     operations = list(plan_stop(containers, needs, cause).operations) if gently else []
@@ -174,7 +174,7 @@ def plan_down(
 
 
 def drop(part: Provision, cause: str) -> Operation:
-    """Return the operation that takes a component's part of a service away."""
+    """Return the operation that removes a component's part of a service."""
     return Operation("drop", part.pair, cause, service=part.provider, component=part.component)
 
 
@@ -191,7 +191,7 @@ def describe(plan: Plan) -> list[str]:
 
 
 def _stale(service: DesiredService, observed: Observed) -> str:
-    """Return why the service's container has to be created or recreated, or an empty string."""
+    """Return why devenv has to create or recreate the service's container, or an empty string."""
     container = observed.containers.get(service.name)
     if container is None:
         return "no container"
@@ -205,7 +205,7 @@ def _stale(service: DesiredService, observed: Observed) -> str:
 
 
 def _can_be_emptied(service: DesiredService, desired: Desired, observed: Observed) -> bool:
-    """Return whether the service can clear its data by itself: it runs as it should, alone, and gets no other data."""
+    """Return whether the service can clear its data itself: it runs as desired, needs no other, gets no other data."""
     container = observed.containers.get(service.name)
     works = container is not None and container.state == "running" and not _stale(service, observed)
     alone = not service.depends and not any(volume in desired.sources for volume in service.volumes)
@@ -213,7 +213,7 @@ def _can_be_emptied(service: DesiredService, desired: Desired, observed: Observe
 
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
-    """Name the inputs that differ: "image changed, config file my.cnf changed"."""
+    """Name the inputs that differ: "file my.cnf changed, image changed"."""
     words = []
     for part in sorted({*before, *after}):
         if part not in after:
@@ -226,7 +226,7 @@ def changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
 
 
 def _spread(stale: dict[str, str], desired: Desired, observed: Observed, renew: Collection[str]) -> None:
-    """Recreate what depends on a recreated service, too. Services come after what they need."""
+    """Recreate the services that depend on a recreated one, too. `desired` has them after those that they need."""
     for service in desired.services.values():
         for need in service.depends:
             if need in stale and (need in renew or not set(desired.services[need].volumes) <= set(observed.volumes)):
@@ -245,10 +245,10 @@ def _down_cause(container: ObservedContainer) -> str:
 
 
 class _Draft:
-    """A plan in the making: what it is made from, and its operations so far.
+    """A plan in the making: its inputs, and its operations so far.
 
-    `stale` are the services whose container is created or recreated, each with the cause; `cleared` those that clear
-    their data while they run; `emptied` the volumes that are there and are recreated.
+    `stale` are the services whose container to create or recreate, each with the cause; `cleared` those that clear
+    their data while they run; `emptied` the existing volumes to recreate.
     """
 
     def __init__(self, desired: Desired, observed: Observed, terms: Terms) -> None:
@@ -270,10 +270,10 @@ class _Draft:
         self._operations: dict[str, Operation] = {}
 
     def _emptied(self, renew: Mapping[str, str]) -> dict[str, str]:
-        """Return the volumes that are there and are recreated, each with its cause."""
+        """Return the existing volumes to recreate, each with its cause."""
         causes = dict(renew)
         for name in self._terms.unfinished:
-            # A server that runs may have got through its first start without devenv to see.
+            # A server that runs may have completed its first start while no devenv watched.
             if name in self.stale and not self._observed.runs(name):
                 causes.setdefault(name, "the first start was not finished")
         return {
@@ -287,7 +287,7 @@ class _Draft:
         return Plan(tuple(self._operations.values()))
 
     def add(self, operation: Operation, after: Iterable[str] = ()) -> None:
-        """Add an operation that waits for those of `after` (by key) that are part of the plan at all."""
+        """Add an operation. It waits for those of `after` (by key) that are in the plan."""
         waits = tuple(key for key in after if key in self._operations)
         service = operation.service or (operation.target if operation.target in self._desired.services else "")
         self._operations[operation.key] = replace(operation, after=waits, service=service)
@@ -336,9 +336,9 @@ class _Draft:
     def _add_removal(self, service: DesiredService, cause: str) -> None:
         if (container := self._observed.containers.get(service.name)) is None:
             return
-        # What works goes on working until its successor can be created.
+        # The old container goes on working until the image of the new one is there.
         images = _images(service)
-        # A slow goodbye is worth nothing when the data goes, too.
+        # A graceful stop is worth nothing when the data goes, too.
         if container.alive and not any(volume in self.emptied for volume in service.volumes):
             self.add(Operation("stop", service.name, cause, subject=container.id), images)
         remove = Operation("remove", container.name, cause, subject=container.id, service=service.name)
@@ -376,7 +376,7 @@ class _Draft:
         self.add(Operation("start", service.name, cause, subject=container), after)
 
     def add_ready(self, service: DesiredService) -> None:
-        # What runs already is looked at all at once; only what is being started is worth waiting for.
+        # Check running services all at the same time; wait only for those that this plan starts.
         needs = [f"ready {name}" for name in service.depends if f"start {name}" in self._operations]
         begun = [f"start {service.name}", f"empty {service.name}"]
         self.add(Operation("ready", service.name), [*begun, *needs, *(f"provision {pair}" for pair in service.needs)])
@@ -392,7 +392,7 @@ class _Draft:
             self.add(Operation("prepare", service.name, cause), [f"ready {service.name}"])
 
     def add_parts(self, service: DesiredService, chosen: Callable[[Provision], bool]) -> None:
-        """Give components their parts of a service that works: those parts that are `chosen`."""
+        """Give components the `chosen` parts of a service that works."""
         recreated = self._recreated(service)
         for part in service.components.values():
             there = self._terms.provisioned.get(part.pair)
@@ -401,7 +401,7 @@ class _Draft:
                 self.add(_provision(part, cause), self._usable(service))
 
     def add_drops(self, service: DesiredService) -> None:
-        """Take the parts of former components away."""
+        """Remove the parts of former components."""
         for name, part in service.former.items():
             if name in self._terms.drop and part.pair in self._terms.provisioned:
                 self.add(drop(part, "not in devenv.yaml any more"), self._usable(service))
@@ -412,9 +412,9 @@ class _Draft:
         return [f"ready {service.name}", f"prepare {service.name}", *kept]
 
     def add_keeping(self) -> None:
-        """Keep the data of services right after their first start, with what others of this plan made in it.
+        """Keep the data of services right after their first start, with what others of this plan created in it.
 
-        A service that one from before may have written to is not kept.
+        Do not keep the data of a service that an older one may have written to.
         """
         desired = self._desired
         kept = set(self._observed.volumes) - self.emptied.keys()
@@ -427,5 +427,5 @@ class _Draft:
 
 
 def _images(service: DesiredService) -> list[str]:
-    """Return the keys of the operations that can bring the service's image."""
+    """Return the keys of the operations that can get the service's image."""
     return [f"build image {service.name}", f"pull image {service.name}"]

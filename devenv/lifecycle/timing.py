@@ -1,6 +1,6 @@
 """Note what an `up` did and when, find what was critical, and hand it to other programs.
 
-A run is one row of devenv's own phases; between two of them are the operations of its plan, many at the same time.
+A run is one row of devenv's own phases. The operations of its plan, many at the same time, stand between two phases.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from devenv.model import Operation, Plan, Report
 from devenv.names import Names
 
 WAITING, OTHER, CRITICAL = "waiting", "other", "critical"
-# In place of a phase's name: then the operations ran.
+# In place of a phase's name, for the time when the operations ran.
 _OPERATIONS = ""
-# What an operation acts on that acts on no service.
+# The target of an operation that acts on no service.
 _WITHOUT_SERVICE = {"create network": "network", "remove network": "network", "build image": "base"}
-# More components' parts of one service than these share one line.
+# If one service has more components' parts than this, they share one line.
 _MOST_COMPONENTS = 6
 # A phase of 0.00 s tells nothing.
 _SHOWN_SECONDS = 0.005
@@ -35,7 +35,7 @@ _LONGEST = 1e8
 
 @dataclass(frozen=True)
 class Span:
-    """Something that was done, from when to when, in seconds since the run began."""
+    """A phase or an operation: when it began and ended, in seconds since the run began."""
 
     key: str
     began: float
@@ -60,8 +60,8 @@ class Step(Span):
 class Run:
     """One `up` of an environment (its id). `began` is the time of day as ISO 8601 in UTC.
 
-    `seconds` are all that it took: with `devenv up` from the start of the process on. `phases` are devenv's own, in
-    their order; `operations` are those that ran, in the order in which they began.
+    `seconds` is the total, for `devenv up` since the start of the process. `phases` are devenv's own, in their order;
+    `operations` are those that ran, in the order in which they began.
     """
 
     environment: str
@@ -72,14 +72,14 @@ class Run:
     operations: tuple[Step, ...]
 
     def name(self, span: Span) -> str:
-        """Return the key without what all names of the environment have in common."""
+        """Return the key without the prefix that all names of the environment share."""
         prefix = f" {Names(self.environment).network}"
         return span.key.replace(f"{prefix}-", " ").replace(prefix, "")
 
 
 @dataclass(frozen=True)
 class Link:
-    """A piece of the critical chain, and how many seconds it waited before for a free place alone."""
+    """A piece of the critical chain, and the seconds before it in which it only waited for a free place."""
 
     span: Span
     waited: float
@@ -132,7 +132,7 @@ class Watch(Report):
         self._marks.append((name, self._now()))
 
     def run(self) -> Run | None:
-        """Return what was done until now; nothing if no plan was begun."""
+        """Return what was done until now; None if no plan has begun."""
         names = [name for name, _ in self._marks]
         if _OPERATIONS not in names:
             return None
@@ -193,7 +193,7 @@ class Watch(Report):
 
 
 def understood(data: Mapping[str, Any]) -> Run | None:
-    """Return the run that `dataclasses.asdict` made this of, or nothing if it made no such thing."""
+    """Return the run of which `dataclasses.asdict` made this data; None for any other data."""
     try:
         phases = tuple(Span(**phase) for phase in data["phases"])
         steps = tuple(Step(**{**step, "after": tuple(map(str, step["after"]))}) for step in data["operations"])
@@ -210,9 +210,9 @@ def understood(data: Mapping[str, Any]) -> Run | None:
 
 
 def critical(run: Run) -> tuple[Link, ...]:
-    """Return the chain that made the run as long as it was: phases, operations, phases. It adds up to the whole.
+    """Return the chain that made the run as long as it was: phases, operations, phases. It adds up to the total.
 
-    It ends with the operation that ended last. Before each stands the last to end of those that it came after.
+    The last operation is the one that ended last. Before each stands the last to end of those that it waited for.
     """
     chain: list[Span] = []
     earlier = before(run)
@@ -235,7 +235,7 @@ def waits(run: Run) -> dict[str, float]:
 
 
 def before(run: Run) -> dict[str, list[Step]]:
-    """Return the operations that each one (by key) came after."""
+    """Return the operations that each one (by key) waited for."""
     steps = {step.key: step for step in run.operations}
     return {step.key: [steps[key] for key in step.after if key in steps] for step in run.operations}
 
@@ -250,7 +250,7 @@ def _end(span: Span) -> float:
 
 
 def in_words(run: Run) -> str:
-    """Return the critical chain, its share of the whole, and its longest piece, in one line."""
+    """Return the critical chain, its share of the total, and its longest piece, in one line."""
     links = critical(run)
     chain = [link for link in links if isinstance(link.span, Step)]
     pieces = [(run.name(link.span), link.span.seconds) for link in links]
@@ -288,7 +288,7 @@ def _row(name: str, spans: Sequence[Span], chain: Container[Span], waited: Mappi
 
 
 def _group(span: Span) -> str:
-    """Return what components' parts of one service have in common: "provision mysql"; nothing for all else."""
+    """Return what components' parts of one service have in common: "provision mysql"; empty for all else."""
     group, slash, _ = span.key.partition("/")
     return group if slash else ""
 
@@ -299,7 +299,7 @@ def _group(span: Span) -> str:
 def as_data(run: Run) -> dict[str, Any]:
     """Return the run for JSON, with what was critical and how long each part waited; in seconds since the run began.
 
-    The times and waits of the critical phases and operations add up to the whole.
+    The times and waits of the critical phases and operations add up to the total.
     """
     links = {link.span.key: link.waited for link in critical(run)}
     waited, data = {**links, **waits(run)}, asdict(run)

@@ -63,7 +63,7 @@ def _slices(run: Run, tracks: Sequence[tuple[str, list[Span]]]) -> Iterator[dict
 
 
 def _flows(run: Run, tracks: Sequence[tuple[str, list[Span]]]) -> Iterator[dict[str, Any]]:
-    """Yield an arrow to each operation from each one that it came after."""
+    """Yield an arrow to each operation from each one that it waited for."""
     track_of = {span: number for number, (_, track) in enumerate(tracks, 1) for span in track}
     earlier = before(run)
     pairs = [(other, step) for step in run.operations for other in earlier[step.key]]
@@ -80,7 +80,7 @@ def _microseconds(seconds: float) -> int:
 
 
 def write_trace(path: Path, run: Run, project: Path) -> None:
-    """Write the run for Perfetto and chrome://tracing. Raises ConfigError if it cannot be written."""
+    """Write the run for Perfetto and chrome://tracing. Raise ConfigError if devenv cannot write the file."""
     check_place(path, project)
     real = real_path(path)
     # Outside of the project, do not follow a link that somebody put there meanwhile.

@@ -1,7 +1,7 @@
 """Bring services up: read, look, plan, carry out, write configs; after a failure, try what may still be done.
 
-`bring_up` is the one way up: of `devenv up`, of runs and tests, and of whatever gives services other data. Its caller
-holds the environment's lock.
+`devenv up`, runs, tests, and all that gives services other data use `bring_up`. Its caller holds the lock of the
+environment.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from devenv.store.registry import network_holders
 from devenv.wiring.contents import wired_files
 from devenv.wiring.project_files import Merges
 
-# What an engine must be able to do for golden states and snapshots.
+# The capabilities that golden states and snapshots need.
 KEEPING = frozenset({Capability.KEEP_DATA, Capability.PAUSE})
 
 
 @dataclass(frozen=True)
 class Renewal:
-    """Services that are to lose their data, each with the snapshot that it gets instead, or nothing.
+    """Services that lose their data, each with the snapshot that it gets instead, or an empty string.
 
-    `provisioned` is what components have in that snapshot.
+    `provisioned` are the parts of components in that snapshot.
     """
 
     services: Mapping[str, str]
@@ -42,10 +42,10 @@ class Renewal:
 
 @dataclass(frozen=True)
 class Wish:
-    """What a run is asked for: services (all of the profile, if none is named), and how they come to their data.
+    """The request to a run: services (all of the profile, if none is named), and how they get their data.
 
-    With `drop`, components that are not in devenv.yaml any more lose their parts. Without `golden`, no golden state is
-    used or kept. Services of `keep_running` stay as they are, whatever differs.
+    With `drop`, components that are not in devenv.yaml any more lose their parts. Without `golden`, devenv uses and
+    keeps no golden state. Services of `keep_running` stay as they are, whatever differs.
     """
 
     names: Sequence[str] = ()
@@ -57,10 +57,10 @@ class Wish:
 
 @dataclass(frozen=True)
 class Allowance:
-    """What one run may still do. Each failure that there is a way around takes something away.
+    """The ways that one run may still try. Each failure that it can work around takes one away.
 
-    It may begin with `golden` states, clear services `in_place`, `look_again` once at what changed under it, and choose
-    other ports so many times: not those to `avoid`. `renewal` is what it has yet to put on record.
+    It may start from `golden` states, clear services `in_place`, `look_again` once if something changed meanwhile, and
+    choose other `ports` this many times, except those to `avoid`. `renewal` is not on record yet.
     """
 
     golden: bool = True
@@ -73,9 +73,9 @@ class Allowance:
 
 @dataclass(frozen=True)
 class Files:
-    """What is written for programs: the texts of wired files, and what is merged into files of the project's own.
+    """The files for programs: the texts of wired files, and the merges into the project's own files.
 
-    `changing` are those of the latter that will change.
+    `changing` are the project's own files that will change.
     """
 
     texts: Mapping[str, str]
@@ -84,7 +84,7 @@ class Files:
 
 
 def bring_up(world: World, defined: Definitions, wish: Wish, report: Report) -> Result:
-    """Bring services up and return when they work. Raises the failure that there is no way around."""
+    """Bring services up and return when they work. Raise a failure that devenv cannot work around."""
     world.engine.check_reach()
     world.adopt(defined.catalogue)
     may = Allowance(renewal=wish.renewal)
@@ -98,7 +98,7 @@ def bring_up(world: World, defined: Definitions, wish: Wish, report: Report) -> 
         except DevenvError as error:
             explain(world, error)
             if (less := recover(world, picture, plan, may, error)) is None:
-                # The others work: one component that cannot be made is no reason to leave them without their files.
+                # The other components work and need their files, even if devenv cannot create one.
                 if only_components(picture, error):
                     write_configs(world, picture, files)
                 raise
@@ -111,7 +111,7 @@ def bring_up(world: World, defined: Definitions, wish: Wish, report: Report) -> 
 
 
 def read(world: World, defined: Definitions, wish: Wish, may: Allowance) -> Picture:
-    """Look at what should be and what is, with the secrets of the data that services are to get."""
+    """Return the desired and the observed state, with the secrets of the data that services will get."""
     renewing = {**world.state.load().renewing, **(may.renewal.services if may.renewal else {})}
     for name in sorted({*renewing.values()} - {""}):
         world.state.restore_secrets(snapshot.load(world.state, name).own_secrets)
@@ -119,10 +119,10 @@ def read(world: World, defined: Definitions, wish: Wish, may: Allowance) -> Pict
 
 
 def preflight(world: World, picture: Picture) -> Files:
-    """Render what will be written and merged.
+    """Render what devenv will write and merge.
 
-    Raises ConfigError before anything is done if a file or a template cannot be used; NotOurs if a stranger has a name
-    that is needed.
+    Raise ConfigError, before anything is done, if devenv cannot use a file or a template; NotOurs if a stranger has a
+    name that devenv needs.
     """
     world.engine.check_names(picture.everything, picture.observed)
     texts = wired_files(picture.everything, picture.defined.catalogue)
@@ -131,7 +131,7 @@ def preflight(world: World, picture: Picture) -> Files:
 
 
 def announce(world: World, picture: Picture, may: Allowance) -> None:
-    """Put on record what is to lose its data, and note what the user should know before it begins."""
+    """Record which services lose their data, and tell the user what to know before anything is done."""
     note, wanted = world.report.note, picture.wanted.services
     if may.renewal:
         note_renewal(world, may.renewal)
@@ -145,7 +145,7 @@ def announce(world: World, picture: Picture, may: Allowance) -> None:
 
 
 def note_renewal(world: World, renewal: Renewal) -> None:
-    """Remember it before anything is done: the next `up` finishes one that is interrupted."""
+    """Record a renewal before anything is done: if it is interrupted, the next `up` finishes it."""
     record, services = world.state.load(), renewal.services
     others = {pair: d for pair, d in record.provisioned.items() if Pair.parse(pair).service not in services}
     saved = {pair: d for pair, d in renewal.provisioned.items() if Pair.parse(pair).service in services}
@@ -157,7 +157,7 @@ def note_renewal(world: World, renewal: Renewal) -> None:
 
 
 def plan_up(world: World, picture: Picture, wish: Wish, may: Allowance) -> Plan:
-    """Plan what the picture wants. Raises ConfigError if a service that stays as it is has other settings."""
+    """Plan what the picture wants. Raise ConfigError if a service that stays as it is has other settings."""
     record = world.state.load()
     desired = with_sources(world, picture, wish, may)
     renew = {
@@ -169,7 +169,7 @@ def plan_up(world: World, picture: Picture, wish: Wish, may: Allowance) -> Plan:
     terms = Terms(record.provisioned, dropped, record.unfinished, renew, may.in_place, wish.keep_running)
     plan = make_plan(desired, picture.observed, terms)
     for name in [op.target for op in plan.operations if op.action == "prepare" and op.target in wish.keep_running]:
-        # What has to be done again was begun with these settings.
+        # An interrupted preparation, which devenv repeats, began with these settings.
         if name not in renew and record.provisioned.get(name) != BEGUN:
             raise ConfigError(
                 f"cannot use {name} as it runs: as far as is known, it has other settings",
@@ -180,7 +180,7 @@ def plan_up(world: World, picture: Picture, wish: Wish, may: Allowance) -> Plan:
 
 
 def with_sources(world: World, picture: Picture, wish: Wish, may: Allowance) -> Desired:
-    """Return what is wanted with the data that new volumes begin with: of a snapshot to restore, else golden."""
+    """Return the wanted state with the sources of new volumes: a snapshot to restore, else golden states."""
     defined, observed, desired = picture.defined, picture.observed, picture.wanted
     renewing = world.state.load().renewing
     for name in sorted({name for name in renewing.values() if name}):
@@ -197,9 +197,9 @@ def with_sources(world: World, picture: Picture, wish: Wish, may: Allowance) -> 
 
 
 def recover(world: World, picture: Picture, plan: Plan, may: Allowance, error: DevenvError) -> Allowance | None:
-    """Clear what the failed way left and return what may still be done; None if there is no other way."""
+    """Clean up after a failed way and return the ways that are left; None if no other way can help."""
     note = world.report.note
-    # What is still to lose its data is on record by now.
+    # The renewal is on record by now.
     less = replace(may, renewal=None)
     if bad := golden.blamed(plan, picture.wanted, error):
         throw_away(world, bad, error)
@@ -217,7 +217,7 @@ def recover(world: World, picture: Picture, plan: Plan, may: Allowance, error: D
 
 
 def throw_away(world: World, bad: Mapping[str, str], error: DevenvError) -> None:
-    """Remove golden states from which services do not start; what was made of them is recreated."""
+    """Remove golden states from which services do not start; devenv then recreates these services."""
     world.report.note(f"no start from the golden state of {', '.join(bad)} ({error.message}): starting without it")
     for image in bad.values():
         world.engine.remove_image(image)
@@ -225,14 +225,14 @@ def throw_away(world: World, bad: Mapping[str, str], error: DevenvError) -> None
 
 
 def not_cleared(plan: Plan, error: DevenvError) -> list[str]:
-    """Return the services that were cleared while they ran, and failed at it or after it."""
+    """Return the services that cleared their data while they ran, and failed at that or afterwards."""
     cleared = [op.target for op in plan.operations if op.action == "empty"]
     failed = {op.target for op in error.operations if op.action in ("empty", "ready")}
     return [name for name in cleared if name in failed]
 
 
 def changed_under_it(world: World, plan: Plan, before: Observed) -> list[str]:
-    """Return what the plan relied on and has gone: the engine goes on with a stop that a killed devenv asked for."""
+    """Return what the plan relied on and is gone: the engine completes a stop that a killed devenv asked for."""
     touched = {op.target for op in plan.operations if op.action in ("stop", "create", "start")}
     relied = [name for name, c in before.containers.items() if c.running and name not in touched]
     try:
@@ -244,20 +244,20 @@ def changed_under_it(world: World, plan: Plan, before: Observed) -> list[str]:
 
 
 def give_back(world: World, before: Mapping[str, int]) -> frozenset[int]:
-    """Forget the ports that were not there `before`, and return them. Those of before stay the environment's own."""
+    """Forget the ports that the record did not have `before`, and return them. The environment keeps the others."""
     record = world.state.load()
     world.state.save(replace(record, ports={key: port for key, port in record.ports.items() if key in before}))
     return frozenset(port for key, port in record.ports.items() if key not in before)
 
 
 def explain(world: World, error: DevenvError) -> None:
-    """Add to an error what only the environment's surroundings tell: who holds the addresses that it lacks."""
+    """Add to an error which other environments hold the addresses that this one lacks."""
     if isinstance(error, AddressPoolExhausted):
         error.detail = (*error.detail, *network_holders(world.engine.with_networks() - {world.id}))
 
 
 def only_components(picture: Picture, error: DevenvError) -> bool:
-    """Return whether nothing failed but parts of the project's own components."""
+    """Return whether only parts of the project's own components failed."""
     needed = needed_components(picture.defined.catalogue)
     return bool(error.operations) and all(op.component and op.component not in needed for op in error.operations)
 
@@ -266,7 +266,7 @@ def only_components(picture: Picture, error: DevenvError) -> bool:
 
 
 def finish(world: World, picture: Picture, plan: Plan, timings: Sequence[Timing], files: Files) -> Result:
-    """Write configs, and forget and remove what is not needed any more."""
+    """Write configs, and forget and remove what nobody needs any more."""
     golden.touch(op.subject for op in plan.operations if op.golden)
     written, restored = write_configs(world, picture, files)
     left_behind = world.left_behind(picture.defined)
@@ -283,7 +283,7 @@ def finish(world: World, picture: Picture, plan: Plan, timings: Sequence[Timing]
 
 
 def write_configs(world: World, picture: Picture, files: Files) -> tuple[list[Path], list[Path]]:
-    """Write what the services offer; return the files that were written or merged into, and those restored."""
+    """Write the files for programs; return those that devenv wrote or merged into, and those that it restored."""
     given, texts = world.given(picture.everything), files.texts
     if given != picture.everything:
         texts = wired_files(given, picture.defined.catalogue)

@@ -1,7 +1,7 @@
-"""Hold what every use of an environment works with; read what was asked for and what is there.
+"""Hold the environment's place, state and engine; read the files and observe the engine.
 
-A `World` is the environment's place, state and engine. What was read at one time is a frozen value: `Definitions` are
-the files, a `Picture` is what should be beside what is.
+A `World` is what every use of an environment works with. Each reading is a frozen value: `Definitions` hold the content
+of the files, a `Picture` holds the desired and the observed state.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ Catalogue = Mapping[str, ServiceDefinition]
 
 @dataclass(frozen=True)
 class Choice:
-    """What the caller wants otherwise than devenv.yaml says.
+    """The caller's own choices, in place of those in devenv.yaml.
 
-    `profile` and `settings` stand in for what it picks and says of services; `ask` decides whether an image may run
-    that it names and its user has not allowed.
+    `profile` replaces its profile; `settings` override its settings of services. `ask` decides whether devenv may run
+    images that it names and the user has not allowed.
     """
 
     profile: str = ""
@@ -65,10 +65,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Definitions:
-    """What the files say, read at one time.
+    """The content of the files, read at one time.
 
-    `own` is the profile with the project's choices; `lent` are the names of components that somebody has for a while;
-    `images` are by service, and the base that built ones stand on.
+    `own` is the profile with the project's choices; `lent` are the names of components that runs have for a while;
+    `images` are by service, with the base among them.
     """
 
     own: Profile
@@ -78,13 +78,13 @@ class Definitions:
 
     @cached_property
     def profile(self) -> Profile:
-        """The profile with the lent components in it."""
+        """Return the profile with the lent components in it."""
         lent = {name: ComponentChoice(name) for name in sorted(self.lent - self.listed)}
         return replace(self.own, components={**self.own.components, **lent})
 
     @property
     def listed(self) -> frozenset[str]:
-        """The components of devenv.yaml."""
+        """Return the components of devenv.yaml."""
         return frozenset(self.own.components)
 
     def select(self, names: Sequence[str] = ()) -> list[str]:
@@ -94,10 +94,10 @@ class Definitions:
 
 @dataclass(frozen=True)
 class Picture:
-    """What should be and what is, at one look.
+    """The desired and the observed state, at one look.
 
-    `everything` has all services that are wanted or there, `wanted` those to act on; `record` is what was remembered
-    before the look.
+    `everything` has all services that are wanted or exist, `wanted` those to act on; `record` is the environment's
+    record before the look.
     """
 
     defined: Definitions
@@ -108,7 +108,7 @@ class Picture:
 
 
 class World:
-    """One environment of one project: where it is, what it talks to, and what it has seen. Making one does nothing."""
+    """One environment of one project: its place, its engine, and what devenv saw last. Creating one does nothing."""
 
     def __init__(
         self,
@@ -126,9 +126,9 @@ class World:
         self.folder = folder.folder_of(project, name)
         self.files = ProjectFiles(project, state.id, name == "default", self.report.note)
         self._choice = choice
-        # What carries the environment's label and is not its own, as it was seen last.
+        # The objects that carried the environment's label and were not its own, at the last look.
         self.strangers: tuple[str, ...] = ()
-        # What was brought up last and when, once its plan was begun.
+        # The last `up` and its times, once its plan has begun.
         self.latest: Run | None = None
         self._over, self._running = threading.Event(), threading.Event()
 
@@ -138,24 +138,24 @@ class World:
 
     @cached_property
     def engine(self) -> Engine:
-        """The engine, connected to at first use. Raises NoEngine."""
+        """Connect to the engine at first use, and return it. Raise NoEngine."""
         return connect()
 
     # ---- the lock, and the end -------------------------------------------------------------------------------
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Hold the environment's lock. Raises Cancelled once it is over."""
+        """Hold the environment's lock. Raise Cancelled after `cancel`."""
         with self.state.locked(self.report.note, self._over):
             yield
 
     def cancel(self) -> None:
-        """From another thread: end what is being done, as an interrupt would, and do nothing after it."""
+        """End what is running, as an interrupt would, and begin nothing after it. Call this from another thread."""
         self._over.set()
         self._running.set()
 
     def begin(self) -> threading.Event:
-        """Return the event that ends the plan which is carried out next. Raises Cancelled once it is over."""
+        """Return the event that ends the next plan. Raise Cancelled after `cancel`."""
         self._running = threading.Event()
         if self._over.is_set():
             raise Cancelled
@@ -163,14 +163,14 @@ class World:
 
     @contextmanager
     def timed(self, watch: Watch) -> Iterator[None]:
-        """Keep on record what the watch sees, whatever comes of it."""
+        """Save what the watch sees, even if the body fails."""
         watch.phase("plan")
         try:
             yield
         finally:
             if run := watch.run():
                 self.latest = run
-                # An `up` does not fail because its timing could not be written.
+                # An `up` does not fail because devenv cannot write its timing.
                 with suppress(DevenvError):
                     self.state.save_timing(asdict(run))
 
@@ -181,7 +181,7 @@ class World:
         return load_profile(self.project, self._choice.profile, settings=self._choice.settings)
 
     def define(self) -> Definitions:
-        """Read all that was asked for. Raises ConfigError."""
+        """Read the definitions from the files. Raise ConfigError."""
         own = self.profile()
         switches = {name: choice.switches for name, choice in own.services.items()}
         catalogue = load_catalogue(switches=switches, asked_by=own.source, everywhere={"durable": own.durable})
@@ -190,11 +190,11 @@ class World:
         return replace(defined, images=images_for(own, catalogue))
 
     def with_lent(self, defined: Definitions) -> Definitions:
-        """Look again which components are lent: others may have come and gone during a wait for the lock."""
+        """Read again which components are lent: runs may have begun and ended during a wait for the lock."""
         return replace(defined, lent=frozenset(name for name, held in self.state.lendings().items() if held))
 
     def prepared(self, names: Sequence[str]) -> Definitions:
-        """Read it, and refuse what cannot be brought up before the engine is asked anything. Raises ConfigError."""
+        """Read the definitions and check what `up` needs, before it asks the engine anything. Raise ConfigError."""
         defined = self.define()
         defined.select(names)
         folder.check(self.project, self.folder)
@@ -202,13 +202,13 @@ class World:
         return defined
 
     def check_trust(self, profile: Profile) -> None:
-        """Raise ConfigError if devenv.yaml names an image that its user has not allowed."""
+        """Raise ConfigError if devenv.yaml names an image that the user has not allowed."""
         trust.check(profile.file, self._choice.ask, self.report.note)
 
     # ---- what is there, and what should be -------------------------------------------------------------------
 
     def observe(self) -> Observed:
-        """Return what the engine has of the environment. Report once what only carries its label."""
+        """Return what the engine has of the environment. Report objects that only carry its label, each once."""
         observed = self.engine.observe(self.id, self.state.load().owner)
         if new := [stranger for stranger in observed.strangers if stranger not in self.strangers]:
             self.report.note(f"left alone, labelled as this environment's and not made by it: {', '.join(new)}")
@@ -216,9 +216,9 @@ class World:
         return observed
 
     def look(self, defined: Definitions, names: Sequence[str] = (), check_ports: bool = False) -> Picture:
-        """Return what should be and what is, and remember nothing.
+        """Return the desired and the observed state. Record nothing.
 
-        With `check_ports`, raise NotOurs if a pinned or remembered port is somebody else's by now.
+        With `check_ports`, raise NotOurs if another program has a pinned or remembered port by now.
         """
         selected = defined.select(names)
         record, observed = self.state.load(), self.observe()
@@ -228,9 +228,9 @@ class World:
         return _pictured(defined, selected, desired, observed, record)
 
     def claim(self, defined: Definitions, names: Sequence[str] = (), avoid: Collection[int] = ()) -> Picture:
-        """Look, and remember the token, new ports and secrets before anything on the engine carries them.
+        """Look, and record the token, new ports and secrets before anything on the engine carries them.
 
-        Ports that somebody was quicker to take are to `avoid`. Raises NotOurs as `look` does.
+        `avoid` are ports that another program took first. Raise NotOurs as `look` does.
         """
         selected = defined.select(names)
         record, observed = self.state.load(), self.observe()
@@ -244,7 +244,7 @@ class World:
         return _pictured(defined, selected, desired, observed, record)
 
     def on_paper(self, defined: Definitions) -> Desired:
-        """Return what `up` would make of the whole profile, without an engine; keep ports and secrets as `up` does."""
+        """Return the desired state of all of the profile without an engine; keep ports and secrets as `up` does."""
         selected = defined.select()
         with self.changing(), ports_locked(self.report.note):
             ports = self._chosen(selected, defined, Observed(), check=False)
@@ -252,7 +252,7 @@ class World:
             return self._resolved(defined, selected, ports, keep=True)
 
     def _everything(self, defined: Definitions, selected: list[str], observed: Observed) -> list[str]:
-        """Return the selected services and those that are there although the profile does not have them."""
+        """Return the selected services, and others that have a container, with the needs of both."""
         present = [name for name in observed.containers if name in defined.catalogue and name not in selected]
         if not present:
             return selected
@@ -262,7 +262,7 @@ class World:
         return select(widened, defined.catalogue, wanted)
 
     def _resolved(self, defined: Definitions, names: Sequence[str], ports: Mapping[str, int], keep: bool) -> Desired:
-        """Resolve these services, and `keep` the secrets that are new."""
+        """Resolve these services, and save new secrets if `keep`."""
         profile, catalogue = defined.profile, defined.catalogue
         former = former_components(self.state.load().provisioned, profile, catalogue)
         secrets = self.state.secrets(secret_names(names, profile, catalogue, former), keep)
@@ -277,7 +277,7 @@ class World:
         avoid: Collection[int] = (),
     ) -> dict[str, int]:
         lost = Record("", "", "", ports={str(port): port for port in avoid})
-        # Those of a remote engine are not this host's, where a tunnel to them may have the same.
+        # A remote engine's ports are not this host's, where a tunnel to them may have the same numbers.
         check = check and self.engine.local
         taken = Taken(observed, self.state.load(), [*all_records(), lost], self._holder)
         return choose_ports(names, defined.profile, defined.catalogue, taken, check)
@@ -295,15 +295,15 @@ class World:
     # ---- what is there of it ---------------------------------------------------------------------------------
 
     def bare(self) -> Picture:
-        """Look without reading the project's files: a broken devenv.yaml keeps nobody from stopping what runs."""
+        """Look without reading the project's files: a user with a broken devenv.yaml can still stop what runs."""
         record, observed = self.state.load(), self.observe()
         nothing = Desired(self.id, Names(self.id).network, {})
         return Picture(Definitions(Profile("", {}), load_catalogue()), nothing, nothing, observed, record)
 
     def existing(self, defined: Definitions, names: Sequence[str]) -> Picture:
-        """Look, and want those services that have a container; all of them, unless some are named.
+        """Look; want the services that have a container: those of `names`, or all.
 
-        Raises ConfigError if one of `names`, or any at all, has none.
+        Raise ConfigError if one of `names` has none, or no service has one.
         """
         picture = self.look(defined)
         found = {container.service for container in self.containers(picture.observed, names)}
@@ -311,7 +311,7 @@ class World:
         return replace(picture, wanted=replace(picture.everything, services=services))
 
     def containers(self, observed: Observed, names: Sequence[str]) -> list[ObservedContainer]:
-        """Return the containers of these services, or all. Raises ConfigError if one, or any at all, is missing."""
+        """Return the containers of these services, or all. Raise ConfigError if one is missing, or all are."""
         for name in names:
             if name not in observed.containers:
                 raise ConfigError(
@@ -323,7 +323,7 @@ class World:
         return [observed.containers[name] for name in names or observed.containers]
 
     def there(self, defined: Definitions, components: Collection[str] = ()) -> Picture:
-        """Look, and want what is there, as it should be. Raises ConfigError if nothing is, or no such component."""
+        """Look; want the services that have a container. Raise ConfigError if none has, or a component is missing."""
         for component in components:
             if component not in defined.profile.components:
                 raise _no_component(component, defined.profile)
@@ -339,7 +339,7 @@ class World:
         return replace(picture, wanted=given)
 
     def given(self, desired: Desired) -> Desired:
-        """Return the same with only those parts of components that are known to be in place."""
+        """Return `desired` with only those parts of components that are in place by the record."""
         provisioned = self.state.load().provisioned
         services = {
             name: replace(s, components={c: part for c, part in s.components.items() if provisioned.get(part.pair)})
@@ -348,12 +348,12 @@ class World:
         return replace(desired, services=services)
 
     def note_works(self, services: Collection[str]) -> None:
-        """Remember that a start on new data was got through that whoever began it did not see end."""
+        """Record that services work with their new data, if the devenv that started them did not see it."""
         record = self.state.load()
         if not {*record.unfinished, *record.renewed} & {*services}:
             return
         with self.state.locked_if_free() as ours:
-            if ours:  # else whoever has the environment now sees it
+            if ours:  # else the devenv that holds the lock sees it
                 notes = Notes(self.state)
                 notes.starts((), [*services])
                 notes.renewed({*self.state.load().renewed} & {*services})
@@ -361,7 +361,7 @@ class World:
     # ---- components that somebody had ------------------------------------------------------------------------
 
     def adopt(self, catalogue: Catalogue) -> None:
-        """Put components on record that were made for tests by processes that are gone: they are left behind, too."""
+        """Put the test components of ended processes on record: they are left behind, too."""
         if not (names := self.state.abandoned()):
             return
         observed, record = self.observe(), self.state.load()
@@ -371,15 +371,15 @@ class World:
         self.state.adopt()
 
     def former(self, defined: Definitions) -> set[str]:
-        """Return the components that have a part of some service and are not asked for any more."""
+        """Return the components that have a part of some service and that nobody asks for any more."""
         return set(former_components(self.state.load().provisioned, defined.profile, defined.catalogue))
 
     def left_behind(self, defined: Definitions) -> set[str]:
-        """Return the components that were lent to a killed run; those of devenv.yaml and of services never are."""
+        """Return the components that killed runs had, except those of devenv.yaml and of services."""
         return self.state.left_behind() - defined.listed - needed_components(defined.catalogue)
 
     def forget_lent(self, components: Collection[str]) -> None:
-        """Forget that these components were lent, those that have no part of any service any more."""
+        """Forget that these components were lent, except those that still have a part of a service."""
         still_there = {Pair.parse(pair).component for pair in self.state.load().provisioned}
         for component in {*components} - still_there:
             self.state.returned(component)
@@ -387,11 +387,11 @@ class World:
     # ---- what programs read ----------------------------------------------------------------------------------
 
     def write(self, files: Mapping[str, str], catalogue: Catalogue) -> list[Path]:
-        """Write these files under .devenv/ and remove the others of devenv's; return those that changed."""
+        """Write these files under .devenv/ and remove devenv's other files there; return those that changed."""
         record = self.state.load()
         before = {*record.files, *contents.known_files(catalogue)}
         if not before >= files.keys():
-            # Known before they are written: what a killed devenv leaves is then ours to remove.
+            # On record before devenv writes them: it can then remove what a killed devenv leaves.
             self.state.amend(files=sorted({*record.files, *files}))
         written = folder.write(self.project, self.folder, files, before)
         self.state.amend(files=sorted(files))
@@ -408,7 +408,7 @@ def _pictured(
 
 
 def needs(catalogue: Catalogue) -> dict[str, list[str]]:
-    """Return which services may hold on to which, by the roles that they require."""
+    """Return, by service, the services that it may be connected to: all that fill a role which it requires."""
     return {
         name: [other.name for other in catalogue.values() if any(other.role == r.role for r in service.requires)]
         for name, service in catalogue.items()
