@@ -1,4 +1,4 @@
-"""The real docker compose, version 2: the one that is here, else Debian's."""
+"""Find the real docker compose, version 2: the one on this machine, else Debian's."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import debian
 
-# Debian 12's own is version 1.
+# Debian 12 itself packages version 1.
 SUITE = "trixie"
 
 
 def find(folder: Path) -> list[str]:
-    """The command: named for the bench, the plugin, the program, or one put into the folder; else empty."""
+    """Return the command that DEVENV_BENCH_COMPOSE names, else plugin, program or Debian's; empty if it is missing."""
     named = os.environ.get("DEVENV_BENCH_COMPOSE")
     for command in [[named]] if named else [["docker", "compose"], ["docker-compose"]]:
         if shutil.which(command[0]) and _is_version_2(command):
@@ -28,6 +28,6 @@ def _is_version_2(command: list[str]) -> bool:
 
 
 def fetched(folder: Path) -> list[str]:
-    """Debian's; empty where that cannot be had."""
+    """Return Debian's command, unpacked below `folder`; empty if it cannot be downloaded."""
     unpacked = debian.unpacked(folder, "download", "docker-compose", suite=SUITE)
     return [str(unpacked / "usr/libexec/docker/cli-plugins/docker-compose")] if unpacked else []

@@ -17,7 +17,7 @@ from devenv.engine.connection import endpoint_in_use
 
 @pytest.fixture(scope="session")
 def client() -> Iterator[docker.DockerClient]:
-    """The engine, asked without devenv."""
+    """Connect to the engine without devenv."""
     engine = docker.DockerClient(base_url=endpoint_in_use()[0])
     yield engine
     engine.close()
@@ -25,13 +25,13 @@ def client() -> Iterator[docker.DockerClient]:
 
 @pytest.fixture(autouse=True)
 def _ready(images: Ports) -> None:
-    """Every test here needs images, and ports that another process may have let go of."""
+    """Wait for the images, and hold the ports that another process has released meanwhile."""
     images.hold()
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
-    """An empty project; whatever was brought up in it is gone afterwards."""
+    """Make an empty project; take down afterwards whatever runs in it."""
     scratch = new_project(tmp_path, "project")
     yield scratch
     remove(scratch)
@@ -39,7 +39,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 @pytest.fixture
 def checkout(project: Project, tmp_path: Path) -> Path:
-    """A copy of the source tree that the project's command line runs from, for the test to change."""
+    """Copy the source tree for the test to change; the project's command line runs from the copy."""
     copy = tmp_path / "checkout"
     for name in ("devenv", "compose", "profiles"):
         shutil.copytree(REPOSITORY / name, copy / name)
@@ -49,7 +49,7 @@ def checkout(project: Project, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def etcd_that(client: docker.DockerClient, tmp_path: Path, project: Project) -> Iterator[Callable[[str], str]]:
-    """Makes an image that passes for etcd and runs a script instead."""
+    """Yield a function that builds an image that passes for etcd and runs a script instead."""
     base = next(image for image in project.json("images", "list") if image["service"] == "base")["reference"]
     tag = f"devenv-test/{uuid.uuid4().hex}:broken"
 
@@ -66,6 +66,6 @@ def etcd_that(client: docker.DockerClient, tmp_path: Path, project: Project) -> 
 
 @pytest.fixture(autouse=True)
 def _closed() -> Iterator[None]:
-    """What a test left open is told of in this test: garbage is collected at its end, not in a later one."""
+    """Collect garbage at the end of each test, so that Python warns in that test of what it left open."""
     yield
     gc.collect()

@@ -1,4 +1,4 @@
-"""Programs from the mirror that the host's apt uses, without touching what the host has."""
+"""Unpack programs from the mirror that the host's apt uses, without touching what the host has."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
 def unpacked(folder: Path, *command: str, suite: str = "") -> Path | None:
-    """What is in the packages that an apt-get command downloads, below `folder`; None where that cannot be.
+    """Return a folder below `folder` with the content of packages that an apt-get command downloads; None if it fails.
 
-    They are of the host's own suites, or of another one.
+    The packages come from the host's own suites, or from `suite`.
     """
     if not shutil.which("apt-get"):
         return None

@@ -1,4 +1,4 @@
-"""Run devenv's command line in the test's own process, as a process of its own would be: a tenth of the time."""
+"""Run devenv's command line in the test's own process as if in a new one: it takes a tenth of the time."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run_program(
 
 @contextmanager
 def _garbage_of_its_own() -> Iterator[None]:
-    """Close what the command left open, as the end of a process does: without a word."""
+    """Close what the command left open without a warning, as the end of a process does."""
     gc.freeze()
     try:
         yield
@@ -64,7 +64,7 @@ def _garbage_of_its_own() -> Iterator[None]:
 
 @contextmanager
 def _warnings_as_usual() -> Iterator[None]:
-    """Print warnings, and of those only what a program prints whose Python is told nothing about them."""
+    """Print only the warnings that Python prints by default."""
     with warnings.catch_warnings():
         warnings.resetwarnings()
         for ignored in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
@@ -78,18 +78,18 @@ def _print_warning(message: Warning | str, category: type[Warning], filename: st
 
 
 def _forget() -> None:
-    """Empty what devenv's modules keep of earlier calls."""
+    """Empty the caches of devenv's modules."""
     for name, module in list(sys.modules.items()):
         if name.startswith("devenv."):
             for one in vars(module).values():
-                # Kept by the name of a file, which may have changed; what has a limit is kept by content.
+                # A cache without a limit has a file's name as key, and the file may have changed; others have content.
                 if isinstance(one, _lru_cache_wrapper) and one.cache_parameters()["maxsize"] is None:
                     one.cache_clear()
 
 
 @contextmanager
 def sources(checkout: Path) -> Iterator[None]:
-    """Read compose/ and profiles/ from another checkout than this one, which may have changed files there."""
+    """Read compose/ and profiles/ from `checkout`, where a test may have changed files."""
     module = sys.modules[data_folder.__module__]
     assert module.__file__
     with mock.patch.object(module, "__file__", str(checkout / Path(module.__file__).relative_to(REPOSITORY))):
@@ -97,7 +97,7 @@ def sources(checkout: Path) -> Iterator[None]:
 
 
 def _exit_code(program: Callable[[], object]) -> int:
-    """Return what the process would end with; a traceback goes where Python would print it."""
+    """Return the exit code that the process would have; print a traceback where Python would."""
     try:
         program()
     except SystemExit as ended:
@@ -118,7 +118,7 @@ def _text(stream: IO[bytes]) -> str:
 
 @contextmanager
 def surroundings(cwd: Path, environ: Mapping[str, str], umask: int) -> Iterator[None]:
-    """Have the folder, the variables and the umask that a process would be started with."""
+    """Set the folder, the variables and the umask as for a new process; restore them afterwards."""
     folder, before = Path.cwd(), dict(os.environ)
     mask = os.umask(0)
     os.umask(mask if umask < 0 else umask)
@@ -136,7 +136,7 @@ def surroundings(cwd: Path, environ: Mapping[str, str], umask: int) -> Iterator[
 
 @contextmanager
 def _as_at_the_start() -> Iterator[None]:
-    """Undo what a command changes in its process: how signals are met, how garbage is collected, what is logged."""
+    """Undo what a command changes in its process: signal handlers, garbage collection, logging."""
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     thresholds, log = gc.get_threshold(), logging.getLogger("devenv")
     level, logged = log.level, list(log.handlers)
@@ -154,7 +154,7 @@ def _as_at_the_start() -> Iterator[None]:
 
 @contextmanager
 def _streams(stdin: str, out: IO[bytes], error: IO[bytes]) -> Iterator[None]:
-    """Have descriptors 0, 1 and 2, and Python's own names for them, lead there."""
+    """Redirect descriptors 0, 1 and 2, and Python's own names for them."""
     ends = os.pipe()
     writer = threading.Thread(target=_write, args=(ends[1], stdin.encode()), daemon=True)
     for stream in (sys.stdout, sys.stderr):
@@ -181,7 +181,7 @@ def _streams(stdin: str, out: IO[bytes], error: IO[bytes]) -> Iterator[None]:
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    """Write it and end; a command that reads none of it is no failure."""
+    """Write the data and close the descriptor; a command may ignore its input."""
     with open(descriptor, "wb", buffering=0) as stream:
         while data:
             try:

@@ -1,4 +1,4 @@
-"""An engine of a test's own, on a small disk and in a network namespace: it shares nothing with the real one."""
+"""Start an engine for a test, on a small disk and in a network namespace: it shares nothing with the real one."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ import debian
 import docker
 from project import Completed, Project, not_root, require
 
-# Seconds in which an engine answers after it was started, or is given up.
+# Seconds to wait for a started engine to answer.
 _START_SECONDS = 60
-# All that Podman needs, as apt leaves out what the host has: libraries serve from there.
+# All programs that Podman needs: apt leaves out dependencies that the host has, and only the host's libraries work.
 _PODMAN = ("podman", "conmon", "golang-github-containers-common", "netavark", "aardvark-dns")
-# In MB: room for the images of all services, their data and a snapshot of that.
+# In MB: room for the images of all services, their data and a snapshot of the data.
 _PODMAN_DISK = 4000
 NEEDED = ("dockerd", "ip", "nsenter", "mkfs.ext4", "mount")
 
 
 def missing() -> str:
-    """What keeps this host from having a second engine; empty if nothing does."""
+    """Return why this host cannot have a second engine; empty if it can."""
     programs = ", ".join(f"no {name}" for name in NEEDED if not shutil.which(name))
     return not_root("start a second engine") or programs
 
 
 @dataclass
 class PrivateEngine:
-    """Its folder, the command that reaches its published ports, and what it is told besides."""
+    """An engine: its folder, the command that reaches its published ports, and its further options."""
 
     run: Path
     inside: tuple[str, ...]
     options: tuple[str, ...] = ()
     daemon: subprocess.Popen[bytes] | None = None
-    # What it is told that way; as this process has it, if that is nothing.
+    # The daemon's variables; if None, those of this process.
     environ: dict[str, str] | None = None
 
     @property
     def socket(self) -> Path:
-        """Where it answers."""
+        """Return the socket that it answers on."""
         return self.run / "engine.sock"
 
     @property
     def disk(self) -> Path:
-        """The disk that it has all its data on."""
+        """Return the disk that has all its data."""
         return self.run / "disk"
 
     @cached_property
@@ -60,7 +60,7 @@ class PrivateEngine:
         return docker.DockerClient(base_url=f"unix://{self.socket}")
 
     def begin(self, project: Project, *arguments: str) -> subprocess.Popen[str]:
-        """The command line on its way, from where the ports of this engine can be reached."""
+        """Start the command line where it can reach the ports of this engine."""
         return subprocess.Popen(
             [*self.inside, sys.executable, "-m", "devenv", *arguments],
             cwd=project.folder,
@@ -71,19 +71,19 @@ class PrivateEngine:
         )
 
     def devenv(self, project: Project, *arguments: str) -> Completed:
-        """The same, ended."""
+        """Run the command line to its end in the same way."""
         with self.begin(project, *arguments) as run:
             told, reported = run.communicate()
         return Completed(run.args, run.returncode, told, reported)
 
     def load(self, images: Sequence[str]) -> None:
-        """Have these images of the host's own engine."""
+        """Copy these images from the host's own engine."""
         load = ["docker", f"--host=unix://{self.socket}", "load", "--quiet"]
         with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as save:
             subprocess.run(load, stdin=save.stdout, check=True)
 
     def fill(self, leave: int) -> Path:
-        """Write a file that leaves only so many bytes of the disk."""
+        """Write a file that leaves only `leave` bytes of the disk free."""
         status = os.statvfs(self.disk)
         ballast = self.disk / "ballast"
         with ballast.open("wb") as stream:
@@ -91,18 +91,18 @@ class PrivateEngine:
         return ballast
 
     def command(self) -> list[str]:
-        """What starts it. It has nothing of what the host's own engine is told."""
+        """Return the command that starts it, without any setting of the host's own engine."""
         own = [f"--data-root={self.disk}/docker", f"--exec-root={self.run}/exec", f"--pidfile={self.run}/pid"]
         (settings := self.run / "daemon.json").write_text("{}")
         return ["dockerd", f"--host=unix://{self.socket}", *own, f"--config-file={settings}", *self.options]
 
     def start(self) -> None:
-        """Return when it answers, or when it was given up."""
+        """Start it; return when it answers, or when the time is over."""
         command = [*self.inside, *self.command()]
         with (self.run / "log").open("ab") as log:
             self.daemon = subprocess.Popen(command, stdout=log, stderr=log, env=self.environ, start_new_session=True)
         for _ in range(_START_SECONDS * 10):
-            # It listens before it can answer, and answers when it can.
+            # It listens before it can answer; a request waits until it can.
             if self.socket.exists():
                 break
             assert self.daemon.poll() is None, (self.run / "log").read_text()
@@ -110,18 +110,18 @@ class PrivateEngine:
                 self.daemon.wait(0.1)
 
     def stop(self) -> None:
-        """Have it end, with all that runs on it."""
+        """Stop it, with all that runs on it."""
         assert self.daemon
         self.daemon.terminate()
         self.daemon.wait(30)
 
 
 class PrivatePodman(PrivateEngine):
-    """Podman as Debian packages it, unpacked somewhere."""
+    """Podman as Debian packages it, unpacked in a folder."""
 
     def command(self) -> list[str]:
         (unpacked,) = map(Path, self.options)
-        # By default it asks for more than a host may have that is a container itself.
+        # By default Podman asks for more than a host that is a container itself may have.
         allowed = [f"nofile={(most := resource.getrlimit(resource.RLIMIT_NOFILE)[1])}:{most}", "nproc=4096:4096"]
         (settings := self.run / "containers.conf").write_text(
             f"""
@@ -147,7 +147,7 @@ network_config_dir = "{self.disk}/networks"
         return [*self._podman(), "system", "service", "--time=0", f"unix://{self.socket}"]
 
     def stop(self) -> None:
-        """Its containers would outlive it, and so would the monitors of what was executed in them: for five minutes."""
+        """Stop it and its containers, which would outlive it; monitors of `exec` would, too, for five minutes."""
         ending = [*self.inside, *self._podman(), "rm", "--all", "--force", "--time=0"]
         subprocess.run(ending, check=False, capture_output=True, env=self.environ)
         super().stop()
@@ -166,9 +166,9 @@ network_config_dir = "{self.disk}/networks"
 def private_engine(
     folder: Path, megabytes: int, *options: str, kind: type[PrivateEngine] = PrivateEngine
 ) -> Iterator[PrivateEngine]:
-    """Start an engine on a disk of that size; it and all that it has are gone afterwards."""
+    """Start an engine on a disk of that size; remove it and all that it has afterwards."""
     require(missing())
-    # Not the name of the folder, which may be long: a socket's path has at most 107 bytes.
+    # Not below `folder`, whose name may be long: a socket's path has at most 107 bytes.
     run = Path(f"/run/devenv-test-{os.getpid()}")
     namespace = run.name
     # Not `ip netns exec`, which hides the control groups that an engine needs.

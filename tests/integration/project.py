@@ -1,4 +1,4 @@
-"""A scratch project, the command line as its users run it, and what to expect of it."""
+"""Run the command line in a scratch project as users do, and check what it does."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ class Project:
     state: Path
     checkout: Path = REPOSITORY
     extra: dict[str, str] = field(default_factory=dict)
-    # As this process has it, if negative.
+    # If negative, that of this process.
     umask: int = -1
 
     @property
     def environ(self) -> dict[str, str]:
-        # Nor what `make test` tells a make that it runs.
+        # MAKE… and MFLAGS are what `make test` passes to a make that it runs.
         foreign = ("OS_", "DEVENV_", "MAKE", "MFLAGS")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         return {**clean, "DEVENV_STATE_DIR": str(self.state), "PYTHONPATH": str(self.checkout), **self.extra}
 
     def devenv(self, *arguments: str, check: bool = True, cwd: Path | None = None, stdin: str = "") -> Completed:
-        """Run it to its end in this process, which takes a tenth of the time of one of its own."""
+        """Run the command line in this process, which takes a tenth of the time of a new one."""
         with self.inside(cwd):
             done = run_inside(arguments, stdin)
         return self._judged(done, arguments, check)
@@ -62,9 +62,9 @@ class Project:
         stdin: str = "",
         limit: float | None = None,
     ) -> Completed:
-        """Run it to its end in a process of its own, where that is the point.
+        """Run the command line in a new process, for tests that need one.
 
-        Raises TimeoutExpired if the end does not come in `limit` seconds.
+        Raises TimeoutExpired if it does not end within `limit` seconds.
         """
         done = subprocess.run(
             [sys.executable, "-m", "devenv", *arguments],
@@ -80,19 +80,19 @@ class Project:
         return self._judged(done, arguments, check)
 
     def _judged(self, done: Completed, arguments: Sequence[str], check: bool) -> Completed:
-        """A traceback fails the test, and so does an exit code that nobody expects."""
+        """Fail the test for a traceback, and with `check` for an exit code other than 0."""
         assert "Traceback" not in done.stderr or "--debug" in arguments, done.stderr
         assert not check or done.returncode == 0, f"devenv {arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
 
     @contextmanager
     def inside(self, cwd: Path | None = None) -> Iterator[None]:
-        """Have this process be one that is started in the project and runs its checkout."""
+        """Make this process like one that is started in the project and runs its checkout."""
         with surroundings(cwd or self.folder, self.environ, self.umask), sources(self.checkout):
             yield
 
     def shell(self, command: str) -> str:
-        """What a command prints that ends well, in a shell like that of a reader of the docs."""
+        """Run a command, which must succeed, in a shell as a reader of the docs has; return what it prints."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
@@ -114,9 +114,9 @@ class Project:
         by: signal.Signals = signal.SIGKILL,
         code: int = -signal.SIGKILL,
     ) -> bool:
-        """Run the command line and send it a signal `pause` seconds after a container of it began to stand still.
+        """Run the command line and send it a signal `pause` seconds after one of its containers is paused.
 
-        Whether it came to that, and it ended with this code: it may have ended before.
+        Return whether it ended with `code`; it may have ended before the signal.
         """
         label = f"io.devenv.environment={self.id}"
         with subprocess.Popen(
@@ -139,7 +139,7 @@ class Project:
         assert code == -signal.SIGKILL, f"it ended before it reported {seen!r}"
 
     def up_until(self, seen: str, number: signal.Signals, *services: str) -> tuple[int, str]:
-        """Run `up`, send it the signal once it has reported `seen`; its exit code and the rest of its report."""
+        """Run `up`, send it the signal once it has reported `seen`; return its exit code and the rest of its report."""
         return self._until(seen, number, "up", *services)
 
     def _until(self, seen: str, number: signal.Signals, *arguments: str) -> tuple[int, str]:
@@ -153,7 +153,7 @@ class Project:
         return run.returncode, rest
 
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
-        """The command line on its way; its stderr tells what it does."""
+        """Start the command line; its stderr reports what it does."""
         return subprocess.Popen(
             [sys.executable, "-m", "devenv", *arguments],
             cwd=self.folder,
@@ -176,7 +176,7 @@ class Project:
 
     @property
     def id(self) -> str:
-        """The id of its default environment."""
+        """Return the id of its default environment."""
         return environment_id(self.folder, "default")
 
     def env(self) -> dict[str, str]:
@@ -184,12 +184,12 @@ class Project:
 
 
 def build_images() -> None:
-    """Build what is not there yet; nothing to see unless it is."""
+    """Build the images that are missing."""
     subprocess.run([sys.executable, "-m", "devenv", "images", "build"], cwd=REPOSITORY, check=True)
 
 
 class Ports:
-    """The services' well-known ports, held so that none is chosen.
+    """The services' well-known ports, held so that devenv chooses none of them.
 
     Tests in several processes, each with a state folder of its own, would take them from each other.
     """
@@ -199,11 +199,11 @@ class Ports:
         self._missing, self._held, self._lock = numbers, ExitStack(), Lock()
 
     def hold(self) -> None:
-        """Hold those that nobody else has right now."""
+        """Hold those that are free right now."""
         with self._lock:
             for number in [*self._missing]:
                 with suppress(OSError):
-                    # As devenv looks for a free port: connections that ended a minute ago do not count.
+                    # Connections that ended a minute ago do not count, as when devenv looks for a free port.
                     listener = socket.create_server(("127.0.0.1", number))
                     self._held.enter_context(listener)
                     self._missing.remove(number)
@@ -220,7 +220,7 @@ def new_project(parent: Path, name: str) -> Project:
 
 @contextmanager
 def components(project: Project, text: str) -> Iterator[None]:
-    """Have a running project's services serve these components, and none afterwards."""
+    """Give a running project these components, and drop them afterwards."""
     project.configure(text)
     project.devenv("up")
     yield
@@ -237,7 +237,7 @@ def remove(project: Project) -> None:
 
 
 def ours(client: docker.DockerClient, identity: str) -> dict[str, list[str]]:
-    """What the engine has of an environment, by kind: names of containers, networks and volumes."""
+    """Return what the engine has of an environment, by kind: names of containers, networks and volumes."""
     label = {"label": f"io.devenv.environment={identity}"}
     return {
         "containers": sorted(c.name for c in client.containers.list(all=True, filters=label, ignore_removed=True)),
@@ -247,23 +247,23 @@ def ours(client: docker.DockerClient, identity: str) -> dict[str, list[str]]:
 
 
 def tags(client: docker.DockerClient, repository: str | None = None) -> set[str]:
-    """The names of images, of all in one request: those of others come and go meanwhile."""
+    """Return the names of images. It takes one request: between two, images of other tests come and go."""
     return {tag for image in client.api.images(repository) for tag in image["RepoTags"] or ()}
 
 
 def snapshot_images(client: docker.DockerClient, identity: str) -> set[str]:
-    """The images that hold, or were to hold, data of an environment."""
+    """Return the images that hold, or were to hold, data of an environment."""
     return {tag for tag in tags(client, "devenv/snapshot") if tag.startswith(f"devenv/snapshot:{identity}-")}
 
 
 def plan_of(project: Project, *services: str) -> list[tuple[str, str, str]]:
-    """What `devenv plan` says it would do: action, target and cause, readiness checks left out."""
+    """Return action, target and cause of each operation of `devenv plan`, without readiness checks."""
     operations: list[Mapping[str, str]] = project.json("plan", *services)["operations"]
     return [(op["action"], op["target"], op["cause"]) for op in operations if op["action"] != "ready"]
 
 
 def golden_states(project: Project) -> set[str]:
-    """The images that hold, or would hold, the golden states of its services."""
+    """Return the images that hold, or would hold, the golden states of its services."""
     with project.inside():
         world = Environment()._world
         picture = world.look(world.define())
@@ -271,24 +271,24 @@ def golden_states(project: Project) -> set[str]:
 
 
 def require(missing: str) -> None:
-    """Skip the test for what is missing here, if anything is; in CI, where nobody reads what was skipped, it fails."""
+    """Skip the test if something is missing here; fail it in CI, where nobody reads what was skipped."""
     if missing:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
 
 
 def not_root(what: str) -> str:
-    """What is missing where only root may do what a test does; empty for root."""
+    """Return why a test cannot do what only root may do; empty for root."""
     return "" if os.geteuid() == 0 else f"only root may {what}"
 
 
 def until(run: subprocess.Popen[str], seen: str) -> None:
-    """Read on until it reports `seen`."""
+    """Read the report of a run until it has reported `seen`."""
     assert run.stderr
     assert any(seen in line for line in run.stderr), f"it ended before it reported {seen!r}"
 
 
 def one_clear_line(done: Completed, exit_code: int, *words: str) -> None:
-    """A failure as users are promised it: one line that begins with "cannot", a hint, the right exit code."""
+    """Check that a failure is as promised: one line that begins with "cannot", a hint, the right exit code."""
     lines = [line for line in done.stderr.splitlines() if line.startswith("cannot ")]
     assert done.returncode == exit_code, done.stderr
     assert len(lines) == 1, done.stderr

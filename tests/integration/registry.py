@@ -1,4 +1,4 @@
-"""A registry of one image on the loopback, where engines ask for no TLS. It knows what a pull asks, no more."""
+"""Serve one image as a registry on the loopback, where engines ask for no TLS. It answers pulls and no more."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 @dataclass
 class Registry:
-    """`blobs` are by digest; `manifests` by digest and by tag; `asked` are the manifests that were asked for."""
+    """A registry: `blobs` by digest, `manifests` by digest and by tag, and in `asked` the manifests asked for."""
 
     address: str
     digest: str
@@ -33,7 +33,7 @@ class Registry:
 
 
 def image(content: str, architecture: str) -> tuple[str, dict[str, bytes], bytes]:
-    """An image with one file: the digest of its manifest, its blobs, the manifest."""
+    """Make an image with one file; return the digest of its manifest, its blobs and the manifest."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         entry = tarfile.TarInfo("content")
@@ -55,7 +55,7 @@ def image(content: str, architecture: str) -> tuple[str, dict[str, bytes], bytes
 
 @contextmanager
 def serving(content: str, architecture: str, tag: str) -> Iterator[Registry]:
-    """Have a registry with that image for a while."""
+    """Run a registry with that image."""
     digest, blobs, manifest = image(content, architecture)
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Test suites of a scratch project, run with pytest or stestr as their developers run them."""
+"""Write test suites of a scratch project, and run them with pytest as their developers do."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ NOTHING: dict[str, list[str]] = {"containers": [], "networks": [], "volumes": []
 
 
 def write(project: Project, name: str, text: str) -> None:
-    """A file of the suite; what every test of these suites needs is imported already."""
+    """Write a file of the suite; a Python file begins with the imports that every test needs."""
     imports = "import os\nimport pytest\n" if name.endswith(".py") else ""
     (project.folder / name).write_text(imports + textwrap.dedent(text))
 
 
 def _arguments(project: Project, *arguments: str) -> list[str]:
-    """What pytest is told, in a folder that has a configuration of its own."""
+    """Return the arguments of pytest; make sure that the folder has a configuration of its own."""
     if not (project.folder / "pyproject.toml").exists():
         (project.folder / "pytest.ini").touch()
     return ["-p", "no:cacheprovider", *arguments]
 
 
 def _started(project: Project, *arguments: str) -> dict[str, Any]:
-    """What starts pytest, for Popen and run."""
+    """Return the arguments of Popen and run that start pytest."""
     command = [sys.executable, "-m", "pytest", *_arguments(project, *arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     # A background job of a shell ignores Ctrl-C, and so do its children unless told otherwise.
@@ -63,7 +63,7 @@ def pytest_run(project: Project, *arguments: str) -> Completed:
 def _modules_of(project: Project) -> Iterator[None]:
     """Forget the project's own modules afterwards: the next suite has others of the same names."""
     path = [*sys.path]
-    # As `python -m pytest` has it.
+    # `python -m pytest` does this.
     sys.path.insert(0, str(project.folder))
     try:
         yield
@@ -76,13 +76,13 @@ def _modules_of(project: Project) -> Iterator[None]:
 
 
 def pytest_process(project: Project, *arguments: str) -> Completed:
-    """Run the project's tests in a process of their own, where there are workers, or where that is the point."""
+    """Run the project's tests in a new process, for runs with workers and for tests that need one."""
     return subprocess.run(**_started(project, *arguments), check=False)
 
 
 @contextmanager
 def pytest_begun(project: Project, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Tests that run in a process group of their own; what is left of it in the end is killed."""
+    """Start tests in a process group of their own; kill it in the end if they still run."""
     with subprocess.Popen(**_started(project, *arguments), start_new_session=True) as run:
         try:
             yield run
@@ -92,14 +92,14 @@ def pytest_begun(project: Project, *arguments: str) -> Iterator[subprocess.Popen
 
 
 def outcome(done: Completed, **expected: int) -> None:
-    """What pytest's last line counts."""
+    """Check the counts in pytest's last line."""
     last = next(line for line in reversed(done.stdout.splitlines()) if line.strip())
     for what, number in expected.items():
         assert f"{number} {what}" in last, done.stdout
 
 
 def all_of(project: Project, client: docker.DockerClient) -> dict[str, list[str]]:
-    """What the engine has of any environment of the project, by kind."""
+    """Return what the engine has of all environments of the project, by kind."""
     found: dict[str, list[str]] = {kind: [] for kind in NOTHING}
     for folder in (project.state / "environments").glob("*"):
         for kind, names in ours(client, folder.name).items():
@@ -108,7 +108,7 @@ def all_of(project: Project, client: docker.DockerClient) -> dict[str, list[str]
 
 
 def remains(project: Project) -> list[str]:
-    """What is on record of the project's environments; locks are not."""
+    """Return the names of the files that devenv keeps of the project's environments, without locks."""
     return sorted(p.name for p in (project.state / "environments").rglob("*") if p.is_file() and p.name not in _LOCKS)
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong goes wrong with one clear line, the right exit code, and nothing lost."""
+"""Each failure gives one clear line and the right exit code, and loses nothing."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_devenv_folder_that_is_a_link_is_refused_before_anything_starts(
 
 @pytest.fixture
 def small_disk(project: Project) -> Iterator[Path]:
-    """The project's .devenv/ on a file system of 64 KiB."""
+    """Mount a file system of 64 KiB as the project's .devenv/."""
     require(not_root("mount a file system"))
     folder = project.folder / ".devenv"
     folder.mkdir()
@@ -189,7 +189,7 @@ def test_a_read_only_folder_is_refused_before_anything_starts(
 def test_dead_proxies_do_not_matter(running: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{scheme}_proxy" for scheme in ("http", "https", "all")]
     dead = dict.fromkeys((*names, *map(str.upper, names)), "http://127.0.0.1:9")
-    # Nor does the user's own list of exceptions help.
+    # An empty list of exceptions: the user's own one must not help.
     monkeypatch.setattr(running, "extra", {**dead, "no_proxy": "", "NO_PROXY": ""})
     running.configure("components: [proxied]\n")
     done = running.json("up")["operations"]

@@ -1,4 +1,4 @@
-"""`devenv ci`: what a job of a CI system gets, prints and leaves, whatever becomes of it."""
+"""`devenv ci`: what a job of a CI system gets, prints and leaves, however it ends."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_command_has_services_its_exit_code_counts_and_nothing_is_left(
     assert (etcd.folder / "junit.xml").read_text() == "<testsuite/>\n"
     status = json.loads((etcd.folder / "artifacts" / "status.json").read_text())
     assert status["services"]["etcd"]["state"] == "ready"
-    # Not the component's own secret either, which nobody knows any more.
+    # The artifacts do not hold the component's own secret either, which devenv has dropped by now.
     password = (etcd.folder / "password").read_text().strip()
     assert len(password) == 32
     assert not [path for path in (etcd.folder / "artifacts").iterdir() if password in path.read_text()]
@@ -64,7 +64,7 @@ def test_what_is_collected_is_whole_and_without_secrets(
     assert all(TIMESTAMP.match(files[f"{name}.log"]) for name in services)
     assert json.loads(files["status.json"])["services"].keys() == {*services}
     assert {container["Config"]["Hostname"] for container in json.loads(files["inspect.json"])} >= {"rabbitmq"}
-    # The engine remembers its last 256 events only, of whatever environment.
+    # The engine remembers only its last 256 events, of all environments together.
     assert {event["Actor"]["Attributes"]["io.devenv.environment"] for event in json.loads(files["events.json"])} <= {
         running.id
     }
@@ -110,7 +110,7 @@ def test_gitlab_folds_what_is_not_the_commands(etcd: Project) -> None:
 def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(
     etcd: Project, client: docker.DockerClient
 ) -> None:
-    # Nobody reads to the end of its output while a process of it is there.
+    # The shell starts another process and waits for it.
     done = etcd.devenv(
         "ci",
         "--timeout",
@@ -175,14 +175,14 @@ def test_what_cannot_be_done_is_one_clear_line_before_anything_is(etcd: Project,
 
 
 def example(file: str) -> Any:
-    """A file that the page shows."""
+    """Return the content of a file that docs/ci.md shows."""
     blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs" / "ci.md").read_text(), re.DOTALL)
     (found,) = (block for block in blocks if block.startswith(f"# {file}\n"))
     return yaml.safe_load(found)
 
 
 def run_lines(project: Project, lines: list[str], **variables: str) -> str:
-    """What a job prints that runs these lines, but for those that install something."""
+    """Run these lines as a job does, except those that install something; return what it prints."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     (project.folder / "tests").mkdir()
     (project.folder / "tests" / "test_it.py").write_text(

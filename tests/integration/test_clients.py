@@ -1,4 +1,4 @@
-"""With nothing but what devenv wrote, a real client uses each service."""
+"""A real client uses each service with nothing but what devenv wrote."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_mysql_takes_a_table_and_gives_it_back(env: dict[str, str]) -> None:
         cursor.execute(f"SELECT word FROM {name}")
         assert cursor.fetchone() == ("grüße ✓",)
         cursor.execute(f"DROP TABLE {name}")
-        # The administrator's view: it may make databases and users for others.
+        # The administrator may make databases and users for others.
         cursor.execute(f"CREATE DATABASE {name}")
         cursor.execute(f"DROP DATABASE {name}")
         cursor.execute("SELECT VERSION()")

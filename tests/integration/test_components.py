@@ -1,4 +1,4 @@
-"""Components come, change and go with devenv.yaml; what they have is theirs; and their options reach config files."""
+"""Components come, change and go with devenv.yaml. Each has its own accounts, and its options reach config files."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ connection = sqlite:///nova.sqlite
 
 @pytest.fixture(scope="module")
 def wired(running: Project) -> Iterator[Project]:
-    """All four services with two components, for tests that leave both as they are."""
+    """Give the four services two components, for tests that leave both as they are."""
     with components(running, TWO):
         yield running
 
 
 @pytest.fixture
 def config(wired: Project) -> Iterator[Path]:
-    """A config file of the project's own; what a test merged into it is forgotten afterwards."""
+    """Write a config file of the project; undo afterwards what a test merged into it."""
     wired.configure(TWO)
     path = wired.folder / "nova.conf"
     path.write_text(CONFIG)
@@ -64,7 +64,7 @@ def token(values: dict[str, str]) -> requests.Response:
 
 
 def keystone(project: Project, path: str) -> Any:
-    """What the administrator reads."""
+    """Read a path of Keystone as the administrator."""
     admin = env(project)
     headers = {"X-Auth-Token": token(admin).headers["X-Subject-Token"]}
     answer = requests.get(admin["OS_AUTH_URL"] + path, headers=headers, timeout=10)
@@ -83,7 +83,7 @@ def connect(values: dict[str, str]) -> pymysql.connections.Connection[Any]:
 
 
 def names_in(project: Project) -> dict[str, set[str]]:
-    """Whose databases, vhosts, users and keys there are, asked as the administrator."""
+    """Return the names of databases, vhosts, and users of RabbitMQ and Keystone, as the administrator sees them."""
     admin = env(project)
     with connect(admin) as connection, connection.cursor() as cursor:
         cursor.execute("SHOW DATABASES")
@@ -164,7 +164,7 @@ def test_components_come_change_and_go_with_devenv_yaml(project: Project) -> Non
     with connect(env(project)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT user FROM mysql.user WHERE user = 'nova'")
         assert cursor.fetchall() == ()
-    # Dropped is forgotten: nothing is said, planned or left to be dropped any more.
+    # devenv forgets dropped data: it neither says nor plans anything about it, and has nothing left to drop.
     assert "kept the data" not in project.devenv("up", "--drop").stderr
 
 
@@ -191,7 +191,7 @@ def test_a_component_whose_data_was_lost_gets_new_ones(wired: Project) -> None:
     assert {"nova", "my-service"} <= names_in(wired)["vhosts"]
 
 
-# ---- what is not there -------------------------------------------------------------------------------------------
+# ---- components that are not there -------------------------------------------------------------------------------
 
 
 def test_a_component_that_is_not_listed_is_told(wired: Project) -> None:
@@ -258,7 +258,7 @@ def test_up_keeps_listed_files_current_and_restores_those_that_are_not(wired: Pr
     assert "rabbit_quorum_queue = true" in config.read_text()
     wired.configure(TWO)
     wired.devenv("up")
-    # What the user wrote over ours is what was there before.
+    # devenv also restores what the user wrote over an option of devenv's.
     assert "connection = sqlite:///nova.sqlite" in config.read_text()
     assert "rabbit_quorum_queue = false" in config.read_text() and "mysql" not in config.read_text()
 
@@ -381,7 +381,7 @@ def test_etcd_asks_for_a_login_when_it_is_switched_on_and_no_longer_when_off(pro
     assert plan_of(project) == []
     assert project.json("status")["services"]["etcd"]["state"] == "ready"
 
-    # Who has logged in as root does so again once etcd was started anew.
+    # A client that has logged in as root does so again after etcd has restarted.
     root = env(project)
     settings = {"auth": "true", "password": root["DEVENV_ETCD_PASSWORD"]}
     work = Etcd(Target(root["DEVENV_ETCD_HOST"], int(root["DEVENV_ETCD_PORT"]), url, settings))
@@ -420,7 +420,7 @@ def test_devstack_is_told_what_a_shell_can_read(wired: Project, tmp_path: Path) 
     assert (found["MYSQL_TCP_PORT"], found["ETCD_PORT"]) == (admin["DEVENV_MYSQL_PORT"], admin["DEVENV_ETCD_PORT"])
     assert (found["RABBIT_USERID"], found["RABBIT_PASSWORD"]) == ("devenv", admin["DEVENV_RABBITMQ_PASSWORD"])
     assert found["ADMIN_PASSWORD"] == admin["OS_PASSWORD"]
-    # It asks for Keystone below /identity, and speaks to RabbitMQ's default vhost.
+    # DevStack asks for Keystone below /identity, and uses RabbitMQ's default vhost.
     identity = requests.get(f"http://{found['KEYSTONE_SERVICE_HOST']}/identity/v3", timeout=10)
     assert identity.status_code == 200 and identity.json()["version"]["id"].startswith("v3")
     assert "/" in names_in(wired)["vhosts"]

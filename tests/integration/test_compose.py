@@ -47,7 +47,7 @@ def test_docker_compose_accepts_the_file(path: Path, compose: list[str]) -> None
 
 
 class Exported:
-    """What is in the exported file."""
+    """An exported file, its content, and docker compose to run it."""
 
     def __init__(self, path: Path, compose: list[str]) -> None:
         self.path, self._compose = path, compose
@@ -65,7 +65,7 @@ class Exported:
         return str(self.data["configs"][name]["content"].replace("$$", "$"))
 
     def passwords(self, name: str) -> dict[str, str]:
-        """Of the users that a JSON file of accounts names."""
+        """Return the passwords of the users that a JSON file of accounts names."""
         return {user["name"]: user["password"] for user in json.loads(self.file(name))["users"]}
 
     def sql_passwords(self) -> dict[str, str]:
@@ -85,7 +85,7 @@ def brought_up(project: Project, compose: list[str]) -> Iterator[Exported]:
 
 
 def left(client: docker.DockerClient, name: str) -> dict[str, list[str]]:
-    """What the engine has of a Compose project."""
+    """Return what the engine has of a Compose project."""
     label = {"label": f"com.docker.compose.project={name}"}
     return {
         "containers": [c.name for c in client.containers.list(all=True, filters=label, ignore_removed=True)],
@@ -184,10 +184,10 @@ def test_an_exported_etcd_asks_for_the_logins_that_the_project_wants(project: Pr
 def test_a_service_that_does_not_work_is_not_healthy(project: Project, compose: list[str]) -> None:
     project.configure("profile: identity\n")
     with brought_up(project, compose) as exported:
-        # Keystone answers on its port, and has no database to make a token from.
+        # Keystone answers on its port, but has no database to make a token from.
         assert exported.run("stop", "mysql").returncode == 0
         assert exported.run("exec", "keystone", "bash", "/etc/devenv/healthy.sh").returncode == 1
         assert exported.run("start", "mysql").returncode == 0
-        # A Keystone that was found unhealthy meanwhile ends the wait at once, until its next check finds that it works.
+        # If a check has found Keystone unhealthy meanwhile, the wait fails immediately, until the next check succeeds.
         assert any(exported.run("up", "--wait").returncode == 0 for _ in range(60))
         assert exported.run("exec", "keystone", "bash", "/etc/devenv/healthy.sh").returncode == 0

@@ -1,4 +1,4 @@
-"""Every command that README and docs show is run, in the order of its page, in one project."""
+"""Run every command that README and docs show, in the order of its page, in one project for each page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`durable: true`: what is unsafe but fast is off, in the servers themselves and not only in their files."""
+"""`durable: true` turns off what is unsafe but fast, in the servers themselves and not only in their files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _SAFE = {"innodb_flush_log_at_trx_commit": "1", "innodb_flush_method": "O_DIRECT
 
 
 def mysql(project: Project) -> Mapping[str, str]:
-    """What the running server says."""
+    """Return the variables of the running server."""
     names = ", ".join(f"@@{name}" for name in _VARIABLES)
     done = project.devenv("exec", "mysql", "--", "mysql", "--batch", "--skip-column-names", "-e", f"SELECT {names}")
     return dict(zip(_VARIABLES, done.stdout.split(), strict=True))
 
 
 def fsyncs(project: Project) -> int:
-    """How often etcd waited for the disk while five keys were put."""
+    """Put five keys; return how often etcd waited for the disk meanwhile."""
 
     def counted() -> int:
         with urllib.request.urlopen(f"{project.env()['DEVENV_ETCD_URL']}/metrics") as page:

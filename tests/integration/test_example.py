@@ -1,4 +1,4 @@
-"""The example's own functional suite, as its developers run it; and what is left of it, whatever happens to it."""
+"""The example's own functional suite works as its developers run it, and leaves nothing, however it ends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_waits(conf, database):
     while True:
         signal.pause()
 """
-# Of its README.
+# The commands in its README.
 COMMANDS = [
     line.removeprefix("$ ").partition("  #")[0].rstrip()
     for line in (EXAMPLE / "README.md").read_text().splitlines()
@@ -42,7 +42,7 @@ BY_HAND = [command for command in COMMANDS if command.startswith("devenv")]
 
 @pytest.fixture
 def example(project: Project) -> Project:
-    """A copy of the example, with nothing running."""
+    """Copy the example, with nothing running."""
     shutil.copytree(
         EXAMPLE, project.folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", ".stestr")
     )
@@ -65,7 +65,7 @@ def test_its_suites_pass_and_leave_nothing(example: Project, client: docker.Dock
 
 @pytest.mark.long
 def test_it_can_be_used_by_hand(example: Project) -> None:
-    # What it needs is installed here, and devenv is this one.
+    # Its dependencies are installed here already, and devenv is this one.
     example.shell("pip install --quiet --no-deps --target installed .")
     example.extra["PYTHONPATH"] = f"{example.checkout}{os.pathsep}{example.folder / 'installed'}"
     for command in BY_HAND:

@@ -1,4 +1,4 @@
-"""What happens to devenv, its files and its services while nobody expects it."""
+"""devenv recovers from unexpected faults of its processes, its files, the host and its services."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOTHING: dict[str, list[str]] = {"containers": [], "networks": [], "volumes": []
 
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[Project]:
-    """Another project of the same user, whose folder has the same name."""
+    """Make another project of the same user, whose folder has the same name."""
     (parent := tmp_path / "other").mkdir()
     scratch = new_project(parent, "project")
     scratch.state = tmp_path / "state"
@@ -50,7 +50,7 @@ def container_of(project: Project, client: docker.DockerClient, service: str) ->
 def test_ctrl_c_twice_ends_devenv_at_once_and_the_next_up_completes(project: Project, checkout: Path) -> None:
     dockerfile = checkout / "compose" / "etcd" / "Dockerfile"
     original = dockerfile.read_text()
-    # Nothing to hear from it after its last step, so that it cannot be ended cleanly for a while.
+    # The build prints nothing during its last step, so devenv cannot end it cleanly for a while.
     dockerfile.write_text("ARG BASE\nFROM ${BASE}\nRUN echo step last; sleep 600\n")
     with project.begin("up", "etcd") as run:
         until(run, "Step 3/")
@@ -76,7 +76,7 @@ def test_ctrl_c_while_devenv_is_loaded_is_no_traceback(project: Project, tmp_pat
 
 @contextmanager
 def waiting_for_a_holder(project: Project) -> Iterator[tuple[subprocess.Popen[str], subprocess.Popen[str]]]:
-    """One `up` that has the lock and stands still until the end, and one that waits for the lock."""
+    """Start one `up` that has the lock and stands still until the end, and one that waits for the lock."""
     with project.begin("up", "etcd") as holder:
         until(holder, "create network")
         holder.send_signal(signal.SIGSTOP)
@@ -123,7 +123,7 @@ def test_two_checkouts_with_the_same_folder_name_have_nothing_in_common(
 
 
 def logged_in(project: Project, component: str) -> None:
-    """Who reads what is written for the component is let in by MySQL, RabbitMQ and Keystone."""
+    """Log in to MySQL, RabbitMQ and Keystone with what devenv wrote for the component."""
     env = dict(json.loads(project.devenv("env", "--component", component, "--format", "json").stdout))
     written = (project.folder / ".devenv" / f"{component}.conf").read_text()
     for service in ("MYSQL", "RABBITMQ", "KEYSTONE"):
@@ -202,7 +202,7 @@ def test_a_record_of_a_newer_devenv_is_left_as_it_is(
     commands = (["up"], ["plan"], ["status"], ["env"], ["stop"], ["down", "--volumes"], ["reset"], ["gc"])
     refused = [project.devenv(*command, check=False) for command in commands]
     after = {path: path.read_bytes() for path in folder.glob("*.json")}
-    # Others go on, and leave it its ports.
+    # Other environments work, and do not take its ports.
     other.devenv("up", "etcd")
     (folder / "record.json").write_text(original)
     for done in refused:
@@ -226,7 +226,7 @@ def test_an_etcd_whose_password_is_lost_keeps_its_data_until_it_is_reset(project
 
 # ---- the host ------------------------------------------------------------------------------------------------------
 
-# At each look at the clock, it is another hour earlier.
+# The clock goes back an hour at each look.
 CLOCK = """
 import datetime
 import itertools
@@ -253,14 +253,14 @@ def test_a_clock_that_goes_back_neither_prolongs_nor_ends_a_wait(
     (tmp_path / "sitecustomize.py").write_text(CLOCK)
     project.extra = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
     project.configure("profile: coordination\n")
-    # A process, or the clock would be this one's.
+    # A new process, or it would use the clock of this one.
     with unharmed(project, "etcd"):
         project.process("up")
     began = datetime.fromisoformat(project.json("status", "--timing")["timing"]["began"])
     assert datetime.now(UTC) - began > timedelta(minutes=59)
     image = etcd_that("exec sleep 600")
     project.configure(f"profile: coordination\nservices: {{etcd: {{image: {image}}}}}\n", trusted=True)
-    # Were the wait one by the clock, it would not end, or at once.
+    # A wait by the clock would never end, or would end immediately.
     asked = time.monotonic()
     done = project.process("up", "--wait-timeout", "1", check=False, limit=600)
     assert time.monotonic() - asked >= 1
@@ -321,7 +321,7 @@ def test_a_service_that_outgrows_its_memory_is_told_by_status_and_mended_by_up(
         with pytest.raises(requests.ConnectionError):
             while True:
                 requests.post(f"{url}/v3/kv/put", json=put, timeout=30).raise_for_status()
-        # The engine gets to know of the end, and why, one after the other.
+        # The engine learns of the end and of its reason one after the other.
         container.wait()
         while not list(client.events(since=began, until=time.time(), filters=killed, decode=True)):
             pass

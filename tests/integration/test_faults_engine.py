@@ -1,4 +1,4 @@
-"""The engine is restarted, has no addresses or no space left: on an engine of the tests' own."""
+"""The engine restarts, or has no addresses or no space left: tests on an engine of their own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LITTLE = 64 << 20
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateEngine]:
-    """An engine with addresses for two networks, of which it takes one itself."""
+    """Start an engine with addresses for two networks; it takes one of them itself."""
     folder = tmp_path_factory.mktemp("engine")
     images = [image["reference"] for image in new_project(folder, "any").json("images", "list")]
     wanted = [image for image in images if "keystone" not in image and "rabbitmq" not in image]
@@ -33,7 +33,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateEngine]:
 
 @pytest.fixture
 def project(engine: PrivateEngine, tmp_path: Path) -> Iterator[Project]:
-    """A project whose environment is on the private engine."""
+    """Make a project whose environment is on the private engine."""
     scratch = new_project(tmp_path, "project")
     yield scratch
     assert engine.devenv(scratch, "down", "--volumes").returncode == 0

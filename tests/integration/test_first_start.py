@@ -1,4 +1,4 @@
-"""MySQL is killed in the middle of its first start, and devenv with it."""
+"""Kill MySQL in the middle of its first start, and devenv with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from project import Project, until
 from unharmed import unharmed
 
 DATA = "/var/lib/mysql/data"
-# In seconds; `make chaos` has it be 0.25.
+# In seconds; `make chaos` sets it to 0.25.
 STEP = float(os.environ.get("KILL_EVERY", "1"))
 # Seconds after the container was started.
 MOMENTS = [number * STEP for number in range(1, 200)]
@@ -33,7 +33,7 @@ def container_of(project: Project, client: docker.DockerClient) -> Container:
 
 
 def server_id(container: Container) -> str:
-    """The id that the server gave itself, once its data folder is complete; else nothing."""
+    """Return the id that the server gave itself, or nothing before its data folder is complete."""
     try:
         chunks, _ = container.get_archive(f"{DATA}/db/auto.cnf")
     except docker.errors.NotFound:
@@ -45,21 +45,21 @@ def server_id(container: Container) -> str:
 
 
 def killed_at(moment: float, project: Project, client: docker.DockerClient) -> str:
-    """Kill devenv and MySQL so many seconds after the start; the server's id by then."""
+    """Kill devenv and MySQL `moment` seconds after the start; return the server's id by then."""
     name = name_of(project)
     with project.begin("up", "--no-golden", "mysql") as run:
         until(run, "start mysql")
         with suppress(subprocess.TimeoutExpired):
             run.wait(moment)
         run.kill()
-    # It may be another one than before.
+    # It may be another container than before.
     container = client.containers.get(name)
     container.kill()
     return server_id(container)
 
 
 def in_data(project: Project, client: docker.DockerClient, command: str) -> set[str]:
-    """What the words are that a shell prints as the server's user, where its data is."""
+    """Run a shell command as the server's user in its data folder; return the words that it prints."""
     server = container_of(project, client)
     printed = client.containers.run(
         server.image,
@@ -81,11 +81,11 @@ def test_mysql_killed_again_and_again_in_its_first_start_is_made_anew_until_it_i
     with suppress(docker.errors.APIError):  # It may not have been started.
         container_of(project, client).kill()
     mark = partial(in_data, project, client, f"mkdir -p db.new && touch db.new/{MARK}")
-    # With a mark in whatever is not complete.
+    # Each incomplete data folder gets a mark before the kill.
     first = next(found for moment in MOMENTS if not mark() and (found := killed_at(moment, project, client)))
     assert (in_data(project, client, "ls"), {MARK} & in_data(project, client, "ls db")) == ({"db", "owner"}, set())
     in_data(project, client, f"touch db/{MARK}")
-    # It is complete now, but has not worked yet.
+    # The data folder is complete now, but the server has not worked yet.
     for moment in (0.25, 0.5, 0.75):
         assert killed_at(moment, project, client) == first
     with unharmed(project, "mysql"):

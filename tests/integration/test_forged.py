@@ -1,4 +1,4 @@
-"""Objects that carry the environment's labels and that devenv did not make: told of, and left alone."""
+"""devenv reports objects that carry an environment's labels but are not its own, and leaves them alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from project import Project, one_clear_line, ours
 
 TOLD = "left alone, labelled as this environment's and not made by it: "
-# Each with what has to be there before it, beside an `up`.
+# In an order in which each command finds what it needs, after an `up`.
 COMMANDS = [
     ("up",),
     ("plan",),
@@ -31,7 +31,7 @@ FORGED = {"io.devenv.owner": "0" * 32, "io.devenv.service": "etcd"}
 
 
 class Forger:
-    """Makes things with the labels of an environment of etcd, and knows what they are like."""
+    """Makes things with the labels of an environment of etcd, and remembers what they are like."""
 
     def __init__(self, project: Project, client: docker.DockerClient) -> None:
         self._client, self.id = client, project.id
@@ -39,7 +39,7 @@ class Forger:
         self.things: dict[str, Any] = {}
 
     def make(self, kind: str, name: str, runs: bool = False, labels: Mapping[str, str] = FORGED) -> str:
-        """Make one; what devenv has to call it."""
+        """Make a thing; return what devenv has to call it."""
         labels = {**labels, "io.devenv.environment": self.id}
         if kind == "container":
             command = {"entrypoint": "sleep", "command": ["1000"], "network_mode": "none"}
@@ -53,7 +53,7 @@ class Forger:
         return f"{kind} {name}"
 
     def check(self) -> None:
-        """Nothing about them is another than it was."""
+        """Check that nothing about them has changed."""
         for name, (before, made) in self.things.items():
             made.reload()
             assert made.attrs == before, name
@@ -84,7 +84,7 @@ def lose_record(project: Project, *more: str) -> None:
 
 
 def labelled(forger: Forger, client: docker.DockerClient) -> set[str]:
-    """All that carries the environment's label, in words."""
+    """Return all that carries the environment's label, in words."""
     found = ours(client, forger.id)
     return {f"{kind.removesuffix('s')} {name}" for kind, names in found.items() for name in names}
 
@@ -93,7 +93,7 @@ def test_every_command_tells_of_strangers_and_leaves_them_alone(
     etcd: Project, client: docker.DockerClient, forger: Forger
 ) -> None:
     etcd.devenv("up")
-    # As `docker commit` copies them into an image, and a container inherits them.
+    # `docker commit` copies labels into an image, and a container inherits them from there.
     labels = client.containers.get(f"devenv-{forger.id}-etcd").labels
     strangers = {
         forger.make("container", f"copy-{forger.id}", labels=labels),
@@ -128,14 +128,14 @@ def test_an_environment_that_is_gone_is_on_record_as_long_as_there_are_strangers
     (tmp_path / "here").mkdir()
     here = Project(tmp_path / "here", etcd.state)
     etcd.devenv("up")
-    # Its token is trusted by whoever knows none.
+    # Without a token on record, devenv would trust this stranger's.
     stranger = forger.make("volume", f"devenv-{forger.id}-etcd-data2")
     etcd.folder.rename(tmp_path / "away")
     remove = ("gc", "--keep", "100000", "--remove", forger.id)
     assert TOLD + stranger in here.devenv(*remove).stderr
     assert labelled(forger, client) == {stranger}
     forger.check()
-    # Back again, it is a stranger still, and what it holds is not taken for the environment's.
+    # With the folder back, the volume is still a stranger, and devenv does not take its data for the environment's.
     (tmp_path / "away").rename(etcd.folder)
     assert TOLD + stranger in etcd.devenv("up").stderr
     etcd.devenv("down", "--volumes")
@@ -172,7 +172,7 @@ def test_a_stranger_with_the_very_name_ends_an_up_before_anything_is_done(
     assert secrets.read_bytes() == before
     etcd.devenv("down", "--volumes")
     assert labelled(forger, client) == {container}
-    # Nor does the next `up` begin with trust in what has its names.
+    # After that, `up` still does not trust what has its names.
     refused(container, "up")
     volume = forger.make("volume", f"devenv-{forger.id}-etcd-data")
     forger.remove(container)
@@ -191,14 +191,14 @@ def test_after_the_record_was_lost_up_goes_on_and_down_leaves_nothing(
     lose_record(etcd, "secrets.json")
     etcd.devenv("up")
     etcd.devenv("down")
-    # Data alone is known again, too: by its own name.
+    # devenv recognises data alone, too: by the volume's name.
     (volume,) = ours(client, forger.id)["volumes"]
     made = client.volumes.get(volume).attrs["CreatedAt"]
     lose_record(etcd)
     etcd.devenv("up")
     assert client.volumes.get(volume).attrs["CreatedAt"] == made
     assert {name for name in labelled(forger, client) if forger.id in name} == {n for n in before if forger.id in n}
-    # A container that somebody removed leaves the volume of its files, which has no name.
+    # If somebody removes a container, the volume of its files stays, which has no name.
     client.containers.get(f"devenv-{forger.id}-etcd").remove(force=True)
     lose_record(etcd)
     etcd.devenv("down", "--volumes")

@@ -1,4 +1,4 @@
-"""What happens when the engine's disk is full while data is saved: on an engine of its own, with a small disk."""
+"""The engine's disk is full while devenv saves data: on an engine of the test's own, with a small disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOO_LITTLE = 30_000_000
 
 @pytest.fixture
 def small(project: Project, tmp_path: Path) -> Iterator[PrivateEngine]:
-    """An engine with a small disk that has the image of etcd, and a project that uses it."""
+    """Start an engine with a small disk and the image of etcd, and configure a project for it."""
     project.configure("profile: coordination\n")
     images = [image["reference"] for image in project.json("images", "list")]
     with private_engine(tmp_path, DISK) as engine:
@@ -41,21 +41,21 @@ def test_a_full_disk_costs_neither_the_environment_nor_what_was_saved_before(
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
-    # A golden state that there is no room for is not kept, which costs nobody their environment.
+    # Without room for a golden state, devenv keeps none, and the environment still works.
     ballast = small.fill(leave=TOO_LITTLE + 130_000_000)
     said = run("up")
     assert "could not keep the golden state of etcd: cannot keep data" in said and "no space left" in said
     assert {image.id for image in small.client.images.list(all=True)} == images
     run("exec", "etcd", "etcdctl", "put", "key", "1")
 
-    # With room, it is.
+    # With room, devenv keeps it.
     ballast.unlink()
     run("down", "--volumes")
     assert "not kept" not in run("up")
     run("exec", "etcd", "etcdctl", "put", "key", "1")
     run("snapshot", "save", "before")
 
-    # A save fails with one line; services go on, and nothing of it stays.
+    # A save fails with one line and leaves nothing; services go on.
     images = {image.id for image in small.client.images.list(all=True)}
     small.fill(leave=TOO_LITTLE)
     failed = small.devenv(project, "snapshot", "save", "full")
@@ -64,7 +64,7 @@ def test_a_full_disk_costs_neither_the_environment_nor_what_was_saved_before(
     assert json.loads(run("status", "--format", "json"))["services"]["etcd"]["state"] == "ready"
     assert [one["name"] for one in json.loads(run("snapshot", "list", "--format", "json"))] == ["before"]
 
-    # gc makes room, and what was saved before can be restored.
+    # gc makes room, and devenv can restore what it saved before.
     assert "removed devenv/golden:etcd-data-" in run("gc", "--keep", "0")
     ballast.unlink()
     run("exec", "etcd", "etcdctl", "del", "key")

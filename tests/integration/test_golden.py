@@ -1,4 +1,4 @@
-"""Golden states on the real engine: what the next environment begins with, and what never becomes one."""
+"""Golden states on the real engine: what the next environment begins with, and what devenv never keeps."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from project import Project, golden_states, new_project, plan_of, remove, tags
 from devenv.lifecycle.environment import Environment
 from devenv.model import Plan, Report
 
-# How long after the beginning of the write devenv is killed, in seconds; the write takes about one.
+# Seconds after the beginning of the write at which the test kills devenv; the write takes about one.
 MOMENTS = [pytest.param([0.0], id="first"), pytest.param([0.2, 0.4, 0.6], id="later", marks=pytest.mark.long)]
 
 
 def imported(client: docker.DockerClient, golden: set[str], since: float) -> list[str]:
-    """The images that were given the name of one of these golden states since then, in seconds since 1970.
+    """Return the images that got the name of one of these golden states after `since`, in seconds since 1970.
 
-    Of several with one name, all but the last have lost it.
+    If several got one name, only the last still has it.
     """
     filters = {"type": "image", "event": "tag"}
     events = client.api.events(since=int(since), until=int(time.time()) + 1, filters=filters, decode=True)
@@ -35,9 +35,9 @@ def imported(client: docker.DockerClient, golden: set[str], since: float) -> lis
 
 @pytest.fixture
 def golden(client: docker.DockerClient) -> Iterator[set[str]]:
-    """What the test adds to it is gone afterwards: golden states of a content that nobody will ever ask for again.
+    """Remove the golden states that the test adds to this set: nobody will ever ask for their content again.
 
-    Others come and go meanwhile, of tests in other processes.
+    Meanwhile tests in other processes make and remove others.
     """
     own: set[str] = set()
     yield own
@@ -46,13 +46,13 @@ def golden(client: docker.DockerClient) -> Iterator[set[str]]:
 
 
 def kept(client: docker.DockerClient, golden: set[str]) -> set[str]:
-    """Which of the golden states there are."""
+    """Return those of the golden states that the engine has."""
     return golden & tags(client, "devenv/golden")
 
 
 @pytest.fixture
 def other(project: Project, tmp_path: Path) -> Iterator[Project]:
-    """A second project that runs the same sources."""
+    """Make a second project that runs the same sources."""
     scratch = new_project(tmp_path, "other")
     scratch.checkout = project.checkout
     yield scratch
@@ -61,9 +61,9 @@ def other(project: Project, tmp_path: Path) -> Iterator[Project]:
 
 @pytest.fixture
 def etcd(checkout: Path, project: Project, golden: set[str]) -> Callable[[], None]:
-    """Sources in which etcd, which starts in a moment, has a golden state, too; each call makes another content.
+    """Give etcd, which starts in a moment, a golden state, too; each call of the result makes another content.
 
-    What it would be kept as is in `golden`.
+    `golden` gets the name of the image that devenv would keep.
     """
     path = checkout / "compose" / "etcd" / "compose.yaml"
     before = path.read_text()
@@ -80,7 +80,7 @@ def etcd(checkout: Path, project: Project, golden: set[str]) -> Callable[[], Non
 
 
 def fills(project: Project) -> list[str]:
-    """The volumes that the next `up` would fill from a golden state."""
+    """Return the volumes that the next `up` would fill from a golden state."""
     return [target for action, target, cause in plan_of(project) if (action, cause) == ("fill", "golden state")]
 
 
@@ -93,7 +93,7 @@ def value_of(project: Project, key: str) -> str:
 
 
 def works(project: Project) -> None:
-    """etcd takes what it is given."""
+    """Check that etcd keeps a value."""
     put(project, "key", token := uuid.uuid4().hex)
     assert value_of(project, "key") == token
 
@@ -146,7 +146,7 @@ def test_the_next_environment_begins_with_the_schema_but_with_no_credential_of_t
     assert image.startswith("devenv/golden:mysql-data-")
     assert fills(other) == [f"devenv-{other.id}-mysql-data"]
 
-    # Of all secrets only the mark that tells whose the data are is in it, in the clear or at all: it opens nothing.
+    # The image holds no secret but the mark that says whose data it is, which opens nothing.
     (path,) = project.state.glob(f"environments/{project.id}/secrets.json")
     content = b"".join(client.images.get(image).save())
     found = {name for name, secret in json.loads(path.read_text()).items() if secret.encode() in content}
@@ -154,12 +154,12 @@ def test_the_next_environment_begins_with_the_schema_but_with_no_credential_of_t
     other.devenv("up")
     first, second = project.env(), other.env()
 
-    # Nothing of the first one's component was in what was kept, and what is the server's own is not shared.
+    # The image holds nothing of the first one's component, and each server has its own id.
     assert ("nova",) not in rows(second, "SELECT user FROM mysql.user") | rows(second, "SHOW DATABASES")
     assert ("keystone",) in rows(second, "SHOW DATABASES")
     assert not rows(first, "SELECT @@server_uuid") & rows(second, "SELECT @@server_uuid")
 
-    # No account of the first takes its old password.
+    # No account of the second takes the first one's password.
     secrets = {name: (p.state / "environments" / p.id / "secrets.json") for name, p in (("a", project), ("b", other))}
     old, new = (json.loads(path.read_text()) for path in secrets.values())
     assert not set(old.values()) & set(new.values())
@@ -169,7 +169,7 @@ def test_the_next_environment_begins_with_the_schema_but_with_no_credential_of_t
         assert token_of(second, user, old[f"keystone.{name}"]).status_code == 401
         assert token_of(second, user, new[f"keystone.{name}"]).status_code == 201
 
-    # A token of one is none in the other: the keys differ. The catalog names each one's own port.
+    # A token of one is not valid in the other: the keys differ. The catalog names each one's own port.
     foreign = token_of(first, "admin", old["keystone.admin_password"]).headers["X-Subject-Token"]
     own = token_of(second, "admin", new["keystone.admin_password"], "admin").headers["X-Subject-Token"]
     url = f"{second['OS_AUTH_URL']}/auth/tokens"
@@ -178,7 +178,7 @@ def test_the_next_environment_begins_with_the_schema_but_with_no_credential_of_t
     catalog = requests.get(f"{second['OS_AUTH_URL']}/endpoints", headers={"X-Auth-Token": own}, timeout=30).json()
     assert {endpoint["url"] for endpoint in catalog["endpoints"]} == {second["OS_AUTH_URL"]}
 
-    # Its own data survive a restart, as does a component's account.
+    # The second one's own data survives a restart, as does a component's account.
     other.configure("profile: identity\ncomponents: {glance: {}}\n")
     other.devenv("up")
     other.devenv("restart", "mysql")
@@ -186,7 +186,7 @@ def test_the_next_environment_begins_with_the_schema_but_with_no_credential_of_t
     assert not denied(glance, glance["DEVENV_MYSQL_USER"], glance["DEVENV_MYSQL_PASSWORD"])
 
 
-# ---- what never becomes one --------------------------------------------------------------------------------------
+# ---- what never becomes a golden state ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("moments", MOMENTS)
@@ -197,10 +197,10 @@ def test_a_devenv_killed_while_it_keeps_a_golden_state_leaves_none_that_does_not
     for moment in moments:
         etcd()
         killed += project.killed_while_paused(client, moment, "up")
-        # It stood still: the next `up` lets it go on.
+        # The container is still paused: the next `up` lets it go on.
         project.devenv("up")
         works(project)
-        # Whether one was kept or not, the next start works; and then there is one.
+        # The next start works whether devenv has kept a golden state or not; after it, devenv has one.
         project.devenv("reset")
         works(project)
         project.devenv("down", "--volumes")
@@ -235,7 +235,7 @@ def test_without_golden_none_is_used_and_none_is_kept(
     assert "fill" not in project.devenv("up", "--no-golden").stderr
 
 
-# ---- what is there and cannot be used ----------------------------------------------------------------------------
+# ---- golden states that cannot be used ---------------------------------------------------------------------------
 
 
 def test_a_golden_state_that_does_not_start_is_thrown_away_with_a_warning(
@@ -256,7 +256,7 @@ def test_a_golden_state_that_does_not_start_is_thrown_away_with_a_warning(
     done = project.devenv("up")
     assert "no start from the golden state of etcd" in done.stderr and "starting without it" in done.stderr
     works(project)
-    # What the normal start left is kept in its place, and good.
+    # devenv keeps what the normal start left instead, and that works.
     assert client.images.get(image).id != good
     project.devenv("down", "--volumes")
     assert fills(project)
@@ -281,7 +281,7 @@ def test_a_golden_state_that_is_deleted_behind_devenvs_back_is_done_without(
     assert fills(project)
 
     class Deleting(Report):
-        """Deletes what the plan is about to use."""
+        """Deletes the images that the plan is about to use."""
 
         def __init__(self) -> None:
             self.notes: list[str] = []
@@ -321,7 +321,7 @@ def test_gc_removes_what_was_not_used_for_longest_and_up_goes_on_without(
 ) -> None:
     project.devenv("up")
     (image,) = kept(client, golden)
-    # Others' golden states, which tests that run beside this one begin with, are younger or stay within the limit.
+    # Golden states that tests beside this one begin with are younger, or stay within the limit.
     assert "nothing to remove" in project.devenv("gc", "--keep", "100000").stdout
     assert kept(client, golden) == {image}
     client.images.remove(image)

@@ -14,13 +14,13 @@ from project import Project, one_clear_line, ours, snapshot_images
 
 @pytest.fixture
 def here(project: Project, tmp_path: Path) -> Iterator[Project]:
-    """Another project of the same user, from where to look."""
+    """Make another project of the same user, to look from."""
     (folder := tmp_path / "here").mkdir()
     yield Project(folder, project.state)
 
 
 def lost(project: Project) -> str:
-    """The id of the project's environment, which is up with a component, a snapshot and a file that it wired."""
+    """Bring up an environment with a component, a snapshot and a file that it wired; return its id."""
     (project.folder / "nova.conf").write_text("[DEFAULT]\n")
     project.configure("profile: coordination\ncomponents: {nova: {wire: [nova.conf]}}\n")
     project.devenv("up")
@@ -76,7 +76,7 @@ def test_to_remove_what_a_moved_folder_left_touches_nothing_in_its_new_place(
 ) -> None:
     identity = lost(project)
     moved = Project(project.folder.rename(tmp_path / "moved"), project.state)
-    # The old path is there, and means the new environment.
+    # The old path exists, and leads to the new environment.
     project.folder.symlink_to(moved.folder)
     moved.devenv("up")
     files = {path: path.read_bytes() for path in moved.folder.rglob("*") if path.is_file()}

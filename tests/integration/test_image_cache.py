@@ -1,4 +1,4 @@
-"""`devenv images save|load|key`: images and golden states carried to a machine that has none."""
+"""`devenv images save|load|key` carry images and golden states to a machine that has none."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import pytest
 from private_engine import PrivateEngine, private_engine
 from project import Project, one_clear_line
 
-# In MB: room for the images of MySQL and the base, and for the data of one.
+# In MB: room for the images of MySQL and the base, and for the data of one MySQL.
 DISK = 4000
 
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Iterator[PrivateEngine]:
-    """An engine that has nothing."""
+    """Start an engine that has nothing."""
     with private_engine(tmp_path, DISK) as engine:
         yield engine
 
@@ -40,7 +40,7 @@ def test_an_engine_without_images_starts_from_golden_state_and_builds_nothing(
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    # The first start of all on that engine, which nobody else takes golden states from.
+    # The very first start on that engine, whose golden states no other test uses.
     there("images", "load", "images.tar")
     there("up")
     assert there("images", "key") == keys
@@ -56,7 +56,7 @@ def test_an_engine_without_images_starts_from_golden_state_and_builds_nothing(
     assert ("fill", "golden state") in {(op["action"], op["cause"]) for op in operations}
     assert not {op["action"] for op in operations} & {"build image", "pull image", "fetch wheels", "keep"}
     assert there("exec", "mysql", "mysql", "-N", "-e", "SELECT 1").strip() == "1"
-    # What is there already is loaded again without harm.
+    # Loading what is there already does no harm.
     there("images", "load", "cache.tar")
     assert json.loads(there("status", "--format", "json"))["services"]["mysql"]["state"] == "ready"
     there("down", "--volumes")
@@ -96,7 +96,7 @@ def test_what_is_no_archive_of_devenvs_is_refused(project: Project, client: dock
         (project.folder / "foreign.tar").write_bytes(foreign)
         refused = project.devenv("images", "load", "foreign.tar", check=False)
         one_clear_line(refused, 3, f"cannot load foreign.tar: {tag} in it is no image of devenv's")
-        # Not even where the profile names it, if another image has that name here.
+        # devenv refuses it even if devenv.yaml names it, when another image has that name here.
         project.configure(f"profile: coordination\nservices: {{etcd: {{image: '{tag}'}}}}\n", trusted=True)
         project.devenv("images", "load", "foreign.tar")
         client.api.import_image_from_data(_empty_tar("other"), repository=tag.partition(":")[0], tag="1")

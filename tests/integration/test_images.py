@@ -1,4 +1,4 @@
-"""Which images are used and which are refused, what the base is pulled by, and what `images` tells of them."""
+"""Which images devenv uses and which it refuses, how it pulls the base, and what `images` says of them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from devenv.lifecycle.environment import Environment
 from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, SHARED, Profile
 
 TAG = "trixie-slim"
-# An etcd of nothing but the base. What makes it another one for each test is a comment.
+# An etcd of nothing but the base. A comment makes it another one for each test.
 TINY = "ARG BASE\nFROM ${{BASE}}\nCOPY Dockerfile /content\nUSER nobody\n# {unique}\n"
 
 
 @pytest.fixture
 def tiny(project: Project, checkout: Path, client: docker.DockerClient) -> Iterator[str]:
-    """The image of etcd as this test's own devenv would call it: nobody else's tests use it. It is not there yet."""
+    """Yield the name of an image of etcd that only this test uses. The image is not there yet."""
     project.configure("profile: coordination\n")
     (checkout / "compose/etcd/Dockerfile").write_text(TINY.format(unique=uuid.uuid4()))
     reference = listed(project)["etcd"]["reference"]
@@ -52,13 +52,13 @@ def remove(client: docker.DockerClient, *references: str) -> None:
 
 
 def built(client: docker.DockerClient, dockerfile: str, tag: str, **labels: str) -> None:
-    # What loses its name to another would stay.
+    # An image that loses its name to another would stay.
     if client.images.list(tag):
         client.images.remove(tag, force=True)
     client.images.build(fileobj=io.BytesIO(dockerfile.encode()), tag=tag, labels=labels, rm=True)
 
 
-# ---- what has our name and is not ours ---------------------------------------------------------------------------
+# ---- foreign images with devenv's names --------------------------------------------------------------------------
 
 
 def labels(service: str) -> dict[str, str]:
@@ -66,7 +66,7 @@ def labels(service: str) -> dict[str, str]:
 
 
 def refused(project: Project, client: docker.DockerClient, reference: str, *commands: list[str]) -> None:
-    """By these commands, with one line and before anything is done; and the image keeps its name."""
+    """Check that these commands refuse the image with one line before they do anything, and leave it its name."""
     identity = client.images.get(reference).id
     for command in commands:
         line = f"cannot use image {reference}: devenv did not build it ({identity[:19]})"
@@ -79,12 +79,12 @@ def test_an_image_with_our_tag_and_other_content_is_refused(
     project: Project, client: docker.DockerClient, checkout: Path, tiny: str
 ) -> None:
     base = listed(project)[BASE]["reference"]
-    # Something else, plainly.
+    # Plainly another image.
     client.images.get(base).tag(tiny)
     refused(project, client, tiny, ["plan"], ["images", "build"], ["images", "sbom"])
     assert listed(project)["etcd"]["genuine"] is False
     assert "not ours" in project.devenv("images", "list").stdout
-    # Without it, devenv makes its own, and uses that.
+    # Without it, devenv makes and uses its own.
     remove(client, tiny)
     project.devenv("images", "build")
     genuine = client.images.get(tiny)
@@ -92,15 +92,15 @@ def test_an_image_with_our_tag_and_other_content_is_refused(
     assert genuine.tags == [tiny] and not client.images.list(f"{tiny}-draft")
     genuine.tag(f"{tiny}-kept")
     project.devenv("plan")
-    # Made of ours, with all of its labels: with other settings, or another layer.
+    # Images made from devenv's, with all of its labels: with other settings, or another layer.
     for line in ("ENV LD_PRELOAD=/content", "COPY --from=0 /content /other"):
         built(client, f"FROM {genuine.id}\nFROM {genuine.id}\n{line}\n", tiny)
         assert client.images.get(tiny).labels == genuine.labels
         refused(project, client, tiny, ["plan"])
-    # An image of its own, with our labels.
+    # An unrelated image with devenv's labels.
     built(client, f'FROM {base}\nCMD ["/content"]\n', tiny, **genuine.labels)
     refused(project, client, tiny, ["plan"])
-    # An older one of ours under a newer name.
+    # An older image of devenv's under a newer name.
     dockerfile = checkout / "compose/etcd/Dockerfile"
     dockerfile.write_text(dockerfile.read_text() + "# newer\n")
     newer = listed(project)["etcd"]["reference"]
@@ -128,7 +128,7 @@ def test_nothing_is_built_on_a_base_that_is_not_devenvs(
 
 
 def stale(project: Project) -> list[str]:
-    """What `images prune` would remove."""
+    """Return what `images prune` would remove."""
     with project.inside():
         environment = Environment()
         catalogue = environment._world.define().catalogue
@@ -148,7 +148,7 @@ def test_prune_takes_the_names_that_devenv_gave_and_nothing_that_somebody_made(
     client.images.get(tiny).tag(kept)
     try:
         assert client.images.get(mine).labels[LABEL_ENVIRONMENT] == unnamed.labels[LABEL_ENVIRONMENT] == SHARED
-        # What it would remove, and not `prune` itself: that would take what other tests made and use.
+        # Not `prune` itself, which would remove what other tests made and use.
         assert tiny not in stale(project)
         (checkout / "compose/etcd/Dockerfile").write_text(TINY.format(unique=uuid.uuid4()))
         found = stale(project)
@@ -171,7 +171,7 @@ def test_what_has_the_name_of_a_golden_state_is_no_data(
     (reference,) = golden_states(project)
     base = listed(project)[BASE]["reference"]
     try:
-        # Something else, plainly; and what was made of data of ours.
+        # Plainly another image; then an image that somebody built, with the labels of devenv's data.
         client.images.get(base).tag(reference)
         refused(project, client, reference, ["plan"])
         built(client, f"FROM {base}\nCOPY Dockerfile /etcd/data/\n", reference, **labels("etcd"))
@@ -180,7 +180,7 @@ def test_what_has_the_name_of_a_golden_state_is_no_data(
         remove(client, reference)
 
 
-# ---- what the base is pulled by ----------------------------------------------------------------------------------
+# ---- how the base is pulled --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_the_base_is_what_was_pulled_and_says_by_its_digest_what_that_was(
     references = [one["reference"] for one in listed(project).values()]
     try:
         project.devenv("images", "build")
-        # Both the base and what is built on it.
+        # Both the base and the image that is built on it.
         for one in listed(project).values():
             assert one["base"] == registry.name(digest=registry.digest) and one["genuine"]
         assert TAG in registry.asked or pinned
@@ -219,7 +219,7 @@ def test_the_base_is_what_was_pulled_and_says_by_its_digest_what_that_was(
 def test_another_image_than_the_pinned_one_is_not_taken(
     registry: Registry, client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The engine itself refuses it; without a tool to make one from packages, there is no base then."""
+    """The engine itself refuses it; without a tool to make a base from packages, devenv has none then."""
     _, blobs, manifest = image("other", client.version()["Arch"])
     registry.blobs.update(blobs)
     registry.manifests[registry.digest] = manifest
@@ -233,12 +233,12 @@ def test_another_image_than_the_pinned_one_is_not_taken(
     assert not [tag for tag in tags(client) if reference in tag]
 
 
-# ---- what is in them ---------------------------------------------------------------------------------------------
+# ---- what is in the images ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def fresh(project: Project, tmp_path: Path) -> Project:
-    """A project of all services whose images have not been read yet."""
+    """Configure a project of all services, whose images devenv has not read yet."""
     project.configure("profile: base\n")
     project.extra = {"DEVENV_CACHE_DIR": str(tmp_path / "cache")}
     return project

@@ -45,7 +45,7 @@ def test_the_wheel_works_from_another_folder(project: Project, wheel: Path, tmp_
             command, cwd=project.folder, env=clean, check=True, stdout=subprocess.PIPE, text=True
         ).stdout
 
-    # The very images of the checkout: the tag is a hash of content, wherever that lies.
+    # The same images as in the checkout: the tag is a hash of content, wherever that lies.
     installed = json.loads(devenv("images", "list", "--format", "json"))
     assert installed == project.json("images", "list")
     assert devenv("help", "wiring").startswith("# ")

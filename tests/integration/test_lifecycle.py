@@ -195,7 +195,7 @@ def test_eight_ups_at_the_same_time_make_one_of_everything(
         assert [run.returncode for run in runs] == [0] * 8, outputs
     found, prefix = ours(client, project.id), f"devenv-{project.id}"
     assert (found["containers"], found["networks"]) == ([f"{prefix}-{name}" for name in services], [prefix])
-    # And a nameless one for the files of each.
+    # Each service also has a nameless volume for its files.
     named = [name for name in found["volumes"] if name.startswith(prefix)]
     assert (named, len(found["volumes"])) == ([f"{prefix}-{name}-data" for name in services], 2 * len(services))
 

@@ -1,4 +1,4 @@
-"""Podman, which speaks Docker's API and does some of it otherwise: in a network namespace of its own."""
+"""Podman, which speaks Docker's API with some differences: in a network namespace of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from project import Completed, Project
 
 @pytest.fixture
 def podman(project: Project, tmp_path: Path) -> Iterator[PrivateEngine]:
-    """Debian's Podman with the images of all services."""
+    """Start Debian's Podman with the images of all services."""
     with private_podman(tmp_path) as engine:
         engine.load([image["reference"] for image in project.json("images", "list")])
         yield engine
@@ -35,14 +35,14 @@ def test_podman_keeps_what_it_is_given(podman: PrivateEngine, project: Project) 
     run("up")
     assert "nothing to change" in run("plan").stdout
 
-    # What stands still, as a killed devenv may leave it, stops and goes on.
+    # A paused container, as a killed devenv may leave it, stops and goes on.
     for command, state in (("stop", "stopped"), ("up", "ready")):
         podman.client.containers.get(f"devenv-{project.id}-etcd").pause()
         run(command, "etcd")
         assert states()["etcd"] == state
         run("up", "etcd")
 
-    # What was saved is there again, all of it.
+    # A restore brings back all that was saved.
     tables = ("exec", "mysql", "mysql", "-N", "-e", "SHOW TABLES IN nova")
     run("exec", "mysql", "mysql", "-e", "CREATE TABLE nova.kept (a INT)")
     run("exec", "etcd", "etcdctl", "put", "key", "saved")
@@ -53,7 +53,7 @@ def test_podman_keeps_what_it_is_given(podman: PrivateEngine, project: Project) 
     assert run(*tables).stdout.split() == ["kept"]
     assert run("exec", "etcd", "etcdctl", "get", "--print-value-only", "key").stdout.split() == ["saved"]
 
-    # The next environment begins with the golden state, which holds none of that.
+    # The next environment begins with the golden state, which holds none of that data.
     run("down", "--volumes")
     assert podman.client.containers.list(all=True) == [] and podman.client.volumes.list() == []
     operations = json.loads(run("plan", "--format", "json").stdout)["operations"]

@@ -1,4 +1,4 @@
-"""Keystone in one process with threads, or in several where the project says so."""
+"""Keystone runs in one process with threads, or in several if the project says so."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_keystone_serves_in_as_many_processes_as_the_project_wants(
     project.devenv("up")
     assert servers(project, client) == 4
     assert [token(project).status_code for _ in range(12)] == [201] * 12
-    # What else runs and ends in the container is none of them.
+    # Other processes that run and end in the container do not change that.
     project.devenv("exec", "keystone", "sh", "-c", "sleep 0.1 &")
     project.devenv("exec", "keystone", "sleep", "0.3")
     assert servers(project, client) == 4

@@ -1,4 +1,4 @@
-"""devenv is killed after each statement and each request that gives a component its parts, and that takes them."""
+"""Kill devenv after each statement and each request that gives a component its parts, or takes them away."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from tests.chaos import checks, files
 
 SERVICES = ("mysql", "rabbitmq", "etcd", "keystone")
 WHICH = ["some", pytest.param("all", marks=pytest.mark.long)]
-# More steps than anything takes.
+# More steps than any command takes.
 MANY = 10**6
-# The command line, which ends by SIGKILL once a service has done so many things for a component. Neither what goes on
-# in the other services at that moment counts, nor what probes ask, nor what HTTP only reads: to be killed after that is
-# to be killed after the last thing that was done.
+# The command line, which ends by SIGKILL once a service has taken so many steps for a component. Steps in the other
+# services, probes and HTTP reads do not count: a kill after one of them is like a kill after the last step.
 KILLED = """
 import atexit, os, signal, sys, threading
 from pymysql.cursors import Cursor
@@ -59,7 +58,7 @@ cli.main()
 
 @pytest.fixture(scope="module")
 def kills(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """All four services; etcd gives components users, which takes more steps than a prefix."""
+    """Bring up all four services; etcd gives components users, which takes more steps than a prefix."""
     shared = new_project(tmp_path_factory.mktemp("kills"), "kills")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("DEVENV_STATE_DIR", str(shared.state))
@@ -70,7 +69,7 @@ def kills(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 
 def wanted(project: Project, name: str = "") -> None:
-    """Have devenv.yaml name this component or none."""
+    """Write a devenv.yaml that names this component, or none."""
     catalog = f'{{catalog: {{type: {name}, url: "http://127.0.0.1:8774"}}}}'
     component = f"{{{name}: {catalog}}}" if name else "{}"
     project.configure(f"services: {{etcd: {{auth: true}}}}\ncomponents: {component}\n")
@@ -81,13 +80,13 @@ def up(project: Project, drop: bool = False) -> None:
 
 
 def killed_after(project: Project, service: str, step: int, *arguments: str) -> None:
-    """Run the command line, to be killed after this step in this service."""
+    """Run the command line, and check that it is killed after this step in this service."""
     done = run(project, service, step, *arguments)
     assert done.returncode == -signal.SIGKILL, f"there is no step {step} in {service}: {done.stderr}"
 
 
 def steps_of(project: Project, service: str, *arguments: str) -> int:
-    """Run the command line to its end; how many steps it took in this service."""
+    """Run the command line to its end; return how many steps it took in this service."""
     done = run(project, service, MANY, *arguments)
     assert done.returncode == 0, done.stderr
     return MANY - int(done.stderr.splitlines()[-1])
@@ -99,18 +98,18 @@ def run(project: Project, service: str, step: int, *arguments: str) -> Completed
 
 
 def chosen(steps: int, which: str) -> list[int]:
-    """The steps to be killed after, of so many: all, or the first, one in the middle and the last."""
+    """Return the steps to kill devenv after: all, or the first, one in the middle and the last."""
     assert steps >= 2
     return sorted({1, steps // 2 + 1, steps}) if which == "some" else [*range(1, steps + 1)]
 
 
 def problems(project: Project) -> list[str]:
-    """What of all credentials on disk is not in the state folder, too, or does not log in."""
+    """Return the credentials on disk that do not log in, or that are not in the state folder, too."""
     return [*checks.logins(project), *files.credentials(project, environment_id(project.folder, "default"))]
 
 
 def fill(project: Project, name: str) -> None:
-    """Have the component use what it got, so that there is something to be taken away with it."""
+    """Store something as the component, so that devenv has to take it away with the component."""
     values = from_dotenv((project.folder / ".devenv" / f"{name}.env").read_text())
     with checks.connect(values["DATABASE_URL"]) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE TABLE IF NOT EXISTS mark (word TEXT)")
@@ -118,7 +117,7 @@ def fill(project: Project, name: str) -> None:
 
 
 def held(project: Project) -> set[str]:
-    """The names of all that components may have, as the services themselves tell their administrator."""
+    """Return the names of all that components may have, as the services themselves tell their administrator."""
     admin = from_dotenv((project.folder / ".devenv" / "env").read_text())
     with checks.connect(admin["DEVENV_MYSQL_URL"]) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT schema_name FROM information_schema.schemata UNION ALL SELECT user FROM mysql.user")
@@ -161,7 +160,7 @@ def test_a_component_whose_making_was_killed_at_any_step_is_completed(kills: Pro
 
 
 def ready_to_drop(project: Project, name: str) -> None:
-    """Have a whole component that holds something, which devenv.yaml does not name any more."""
+    """Make a complete component that holds something, then remove it from devenv.yaml."""
     wanted(project, name)
     up(project)
     assert problems(project) == []
@@ -189,7 +188,7 @@ def test_a_component_whose_dropping_was_killed_at_any_step_comes_back(kills: Pro
     for step in chosen(steps_of(kills, service, "up", "--drop"), "all"):
         ready_to_drop(kills, name)
         killed_after(kills, service, step, "up", "--drop")
-    # What the last one left comes back, too, before it goes.
+    # After the last kill, too, the component comes back before it goes.
     ready_to_drop(kills, name)
     up(kills, drop=True)
     assert held_of(kills, name) == set()

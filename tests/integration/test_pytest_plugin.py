@@ -19,7 +19,7 @@ from suites import NOTHING, all_of, outcome, pytest_begun, pytest_process, pytes
 
 from devenv.engine.connection import endpoint_in_use
 
-# Puts a key below the component's prefix, and finds no other there.
+# Counts the keys below the component's prefix, then puts one there.
 ETCD = """
 import base64, requests
 
@@ -37,7 +37,7 @@ def keys(component):
 
 @pytest.fixture
 def etcd(project: Project) -> Project:
-    """A project with tests and etcd."""
+    """Configure a project with tests and etcd."""
     project.configure("profile: coordination\n")
     write(project, "helpers.py", ETCD)
     return project
@@ -160,7 +160,7 @@ def test_a_running_environment_is_taken_as_it_is(etcd: Project, client: docker.D
     container = etcd.json("status")["services"]["etcd"]["container"]
     etcd.devenv("exec", "etcd", "etcdctl", "put", "mine", "1")
     before = client.containers.get(container).id
-    # Which would make it anew otherwise.
+    # An `up` would recreate etcd for this.
     etcd.configure("profile: coordination\ndurable: true\n")
     write(
         etcd,
@@ -485,7 +485,7 @@ def test_runs_in_two_folders_know_nothing_of_each_other(
     assert all_of(etcd, client) == NOTHING
 
 
-# Says where it has come to, and goes on for ever.
+# Writes that it has begun, and goes on for ever.
 WAITS = """
 import signal
 from helpers import keys
@@ -502,7 +502,7 @@ def test(devenv_component, number):
 
 @contextmanager
 def waiting(project: Project, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Tests that run, and have come to where they wait."""
+    """Start tests; yield once one of them waits."""
     write(project, "test_waits.py", WAITS)
     os.mkfifo(project.folder / "begun")
     with pytest_begun(project, "--timeout=120", *arguments) as run:
@@ -671,7 +671,7 @@ def test_a_run_inside_a_container_needs_the_hosts_network(
     (etcd.folder / "pytest.ini").touch()
     etcd.state.mkdir(exist_ok=True)
     socket = endpoint_in_use()[0].removeprefix("unix://")
-    # Any image will do: what runs is this Python.
+    # Any image will do: it runs this Python.
     paths = {sys.base_prefix, sys.prefix, str(REPOSITORY), str(etcd.folder), str(etcd.state), socket}
     inside = client.containers.create(
         etcd.json("images", "list")[0]["reference"],

@@ -1,4 +1,4 @@
-"""`devenv run`: a command with services and a component of its own, and nothing of them afterwards."""
+"""`devenv run` gives a command services and a component of its own, and leaves nothing of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from project import Project, one_clear_line, ours
 
 NOTHING: dict[str, list[str]] = {"containers": [], "networks": [], "volumes": []}
-# Says that it has begun, and ends when it may.
+# Prints its variables when it begins, and ends after a line of input.
 WAITS = "import json, os, sys; print(json.dumps(dict(os.environ)), flush=True); sys.stdin.readline()"
 
 
@@ -29,7 +29,7 @@ def etcd(project: Project) -> Project:
 
 
 def command_of(project: Project, *arguments: str) -> dict[str, Any]:
-    """What starts the command line, for Popen."""
+    """Return the arguments of Popen that start the command line."""
     command = [sys.executable, "-m", "devenv", *arguments]
     return {"args": command, "cwd": project.folder, "env": project.environ, "text": True}
 
@@ -38,7 +38,7 @@ def command_of(project: Project, *arguments: str) -> dict[str, Any]:
 def begun(
     project: Project, *arguments: str, code: str = WAITS
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
-    """A run whose command waits, and the variables that it has."""
+    """Start a run whose command waits; yield the run and the command's variables."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(**command_of(project, "run", *arguments, "--", sys.executable, "-c", code), **pipes) as run:
         assert run.stdout and run.stderr
@@ -168,7 +168,7 @@ def test_a_component_whose_data_somebody_keeps_is_not_lent(etcd: Project, name: 
     etcd.configure("profile: coordination\ncomponents: [my-service]\n")
     etcd.devenv("up")
     put(etcd, "/my-service/key")
-    # With the name itself: it is not listed any more, and its data is kept until `up --drop`.
+    # devenv.yaml does not list my-service itself any more, but devenv keeps its data until `up --drop`.
     etcd.configure("profile: coordination\n" + ("components: [my-service]\n" if name == "my_service" else ""))
     refused = etcd.devenv("run", "--component", name, "--", "true", check=False)
     one_clear_line(refused, 3, f"cannot make component {name!r} for a run", "my-service")
@@ -191,7 +191,7 @@ def test_a_component_that_is_put_into_devenv_yaml_meanwhile_stays(etcd: Project)
         put(etcd, "/mine/key")
         assert end(run) == 0
     assert keys(etcd) == ["/mine/key"] and (etcd.folder / ".devenv/mine.conf").exists()
-    # It is as if it never had been lent: without `--drop` its data is kept.
+    # As if it had never been lent: without `--drop`, devenv keeps its data.
     etcd.configure("profile: coordination\n")
     assert "kept the data of mine" in etcd.devenv("up").stderr
     assert keys(etcd) == ["/mine/key"]
@@ -264,7 +264,7 @@ def test_what_a_killed_run_left_is_dropped_by_the_next_and_ended_by_gc(
     component = variables["DEVENV_COMPONENT"]
     assert component in users(etcd)
     etcd.devenv("run", "--", "true")
-    # That one was the last to use it, and took the killed one's services with it.
+    # That run was the last to use them, and took down the killed run's services.
     assert ours(client, etcd.id) == NOTHING
 
     with begun(etcd) as (run, _):

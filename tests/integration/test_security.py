@@ -1,4 +1,4 @@
-"""Who can get in, and who is told a secret: nobody but its owner. All four services, with every secret known."""
+"""Nobody but the owner gets in or sees a secret. The tests know every secret of all four services."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ components:
     catalog: {type: compute, url: "http://127.0.0.1:8774/v2.1"}
     sections: {neutron: network}
 """
-# A component that Keystone refuses, once everything else of it was made.
+# A component that Keystone refuses after the other services have made their parts of it.
 REFUSED = CONFIG + "  refused: {roles: [nosuchrole]}\n"
 SECRET = re.compile(rb"Canary[a-z]{26}")
-# A suite of which a test fails, so that all that devenv has to say about it is said.
+# A suite with a failing test, so that devenv says all that it has to say about it.
 SUITE = """
 def test_fails(devenv, devenv_component):
     assert devenv.services and devenv_component.services
     assert False
 """
-# How often the watch looks, in seconds.
+# Seconds between two looks of the watch.
 PERIOD = 0.05
 
 
 def encoded(secret: bytes) -> Iterator[bytes]:
-    """What is in the Base64 of any text that the secret is in, for each place in it where that can begin."""
+    """Yield what the Base64 of any text with the secret contains, for each offset of the secret modulo 3."""
     for before, depending in enumerate((0, 2, 3)):
         text = b64encode(b"x" * before + secret)
         yield text[depending : (before + len(secret)) // 3 * 4]
@@ -65,11 +65,11 @@ BASE64 = re.compile(b"|".join(encoded(b"Canary")))
 
 @dataclass
 class Canary:
-    """A project whose secrets can be recognised anywhere, and what was seen and said while it was worked with."""
+    """A project with secrets that tests recognise anywhere, what the watch saw, and what devenv said."""
 
     project: Project
     place: Path
-    # By value.
+    # Names by value.
     secrets: Mapping[bytes, str]
     began: float
     # The folders that devenv did not make.
@@ -92,7 +92,7 @@ class Canary:
         return done.stdout
 
     def secrets_in(self, content: bytes | str) -> set[str]:
-        """The names of the secrets that are in it, as they are or in Base64."""
+        """Return the names of the secrets that are in `content`, as they are or in Base64."""
         raw = content if isinstance(content, bytes) else content.encode()
         found = {self.secrets.get(found, "of nobody") for found in SECRET.findall(raw)}
         if BASE64.search(raw):
@@ -100,7 +100,7 @@ class Canary:
         return found
 
     def exposed(self) -> Iterator[str]:
-        """Files with secrets, and folders of devenv's, that others may look into; whatever others may write."""
+        """Yield files with secrets and folders of devenv's that are open to others, and files that others may write."""
         for path in self.place.rglob("*"):
             with suppress(OSError):
                 mode = path.lstat().st_mode & 0o777
@@ -110,7 +110,7 @@ class Canary:
                     yield f"{path} {mode:o}"
 
     def told(self) -> Iterator[str]:
-        """Command lines with secrets, of whatever runs on this machine, in containers, too."""
+        """Yield command lines with secrets, of all processes on this machine, in containers, too."""
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with suppress(OSError):
                 if names := self.secrets_in(path.read_bytes()):
@@ -118,12 +118,12 @@ class Canary:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Look for both all the time."""
+        """Look for what is exposed or told, all the time."""
         over = Event()
 
         def look() -> None:
             while not over.wait(PERIOD):
-                # A folder may be gone by the time that it is looked into.
+                # A folder may be gone before the watch looks into it.
                 with suppress(OSError):
                     self.seen.update(self.exposed())
                 self.seen.update(self.told())
@@ -139,14 +139,14 @@ class Canary:
 
 
 def canary_of(name: str) -> str:
-    """A secret of the usual length that says whose it is to nobody but us."""
+    """Return a secret of the usual length that only these tests recognise."""
     letters = "".join(re.findall("[a-z]", name))
     return "Canary" + letters.ljust(26, "x")[:26]
 
 
 @pytest.fixture(scope="module")
 def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canary]:
-    """An environment in which everything is done that could tell a secret, under no umask at all."""
+    """Do everything in one environment that could tell a secret, with a umask of 0."""
     place = tmp_path_factory.mktemp("canary")
     project = new_project(place, "project")
     project.umask = 0
@@ -159,7 +159,7 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canary]:
     (project.folder / "nova.conf").touch(mode=0o600)
     given = frozenset(path for path in place.rglob("*") if path.is_dir())
     project.configure(CONFIG)
-    # What makes all secrets; they are then replaced by ones that can be found.
+    # This makes all secrets. The fixture then replaces them by ones that tests can find.
     project.devenv("export", "compose")
     (kept,) = project.state.glob("environments/*/secrets.json")
     secrets = {name: canary_of(name) for name in json.loads(kept.read_text())}
@@ -175,7 +175,7 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canary]:
         remove(project)
 
 
-# After an `up`; each is run with --debug.
+# To run after an `up`, each with --debug.
 COMMANDS = [
     *("plan --format json", "status --timing --format json", "logs", "doctor", "images list", "images sbom"),
     *("snapshot save before", "reset", "snapshot restore before", "snapshot list", "gc --keep 100000"),
@@ -191,7 +191,7 @@ COMMANDS = [
 
 
 def work(canary: Canary) -> None:
-    """What people do, with as much told as can be."""
+    """Do what users do, with as much output as possible."""
     canary.devenv("--debug", "up", "--timing", "--trace", "trace.json")
     for command in COMMANDS:
         canary.devenv("--debug", *command.split())
@@ -213,14 +213,14 @@ def work(canary: Canary) -> None:
 
 
 def containers(canary: Canary, client: docker.DockerClient) -> dict[str, docker.models.containers.Container]:
-    """By service."""
+    """Return the environment's containers by service."""
     names = ours(client, canary.id)["containers"]
     assert len(names) == 4
     return {name.rpartition("-")[2]: client.containers.get(name) for name in names}
 
 
 def processes(container: docker.models.containers.Container) -> list[Path]:
-    """The folders in /proc of all that runs in a container."""
+    """Return the folders in /proc of a container's processes."""
     return [Path("/proc") / row[0] for row in container.top(ps_args="-o pid")["Processes"]]
 
 
@@ -228,18 +228,18 @@ def processes(container: docker.models.containers.Container) -> list[Path]:
 
 
 def own_addresses(canary: Canary, client: docker.DockerClient) -> set[str]:
-    """Addresses of this machine that others on its networks could send to."""
+    """Return the addresses of this machine that others on its networks could send to."""
     networks = [*ours(client, canary.id)["networks"], "bridge"]
     pools = [client.networks.get(name).attrs["IPAM"]["Config"][0] for name in networks]
-    # Some engines do not tell that of their own bridge: it is the first one.
+    # Some engines do not tell the gateway of their own bridge: it is the first address.
     found = {pool.get("Gateway") or str(next(ip_network(pool["Subnet"]).hosts())) for pool in pools}
     with socket.socket(type=socket.SOCK_DGRAM) as unused, suppress(OSError):
-        # That of the way out, if there is any: nothing is sent.
+        # The address of the way out, if this machine has one. This sends nothing.
         unused.connect(("192.0.2.1", 9))
         found.add(unused.getsockname()[0])
     with suppress(FileNotFoundError):
         rows = [line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines()]
-        # In the kernel's words: the address, and 00 where it is a global one.
+        # As the kernel writes it: the address, and 00 if it is a global one.
         found |= {str(IPv6Address(int(address, 16))) for address, _, _, scope, *_ in rows if scope == "00"}
     return found
 
@@ -258,13 +258,13 @@ def test_a_published_port_is_there_on_the_loopback_address_alone(canary: Canary,
                 socket.create_connection((address, port), timeout=10)
 
 
-# In the kernel's words: ::1, and 127.0.0.0/8, also within IPv6. The engine's own resolver answers on 127.0.0.11.
+# As the kernel writes ::1 and 127.0.0.0/8, also within IPv6. The engine's own resolver answers on 127.0.0.11.
 LOOPBACK = re.compile(r"0{24}01000000|(0{16}FFFF0{4})?[0-9A-F]{6}7F")
 LISTENS = "0A"
 
 
 def open_ports(process: Path) -> set[int]:
-    """The ports of a process's container that others on its network can reach."""
+    """Return the ports of a process's container that others on its network can reach."""
     rows = [line.split() for name in ("tcp", "tcp6") for line in (process / "net" / name).read_text().splitlines()[1:]]
     where = [row[1].split(":") for row in rows if row[3] == LISTENS]
     return {int(port, 16) for address, port in where if not LOOPBACK.fullmatch(address)}
@@ -341,7 +341,7 @@ def test_keystones_accounts_take_the_generated_passwords_alone(canary: Canary) -
     for user in ("admin", "devenv", "demo", "nova"):
         assert {status(user, guess) for guess in ("", user, "admin", "devenv", "secret", "password")} == {401}
     assert status("admin", env["OS_PASSWORD"]) == 201
-    # Its authors' own example of the token that needs no account.
+    # ADMIN is the example of Keystone's authors for the token that needs no account.
     for token in ("ADMIN", "", "devenv"):
         users = requests.get(f"{env['OS_AUTH_URL']}/users", headers={"X-Auth-Token": token}, timeout=10)
         assert users.status_code == 401
@@ -352,7 +352,7 @@ def test_keystones_accounts_take_the_generated_passwords_alone(canary: Canary) -
 
 
 def copied_files(container: docker.models.containers.Container) -> Iterator[bytes]:
-    """The content of what devenv copied into a container."""
+    """Yield the content of each file that devenv copied into a container."""
     archive = b"".join(container.get_archive("/etc/devenv")[0])
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for member in tar:
@@ -361,7 +361,7 @@ def copied_files(container: docker.models.containers.Container) -> Iterator[byte
 
 
 def test_every_secret_is_one_that_services_and_components_use(canary: Canary, client: docker.DockerClient) -> None:
-    # Or the others would find nothing because there is nothing to be found.
+    # Otherwise the other tests would find nothing because nothing is there.
     texts = [text for container in containers(canary, client).values() for text in copied_files(container)]
     texts += [path.read_bytes() for path in (canary.project.folder / ".devenv").rglob("*") if path.is_file()]
     found = set().union(*map(canary.secrets_in, texts))
@@ -389,7 +389,7 @@ def test_no_secret_is_in_a_command_line_or_a_variable_of_a_server(canary: Canary
             assert (process / "cmdline").read_bytes(), name
             for file in ("cmdline", "environ"):
                 assert not canary.secrets_in((process / file).read_bytes()), f"{file} in {name}"
-    # Nor in that of anything that ran only for a moment, on this side either.
+    # Nor in a command line of a process that ran only for a moment, in a container or outside.
     assert canary.looks > 20
     assert not [seen for seen in canary.seen if "command line" in seen]
 
@@ -404,11 +404,11 @@ def test_no_secret_is_in_what_devenv_says_with_debug_or_without(canary: Canary) 
     assert not {command: found for command, text in canary.said.items() if (found := canary.secrets_in(text))}
     debugged = canary.said["--debug up --timing --trace trace.json"]
     assert re.search(r"POST /v[\d.]+/containers/create\?name=devenv-\S+: 201 after \d+ ms", debugged)
-    # An error with all that it went through, and none of what they worked with.
+    # An error shows its traceback, but no secret that the code worked with.
     failed = canary.said["--debug up"]
     assert "Traceback" in failed and "cannot" in failed and "nosuchrole" in failed
     assert not [secret for secret in secrets_of(canary.project).values() if secret in failed]
-    # It is there for who asks for it.
+    # devenv does show a secret if asked for it.
     assert "mysql.password" in canary.secrets_in(json.dumps(canary.env))
 
 
@@ -438,7 +438,7 @@ def test_exports_that_are_told_to_hold_passwords_are_for_their_owner_alone(canar
         assert path.stat().st_mode & 0o777 == 0o600
 
 
-# ---- what is kept is its owner's alone -----------------------------------------------------------------------------
+# ---- files are for their owner alone -------------------------------------------------------------------------------
 
 
 def test_whatever_holds_a_secret_is_for_its_owner_alone_at_any_moment_under_any_umask(canary: Canary) -> None:
@@ -465,7 +465,7 @@ def test_the_files_of_a_component_hold_its_own_passwords_alone(canary: Canary) -
         assert set().union(*map(canary.secrets_in, contents)) <= mine, path
 
 
-# ---- containers are let do nothing ---------------------------------------------------------------------------------
+# ---- containers may do as little as they can -----------------------------------------------------------------------
 
 
 def test_containers_may_do_as_little_as_they_can(canary: Canary, client: docker.DockerClient) -> None:
@@ -496,6 +496,6 @@ def test_servers_are_not_root_and_cannot_become_it(canary: Canary, client: docke
             none = {key: int(status[key], 16) for key in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
             assert set(none.values()) == {0}, (name, none)
             assert status["NoNewPrivs"] == "1", name
-            # Only what the engine's own filter lets through.
+            # The engine's own filter of system calls is on.
             assert status["Seccomp"] == "2", name
             assert "docker.sock" not in (process / "mountinfo").read_text(), name

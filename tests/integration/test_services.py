@@ -1,4 +1,4 @@
-"""Each service that compose/ holds, and all of them together, for real."""
+"""Each service in compose/, and all of them together, on the real engine."""
 
 from __future__ import annotations
 

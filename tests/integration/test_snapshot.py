@@ -17,7 +17,7 @@ from project import Project, components, new_project, one_clear_line, ours, remo
 from devenv.errors import Cancelled
 from devenv.lifecycle.environment import Environment
 
-# How long after services began to stand still devenv is killed, in seconds; a save of etcd takes about one.
+# Seconds after the pause of the services at which the test kills devenv; a save of etcd takes about one.
 MOMENTS = [pytest.param([0.0], id="first"), pytest.param([0.3, 0.6], id="later", marks=pytest.mark.long)]
 
 
@@ -30,7 +30,7 @@ def nothing_left(project: Project, client: docker.DockerClient) -> Iterator[None
 
 @pytest.fixture
 def etcd(project: Project) -> Project:
-    """A project with the one service that starts in a moment."""
+    """Configure a project with the one service that starts in a moment."""
     project.configure("profile: coordination\n")
     return project
 
@@ -47,7 +47,7 @@ def keys(project: Project) -> list[str]:
 
 
 class Data:
-    """Something in each of the four services, made and looked for by what a component would use."""
+    """Something in each of the four services, of a kind that a component would use."""
 
     def __init__(self, project: Project) -> None:
         self._project = project
@@ -63,7 +63,7 @@ class Data:
         answer.raise_for_status()
 
     def found(self, name: str) -> list[bool]:
-        """Whether it is in each service."""
+        """Return for each service whether it has it."""
         env = self._project.env()
         tables = self._project.devenv("exec", "mysql", "mysql", "-N", "-e", "SHOW TABLES").stdout.split()
         projects = requests.get(f"{env['OS_AUTH_URL']}/projects", headers=self._token(env), timeout=30).json()
@@ -106,10 +106,10 @@ def test_all_services_are_saved_together_and_restored_together(project: Project,
     data.make("late")
     project.configure("profile: base\ncomponents: {nova: {}, glance: {}}\n")
     project.devenv("up")
-    # Saving had them stand still for a moment only.
+    # The save paused the services only for a moment.
     assert data.found("early") == data.found("late") == [True] * 4
 
-    # Back: with what was there then, without what came later, and with components that can log in.
+    # A restore brings back what was there then, without what came later, and components can log in.
     project.devenv("snapshot", "restore", "one")
     assert data.found("early") == [True] * 4 and data.found("late") == [False] * 4
     assert {name: s["endpoints"] for name, s in project.json("status")["services"].items()} == ports
@@ -117,7 +117,7 @@ def test_all_services_are_saved_together_and_restored_together(project: Project,
         user = project.json("env", "--component", component)["DEVENV_MYSQL_USER"]
         assert user in project.devenv("exec", "mysql", "mysql", "-N", "-e", "SELECT user FROM mysql.user").stdout
 
-    # Reset: nothing of either, and the component is there again.
+    # A reset leaves nothing of either, and keeps the ports.
     project.devenv("reset")
     assert data.found("early") == [False] * 4
     assert {name: s["endpoints"] for name, s in project.json("status")["services"].items()} == ports
@@ -220,7 +220,7 @@ def test_what_is_done_after_a_first_start_that_was_not_seen_to_end_is_not_lost(p
 
 
 def seen_ready(project: Project, look: str) -> None:
-    """Have devenv see by a command that the only service works."""
+    """Let a command of devenv see that the only service works."""
     if look != "status":
         project.devenv(look)
         return
@@ -230,7 +230,7 @@ def seen_ready(project: Project, look: str) -> None:
 
 @pytest.fixture(scope="module")
 def queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """A RabbitMQ with a component, for tests that empty it."""
+    """Start a RabbitMQ with a component, for tests that empty it."""
     shared = new_project(tmp_path_factory.mktemp("queue"), "queue")
     shared.configure("profile: messaging\ncomponents: {nova: {}}\n")
     shared.devenv("up")
@@ -247,7 +247,7 @@ def container_of(queue: Project, client: docker.DockerClient) -> str:
 
 def test_a_queue_that_runs_is_emptied(queue: Project, client: docker.DockerClient) -> None:
     first = container_of(queue, client)
-    # Also what is in no vhost of ours.
+    # Also what is outside of devenv's vhosts.
     queue.devenv(*CTL, "add_vhost", "mine")
     queue.devenv(*CTL, "add_user", "me", "secret")
     queue.devenv(*CTL, "set_policy", "-p", "devenv", "short", ".*", '{"message-ttl": 1}')
@@ -350,7 +350,7 @@ def test_a_save_that_was_killed_is_no_snapshot_and_leaves_no_data_behind(
         if not was_killed:
             etcd.devenv("snapshot", "rm", "one")
     assert killed
-    # The next save removes what they left, and is whole; also where the last one was followed by no `up`.
+    # The next save removes what the killed ones left, and is complete, even without an `up` after the last one.
     interrupted = f"devenv/snapshot:{etcd.id}-interrupted"
     etcd.devenv("snapshot", "save", "whole")
     client.images.get(min(snapshot_images(client, etcd.id))).tag(interrupted)

@@ -1,4 +1,4 @@
-"""An engine that is reached through ssh: here by a program of that name that goes no further than this host."""
+"""An engine behind ssh: here a program of that name that goes no further than this host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_an_engine_behind_ssh_serves_and_a_command_has_its_input(project: Projec
     assert "the ports are on 127.0.0.1 of the engine's host" in project.devenv("up").stderr
     project.devenv("exec", "etcd", "etcdctl", "put", "key", "saved")
     project.devenv("snapshot", "save", "good")
-    # More than a pipe holds, both ways, and the end of it.
+    # More than a pipe holds, in both directions, and the end of the input.
     text = "".join(f"{number}\n" for number in range(100_000))
     assert project.process("exec", "etcd", "cat", stdin=text, limit=120).stdout == text
     assert project.process("exec", "etcd", "sh", "-c", "exit 7", check=False, limit=120).returncode == 7

@@ -1,4 +1,4 @@
-"""What `up` says of itself: a chart, JSON, a trace file. One `up` of the quickest service is enough for all."""
+"""`up` reports its timing as a chart, JSON and a trace file. One `up` of the quickest service is enough for all."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ KEYS = ("create etcd", "start etcd", "ready etcd")
 def test_an_up_tells_what_took_how_long(project: Project) -> None:
     one_clear_line(project.devenv("status", "etcd", "--timing", check=False), 3, "cannot show timings", "devenv up")
     trace = project.folder / "trace.json"
-    # The start of a process is a part of it.
+    # A new process, since its start is a part of the timing.
     up = project.process("up", "etcd", "--timing", "--trace", str(trace))
     chart = up.stdout.partition("\nlast up, ")[2]
-    # Phases that took next to nothing are left out of the chart.
+    # The chart leaves out phases that took next to no time.
     assert all(f"\n{name} " in chart for name in ("start devenv", "create network", *KEYS))
     assert "█" in chart and " -> ready etcd, " in chart and max(map(len, chart.splitlines())) <= 80
     assert "up in " in up.stdout.partition("\nlast up, ")[0]

@@ -1,4 +1,4 @@
-"""An image that a project's devenv.yaml names is run for whoever has allowed the file, and for nobody else."""
+"""devenv runs an image that a project's devenv.yaml names only for users who have allowed the file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_other(devenv_component):
 
 @pytest.fixture
 def image(client: docker.DockerClient, project: Project) -> Iterator[str]:
-    """An image that works as etcd and goes by a foreign name."""
+    """Give an image that works as etcd a foreign name."""
     known = next(image for image in project.json("images", "list") if image["service"] == "etcd")["reference"]
     name = f"devenv-test/{uuid.uuid4().hex}"
     client.images.get(known).tag(name, "1")
@@ -35,12 +35,12 @@ def naming(image: str) -> str:
 
 
 def now() -> str:
-    """As the engine tells events apart by it."""
+    """Return the time as precisely as the engine tells events apart."""
     return f"{time.time():.6f}"
 
 
 def happened(client: docker.DockerClient, image: str, since: str) -> set[str]:
-    """What became of containers of an image since then."""
+    """Return what happened to containers of an image after `since`."""
     filters = {"type": "container", "image": image}
     events = client.events(since=since, until=now(), filters=filters, decode=True)
     return {event["Action"] for event in events}
@@ -64,7 +64,7 @@ def test_nothing_is_pulled_or_made_for_who_only_looks(
     project.devenv("trust")
     project.devenv("up")
     assert "start" in happened(client, image, began)
-    # What runs goes on, and is started no more.
+    # A running service goes on, but devenv does not start it again.
     project.configure(naming(image) + "# changed\n")
     assert project.json("status")["services"]["etcd"]["state"] == "ready"
     project.devenv("stop")

@@ -1,4 +1,4 @@
-"""What a fault may not cost an environment."""
+"""Check what an environment must not lose by a fault."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from devenv.wiring.contents import from_dotenv
 Tell = Callable[..., str]
 ALL = ("mysql", "rabbitmq", "etcd", "keystone")
 _SQL = "DROP TABLE IF EXISTS devenv.unharmed; CREATE TABLE devenv.unharmed SELECT 'kept' AS word"
-# What puts data into a service, and what shows it.
+# Commands that put data into a service, and commands that show it.
 _PUT = {
     "etcd": ("exec", "etcd", "--", "etcdctl", "put", "unharmed", "kept"),
     "mysql": ("exec", "mysql", "mysql", "-e", _SQL),
@@ -29,7 +29,7 @@ _GET = {
 
 @dataclass(frozen=True)
 class _Look:
-    """Which services are ready, what is remembered of ports and credentials, and what is written to .devenv/."""
+    """The services that are ready, the ports and credentials on record, and the files in .devenv/."""
 
     ready: frozenset[str]
     remembered: Mapping[str, Any]
@@ -38,11 +38,11 @@ class _Look:
 
 @contextmanager
 def unharmed(project: Project, *services: str, tell: Tell | None = None) -> Iterator[None]:
-    """What is done inside ends with all services ready, their data, ports and credentials as they were, .devenv/ true.
+    """Check after the block that services are ready, their data, ports and credentials as before, .devenv/ correct.
 
-    All services: those that are ready at the beginning, which get the data, and those that are named. What is on
-    record or written by then is what was, also of a first start that did not end. `tell` runs the command line and
-    returns what it prints.
+    The services are those that are ready at the beginning, which get the data, and those that are named. Ports,
+    credentials and files from before must stay, also those of a first start that did not end. `tell` runs the command
+    line and returns what it prints.
     """
     tell = tell or (lambda *arguments: project.devenv(*arguments).stdout)
     before = _look(project, tell)
@@ -65,12 +65,12 @@ def _look(project: Project, tell: Tell) -> _Look:
     state = project.state / "environments" / status["environment"]["id"]
     remembered = {**_read(state / "record.json").get("ports", {}), **_read(state / "secrets.json")}
     wired = project.folder / ".devenv"
-    # A `.new` one is to replace another, until it does.
+    # A `.new` file has not replaced another one yet.
     whole = [path for path in wired.rglob("*") if path.is_file() and path.suffix != ".new"]
     files = {str(path.relative_to(wired)): path.read_text() for path in whole}
     return _Look(ready, remembered, files)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Nothing was remembered before a first `up`."""
+    """Read a file of the state folder; it is missing before a first `up`."""
     return json.loads(path.read_text()) if path.exists() else {}
