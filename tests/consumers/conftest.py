@@ -1,4 +1,4 @@
-"""The libraries of OpenStack and of others, on what devenv wires: one environment for the whole folder."""
+"""Libraries of OpenStack and others on what devenv wires: one environment for all tests in this folder."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ components: [nova, my-service]
 
 @pytest.fixture(scope="package")
 def wired(running: Project) -> Iterator[Wired]:
-    """All four services, wired for nova and my-service."""
+    """Wire all four services for nova and my-service."""
     with components(running, COMPONENTS):
         yield Wired(running)
 
 
 @pytest.fixture(scope="package")
 def variables(wired: Wired) -> dict[str, str]:
-    """What `devenv env --component nova` says."""
+    """Return what `devenv env --component nova` says."""
     return wired.variables()
 
 
 @pytest.fixture(scope="session")
 def guarded(images: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
-    """An etcd that asks for a login."""
+    """Start an etcd that asks for a login."""
     scratch = new_project(tmp_path_factory.mktemp("guarded"), "guarded")
     scratch.configure(GUARDED)
     scratch.devenv("up")
@@ -64,7 +64,7 @@ def etcd3() -> ModuleType:
 
 
 def _imported(name: str) -> ModuleType:
-    """A library whose import alone warns: of eventlet (etcd3gw), or of old generated code (etcd3)."""
+    """Import a library without its warnings: of eventlet (etcd3gw), or of old generated code (etcd3)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""auth_token, configured by the overlay, lets in whom Keystone knows, and says who it is."""
+"""auth_token, configured by the overlay, lets in users that Keystone knows, and says who they are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def member(wired: Wired) -> v3.Password:
 
 @pytest.fixture(scope="module")
 def service_user(wired: Wired) -> object:
-    """As [service_user] of the overlay describes it."""
+    """Load the user that [service_user] of the overlay describes."""
     conf = cfg.ConfigOpts()
     loading.register_auth_conf_options(conf, "service_user")
     conf(["--config-file", str(wired.overlay())], default_config_files=[], default_config_dirs=[])
@@ -69,6 +69,6 @@ def test_a_service_vouches_for_a_member(
 
 
 def test_a_member_cannot_vouch_for_itself(app: Peer, member: v3.Password, http: session.Session) -> None:
-    """service_token_roles_required: without the role `service`, it is no service's token."""
+    """service_token_roles_required: a token without the role `service` is no service's token."""
     both = service_token.ServiceTokenAuthWrapper(user_auth=member, service_auth=member)
     assert app.ask("get", both.get_headers(http))[0] == 401

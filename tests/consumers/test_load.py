@@ -26,7 +26,7 @@ SIZE = ["--components", "8", "--clients", "4", "--seconds", "1", "--environments
 
 @pytest.fixture(scope="module")
 def figures() -> Mapping[str, str]:
-    """What it measured. It fails by itself for an error, a service that was not used or not up, and what is left."""
+    """Return the figures of a soak, which fails by itself for errors, services not used or not up, and leftovers."""
     command = [sys.executable, "-m", "tests.soak", *SIZE]
     with closing(Ports()) as ports:
         ports.hold()
@@ -62,7 +62,7 @@ def test_what_is_left_is_found_by_its_name_without_any_label() -> None:
             one.remove()
 
 
-# ---- what is made of figures -------------------------------------------------------------------------------------
+# ---- problems and the page ---------------------------------------------------------------------------------------
 
 
 def load(resident: Sequence[float] = (50.0,), work: Work | None = None, left: Sequence[str] = ()) -> Load:

@@ -65,7 +65,7 @@ def test_a_section_says_how_to_reach_another_service(wired: Wired, section: str,
 
 
 def issued(wired: Wired, script: str, extra: Mapping[str, str]) -> dict[str, str]:
-    """What a shell script that ends with `openstack token issue` prints."""
+    """Run a shell script that ends with `openstack token issue`; return what it prints."""
     folder = Path(sys.executable).parent
     environ = {**wired.project.environ, **extra, "PATH": f"{folder}:{os.environ['PATH']}", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(

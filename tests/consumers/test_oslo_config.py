@@ -19,7 +19,7 @@ def reader(wired: Wired) -> Iterator[Peer]:
 
 
 def written(overlay: Path) -> Options:
-    """The file as oslo.config's own parser sees it: no option has a type yet, and all may be repeated."""
+    """Read the file with oslo.config's own parser: no option has a type yet, and all may be repeated."""
     sections: Options = {}
     cfg.ConfigParser(str(overlay), sections).parse()
     return sections
@@ -102,13 +102,13 @@ def test_only_options_that_may_be_repeated_are_missing_in_the_environment(
         for section, options in written(wired.overlay()).items()
         if any(f"OS_{section}__{option}".upper() not in variables for option in options)
     }
-    # Of the second, `driver`: a list of one, so there is nothing in the file to see it by.
+    # `driver` in the second section may be repeated, but is there once, so the file does not show it.
     assert {"cache"} <= missing <= {"cache", "oslo_messaging_notifications"}
 
 
 def test_oslo_config_takes_a_repeated_option_of_the_environment_to_pieces(
     wired: Wired, variables: dict[str, str]
 ) -> None:
-    """Why they are left out. Once this fails, devenv can write them."""
+    """This is why devenv leaves them out. Once this test fails, devenv can write them."""
     seen = from_environment(wired, {**variables, "OS_CACHE__BACKEND_ARGUMENT": "host:h"})
     assert seen["cache"]["backend_argument"] == list("host:h")

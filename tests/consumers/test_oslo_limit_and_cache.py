@@ -13,14 +13,14 @@ pytestmark = SDK_WARNINGS
 
 @pytest.fixture
 def limited(wired: Wired) -> Iterator[str]:
-    """The project of the plain member, which may have ten of `consumers_servers`."""
+    """Set a limit of ten `consumers_servers`; yield the project of the plain member."""
     auth = wired.clouds()["devenv-system-admin"]["auth"]
     admin = openstack.connect(**auth, region_name="RegionOne", load_envvars=False, load_yaml_config=False)
     service = next(admin.identity.services(type="compute"))
     limit = admin.identity.create_registered_limit(
         service_id=service.id, region_id="RegionOne", resource_name="consumers_servers", default_limit=10
     )
-    # Another one of the type, as a component's is that was renamed.
+    # Another service of the type, as a renamed component leaves it.
     another = admin.identity.create_service(type="compute", name="former")
     yield admin.identity.find_project("demo").id
     admin.identity.delete_service(another)

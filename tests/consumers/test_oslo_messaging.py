@@ -1,4 +1,4 @@
-"""Two processes of a component reach each other over the wired transport_url, by quorum queues."""
+"""Two processes of a component reach each other over the wired transport_url, through quorum queues."""
 
 from __future__ import annotations
 

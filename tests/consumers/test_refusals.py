@@ -1,4 +1,4 @@
-"""What belongs to one component is closed to another."""
+"""A component cannot reach what belongs to another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two processes of a component coordinate by tooz, by [coordination] backend_url."""
+"""Two processes of a component coordinate through tooz, with [coordination] backend_url."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_member_that_was_killed_is_gone_once_its_lease_ends(wired: Wired, peer
         assert one.ask("members", "mourners") == ["one", "short-lived"]
         revision = int(client.status()["header"]["revision"]) + 1
         other.kill()
-    # tooz's own layout; it has nothing to wait on.
+    # The key is tooz's own layout; tooz itself has nothing to wait on.
     gone = client.watch_once("tooz/groups/mourners/short-lived", timeout=20, start_revision=revision)
     assert gone["type"] == "DELETE"
     assert one.ask("members", "mourners") == ["one"]

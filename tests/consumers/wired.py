@@ -1,4 +1,4 @@
-"""What devenv wrote for two components, and how the consumers' programs are run on it."""
+"""Run the consumers' programs on what devenv wrote for two components."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import yaml
 from project import Project
 
 PROGRAMS = Path(__file__).parent / "programs"
-# openstacksdk uses what it has itself deprecated. Its classes of warnings carry the release that will remove it.
+# openstacksdk uses what it has itself deprecated. Its warnings' classes name the release that will remove it.
 SDK_WARNINGS = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning:openstack")
-# A peer imports for a second, on a busy machine for several; nothing else takes long.
+# A peer takes a second to import, several on a busy machine; nothing else takes long.
 ANSWER_SECONDS = 30.0
 
 
@@ -75,7 +75,7 @@ class Wired:
         return self.folder / f"{component}.conf"
 
     def clients(self, component: str = "nova") -> dict[str, Any]:
-        """Keyword arguments by client."""
+        """Return keyword arguments by client."""
         return dict(json.loads((self.folder / f"{component}.json").read_text()))
 
     def clouds(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Wired:
         return dict(self.project.json("env", "--component", component))
 
     def run(self, program: str, *arguments: str | Path, extra: Mapping[str, str] | None = None) -> Any:
-        """Run a program to its end; what it prints is JSON."""
+        """Run a program to its end; return the JSON that it prints."""
         done = subprocess.run(
             _command(program, *arguments),
             cwd=self.project.folder,
@@ -100,7 +100,7 @@ class Wired:
 
     @contextmanager
     def peer(self, program: str, *arguments: str | Path, extra: Mapping[str, str] | None = None) -> Iterator[Peer]:
-        """A program to talk with, killed in the end."""
+        """Start a program to talk with; kill it in the end."""
         with subprocess.Popen(
             _command(program, *arguments),
             cwd=self.project.folder,
@@ -113,10 +113,10 @@ class Wired:
             try:
                 yield peer
             finally:
-                # Some take six seconds to stop by themselves, and nothing here is about that.
+                # Some take six seconds to stop by themselves, and no test here is about that.
                 peer.kill()
 
 
 def _command(program: str, *arguments: str | Path) -> list[str]:
-    # Many a consumer's library warns on import, of eventlet above all; that is not what is tested.
+    # Many consumers' libraries warn on import, mostly of eventlet; no test is about that.
     return [sys.executable, "-W", "ignore", str(PROGRAMS / program), *map(str, arguments)]

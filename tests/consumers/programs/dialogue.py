@@ -1,4 +1,4 @@
-"""How a program talks with the test that started it."""
+"""Let a program talk with the test that started it."""
 
 import json
 import sys

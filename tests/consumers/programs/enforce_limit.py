@@ -1,4 +1,4 @@
-"""Enforce a limit by oslo.limit. Arguments: project, resource, two claims, then those of any oslo.config program.
+"""Enforce a limit with oslo.limit. Arguments: project, resource, two claims, then those of any oslo.config program.
 
 Prints for each of the claims whether it is within the limit.
 """
@@ -11,7 +11,7 @@ from oslo_limit import exception, limit, opts
 
 project, resource, small, large, *arguments = sys.argv[1:]
 cfg.CONF(arguments, project="consumer", default_config_files=[], default_config_dirs=[])
-opts.register_opts(cfg.CONF)  # Once more: which options there are depends on auth_type.
+opts.register_opts(cfg.CONF)  # Once more: the options depend on auth_type.
 enforcer = limit.Enforcer(lambda project_id, resources: dict.fromkeys(resources, 0))
 
 

@@ -1,4 +1,4 @@
-"""One process that talks by oslo.messaging, as told by the test.
+"""Talk with oslo.messaging, as the test says.
 
 Arguments: its name, then those of any oslo.config program.
 """
@@ -15,7 +15,7 @@ SECONDS = 20
 
 received = queue.Queue()
 name, *arguments = sys.argv[1:]
-conf = cfg.CONF  # Of its tracing options oslo.messaging knows no other.
+conf = cfg.CONF  # oslo.messaging finds its tracing options in no other.
 conf(arguments, project="consumer", default_config_files=[], default_config_dirs=[])
 transport = oslo_messaging.get_rpc_transport(conf)
 notifications = oslo_messaging.get_notification_transport(conf)
@@ -40,7 +40,7 @@ def serve():
 
 
 def listen():
-    """To the topics that the overlay names."""
+    """Listen to the topics that the overlay names."""
     targets = [oslo_messaging.Target(topic=topic) for topic in conf.oslo_messaging_notifications.topics]
     listener = oslo_messaging.get_notification_listener(notifications, targets, [Notifications()], executor="threading")
     listener.start()
@@ -51,7 +51,7 @@ def client(over=transport, **where):
 
 
 def call(server, transport_arguments=None):
-    """Over the overlay's transport, or over one of these arguments."""
+    """Call over the overlay's transport, or over one with these arguments."""
     over = oslo_messaging.get_rpc_transport(conf, **transport_arguments) if transport_arguments else transport
     return client(over, server=server).call({}, "whoami", caller=name)
 

@@ -1,4 +1,4 @@
-"""A WSGI application behind keystonemiddleware's auth_token, asked by the test.
+"""Put a WSGI application behind keystonemiddleware's auth_token, for the test to ask.
 
 Arguments: those of any oslo.config program. `get` with headers answers [status, what it sends back].
 """
@@ -13,7 +13,7 @@ from oslo_config import cfg
 
 @webob.dec.wsgify
 def application(request):
-    """Send back who the middleware says it is."""
+    """Send back who the middleware says the caller is."""
     return webob.Response(headerlist=[(k, v) for k, v in request.headers.items() if k.startswith("X-")])
 
 

@@ -1,6 +1,6 @@
 """Answer what a program with the options of all libraries sees: {section: {option: value}}.
 
-Asked `read` with the arguments of any oslo.config program (--config-file, --config-dir).
+The test asks `read` with the arguments of any oslo.config program (--config-file, --config-dir).
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def read(*arguments):
     conf = cfg.ConfigOpts()
     for group, options in OPTIONS:
         for option in map(copy.copy, options):
-            option.required = False  # `auth_url`, where a component has no such section.
+            option.required = False  # For `auth_url`, if a component lacks the section.
             # oslo.limit lists `username` three times, once for each plugin that has one.
             with contextlib.suppress(cfg.DuplicateOptError):
                 conf.register_opt(option, group)

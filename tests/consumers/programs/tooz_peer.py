@@ -1,4 +1,4 @@
-"""One process that coordinates with others by tooz, as told by the test.
+"""Coordinate with other processes through tooz, as the test says.
 
 Arguments: its name, a suffix for the backend's URL, then those of any oslo.config program.
 """
