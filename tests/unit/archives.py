@@ -14,7 +14,7 @@ HEX = "a" * 64
 
 
 def archive(**files: Any) -> io.BytesIO:
-    """A tar file of JSON files, and of one larger than a block."""
+    """Return a tar file of JSON files and of a file larger than a block."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, content in {**files, "layer": "x" * 20_000}.items():
@@ -31,7 +31,7 @@ def entry(*tags: str, config: str = f"{HEX}.json") -> dict[str, Any]:
 
 
 class Carrier(FakeEngine):
-    """An engine that saves names in place of images, and keeps what it is to load."""
+    """An engine that saves names in place of images, and keeps what it loads."""
 
     loaded = b""
 

@@ -1,4 +1,4 @@
-"""Model objects with everything filled in but what a test is about, and service folders on disk."""
+"""Build model objects with values for all that a test is not about, and service folders on disk."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from devenv.spec.desired import Inputs, resolve, secret_names
 
 BASE = Image("devenv/base:1", "base")
 NETWORK = "n" * 64
-# What stands in for random secrets: findable in any output.
+# Stands in for random secrets; tests can find it in any output.
 SECRET = "S3cret-S3cret_S3cret"
 
 
-# YAML in C, which reads and writes the same ten times as fast as `yaml.safe_load` and `yaml.safe_dump`.
+# YAML in C reads and writes the same, ten times as fast as `yaml.safe_load` and `yaml.safe_dump`.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
@@ -48,7 +48,7 @@ def read_yaml(text: str) -> Any:
 
 
 def compose_data(name: str = "web", role: str = "", port: int = 80) -> dict[str, Any]:
-    """The data of a correct compose.yaml with a bit of everything."""
+    """Return the data of a correct compose.yaml with a bit of everything."""
     return {
         "services": {
             name: {
@@ -80,7 +80,7 @@ def compose_data(name: str = "web", role: str = "", port: int = 80) -> dict[str,
 
 
 def write_service(folder: Path, data: Mapping[str, Any], name: str = "web") -> Path:
-    """Write a service folder as a person would; returns its compose.yaml."""
+    """Write a service folder as a person would; return its compose.yaml."""
     (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / name / "main.conf").write_text("listen = ${endpoint.http.port}\n")
     path = folder / name / "compose.yaml"
@@ -89,7 +89,7 @@ def write_service(folder: Path, data: Mapping[str, Any], name: str = "web") -> P
 
 
 def line_of(path: Path, text: str) -> int:
-    """The number of the one line that holds the text."""
+    """Return the number of the only line that holds the text."""
     (number,) = (n for n, line in enumerate(path.read_text().splitlines(), 1) if text in line)
     return number
 
@@ -97,12 +97,12 @@ def line_of(path: Path, text: str) -> int:
 # ---- desired -------------------------------------------------------------------------------------------------
 
 
-# Read once: nobody changes it.
+# Read it once: nobody changes it.
 _shipped_catalogue = cache(load_catalogue)
 
 
 def shipped(names: tuple[str, ...] = ("mysql", "keystone", "rabbitmq", "etcd")) -> Desired:
-    """The shipped services with their own ports and known secrets."""
+    """Return the shipped services with their own ports and known secrets."""
     catalogue = _shipped_catalogue()
     profile = Profile("base", {name: ServiceChoice() for name in names})
     ports = {f"{name}/{key}": e.port for name in names for key, e in catalogue[name].endpoints.items()}
@@ -132,25 +132,25 @@ def service(name: str = "mysql", build: bool = False, version: str = "1", **more
 
 
 def inspected(reference: str, labels: Mapping[str, str] | None = None, **more: Any) -> dict[str, Any]:
-    """What the engine says of an image; of one that devenv made, unless other `labels` are given."""
+    """Return what the engine says of an image; without `labels`, of one that devenv made."""
     image = {"Id": f"id of {reference}", "Size": 1, "RootFS": {"Layers": ["sha256:1"]}, "Config": {}, **more}
     content = {LABEL_CONTENT: content_of(reference, image)}
     return {**image, "Config": {**image["Config"], "Labels": content if labels is None else labels}}
 
 
 def consumer(name: str = "keystone", of: str = "mysql", condition: str = "service_started", **more: Any) -> Any:
-    """A service that is a component of another one."""
+    """Make a service that is a component of another one."""
     return service(name, depends={of: condition}, needs=(f"{of}/{name}",), **more)
 
 
 def part(pair: str, digest: str = DIGEST) -> Provision:
-    """What a component gets of a service, by the pair of their names."""
+    """Make what a component gets from a service, by the pair of their names."""
     provider, _, component = pair.partition("/")
     return Provision(provider, component, {"password": SECRET}, digest)
 
 
 def desired(*services: DesiredService) -> Desired:
-    """The services, each with a part for every other one that needs one."""
+    """Return the services, each with a part for every other one that needs it."""
     needed = [part(pair) for s in services for pair in s.needs]
     giving = [replace(s, components={**s.components, **_parts_of(s.name, needed)}) for s in services]
     return Desired("env", "devenv-env", {s.name: s for s in giving}, (BASE, *(s.image for s in services)))
@@ -171,7 +171,7 @@ def container(of: DesiredService, state: str = "running", **more: Any) -> Observ
 
 
 def converged(target: Desired) -> Observed:
-    """The engine after `up`."""
+    """Return what `observe` finds after `up`."""
     return Observed(
         containers={name: container(s) for name, s in target.services.items()},
         networks=(NETWORK,),
@@ -185,7 +185,7 @@ def with_containers(observed: Observed, *containers: ObservedContainer) -> Obser
 
 
 def operation(key: str, cause: str = "", after: tuple[str, ...] = (), **more: Any) -> Operation:
-    """An operation written as "action target", with the service and the component that the target names."""
+    """Make an operation from "action target", with the service and the component that the target names."""
     action, _, target = key.rpartition(" ")
     pair = Pair.parse(target)
     return Operation(action, target, cause, after, **{"service": pair.service, "component": pair.component, **more})

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Nothing is kept between runs; the first example of a process pays for imports, so no deadline. A CI's run can be
-# repeated: its examples are always the same. Generating is a third of the time of all unit tests: few examples each
-# day, and four times Hypothesis's usual number in `make test-long`.
+# Hypothesis keeps nothing between runs. The first example of a process pays for imports, so no deadline. A CI's run can
+# be repeated: its examples are always the same. Generating takes a third of the time of all unit tests: everyday runs
+# use few examples, `make test-long` four times Hypothesis's usual number.
 for name, examples in (("everyday", 40), ("thorough", 400)):
     settings.register_profile(
         name, database=None, deadline=None, derandomize=bool(os.environ.get("CI")), max_examples=examples
@@ -22,26 +22,26 @@ settings.load_profile("everyday")
 
 @pytest.fixture(autouse=True)
 def own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nothing of the user's is read or written."""
-    # Not by mktemp, which counts the folders of all tests before.
+    """Keep the test from reading or writing the user's files."""
+    # mktemp would count the folders of all earlier tests.
     folder = tmp_path_factory.getbasetemp() / "worlds" / uuid.uuid4().hex
     for name in ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    # No test takes the power away; those of a disk that fails replace it once more.
+    # No test cuts the power. Tests of a failing disk replace this again.
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setenv("DEVENV_STATE_DIR", str(folder / "state"))
     monkeypatch.setenv("DEVENV_CACHE_DIR", str(folder / "cache"))
     monkeypatch.setenv("DOCKER_CONFIG", str(folder / "docker"))
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/engine.sock")
-    # Wherever the tests run.
+    # Pretend to be outside a container, wherever the tests run.
     monkeypatch.setattr("devenv.engine.observe.own_container", lambda: "")
     return folder
 
 
 @pytest.fixture
 def no_umask() -> Iterator[None]:
-    """The worst that a user can have set."""
+    """Set the most open umask that a user can have."""
     before = os.umask(0)
     yield
     os.umask(before)
@@ -49,7 +49,7 @@ def no_umask() -> Iterator[None]:
 
 @pytest.fixture
 def owners(monkeypatch: pytest.MonkeyPatch) -> dict[Path, int]:
-    """Whose some paths are, to be filled in; all others are this user's, who is not root."""
+    """Return a dict for owners of paths; all other paths belong to this user, who is not root."""
     found: dict[Path, int] = {}
     lstat = Path.lstat
 

@@ -38,11 +38,11 @@ from devenv.model import (
 )
 from devenv.services.base import Target
 
-# Files by path without a slash at its beginning; None is a folder.
+# Files by path without a leading slash; None is a folder.
 Files = dict[str, bytes | None]
-# What a program or a command inside is given, and how it ends: its input, what it says by output, its code.
+# A program or a command inside: takes its input; returns standard output, standard error and exit code.
 Command = Callable[[bytes], tuple[bytes, bytes, int]]
-# Where nobody listens: no image comes from there.
+# Nobody listens at this registry, so no image comes from it.
 NOWHERE = "127.0.0.1:9/"
 
 
@@ -58,7 +58,7 @@ class Image:
 
 @dataclass
 class Container:
-    """One that was created here. `mounts` maps where a volume is to its name."""
+    """A container that was created here. `mounts` maps the path of each volume to its name."""
 
     id: str
     name: str
@@ -93,10 +93,10 @@ class Network:
 
 
 class FakeEngine:
-    """Keeps what is created, and records every call as "action target"; `on` holds what else happens at such a call.
+    """Keeps what is created, and records every call as "action target"; `on` holds what else happens at a call.
 
-    What a test puts into `observed` belongs to any environment. Its containers say `log` and hold bytes that are no
-    archive. A service is ready once `answers` has nothing left to say against it.
+    Objects that a test puts into `observed` belong to any environment. Their containers say `log` and hold bytes that
+    are no archive. A service is ready while `answers` is empty; else each check gives the next one, and the last stays.
     """
 
     local = True
@@ -107,17 +107,17 @@ class FakeEngine:
         self.calls: list[str] = []
         self.on: dict[str, Callable[[], Any]] = {}
         self.answers: list[str] = []
-        # In place of what is known of a container.
+        # States that replace the known state of a container.
         self.states: dict[str, ContainerState] = {}
         self.log = ["first line", "last line"]
         self.observed = observed or Observed()
         # The network that each service was created on.
         self.networks: dict[str, str] = {}
         self.imported: dict[str, bytes] = {}
-        # What is said of images that devenv did not make.
+        # Answers about images that devenv did not make.
         self.inspected: dict[str, dict[str, Any]] = {}
         self.leftovers: tuple[str, ...] = ()
-        # What containers do, by their script: see Program in tests/contract.py. And commands inside, by their words.
+        # Programs of containers by their script (see Program in tests/contract.py), and commands inside by their words.
         self.programs: dict[str, Any] = {}
         self.commands: dict[tuple[str, ...], Command] = {}
         self._images: dict[str, Image] = {}
@@ -179,7 +179,7 @@ class FakeEngine:
             )
 
     def _listed(self, name: str, labels: Labels, **more: Any) -> dict[str, Any]:
-        """As engines list it."""
+        """Return an object as engines list it."""
         return {"Name": name, "Labels": labels, **more}
 
     def _observed(self, container: Container) -> ObservedContainer:
@@ -194,7 +194,7 @@ class FakeEngine:
             parts=dict(service.parts) if service else {},
             ports=dict(container.ports),
             exit_code=state.exit_code if state.status == "exited" else None,
-            # Docker says it once the container was started.
+            # Docker reports the network only after a start.
             networks=() if state.status == "created" else (container.network,),
         )
 
@@ -320,7 +320,7 @@ class FakeEngine:
         return f"new-{name}" if count == 1 else f"new-{name}-{count}"
 
     def _free_name(self, name: str, labels: Labels) -> None:
-        """Make room for a container: what a killed devenv left goes."""
+        """Make room for a container: remove what a killed devenv left."""
         for one in [c for c in self._containers.values() if c.name == name]:
             if not labels.items() <= one.labels.items():
                 raise NotOurs(f"cannot create {name}: something that is not this environment's has the name")
@@ -344,7 +344,7 @@ class FakeEngine:
                 self._run(made)
 
     def _run(self, container: Container) -> None:
-        """What the container's program does at once."""
+        """Do what the container's program does immediately."""
         script = container.service.options.command[-1:] if container.service else ()
         if not (program := self.programs.get("".join(script))):
             return
@@ -389,7 +389,7 @@ class FakeEngine:
                 self._become(container, "running", f"let container {container} go on")
 
     def _status(self, container: str) -> str:
-        """What is known of it, or nothing if it does not exist."""
+        """Return the container's status, or nothing if it does not exist."""
         if container in self.states:
             return self.states[container].status
         found = self._containers.get(container)
@@ -412,7 +412,7 @@ class FakeEngine:
             self._refuse(f"{what}: no such container")
 
     def _put_there(self, container: str) -> ObservedContainer | None:
-        """The container that a test put there."""
+        """Return the container that a test put into `observed`."""
         everything = (*self.observed.containers.values(), *self.observed.extra)
         return next((one for one in everything if one.id == container), None)
 
@@ -444,7 +444,7 @@ class FakeEngine:
     def follow(self, container: str, tail: Tail = "all") -> Iterator[str]:
         told = self.logs(container, tail)
         yield from told
-        # A program says all that it has to say when it starts.
+        # A program writes its complete log when it starts.
         with self._changed:
             self._changed.wait_for(lambda: self._status(container) != "running")
 
@@ -473,7 +473,7 @@ class FakeEngine:
         return any(f"{name}/".startswith(f"{wanted}/") for name in files)
 
     def _view(self, container: Container, write: tuple[str, bytes] | None = None) -> Files:
-        """All files of a container, those of its volumes in their places; `write` puts one there."""
+        """Return all files of a container, with its volumes in their places; `write` puts a file there."""
         made = self._images.get(container.image)
         seen: Files = {**(made.files if made else {}), **container.files}
         for target, name in container.mounts.items():
@@ -595,14 +595,14 @@ class FakeEngine:
     # ---- the service itself --------------------------------------------------------------------------------------
 
     def check(self, target: Target) -> None:
-        """A probe."""
+        """Probe a service."""
         self._call("check", str(target.port))
         if self.answers:
             raise NotReady(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
 
 
 class FakeSession:
-    """A command that runs in a thread and has the other end of a socket, in the frames of an engine's."""
+    """A command in a thread, at the other end of a socket; it writes frames as an engine does."""
 
     def __init__(self, command: Command) -> None:
         self.stream, self._inside = socket.socketpair()
@@ -634,7 +634,7 @@ def _size(image: Image) -> int:
 
 
 def _files(archive: bytes) -> Files:
-    """What an archive holds; nothing, if it is none."""
+    """Return the files of an archive; none if it is no archive."""
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
             members = [(entry.name.strip("/"), tar.extractfile(entry) if entry.isreg() else None) for entry in tar]
@@ -657,7 +657,7 @@ def _archive(files: Files) -> bytes:
 
 
 def _below(files: Files, folder: str) -> Files:
-    """The files in a folder, by their path in there."""
+    """Return the files in a folder, by their path inside it."""
     prefix = f"{folder.strip('/')}/"
     return {path.removeprefix(prefix): content for path, content in files.items() if path.startswith(prefix)}
 

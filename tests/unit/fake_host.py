@@ -1,4 +1,4 @@
-"""A host that is a folder and a script: what devenv.host would do to a machine is recorded instead."""
+"""A host made of a folder and scripted answers; it records what devenv.engine.install would do to a machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NOTHING: list[str] = []
 
 
 class FakeHost(host.Host):
-    """A machine in a folder: commands are recorded and answered, dockerd starts or dies as told."""
+    """A machine in a folder. It records and answers commands; dockerd starts or dies as the test says."""
 
     def __init__(self, root: Path, release: str = DEBIAN, uid: int = 0) -> None:
         self.root = root

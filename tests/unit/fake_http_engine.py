@@ -1,4 +1,4 @@
-"""An engine that is asked over a real socket: it keeps every request, and answers with what it was given."""
+"""An engine behind a real socket: it keeps every request, and gives the answers that a test set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Answer = tuple[int, Any]
 
 @dataclass(frozen=True)
 class Asked:
-    """A request; `whole` says whether all of its body came, `connection` which one it came over."""
+    """A request; `whole` says whether all of its body came, `connection` is the number of its connection."""
 
     what: str
     query: dict[str, list[str]]
@@ -37,12 +37,12 @@ class Asked:
 
 @dataclass
 class HttpEngine:
-    """`answers` holds a status and JSON (or bytes) by "METHOD /path", or what makes them of a request."""
+    """`answers` holds a status and JSON (or bytes) by "METHOD /path", or a function that makes them from a request."""
 
     url: str = ""
     api: str = "1.41"
     answers: dict[str, Answer | Callable[[Asked], Answer]] = field(default_factory=dict)
-    # What is answered to anything else.
+    # The answer to any other request.
     other: Callable[[Asked], Answer] = lambda asked: (404, {"message": f"no answer to {asked.what}"})
     asked: list[Asked] = field(default_factory=list)
     versions: set[str] = field(default_factory=set)
@@ -66,15 +66,15 @@ class _Server(ThreadingMixIn, UnixStreamServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # Who has hung up meanwhile wants no answer: some tests do.
+        # A client that has hung up wants no answer; some tests hang up.
         if not isinstance(sys.exception(), BrokenPipeError):
             super().handle_error(request, client_address)
 
 
 @contextmanager
 def http_engine() -> Iterator[HttpEngine]:
-    """Run one for a while."""
-    # In a short path: sockets take no more than 107 letters.
+    """Run an engine behind a socket."""
+    # Use a short path: a socket's path takes at most 107 letters.
     folder = Path(tempfile.mkdtemp(prefix="devenv-"))
     engine = HttpEngine(f"unix://{folder}/e.sock")
     lock = threading.Lock()
@@ -84,7 +84,7 @@ def http_engine() -> Iterator[HttpEngine]:
 
         def setup(self) -> None:
             super().setup()
-            # A client at a socket file has no address, which the base class wants to print.
+            # A client of a socket file has no address, but the base class prints one.
             self.client_address = ("local", 0)
             with lock:
                 engine.connections += 1

@@ -10,7 +10,7 @@ ID = "nova-12345678"
 
 
 def run_of(*steps: Step, begins: float = 0.5, ends: float = 0.25) -> Run:
-    """A run of these operations, with a phase before and one after them."""
+    """Return a run of these operations, with a phase before and one after them."""
     last = max((step.ended for step in steps), default=begins)
     phases = (Span("start devenv", 0.0, begins), Span("write files", last, last + ends))
     ordered = tuple(sorted(steps, key=lambda step: step.began))

@@ -1,4 +1,4 @@
-"""The list of what devenv stands on is current, and nothing on it asks for more than to be named."""
+"""The list of devenv's dependencies is current, and their licences ask for no more than to be named."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 from tests import audit
 
-# Mozilla's is not quite permissive: changes of a package's own files are to be given on.
+# Mozilla's is not quite permissive: you must give on your changes to a package's own files.
 PERMISSIVE = re.compile(r"\b(Apache|BSD|MIT|ISC|PSF|Python Software Foundation|MPL|Mozilla)\b")
 
 

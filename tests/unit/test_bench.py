@@ -1,4 +1,4 @@
-"""The bench's arithmetic and its pages, from made-up measures; what it measures, it measures on a real engine."""
+"""The bench's arithmetic and its pages, from made-up measures; the bench itself measures a real engine."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def samples(ours: dict[str, list[float]] = OURS, theirs: dict[str, list[float]] 
     return made
 
 
-# It measures how fast this machine is, which takes a while.
+# Call it once: it measures how fast this machine is, which takes a while.
 MACHINE = machine.machine()
 
 

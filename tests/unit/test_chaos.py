@@ -1,4 +1,4 @@
-"""The chaos harness itself: the proxy passes on all that an engine says, its faults are what they are said to be."""
+"""The chaos harness itself: the proxy passes on all that an engine says, and each fault does what its name says."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def between(engine: HttpEngine, tmp_path: Path) -> Iterator[Proxy]:
 
 
 def faulty(between: Proxy, fault: str) -> tuple[HttpClient, Plan]:
-    """A client whose next request but one, as the first is a ping, meets the fault."""
+    """Return a client whose second request meets the fault; the first is a ping."""
     between.follow(plan := Plan(fault, 2))
     return HttpClient(between.url), plan
 
@@ -106,7 +106,7 @@ def test_a_delayed_answer_comes(between: Proxy, monkeypatch: pytest.MonkeyPatch)
 
 @contextmanager
 def engine_that_says(path: Path, answer: bytes) -> Iterator[threading.Thread]:
-    """It takes one request, answers with these bytes, hangs up, and ends once the other side has hung up, too."""
+    """Take one request, answer with these bytes, hang up, and end once the other side has hung up, too."""
 
     def serve() -> None:
         with listener.accept()[0] as asked:

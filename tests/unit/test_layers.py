@@ -15,16 +15,16 @@ from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "devenv"
-# Each by its path below devenv/, without the ending: "lifecycle/up".
+# Modules by their path below devenv/, without the ending: "lifecycle/up".
 MODULES = {str(path.relative_to(PACKAGE).with_suffix("")): path for path in sorted(PACKAGE.rglob("*.py"))}
 SERVICES = re.compile(r"mysql|rabbit|etcd|keystone", re.IGNORECASE)
-# These may know a service by name: what speaks its protocol, and the table of where that is. So may the commented
-# devenv.yaml that `init` writes.
+# These may know a service by name: modules that speak its protocol, and the table of those modules. So may the
+# commented devenv.yaml that `init` writes.
 MAY_NAME_SERVICES = {f"services/{name}" for name in ("mysql", "rabbitmq", "etcd", "keystone", "lookup")}
 HELP_TEXTS = {("profile", "TEMPLATE")}
-# Who makes what is not devenv's own, as the user's umask says: a job's report, devenv.yaml, an export.
+# These write files that are not devenv's own, with the user's umask: a job's report, devenv.yaml, an export.
 FOR_OTHERS = {"testing/ci", "cli/project", "wiring/export"}
-# What a clone shows first; a new one is a decision.
+# The top level of a clone; a new name there is a decision.
 TOP = {"compose", "devenv", "docs", "profiles", "tests"} | {
     *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "pyproject.toml")
 }
@@ -33,12 +33,12 @@ SLOW = {"docker", "rich", "requests", "yaml", "voluptuous", "pymysql", "amqp"}
 
 @cache
 def nodes(path: Path) -> tuple[ast.AST, ...]:
-    """All that the file is made of."""
+    """Return all syntax nodes of the file."""
     return tuple(ast.walk(ast.parse(path.read_text())))
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The top of every module imported anywhere in the file."""
+    """Yield the top-level name of every module imported anywhere in the file."""
     for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -47,7 +47,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def code_words(path: Path) -> Iterator[tuple[str, int]]:
-    """Identifiers and strings of a file, but for what only people read."""
+    """Yield identifiers and strings of a file, except texts that only people read."""
     prose = set()
     for node in nodes(path):
         if isinstance(node, ast.Expr):
@@ -65,7 +65,7 @@ def code_words(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def test_imports_run_one_way(capsys: pytest.CaptureFixture[str]) -> None:
-    # It prints the chain of imports that offends.
+    # lint_imports prints the chain of imports that breaks the rule.
     assert lint_imports(str(ROOT / "pyproject.toml"), no_cache=True) == EXIT_STATUS_SUCCESS, capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""What things may be called: one rule, whichever way a name comes in."""
+"""Names of things: one rule, whichever way a name comes in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from devenv.spec.catalogue import load_catalogue
 from devenv.spec.profile import load_profile
 from devenv.store.state import State
 
-# How a name comes in, and the words with which it is refused there.
+# A way for a name to come in: the words of its refusal, and a function that takes the name.
 Door = tuple[str, Callable[[Path, str], object]]
 RIGHT = ["a", "nova", "a1", "a-b", "a--", "a" * 31]
 WRONG = [
@@ -63,7 +63,7 @@ COMPONENTS: dict[str, Door] = {
 
 
 def right(door: Door, project: Path) -> list[str]:
-    """Which of all names are not refused there for what they are."""
+    """Return the names that this door does not refuse as names."""
     words, take = door
 
     def refused(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""README and docs: what they show exists; tests/integration/test_docs.py runs it."""
+"""README and docs show what exists; tests/integration/test_docs.py runs their examples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_calls_are_found_in_a_line_of_shell() -> None:
 
 
 def understand(arguments: list[str]) -> None:
-    """Parse a call as the command line does. Raises UsageError for what it would refuse."""
+    """Parse a call as the command line does. Raises UsageError for a call that it would refuse."""
     context, command = main.make_context("devenv", [*arguments]), main
     while isinstance(command, click.Group):
         name, found, rest = command.resolve_command(context, [*context._protected_args, *context.args])
@@ -69,7 +69,7 @@ def test_the_index_lists_every_page() -> None:
 
 def test_no_page_is_too_long_to_read() -> None:
     assert len(text(Path("README.md")).splitlines()) <= 150
-    # Programs write these from what they find.
+    # Programs generate these pages.
     generated = {"reference", "benchmarks-operations"}
     assert {page.stem for page in PAGES if len(text(page).splitlines()) > 200} <= generated
 

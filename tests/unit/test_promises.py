@@ -12,10 +12,10 @@ from tests.chaos.scenarios import SCENARIOS
 
 TESTS = Path(__file__).parents[1]
 PAGES = [path for name in ("security", "reliability") if (path := TESTS.parent / "docs" / f"{name}.md").is_file()]
-# A test by its name, with its file below tests/ or without.
+# A test's name, with or without its file below tests/.
 NAMED = re.compile(r"`(?:(?:tests/)?([\w/]+\.py)::)?(test_\w+)`")
 
-# A file alone says nothing of what holds the promise.
+# A file alone does not say which test holds the promise.
 FILE_ALONE = re.compile(r"`[\w/]*test_\w+\.py`")
 
 
