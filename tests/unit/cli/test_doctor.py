@@ -1,4 +1,4 @@
-"""The diagnosis and its mending, on a host that is a folder and a script."""
+"""The doctor's checks and repairs, on a host made of a folder and scripted answers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class FakeEngine:
         }
 
     def about(self) -> About:
-        # In place of a connection and its client: what they say is told as a real engine's.
+        # Stands in for a connection and its client, so the answers are reported like a real engine's.
         connection: Any = SimpleNamespace(client=self, url=doctor.connection.endpoint_in_use()[0])
         return about(connection)
 
@@ -197,7 +197,7 @@ def test_a_low_file_limit_of_an_engine_that_may_raise_it_is_none(engine, machine
 
 def test_an_engine_whose_clock_is_behind_is_a_warning(engine, machine):
     late = datetime.now(UTC) - timedelta(seconds=60)
-    engine.info_said["SystemTime"] = late.strftime("%Y-%m-%dT%H:%M:%S.%f123Z")  # nanoseconds, as Go
+    engine.info_said["SystemTime"] = late.strftime("%Y-%m-%dT%H:%M:%S.%f123Z")  # nanoseconds, as Go writes them
     found = check("clock", machine)
     assert (found.status, "60 s behind" in found.detail) == ("warn", True)
 

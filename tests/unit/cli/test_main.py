@@ -1,4 +1,4 @@
-"""The command line: what a user gets for what they type, without an engine."""
+"""The command line's answers to what a user types, without an engine."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory: a project of its own."""
+    """Enter a new project folder."""
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -79,7 +79,7 @@ def run(*arguments: str) -> Result:
 
 
 def assert_clear_error(result: Result, code: int, *words: str) -> None:
-    """One line that starts with "cannot", a hint, the right exit code, and no traceback."""
+    """Expect one line that starts with "cannot", a hint, the right exit code, and no traceback."""
     lines = result.stderr.splitlines()
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == code, result.stderr
@@ -233,7 +233,7 @@ def test_an_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def interrupted(body: str) -> subprocess.CompletedProcess[str]:
-    """A command of devenv's kind, run to its end; its body may send signals to itself by `tell`."""
+    """Run a command in a group like devenv's to its end; its body may signal itself with `tell`."""
     code = f"""
 import atexit, os, signal, click
 from devenv.cli.common import Group
@@ -284,7 +284,7 @@ def test_a_docker_host_that_is_no_engine_is_exit_code_4(host: str, monkeypatch: 
 
 
 def nowhere(**_: object) -> None:
-    """In place of the docker library's client: no test may reach the engine of this machine."""
+    """Stand in for the docker library's client: no test may reach the engine of this machine."""
     raise OSError("asked another engine than the one that is set")
 
 
@@ -310,7 +310,7 @@ def test_certificates_that_are_not_there_are_exit_code_4(monkeypatch: pytest.Mon
 
 @contextmanager
 def listening(path: Path, answer: bytes) -> Iterator[None]:
-    """A server that answers every request the same and hangs up."""
+    """Run a server that gives every request the same answer and hangs up."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()
@@ -377,7 +377,7 @@ def test_looking_changes_nothing(project: Path, own_world: Path, monkeypatch: py
     assert run("images", "list").exit_code == 0
     assert set(engine.calls) == {"observe"}
     assert list(project.iterdir()) == []
-    # Not even a lock: who only looks keeps nobody waiting, and may have no right to write.
+    # Not even a lock: a command that only looks keeps nobody waiting, and may have no right to write.
     assert not (own_world / "state").exists()
 
 
@@ -418,7 +418,7 @@ GOING_DOWN = pytest.mark.parametrize("command", ["down", "stop"])
 
 @pytest.fixture
 def empty(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    """An engine that has nothing."""
+    """Connect devenv to an engine that has nothing."""
     engine = FakeEngine()
     monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
     return engine
@@ -448,7 +448,7 @@ def test_a_broken_devenv_yaml_keeps_nothing_from_going_down(
     empty.observed = Observed({"etcd": ObservedContainer("1", "devenv-id-etcd", "etcd", "running")}, ("n1",))
     result = run(command)
     assert result.exit_code == 0, result.stderr
-    # A part of them goes as well.
+    # A single service can go down as well.
     assert run(command, "etcd").exit_code == 0
     assert any(call.startswith("stop 1 ") for call in empty.calls)
     assert ("remove 1" in empty.calls, "remove network n1" in empty.calls) == (command == "down",) * 2
@@ -538,7 +538,7 @@ COMMANDS = list(commands(main))
 
 @pytest.mark.parametrize("path", [(), *COMMANDS], ids=" ".join)
 def test_help_fits_80_columns_and_every_option_is_explained(path: tuple[str, ...]) -> None:
-    # click leaves two columns of a terminal of 80 free.
+    # click leaves two of a terminal's 80 columns free.
     result = CliRunner().invoke(main, [*path, "--help"], terminal_width=78)
     lines = result.stdout.splitlines()
     assert result.exit_code == 0 and max(map(len, lines)) <= 80
@@ -561,7 +561,7 @@ def test_the_version_is_told() -> None:
     assert run("--version").stdout.strip().endswith(__version__)
 
 
-# ---- the manual, and what was meant -------------------------------------------------------------------------------
+# ---- the manual, and suggestions ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["help", "up", "snapshot save", "images"])

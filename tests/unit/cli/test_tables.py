@@ -45,7 +45,7 @@ def test_the_status_table_fits_80_columns_and_loses_nothing() -> None:
     assert max(map(len, lines)) <= 80
     assert "127.0.0.1:15672" in " ".join(lines) and "127.0.0.1:15673" in " ".join(lines)
     assert "".join(lines).count("more") == 20
-    assert "127.0.0.1" not in lines[-1]  # what is absent answers nowhere
+    assert "127.0.0.1" not in lines[-1]  # an absent service has no address
 
 
 def test_a_reason_is_shown_as_it_is() -> None:
@@ -98,7 +98,7 @@ def test_the_summary_names_endpoints_files_and_time(
     summary(environment, Result(plan, {"mysql": service()}, timings, [folder / "openrc", folder / "env"]), 2.5)
     output = capsys.readouterr().out
     assert "127.0.0.1:1" in output and "2.0 s" in output
-    assert f"wrote to {folder}: env," in output  # whole, to be copied
+    assert f"wrote to {folder}: env," in output  # the complete path, to copy
     assert "openrc\n" in output
     assert output.endswith("up in 2.5 s\n")
 
@@ -141,7 +141,7 @@ def test_the_chart_has_a_bar_for_each_operation_on_one_axis() -> None:
 
 
 def parts(count: int) -> list[Step]:
-    """What so many components get of four services, six at a time."""
+    """Return steps that provision so many components on each of four services, six at a time."""
     names = ("mysql", "rabbitmq", "etcd", "keystone")
     times = [(1 + n // 6 * 0.1, 1.1 + n // 6 * 0.1) for n in range(count)]
     return [
@@ -161,7 +161,7 @@ def test_the_chart_fits_the_terminal_and_one_screen(
     run = a_run(*parts(count), Step("remove " + "x" * 99, 1.0, 1.0), seconds=seconds)
     lines = timing_chart(run).splitlines()
     fitting = [line for line in lines if not line.startswith(("critical", "  ", "last up"))]
-    # Names and numbers are never given up for bars.
+    # The chart never drops names or numbers for bars.
     assert max(map(len, fitting)) <= max(min(columns, 120), 55)
     assert len(lines) <= 40
     if count == 100:

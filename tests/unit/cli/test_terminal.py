@@ -1,4 +1,4 @@
-"""`devenv exec`: this process's input and output joined to a socket that a test holds the other end of; merged logs."""
+"""`devenv exec` joins input and output of this process to a socket; a test holds its other end. And merged logs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def frame(data: bytes, output: int = 1) -> bytes:
 
 
 class FakeEngine:
-    """An engine and its one session: its container is a function that has the other end, in a thread of its own."""
+    """An engine with one session: its container is a function in a thread of its own, which has the other end."""
 
     def __init__(self, command: Command) -> None:
         self._command = command
@@ -35,7 +35,7 @@ class FakeEngine:
 
     def execute(self, container: str, command: list[str], tty: bool) -> FakeEngine:
         self.stream, self._inside = socket.socketpair()
-        self.stream.settimeout(5)  # as the real one's, which made a long input fail
+        self.stream.settimeout(5)  # as a real engine's, where it made a long input fail
         self._thread = threading.Thread(target=self._run, args=(self._inside,), daemon=True)
         self._thread.start()
         self.output = Frames().feed
@@ -57,14 +57,14 @@ def run(command: Command) -> int:
 
 @pytest.fixture
 def feed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str | Path], None]]:
-    """Makes a file our input."""
+    """Make a file the input of this process."""
     with ExitStack() as stack:
         yield lambda path: monkeypatch.setattr(sys, "stdin", stack.enter_context(Path(path).open()))
 
 
 @pytest.fixture
 def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The end that one writes our input to."""
+    """Make a pipe the input of this process; return the end to write to."""
     reading, writing = os.pipe()
     with os.fdopen(reading) as stream:
         monkeypatch.setattr(sys, "stdin", stream)
@@ -186,7 +186,7 @@ def test_a_reader_of_ours_that_went_away_is_not_taken_for_the_container_s(feed, 
 
 
 class Logging:
-    """An environment of two services, one of whose logs cannot be read to its end."""
+    """An environment of two services; reading the log of one may fail before its end."""
 
     def __init__(self, end: Exception | None) -> None:
         self._end, self.engine = end, self
