@@ -1,4 +1,4 @@
-"""How an engine is found and reached, and its failures as devenv's."""
+"""How devenv finds and reaches an engine, and turns the engine's failures into its own."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_what_is_gone_already_is_as_gone_as_if_we_had_done_it() -> None:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One credential helper."""
+    """Install one credential helper, and nothing else."""
     (tmp_path / "docker-credential-here").touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
 
@@ -129,12 +129,12 @@ def test_credential_helpers_that_are_not_installed_are_forgotten(before: dict[st
     assert before == after
 
 
-# ---- where it is -------------------------------------------------------------------------------------------------
+# ---- where the engine is -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def docker_folder(own_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the docker command line keeps its settings; DOCKER_HOST is not set."""
+    """Return the folder with the docker command line's settings; unset DOCKER_HOST."""
     monkeypatch.delenv("DOCKER_HOST")
     monkeypatch.delenv("DOCKER_CERT_PATH", raising=False)
     folder = own_world / "docker"
@@ -190,7 +190,7 @@ def test_a_docker_context_that_cannot_be_read_is_a_clear_error(
     assert "docker context ls" in caught.value.hint
 
 
-# ---- how it is reached -------------------------------------------------------------------------------------------
+# ---- how devenv reaches it ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def engine() -> Iterator[HttpEngine]:
 
 def test_a_socket_is_spoken_to_directly(engine: HttpEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", engine.url)
-    # What docker's own command line ignores for sockets, too.
+    # docker's own command line also ignores these for sockets.
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     connection = open_connection()
@@ -255,7 +255,7 @@ def test_nothing_at_the_socket_names_it(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_an_engine_behind_ssh_needs_a_package_that_few_have(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "ssh://somebody@127.0.0.1")
-    # What the docker library looks for to see whether it is there.
+    # The docker library looks for this class to see whether the package is installed.
     monkeypatch.delattr("docker.api.client.SSHHTTPAdapter", raising=False)
     with pytest.raises(NoEngine, match=r"cannot reach .* ssh://somebody@127.0.0.1 \(DOCKER_HOST\): ") as caught:
         open_connection()

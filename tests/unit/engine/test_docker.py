@@ -1,4 +1,4 @@
-"""What is asked of the engine, and what its answers become; what carries requests is stood in for."""
+"""Requests to the engine, and what devenv makes of the answers; a fake client carries the requests."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ CREATE = "POST /containers/create"
 
 
 class Requests(Client):
-    """Keeps what it was asked, answers what `answers` holds by "METHOD /path"; else with an id."""
+    """Keeps every request. Answers with what `answers` holds by "METHOD /path", else with an id."""
 
     def __init__(self, answers: dict[str, Any]) -> None:
         self.answers = answers
-        # What is answered once something was asked.
+        # Answers that change after a request, by that request.
         self.then: dict[str, dict[str, Any]] = {}
         self.asked: list[tuple[str, Query, Any]] = []
-        # In seconds, of the last request of each kind.
+        # Timeouts in seconds, of the last request of each kind.
         self.limits: dict[str, float] = {}
         self._lock = threading.Lock()
 
@@ -69,7 +69,7 @@ class Requests(Client):
         return [what for what, _, _ in self.asked]
 
     def last(self, what: str) -> Any:
-        """The body of the last such request."""
+        """Return the body of the last such request."""
         return [body for asked, _, body in self.asked if asked == what][-1]
 
     def query(self, what: str) -> Query:
@@ -77,7 +77,7 @@ class Requests(Client):
 
 
 class Library:
-    """In place of what only the docker library does: says what it was given."""
+    """Stands in for the work that only the docker library does: says what it was given."""
 
     def __init__(self, says: Iterable[dict[str, str]] = ()) -> None:
         self.says = says
@@ -295,7 +295,7 @@ def test_a_name_that_somebody_else_has_is_not_ours(what: str) -> None:
         act()
 
 
-# How Docker and Podman refuse it.
+# How Docker and Podman refuse a name that is taken.
 TAKEN = [
     Refused(409, "it is there"),
     Refused(500, "network name devenv-e already used: network already exists"),
@@ -414,12 +414,12 @@ def test_a_volume_is_filled_by_a_container_that_is_never_started() -> None:
     asked, client = engine()
     asked.fill_volume("v", "i:1", "/data", OWN, "one")
     assert client.whats == ["POST /volumes/create", CREATE, "DELETE /containers/c1"]
-    # Which is when the engine copies, whatever it takes.
+    # The engine copies during this request, however long that takes.
     assert client.limits[CREATE] == 1800 and client.limits["DELETE /containers/c1"] <= TIMEOUT
     assert client.query(CREATE) == {"name": "v-fill"}
     host = client.last(CREATE)["HostConfig"]
     assert host.pop("Mounts") == [{"Type": "volume", "Source": "v", "Target": "/data"}]
-    # Nor could it do anything if somebody started it.
+    # Even if somebody started the container, it could do nothing.
     assert host == {
         "NetworkMode": "none",
         "ReadonlyRootfs": True,
@@ -509,7 +509,7 @@ def test_an_engine_that_refuses_the_limit_on_files_is_not_asked_for_it_again() -
     asked, client = engine({f"POST /containers/c{n}/start": RLIMIT for n in range(4)})
     asked.create(ONE, OWN, "n")
     assert limits(client) == [("nofile", 4096, 4096)]
-    # However many services find out at the same time: each has to be made anew.
+    # Each container must be recreated, however many services find out at the same time.
     with ThreadPoolExecutor(4) as pool:
         failures = [pool.submit(asked.start, f"c{n}", "one").exception() for n in range(4)]
     assert [type(failure) for failure in failures] == [LimitRefused] * 4

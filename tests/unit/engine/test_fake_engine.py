@@ -1,4 +1,4 @@
-"""The engine in memory keeps what every engine promises: what other tests see of it may be believed."""
+"""The engine in memory keeps what every engine promises, so other tests may rely on it."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_each_engine_has_every_verb_with_the_same_parameters(kind: type) -> None
                 assert found.parameters.keys() == wanted.parameters.keys(), name
 
 
-# What callers may import of the engine's package: the verbs, who has them, and words that all engines share. The doctor
-# also asks where the default engine is, and installs it.
+# Callers may import these from the engine's package: the verbs, the class that has them, and words that all engines
+# share. The doctor also asks where the default engine is, and installs it.
 DOORS = {"protocol", "docker", "ownership", "image_names", "tar", "install"}
 
 

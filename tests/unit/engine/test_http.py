@@ -1,4 +1,4 @@
-"""The engine's HTTP API over a real socket: what is sent, what comes back, and what happens when it does not."""
+"""The engine's HTTP API over a real socket: requests, answers, and what happens when no answer comes."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_a_connection_that_the_engine_closed_meanwhile_is_not_used_again(engine:
     for n in range(4):
         (idle,) = client._idle
         while not _hung_up(idle.sock):
-            time.sleep(0.001)  # The engine's thread ends it after its answer.
+            time.sleep(0.001)  # The engine's thread closes it after the answer.
         assert client.ask("GET", f"/{n}") == {"asked": f"GET /{n}"}
     assert engine.connections == 5
 

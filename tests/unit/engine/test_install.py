@@ -1,4 +1,4 @@
-"""The engine installer, on a host that is a folder and a script."""
+"""The engine installer, on a host made of a folder and scripted answers."""
 
 from __future__ import annotations
 

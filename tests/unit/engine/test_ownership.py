@@ -1,4 +1,4 @@
-"""Whose something is that carries an environment's label, and what an environment does about strangers."""
+"""Owners of objects that carry an environment's label, and what an environment does about strangers."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_without_a_token_nothing_is_ours() -> None:
     assert carries(NETWORK, "n") and not carries(NETWORK, "c")
 
 
-# ---- ours and strangers ------------------------------------------------------------------------------------------
+# ---- own objects and strangers -----------------------------------------------------------------------------------
 
 
 def test_ours_is_what_carries_the_token_and_has_the_name_that_devenv_gave_it() -> None:
@@ -140,7 +140,7 @@ def test_a_stranger_that_is_not_in_the_way_is_not(observed: Observed) -> None:
 
 
 class Keeping(FakeEngine):
-    """Knows what it was asked to go by, and with which labels something was made."""
+    """Keeps the owners that it was asked to observe by, and the labels of created containers."""
 
     def __init__(self, observed: Observed | None = None) -> None:
         super().__init__(observed)
@@ -215,7 +215,7 @@ def test_strangers_are_told_of_once_and_left_alone(project: Path) -> None:
     notes = [line for line in told.told if line.startswith("note")]
     assert notes == ["note left alone, labelled as this environment's and not made by it: container xyz, volume v"]
     assert not {call for call in engine.calls if "xyz" in call or call.endswith(" v")}
-    # Else the next `up` would trust a stranger that has a name of ours.
+    # Otherwise the next `up` would trust a stranger that has one of devenv's names.
     assert environment.state.load().owner == "t"
     assert status_data(environment, {})["strangers"] == ["container xyz", "volume v"]
 

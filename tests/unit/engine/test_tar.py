@@ -38,7 +38,7 @@ def test_folders_are_for_all_to_write_to_and_come_last() -> None:
 
 
 def test_the_same_files_make_the_same_bytes() -> None:
-    # The engine's cache of builds goes by content.
+    # The engine's build cache compares content.
     assert pack({"a": b"1"}, folders=["d"]).getvalue() == pack({"a": b"1"}, folders=["d"]).getvalue()
 
 
@@ -48,14 +48,14 @@ def test_an_archive_of_nothing_is_one() -> None:
 
 
 def read(stream: Iterator[bytes]) -> dict[str, tuple[bytes, str, int, int]]:
-    """Each entry of an archive: its type, where it links to, who owns it, and how many bytes it has."""
+    """Return each entry of an archive: its type, link target, owner, and size in bytes."""
     with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
         content = {e.name: f.read() for e in archive if (e.isreg() or e.islnk()) and (f := archive.extractfile(e))}
         return {e.name: (e.type, e.linkname, e.uid, len(content.get(e.name, b""))) for e in archive}
 
 
 def of_a_volume(outside: str) -> Generator[bytes, None, None]:
-    """What a server may have in its folder, as the engine gives it."""
+    """Yield what a server may have in its folder, as the engine sends it."""
     deep = f"{outside}data/" + "long/" * 60 + "file"
     kinds: list[tuple[str, bytes, str, int]] = [
         (outside, tarfile.DIRTYPE, "", 0),
