@@ -1,4 +1,4 @@
-"""Which images an archive has, as engines of several ages write it, and what is no archive."""
+"""The images in an archive, as old and new engines write it, and files that are no archive."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_what_is_no_whole_archive_is_refused(content: bytes) -> None:
 
 
 def with_member(name: str, content: bytes = EVIL, **about: Any) -> bytes:
-    """An archive of one image of devenv's, and another member before or behind its list."""
+    """Return an archive of one image of devenv's, with another member behind its list."""
     buffer = archive(manifest=[entry("devenv/e:1")])
     with tarfile.open(fileobj=buffer, mode="a") as tar:
         member = tarfile.TarInfo(name)
@@ -85,7 +85,7 @@ def test_another_list_than_the_one_that_is_read_is_refused(about: dict[str, Any]
 
 
 def test_headers_that_go_for_all_members_are_refused() -> None:
-    """tarfile would take the second list for a layer, and Go's reader, which engines use, for a list."""
+    """tarfile would take the second list for a layer. Go's reader, which engines use, would take it for a list."""
     buffer = archive(manifest=[entry("devenv/e:1")])
     with tarfile.open(fileobj=buffer, mode="a") as tar:
         header = tarfile.TarInfo.create_pax_global_header({"path": "layer"})

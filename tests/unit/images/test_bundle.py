@@ -31,7 +31,7 @@ def project(folder: Path, text: str = "profile: database\n", engine: Carrier | N
 
 
 def with_all_images(environment: Environment, engine: Carrier) -> dict[str, str]:
-    """Have the engine have the images, and return the golden state that belongs to them."""
+    """Put all images on the engine, and return the golden states that belong to them."""
     there = {reference: f"id of {reference}" for reference in environment.image_references().values()}
     engine.observed = Observed(images=there)
     picture = environment._world.look(environment._world.define())

@@ -1,4 +1,4 @@
-"""Which golden state a service begins with, how it is kept, and when it is thrown away."""
+"""Golden states: which one a service begins with, how devenv keeps them, and when it removes them."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def reference(
     return golden.references(target, catalogue, images or images_of(target))[VOLUME]
 
 
-# ---- which one ---------------------------------------------------------------------------------------------------
+# ---- which golden state ------------------------------------------------------------------------------------------
 
 
 def other(value: Any) -> Any:
-    """Something else of the same kind."""
+    """Return another value of the same kind."""
     match value:
         case bool():
             return not value
@@ -218,7 +218,7 @@ def test_neither_a_name_that_is_taken_nor_a_full_disk_costs_a_golden_state() -> 
 def test_those_that_were_not_used_for_longest_go_first(cache: Path) -> None:
     tags = [f"devenv/golden:one-v-{number}" for number in range(3)]
     engine = FakeEngine(Observed(images=dict.fromkeys([*tags, "devenv/mysql:1", "someone/elses:1"], "id")))
-    # In seconds since 1970; what was never seen to be used counts from its creation, which is 1 here.
+    # In seconds since 1970. A golden state that was never used counts from its creation, which is 1 here.
     golden.touch([tags[1]])
     assert next(iter(golden.listed(engine))).image == tags[1]  # type: ignore[arg-type]
     removed = golden.collect(engine, 250)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What is told of images: which they are, and what was read of them."""
+"""Reports about images: which they are, and what devenv read from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from devenv.model import Observed
 from devenv.store.places import cache_folder
 
 STATUS = "Package: {name}\nVersion: 1:8.4.1-2\nArchitecture: amd64\n"
-# What a container holds, by the path that is asked for.
+# The files in a container, by the folder that a test asks for.
 FILES = {
     "/var/lib/dpkg/status.d": {"status.d/one": STATUS.format(name="mysql-server-core")},
     "/opt/one": {
@@ -33,7 +33,7 @@ FILES = {
 
 
 class Reader(FakeEngine):
-    """An engine in whose images there are `FILES`."""
+    """An engine whose images hold `FILES`."""
 
     @contextmanager
     def unstarted(self, image: str) -> Iterator[str]:
@@ -51,7 +51,7 @@ class Reader(FakeEngine):
                 entry.size = len(text)
                 tar.addfile(entry, io.BytesIO(text.encode()))
         data = buffer.getvalue()
-        # Cut where nothing begins or ends.
+        # Cut the stream where no entry begins or ends.
         yield from (data[start : start + 700] for start in range(0, len(data), 700))
 
 

@@ -1,4 +1,4 @@
-"""Which image a service runs, by the name that the engine lists it under."""
+"""The image that a service runs, by the name under which the engine lists it."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_one_image_is_built_by_one_devenv_at_a_time_and_others_beside_it() -> No
         assert {path.name for path in cache_folder().iterdir()} == {"devenv-mysql-1.lock", "devenv-etcd-1.lock"}
 
 
-# ---- whether it is that one ----------------------------------------------------------------------------------------
+# ---- whether it is the right image ---------------------------------------------------------------------------------
 
 NAME = "devenv/one:1"
 
@@ -155,7 +155,7 @@ def test_an_image_is_looked_at_before_a_container_is_made_of_it() -> None:
     with pytest.raises(NotOurs, match=f"cannot use image {REFERENCE}: devenv did not build it"):
         check(CREATE, foreign=REFERENCE)
     check(CREATE, foreign="devenv/other:1")
-    # Nothing is made of it now.
+    # This operation makes nothing from the image.
     check(Operation("ready", "one"), foreign=REFERENCE)
 
 
@@ -204,7 +204,7 @@ def test_what_nobody_asks_for_is_stale_and_not_what_is_being_made() -> None:
 
 
 def test_what_somebody_made_of_ours_is_not_stale() -> None:
-    # It has all of our labels. The one that a profile names is pulled, whatever it was made of.
+    # Such an image has all of devenv's labels. devenv pulls the one that a profile names, whatever it was made from.
     tags = ["<none>:<none>", "mine:1", "devenv/mine:1", "theirs/one:1", "registry/devenv/one:1"]
     engine = FakeEngine(Observed(images=dict.fromkeys(tags, "id")))
     assert stale_images(engine, [ONE.image, Image("mine:2", "pull", "two")]) == []  # type: ignore[arg-type]

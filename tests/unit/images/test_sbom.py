@@ -1,4 +1,4 @@
-"""What is read of images, and how it is told."""
+"""How devenv reads what images contain, and reports it."""
 
 from __future__ import annotations
 

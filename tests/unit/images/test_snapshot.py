@@ -1,4 +1,4 @@
-"""Snapshots as files: what they say, what they refuse, and how services stand still for them."""
+"""Snapshots as files: what they say, what they refuse, and how devenv pauses services for them."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_those_that_did_pause_go_on_when_another_one_could_not() -> None:
 
 def test_what_a_save_was_to_make_and_no_snapshot_names_is_left_over(state: State) -> None:
     mine = [f"devenv/snapshot:{state.id}-{number}" for number in range(3)]
-    # Not on record: of another state folder's, or nobody's.
+    # Not on record: they belong to another state folder, or to nobody.
     foreign = [f"devenv/snapshot:{state.id}-other", "devenv/snapshot:other-1", "devenv/one:1"]
     kept = {"one": replace(SAVED["one"], volumes={"data": mine[0]})}
     engine: Any = FakeEngine()
@@ -145,7 +145,7 @@ def test_what_a_save_was_to_make_and_no_snapshot_names_is_left_over(state: State
     assert snapshot.leftovers(state, [*mine, *foreign]) == []
     state.amend(saving=mine)
     assert snapshot.leftovers(state, [*mine[:2], *foreign]) == [mine[1]]
-    # What it names may be any of them.
+    # A snapshot that devenv cannot read may name any of them.
     (state.snapshots / "garbled.json").write_text("{")
     assert snapshot.leftovers(state, [*mine, *foreign]) == []
 
