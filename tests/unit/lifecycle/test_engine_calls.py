@@ -1,4 +1,4 @@
-"""What commands cost before they do anything: requests to the engine, and libraries. Neither may creep up."""
+"""The cost of commands before they do anything: requests to the engine, and libraries. Neither may creep up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fake_http_engine import Answer, Asked, HttpEngine, http_engine
 from devenv.lifecycle.environment import Environment
 from devenv.model import LABEL_OWNER, LABEL_SERVICE
 
-# The libraries that take long, each a tenth of a second or a part of it.
+# Libraries that load slowly: each takes a tenth of a second, or a part of it.
 SLOW = {
     "amqp",
     "cryptography",
@@ -30,7 +30,7 @@ SLOW = {
     "voluptuous",
     "yaml",
 }
-# And what of devenv only some commands need.
+# Modules of devenv that only some commands need.
 SELDOM = {
     "devenv.cli.doctor",
     "devenv.engine.sdk",
@@ -44,7 +44,7 @@ OBSERVE = ["GET /containers/json", "GET /networks", "GET /volumes", "GET /images
 
 
 class Kept:
-    """What was made on an engine, and is listed by it from then on."""
+    """Objects that were made on an engine; it lists them from then on."""
 
     def __init__(self, images: list[str]) -> None:
         self._images = [{"Id": f"id of {name}", "RepoTags": [name], "Size": 1} for name in images]
@@ -97,7 +97,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpEngine]:
 
 @pytest.fixture
 def environment(engine: HttpEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Environment]:
-    """Makes the face of one environment in which all four services are up and work."""
+    """Return a function that opens one environment, in which all four services are up and work."""
     (tmp_path / "devenv.yaml").write_text("components: [nova]\n")
     engine.other = Kept(list(Environment(tmp_path).image_references().values())).answer
     monkeypatch.setattr("devenv.services.readiness.load_probe", lambda _: lambda target: None)
@@ -116,7 +116,7 @@ def environment(engine: HttpEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 class Provisioner:
-    """All is there already."""
+    """A provisioner that finds everything in place."""
 
     def __init__(self, _: object) -> None: ...
     def prepare(self) -> None: ...
@@ -148,7 +148,7 @@ def test_a_second_up_has_nothing_to_do(environment: Callable[[], Environment]) -
 
 
 def loaded(*arguments: str, folder: Path) -> set[str]:
-    """The modules that the command has loaded when it ends."""
+    """Return the modules that the command has loaded when it ends."""
     code = f"""
 import atexit, json, sys
 atexit.register(lambda: print(json.dumps(list(sys.modules)), file=sys.stderr))
@@ -172,7 +172,7 @@ def test_looking_loads_what_reads_files_and_nothing_else(
     command: str, environment: Callable[[], Environment], tmp_path: Path
 ) -> None:
     modules = loaded(command, folder=environment().project)
-    # The probes of `status` find nobody, but have to look.
+    # The probes of `status` find no service, but have to look.
     probes = {"amqp", "cryptography", "pymysql", "devenv.services.http"} if command == "status" else set()
     assert modules & SLOW <= READING | probes
     assert modules & SELDOM <= probes

@@ -32,7 +32,7 @@ ONE, TWO = service("one"), service("two")
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    """An engine whose services are asked without a pause."""
+    """Return an engine whose services are probed without a pause."""
     fake = FakeEngine(Observed({"one": container(ONE)}))
     monkeypatch.setattr(readiness, "load_probe", lambda _: fake.check)
     monkeypatch.setattr(readiness, "_LOOK_SECONDS", 0.0)
@@ -50,7 +50,7 @@ def context(engine: FakeEngine, *services: Any, **more: Any) -> Context:
 
 
 def plan(*operations: str | tuple[str, ...]) -> Plan:
-    """Operations written as "action target"; a tuple holds the keys of those before it as well."""
+    """Make a plan from operations as "action target"; a tuple adds the keys of the operations before it."""
     made = []
     for written in operations:
         key, *after = (written,) if isinstance(written, str) else written
@@ -69,7 +69,7 @@ def failing(error: BaseException) -> Callable[[], None]:
 
 
 def test_independent_operations_run_at_the_same_time(engine: FakeEngine) -> None:
-    # Each comes back only after all three have begun.
+    # Each call returns only after all three have begun.
     barrier = threading.Barrier(3, timeout=20)
     for call in ("pull a", "pull b", "create network n"):
         engine.on[call] = barrier.wait
@@ -77,7 +77,7 @@ def test_independent_operations_run_at_the_same_time(engine: FakeEngine) -> None
 
 
 def test_an_operation_begins_as_soon_as_those_before_it_are_done(engine: FakeEngine) -> None:
-    # b's successor runs while a does: nothing waits for a whole row of operations.
+    # b's successor runs while a still runs: no operation waits for a complete row.
     barrier = threading.Barrier(2, timeout=20)
     engine.on["pull a"] = engine.on["remove c"] = barrier.wait
     execute(plan("pull image a", "pull image b", ("remove c", "pull image b")), context(engine), Recorder())
@@ -90,7 +90,7 @@ def test_an_operation_waits_for_all_before_it(engine: FakeEngine) -> None:
 
 
 def recording_provisioner(calls: list[str]) -> type[Provisioner]:
-    """A provisioner that does nothing but say what it is asked for."""
+    """Return a provisioner that only records what it is asked for."""
 
     class Recording(Provisioner):
         def __init__(self, target: Target) -> None:
@@ -113,7 +113,7 @@ def recording_provisioner(calls: list[str]) -> type[Provisioner]:
 
 
 class Provisions(Journal):
-    """A journal that notes the digests of what is in place."""
+    """A journal that notes the digest of each part in place."""
 
     def __init__(self, told: dict[str, str]) -> None:
         self._told = told
@@ -217,7 +217,7 @@ def test_an_unknown_probe_is_a_clear_error(engine: FakeEngine, monkeypatch: pyte
 
 
 def interrupt_once(monkeypatch: pytest.MonkeyPatch, ready: Callable[[], object]) -> None:
-    """Press Ctrl-C the first time that the executor waits, once `ready` has come back."""
+    """Press Ctrl-C the first time that the executor waits, once `ready` has returned."""
     real, pressed = module.wait, []
 
     def wait(*arguments: Any, **more: Any) -> Any:
@@ -256,7 +256,7 @@ def test_an_interrupt_lets_an_engine_call_come_to_its_end(engine: FakeEngine, mo
 
 
 def test_an_interrupt_between_two_waits_cancels_as_well(engine: FakeEngine) -> None:
-    # The signal may come while the executor hands out work: what runs must not go on for minutes.
+    # The signal may come while the executor hands out work. Running operations must not go on for minutes.
     engine.answers = ["starting"]
     run = context(engine, timeout=2.0)
 
@@ -294,7 +294,7 @@ def test_a_second_interrupt_ends_at_once_also_while_the_first_is_told(
     run = context(engine)
     with pytest.raises(SystemExit, match="130"):
         execute(plan("create one"), run, Impatient())
-    # What ran when it ended had not come to its end before.
+    # `create` was still running when the second interrupt ended the process.
     assert run.containers["one"] == "made"
 
 
@@ -404,7 +404,7 @@ def build(reference: str = "devenv/one:1", target: str = "one") -> Plan:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is built, by reference."""
+    """Note the references of built images."""
     made: list[str] = []
     monkeypatch.setattr(
         imagebuild, "build_image", lambda _engine, _service, reference, _base, _tell: made.append(reference)
@@ -480,7 +480,7 @@ def test_an_engine_that_refuses_the_limit_twice_fails_the_service(engine: FakeEn
 
 def test_services_that_start_at_the_same_time_all_fall_back(engine: FakeEngine) -> None:
     services = [service(name) for name in ("one", "two", "three", "four")]
-    # All four are refused before any of them has been made anew.
+    # The engine refuses all four before any of them is recreated.
     barrier = threading.Barrier(4, timeout=20)
 
     def refuse_together() -> NoReturn:

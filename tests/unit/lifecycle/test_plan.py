@@ -1,4 +1,4 @@
-"""Whole plans as text, and what holds for every plan."""
+"""Complete plans as text, and what holds for every plan."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_without_its_network_every_container_is_made_anew() -> None:
 
 @pytest.mark.parametrize("state", ["running", "exited", "paused"])
 def test_a_container_on_none_of_the_networks_is_made_anew(state: str) -> None:
-    # Its network was removed while it was stopped, and another `up` made a new one.
+    # Somebody removed its network while it was stopped, and another `up` made a new one.
     observed = with_containers(UP, container(MYSQL, state, networks=("old",)))
     plan = planned(desired(MYSQL, ETCD), observed)
     assert "create mysql: its network was removed" in plan
@@ -150,7 +150,7 @@ def test_a_container_on_none_of_the_networks_is_made_anew(state: str) -> None:
 
 @pytest.mark.parametrize("networks", [(NETWORK,), ("old", NETWORK), ()])
 def test_a_container_on_one_of_the_networks_stays(networks: tuple[str, ...]) -> None:
-    # Some engines do not tell the networks of a container that does not run.
+    # Some engines do not report the networks of a container that does not run.
     observed = with_containers(UP, container(ETCD, "exited", exit_code=0, networks=networks))
     assert planned(desired(ETCD), observed) == ["start etcd: container exited 0", "ready etcd"]
 
@@ -269,7 +269,7 @@ def test_what_a_first_start_left_half_done_is_made_anew_and_what_was_finished_is
     assert after(plan, f"remove volume {volume}") == {"remove devenv-env-mysql"}
     assert f"remove volume {volume}" in after(plan, "create mysql")
     assert "remove volume" not in text(make_plan(target, killed))
-    # What runs may be at it: it is left alone, and waited for.
+    # A running container may still be at its first start: devenv leaves it alone, and waits.
     assert describe(make_plan(target, converged(target), Terms(unfinished=["mysql"]))) == ["ready mysql"]
 
 
@@ -286,7 +286,7 @@ def test_a_first_start_is_kept_before_any_component_of_the_project_has_a_part_of
     plan = make_plan(replace(desired(GOLDEN, identity), keep=True), replace(Observed(), images=UP.images))
     assert after(plan, "keep mysql") == {"ready mysql", "ready keystone"}
     assert after(plan, "provision mysql/nova") == {"ready mysql", "keep mysql"}
-    # A user of Keystone's is data of MySQL's.
+    # Keystone stores its users in MySQL.
     assert after(plan, "provision keystone/nova") == {"ready keystone", "keep mysql"}
     assert after(plan, "provision mysql/keystone") == {"ready mysql"}
     assert "keep" not in text(make_plan(FRESH, Observed()))
@@ -310,7 +310,7 @@ def test_nothing_is_kept_of_a_service_that_one_of_before_writes_to() -> None:
     observed = replace(converged(FRESH), volumes={})
     left = {name: c for name, c in observed.containers.items() if name == "keystone"}
     stale = make_plan(replace(FRESH, keep=True), replace(observed, containers=left))
-    # It is made anew, since its data are lost.
+    # devenv recreates Keystone, since its data are lost.
     assert "keep mysql" in text(stale) and "create keystone: mysql lost its data" in text(stale)
     alone = desired(GOLDEN, replace(KEYSTONE, depends={}))
     assert "keep mysql" in text(make_plan(replace(alone, keep=True), replace(observed, containers=left)))
@@ -545,7 +545,7 @@ STATES = st.sampled_from(["running", "exited", "paused", "created", "dead", "res
 
 @st.composite
 def observations(draw: st.DrawFn) -> Observed:
-    """Any mixture of what can be found on an engine, from nothing to a converged environment."""
+    """Draw any mixture of what an engine can hold, from nothing to a converged environment."""
     containers = []
     for name, wanted in CHAIN.services.items():
         current = wanted if draw(st.booleans()) else service(name, version="0")
@@ -569,7 +569,7 @@ def observations(draw: st.DrawFn) -> Observed:
 
 
 class ModelEngine:
-    """The least that an engine is: it refuses what a real one would refuse."""
+    """A minimal engine: it refuses what a real one would refuse."""
 
     def __init__(self, target: Desired, observed: Observed) -> None:
         self.target = target
@@ -585,7 +585,7 @@ class ModelEngine:
             getattr(self, f"do_{op.action.replace(' ', '_')}")(op.target, op.subject)
 
     def of(self, name: str) -> ObservedContainer:
-        """The container that `observe` would pick: a running one first."""
+        """Return the container that `observe` would pick: a running one first."""
         return min((c for c in self.containers.values() if c.service == name), key=lambda c: not c.running)
 
     def do_build_image(self, name: str, reference: str) -> None:
@@ -643,7 +643,7 @@ class ModelEngine:
 
 
 def in_another_order(plan: Plan, data: st.DataObject) -> Plan:
-    """The same operations in any order that respects what each waits for."""
+    """Draw the same operations in any order that respects what each waits for."""
     waiting, done = list(plan.operations), []
     while waiting:
         free = [op for op in waiting if {o.key for o in done}.issuperset(op.after)]
@@ -653,7 +653,7 @@ def in_another_order(plan: Plan, data: st.DataObject) -> Plan:
 
 
 RENEWED = st.sampled_from([{}, {"mysql": "reset"}, dict.fromkeys(CHAIN.services, "reset")])
-# Where new volumes get their data from, and what earlier starts left.
+# Sources of data for new volumes, and services that earlier starts left half done.
 FIRST_DATA = st.sampled_from([{}, {"keep": True}, {"sources": FROM_GOLDEN, "keep": True}])
 HALF_DONE = st.sampled_from([(), ("mysql",)])
 

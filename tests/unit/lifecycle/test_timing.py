@@ -1,4 +1,4 @@
-"""What an `up` did and when: noted, kept, and what of it was critical."""
+"""The timing of an `up`: how devenv notes and keeps it, and which operations were critical."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_operations_that_wait_for_each_other_do_no_harm() -> None:
 
 @st.composite
 def runs(draw: st.DrawFn) -> Run:
-    """Any plan, executed with so and so many places."""
+    """Draw a run of any plan, executed in one to four places."""
     count = draw(st.integers(0, 12))
     places = [float(draw(st.integers(0, 9)))] * draw(st.integers(1, 4))
     begins, steps = places[0], []
@@ -148,7 +148,7 @@ def test_many_components_share_a_row_for_each_service() -> None:
         "write files",
     ]
     assert found[2].seconds == 100
-    assert found[2].pieces[-1] == (CRITICAL, 100.0, 101.0)  # within what is not, and so drawn last
+    assert found[2].pieces[-1] == (CRITICAL, 100.0, 101.0)  # inside another piece, so drawn last
     few = rows(run_of(ready, *parts[:3]))
     assert [row.name for row in few][2:5] == [f"provision mysql/c{n}" for n in range(3)]
 

@@ -1,4 +1,4 @@
-"""What `up` does beside its plan: ports that others were quicker to take, and where it can reach none."""
+"""`up` beside its plan: ports that others took first, and services that it could not reach."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from devenv.model import Plan
 
 @pytest.fixture
 def tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The port of each try, none of which the engine publishes before `refuse` is empty."""
+    """Enter a project with etcd alone, and return a list for the port of each try."""
     monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "devenv.yaml").write_text("profile: coordination\n")
@@ -72,7 +72,7 @@ def test_a_port_of_before_is_not_given_up(tried: list[int], monkeypatch: pytest.
 def test_what_does_not_stay_as_it_was_found_is_looked_at_once_more(
     tried: list[int], monkeypatch: pytest.MonkeyPatch, state: str, again: list[str] | None, failures: int
 ) -> None:
-    """The engine goes on stopping what a killed devenv had it stop."""
+    """The engine still stops the containers that a killed devenv asked it to stop."""
     engine, plans = FakeEngine(), list[list[str]]()
     monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
 
@@ -128,7 +128,7 @@ def test_a_component_that_a_run_has_since_is_known_after_the_wait_for_the_lock(
     with ExitStack() as stack:
 
         def prepared(_: World, _names: Any) -> Definitions:
-            stack.enter_context(waits.state.lent("run-1"))  # somebody who had the lock first
+            stack.enter_context(waits.state.lent("run-1"))  # another process had the lock first
             return read
 
         monkeypatch.setattr(World, "prepared", prepared)
