@@ -27,7 +27,7 @@ Answer = tuple[int, Any]
 
 @contextmanager
 def server(reply: Callable[[str, Any], Answer]) -> Iterator[Target]:
-    """A server whose answers `reply` makes of "METHOD /path" and what was sent."""
+    """Run a server; `reply` makes its answers from "METHOD /path" and the request's JSON."""
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
@@ -53,7 +53,7 @@ def server(reply: Callable[[str, Any], Answer]) -> Iterator[Target]:
 
 @contextmanager
 def port_proxy(reset: bool = False, mute: bool = False) -> Iterator[Target]:
-    """What the engine's port proxy does while nobody listens behind it: it takes a connection and drops it."""
+    """Act like the engine's port proxy while nobody listens behind it: take a connection and drop it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         held: list[socket.socket] = []
 
@@ -115,7 +115,7 @@ def test_a_port_proxy_with_nobody_behind_it_is_one_short_reason(kind: str, reset
 @pytest.mark.parametrize("kind", ALL)
 def test_what_never_answers_is_given_up(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "PROBE_ANSWER_SECONDS", 0.05)
-    monkeypatch.setattr(base, "PROBE_CONNECT_SECONDS", 1)  # AMQP's library gives the first answer that long.
+    monkeypatch.setattr(base, "PROBE_CONNECT_SECONDS", 1)  # AMQP's library waits that long for the first answer.
     with port_proxy(mute=True) as target, pytest.raises(NotReady) as caught:
         ALL[kind](target)
     assert str(caught.value) == "no answer in time"

@@ -1,4 +1,4 @@
-"""What provisioners say and ask, against a small server that answers like etcd, RabbitMQ or Keystone."""
+"""Requests and errors of provisioners, with a small server that answers like etcd, RabbitMQ or Keystone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Answer = tuple[int, Any]
 
 @dataclass
 class Server:
-    """Keeps what it was asked as "METHOD /path", and answers with what `reply` returns."""
+    """Keeps each request as "METHOD /path", and answers with what `reply` returns."""
 
     port: int = 0
     reply: Callable[[str, Any], Answer] = lambda asked, body: (200, {})
@@ -318,7 +318,7 @@ def test_etcd_that_forgot_who_logged_in_is_told_once_more_by_all_threads_togethe
 
 
 def keystone(asked: str, body: Any) -> Answer:
-    """A Keystone that has what every component needs, and the user `old` with wrong roles."""
+    """Answer like a Keystone that has what every component needs, and the user `old` with wrong roles."""
     method, _, path = asked.partition("?")[0].partition(" ")
     if method == "POST":
         (kind,) = body
