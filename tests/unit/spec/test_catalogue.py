@@ -1,4 +1,4 @@
-"""Reading service folders: what is right loads, what is wrong is told with file, line and key."""
+"""Reading service folders: correct ones load; devenv reports a mistake with file, line and key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHIPPED = load_catalogue()
 
 
 def edited(path: str, value: Any) -> dict[str, Any]:
-    """A correct file's data with one place changed; the path is written with slashes, ... takes the place away."""
+    """Return a correct file's data with one place changed. Slashes separate the path; ... removes the place."""
     data = compose_data()
     *above, last = path.split("/")
     place: Any = data
@@ -57,7 +57,7 @@ def test_a_shipped_service_is_complete(name: str) -> None:
     assert not service.provisioner or issubclass(load_provisioner(service.provisioner["kind"]), Provisioner)
     assert (service.folder / "Dockerfile").is_file() == service.build
     assert all(file.source.is_file() for file in service.files)
-    # Nothing keeps any of the four from that; another service may have to write to its image's folders.
+    # All four can run read-only; another service may have to write to its image's folders.
     assert service.options.read_only
 
 
@@ -130,14 +130,14 @@ def test_what_is_unsafe_but_fast_is_off_with_the_switch_for_it() -> None:
     assert {name: dict(service.settings) for name, service in durable.items() if service.settings} == {
         "mysql": {"flush_log": "1", "flush_method": "O_DIRECT", "doublewrite": "ON"},
         "etcd": {"no_fsync": "false"},
-        # Neither is about data: how many serve, and what they remember.
+        # Neither is about data: the number of processes, and their cache.
         "keystone": {"processes": "1", "cache": "true"},
     }
 
 
 # ---- what is wrong ---------------------------------------------------------------------------------------------
 
-# Keys of Compose's that would let a container do more than it can without them.
+# Compose keys that would let a container do more than it can without them.
 MORE_THAN_NOTHING = {
     "privileged": True,
     "cap_add": ["NET_RAW"],
@@ -222,7 +222,7 @@ WRONG: list[tuple[str, Any, str]] = [
         "x-devenv.requires.database.component: expected a name",
     ),
 ]
-# What no schema sees: names of things that are not there.
+# Mistakes that no schema sees: names of things that do not exist.
 CONTRADICTIONS: list[tuple[str, Any, str]] = [
     ("services/web/configs/0/source", "other", "services.web.configs"),
     ("services/web/volumes", ["cache:/data"], "services.web.volumes"),
@@ -233,7 +233,7 @@ CONTRADICTIONS: list[tuple[str, Any, str]] = [
     ("x-devenv/probe/endpoint", "https", "x-devenv.probe.endpoint"),
     ("x-devenv/wheels", "absent.txt", "x-devenv.wheels"),
     ("x-devenv/wheels", "../../etc/passwd", "x-devenv.wheels"),
-    ("services/web/build", ".", "services.web.build"),  # there is no Dockerfile
+    ("services/web/build", ".", "services.web.build"),  # the folder has no Dockerfile
     ("x-devenv/golden", ["cache"], "x-devenv.golden.0: web has no volume 'cache'; it has: data"),
     ("x-devenv/golden", ["data", "data"], "x-devenv.golden.1: 'data' is named twice"),
     ("x-devenv/switches", {"safe": {"settings": {"sync": "1"}}}, "x-devenv.switches.safe.settings.sync: no setting"),
@@ -247,7 +247,7 @@ def test_a_mistake_is_told_with_file_line_and_key(tmp_path: Path, place: str, va
     (problem,) = problems(path)
     where, line, text = problem.split(":", 2)
     assert (where, text.strip()[: len(expected)]) == (str(path), expected)
-    # The line is that of the key, or of the nearest one above that is there, or of an item below it.
+    # The line is that of the key, of the nearest existing key above it, or of an item below it.
     named = place.split("/")[-2 if value is ... else -1]
     assert any(f"{named}:" in text for text in path.read_text().splitlines()[: int(line)])
 

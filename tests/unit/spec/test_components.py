@@ -1,4 +1,4 @@
-"""What a component gets of a service: names, passwords, its own view; and which names are taken."""
+"""A component's part of a service: names, passwords, its own view; and names that are taken."""
 
 from __future__ import annotations
 
@@ -197,9 +197,9 @@ def test_the_variables_of_a_component_are_its_own_view_and_its_options() -> None
     assert flat["DEVENV_MYSQL_DATABASE"] == flat["DEVENV_RABBITMQ_VHOST"] == flat["OS_USERNAME"] == "nova"
     assert flat["OS_DATABASE__CONNECTION"] == flat["DEVENV_MYSQL_URL"]
     assert flat["OS_DEFAULT__TRANSPORT_URL"] == flat["DEVENV_RABBITMQ_URL"]
-    # An option that may be repeated cannot be said in the environment, so neither is the rest of its section.
+    # Variables cannot express an option that may be repeated, so they leave out its section.
     assert not [name for name in flat if name.startswith(("OS_CACHE__", "OS_OSLO_MESSAGING_NOTIFICATIONS__"))]
-    # What the administrator is told is told to the component, too, but for what only the administrator has.
+    # The component gets each variable that the administrator gets.
     assert set(flat_map(target.services)) <= set(flat)
 
 

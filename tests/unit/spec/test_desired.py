@@ -1,4 +1,4 @@
-"""From choice to desired state: which services, which ports, exactly what."""
+"""From choice to desired state: which services, which ports, and the details of each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Catalogue = dict[str, ServiceDefinition]
 
 @pytest.fixture
 def catalogue(tmp_path: Path) -> Catalogue:
-    """web needs a database, db fills that role, and both have a well-known port that is free now."""
+    """Return services: web needs a database, db and db2 fill that role, and each has a free well-known port."""
     ports: list[int] = []
     for name, role in (("web", "front"), ("db", "database"), ("db2", "database")):
         ports.append(free_port(ports))
@@ -224,7 +224,7 @@ def test_two_services_never_get_one_port(catalogue: Catalogue, remembered: bool)
         assert len(set(ports.values())) == 2
 
 
-# ---- exactly what ------------------------------------------------------------------------------------------------
+# ---- details of each service -------------------------------------------------------------------------------------
 
 
 def resolved(catalogue: Catalogue, image: str = "img:1", port: int = 1) -> Desired:
@@ -236,7 +236,7 @@ def resolved(catalogue: Catalogue, image: str = "img:1", port: int = 1) -> Desir
 
 
 def changed(catalogue: Catalogue, after: Catalogue | None = None, **more: Any) -> set[str]:
-    """The parts of web's hash that differ, after making sure that nothing of db's does."""
+    """Return the parts of web's hash that differ, after checking that db's hash does not."""
     before, now = resolved(catalogue).services, resolved(after or catalogue, **more).services
     assert before["db"].config_hash == now["db"].config_hash
     parts = {
@@ -261,7 +261,7 @@ def test_containers_are_made_anew_when_devenv_makes_them_in_another_way(
     for name, service in before.items():
         assert service.config_hash != now[name].config_hash
         assert changes(now[name].parts, service.parts) == "devenv changed"
-    # Those of before the format was among the parts.
+    # Parts from before the format was one of them.
     old = {key: value for key, value in before["web"].parts.items() if key != "devenv"}
     assert changes(old, before["web"].parts) == "devenv added"
 

@@ -169,7 +169,7 @@ def test_the_project_is_the_folder_behind_a_link(project: Path, tmp_path: Path) 
     assert find_project(tmp_path / "link") == project.resolve()
 
 
-# ---- whose it is -------------------------------------------------------------------------------------------------
+# ---- who owns the project ----------------------------------------------------------------------------------------
 
 
 def test_a_project_of_another_user_is_refused_from_any_folder_below(project: Path, owners: dict[Path, int]) -> None:
@@ -178,7 +178,7 @@ def test_a_project_of_another_user_is_refused_from_any_folder_below(project: Pat
     with pytest.raises(ConfigError, match=rf"^cannot use {file}: it belongs to another user \(uid 4711\)$") as refusal:
         find_project(below)
     assert "'devenv init' in a folder of your own" in refusal.value.hint
-    # What has a file of its own is no part of it.
+    # A folder with its own devenv.yaml is not part of that project.
     own(below, "")
     assert find_project(below) == below.resolve()
 

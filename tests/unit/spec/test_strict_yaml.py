@@ -1,4 +1,4 @@
-"""Strict YAML: whatever stands in a file, it is data or one clear error."""
+"""Strict YAML: any file is data or one clear error."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_thirty_levels_are_the_deepest(path: Path) -> None:
 
 @pytest.mark.parametrize("bracket", ["[", "{", "- "])
 def test_a_very_deep_file_does_not_end_the_process(path: Path, bracket: str) -> None:
-    # In a process of its own: a recursive parser in C takes its process down.
+    # Use a separate process: a recursive parser in C takes its process down.
     path.write_text(f"a:\n  {bracket * 50_000}")
     code = (
         "import sys, pathlib, voluptuous; from devenv.spec import strict_yaml; from devenv import errors\n"
@@ -194,7 +194,7 @@ def test_any_text_is_data_or_a_clear_error(tmp_path_factory: pytest.TempPathFact
 # ---- nobody else reads YAML --------------------------------------------------------------------------------------
 
 READERS = {"strict_yaml.py": {"compose", "parse"}, "clouds.py": {"compose", "safe_load"}}
-# What neither reads nor runs anything: errors, what was read, and what is written.
+# Names that neither read nor run anything: errors, results of reading, and writers.
 HARMLESS = re.compile(r"YAMLError|\w*Node|Collection(Start|End)Event|Safe(Loader|Dumper)|(safe_)?dump")
 
 

@@ -1,4 +1,4 @@
-"""What of a devenv.yaml needs its user's trust, who gives it, and what cannot even be said."""
+"""Trust in a devenv.yaml: what needs it, who gives it, and what the file cannot say at all."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ components:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory: a project whose devenv.yaml names an image of somebody's."""
+    """Enter a project whose devenv.yaml names somebody's image."""
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -78,7 +78,7 @@ def is_trusted(folder: Path) -> bool:
     return True
 
 
-# ---- what needs it -----------------------------------------------------------------------------------------------
+# ---- what needs trust --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["", DATA])
@@ -248,7 +248,7 @@ def test_an_archive_is_not_loaded_for_the_sake_of_an_untrusted_file(monkeypatch:
     assert carrier.loaded
 
 
-# ---- who gives it ------------------------------------------------------------------------------------------------
+# ---- who gives trust ---------------------------------------------------------------------------------------------
 
 
 def test_trust_is_for_this_content_in_this_place(folder: Path, tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_who_says_yes_is_not_asked_again(folder: Path, engine: FakeEngine) -> No
 
 
 def test_what_is_trusted_is_what_was_read(folder: Path, engine: FakeEngine) -> None:
-    """Somebody changes the file while its user is asked: what was shown is run, and the rest is not trusted."""
+    """Somebody changes the file during the question: devenv runs what it showed, and does not trust the rest."""
 
     def yes(_: ProjectFile) -> bool:
         write(folder, FOREIGN.replace("example/", "evil/"))
@@ -370,7 +370,7 @@ def test_trust_says_what_it_allows(folder: Path) -> None:
 
 
 def test_where_nothing_needs_trust_it_says_so(folder: Path) -> None:
-    (folder / ".devenv").mkdir()  # it stays the project without the file
+    (folder / ".devenv").mkdir()  # so the folder stays a project without the file
     for make in (lambda: write(folder, DATA), (folder / "devenv.yaml").unlink):
         make()
         assert run("trust").stdout == f"nothing in {folder / 'devenv.yaml'} needs trust\n"
@@ -397,7 +397,7 @@ def test_without_a_terminal_the_command_line_refuses(arguments: list[str], engin
 
 
 def on_a_terminal(answer: str, **environ: str) -> tuple[int, str]:
-    """What `devenv up` shows on a terminal whose user answers that; there is no engine."""
+    """Return exit code and output of `devenv up` on a terminal with that answer, without an engine."""
     leader, follower = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "devenv", "up"],
@@ -412,7 +412,7 @@ def on_a_terminal(answer: str, **environ: str) -> tuple[int, str]:
         try:
             while chunk := os.read(leader, 4096):
                 shown.write(chunk)
-        except OSError:  # so a terminal ends
+        except OSError:  # a terminal ends like this
             os.close(leader)
     return process.returncode, shown.getvalue().decode().replace("\r\n", "\n")
 
