@@ -1,4 +1,4 @@
-"""A symbolic link that came with a clone leads nothing that devenv writes out of it."""
+"""devenv never follows a symbolic link of a clone to write outside of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from devenv.store.files import beside, way_out
 from devenv.store.state import State
 from devenv.testing import write_artifacts
 
-# Each link, and what would write to it or through it.
+# Each link, and a command that would write to it or through it.
 PLANTED = [
     ("out", ["up", "--trace", "out"]),
     ("out", ["up", "--trace", "out/trace.json"]),
@@ -46,7 +46,7 @@ PLANTED = [
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory: a project with an `up` on record, and no engine but one in memory."""
+    """Enter a project with an `up` on record, and no engine but one in memory."""
     (folder := tmp_path / "project").mkdir()
     (folder / "sub").mkdir()
     monkeypatch.chdir(folder)
@@ -57,7 +57,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(params=["a file", "a folder", "nothing yet"])
 def outside(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Where links lead to."""
+    """Make the place that links lead to."""
     (tmp_path / "outside").mkdir()
     place = tmp_path / "outside" / "place"
     if request.param == "a file":
@@ -91,7 +91,7 @@ def test_nothing_is_written_through_a_link_that_leads_out(link: str, arguments: 
     assert tree(outside.parent) == before and Path(link).is_symlink()
 
 
-# What writes to a place that is named on the command line, outside of the project.
+# Commands that write to a place outside of the project, named on the command line.
 ELSEWHERE = [
     ["up", "--trace", "{}"],
     ["status", "--trace", "{}"],
@@ -120,7 +120,7 @@ def test_nothing_is_written_through_a_link_that_somebody_put_where_all_may(
 def test_a_link_that_comes_late_is_replaced_and_not_followed(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody puts it there when the place was looked at."""
+    """Somebody puts the link there after devenv has checked the place."""
     (tmp_path / "mine").write_text("mine")
     trace = tmp_path / "trace.json"
     monkeypatch.setattr("devenv.lifecycle.trace.check_place", lambda path, _: path.symlink_to(tmp_path / "mine"))

@@ -1,4 +1,4 @@
-"""What is remembered on this machine: identity, lock, record and secrets."""
+"""State that devenv keeps on this machine: identity, lock, record and secrets."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def mode(path: Path) -> int:
 
 
 def test_an_environments_id_never_changes() -> None:
-    # Containers carry it: another rule would leave the ones of older versions behind.
+    # Containers carry the id: another rule would leave those of older versions behind.
     assert environment_id(Path("/nonexistent/My Project"), "default") == "my-project-ebb5de26"
     assert environment_id(Path("/nonexistent/My Project"), "two") == "my-project-two-e87cf454"
 
@@ -69,7 +69,7 @@ def test_an_id_is_safe_in_every_name_on_the_engine(folder: str) -> None:
     assert re.fullmatch(r"[a-z0-9][a-z0-9-]{0,24}-[0-9a-f]{8}", environment_id(Path(folder), "default"))
 
 
-# ---- where it is kept --------------------------------------------------------------------------------------------
+# ---- where devenv keeps it ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_nothing_is_kept_where_others_could_change_it(
         with pytest.raises(ConfigError, match=r"^cannot use .*link: other users may write to it") as refusal:
             folder_of()
         assert f"set {variable} to a folder of your own" in refusal.value.hint
-        # Where there are no modes, everybody seems to be allowed everything.
+        # On a file system without modes, everybody seems to be allowed everything.
         with monkeypatch.context() as without:
             without.setattr("pathlib.Path.chmod", lambda *_, **__: None)
             assert folder_of() == tmp_path / "link"
@@ -101,7 +101,7 @@ def test_nothing_is_kept_where_others_could_change_it(
     owners[folder] = 4711
     with pytest.raises(ConfigError, match=r"^cannot use .*link: it belongs to another user"):
         folder_of()
-    # Root may use anybody's, but nobody else may write to it.
+    # Root may use anybody's folder, unless others may write to it.
     monkeypatch.setattr("os.geteuid", lambda: 0)
     assert folder_of() == tmp_path / "link"
 
@@ -151,7 +151,7 @@ def test_a_file_is_for_its_owner_alone_from_its_first_byte(
     def watched(path: str, flags: int, *more: int) -> int:
         descriptor = opened(path, flags, *more)
         if flags & os.O_CREAT:
-            # A link, or a file of somebody else's, in its place would be refused.
+            # These flags refuse a link or another user's file in its place.
             assert flags & os.O_EXCL and flags & os.O_NOFOLLOW
             found = os.fstat(descriptor)
             made.append((stat.S_IMODE(found.st_mode), found.st_size))
@@ -167,7 +167,7 @@ def test_a_file_is_for_its_owner_alone_from_its_first_byte(
 def test_all_that_is_kept_is_for_its_owner_alone_whatever_the_umask(
     no_umask: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # Not even the folders above the environment's own: whoever may write there can put another one in its place.
+    # This includes the folders above the environment's own: a user who may write there can replace it.
     monkeypatch.setenv("DEVENV_STATE_DIR", str(tmp_path / "not" / "there"))
     state = State(tmp_path, "default")
     with state.locked(pytest.fail), ports_locked(pytest.fail), state.using(), state.lent("nova"), state.pool() as pool:
@@ -310,7 +310,7 @@ def test_nothing_to_write_is_fine(tmp_path: Path) -> None:
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another devenv that has the lock of the same environment."""
+    """Run another devenv that has the lock of the same environment."""
     code = (
         "import sys, pathlib; from devenv.store.state import State\n"
         "with State(pathlib.Path(sys.argv[1]), 'default').locked(print):\n"
@@ -349,7 +349,7 @@ def test_the_lock_of_another_environment_is_another_lock(tmp_path: Path, holder:
         assert holder.poll() is None
 
 
-# ---- who uses it -------------------------------------------------------------------------------------------------
+# ---- who uses an environment -------------------------------------------------------------------------------------
 
 
 def test_it_is_used_until_the_last_one_has_gone(state: State) -> None:
@@ -364,7 +364,7 @@ def test_it_is_used_until_the_last_one_has_gone(state: State) -> None:
 def test_a_lock_is_seen_where_only_files_open_for_writing_can_be_locked(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on NFS: flock(2)."""
+    """As on NFS; see flock(2)."""
     real = fcntl.flock
 
     def flock(stream: IO[str], operation: int) -> None:
@@ -439,7 +439,7 @@ def test_a_glance_at_a_lock_that_cannot_be_opened_is_a_clear_error(tmp_path: Pat
 
 
 def test_a_lock_holds_where_nothing_can_be_written(tmp_path: Path) -> None:
-    # Its text is a courtesy to others; whoever cannot write it has the lock all the same.
+    # The lock's text is a courtesy to others; a process that cannot write it still has the lock.
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
     try:
@@ -506,7 +506,7 @@ def test_a_record_comes_back_as_it_was_saved(state: State, tmp_path: Path) -> No
 def test_what_a_thread_began_to_read_before_is_not_taken_for_the_record_by_the_next_holder(
     state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may have changed in between: another process can have held the lock."""
+    """The record may have changed in between: another process can have held the lock."""
     state.save(replace(state.load(), owner="before"))
     reading, go_on = threading.Event(), threading.Event()
     read = read_json
@@ -638,11 +638,11 @@ def test_forgetting_drops_record_and_secrets_but_not_the_lock(state: State) -> N
         state.forget()
         assert [path.name for path in state.folder.iterdir()] == ["lock"]
     assert state.load().ports == {}
-    state.forget()  # nothing there is fine
+    state.forget()  # nothing to forget is fine
 
 
 def test_the_record_of_an_older_version_is_understood(state: State) -> None:
-    # It kept timings as well.
+    # The record of older versions kept timings as well.
     record = Record(state.id, "default", "/p", "base", {"mysql/sql": 3306}, {"mysql/keystone": "d1"})
     state.folder.mkdir(parents=True)
     (state.folder / "record.json").write_text(json.dumps({**vars(record), "timings": [{"a": 1}]}))
