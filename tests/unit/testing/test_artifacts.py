@@ -1,4 +1,4 @@
-"""What is collected of an environment: without secrets, whether or not anything answers."""
+"""Artifacts of an environment: without secrets, whether or not anything answers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from devenv.lifecycle.environment import Environment
 from devenv.model import Observed, ObservedContainer
 from devenv.testing import write_artifacts
 
-# When what a test put there was logged.
+# The time of the log lines that a test put there.
 STAMP = "1970-01-01T00:00:00+00:00"
 
 
 class Telling(FakeEngine):
-    """An engine that tells what a test gave it."""
+    """An engine that reports what a test gave it."""
 
     inspected: dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""What a job does with an environment, step by step, and how its report reads."""
+"""A job's use of an environment, step by step, and how its report reads."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Lent:
 
 @pytest.fixture(autouse=True)
 def collected(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What was done before artifacts were collected, for each time that they were."""
+    """Note, for each collection of artifacts, what the environment did before it."""
     found: list[list[str]] = []
     monkeypatch.setattr(ci, "write_artifacts", lambda environment, _: found.append([*environment.did]))
     return found
@@ -69,7 +69,7 @@ def collected(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def done(
     environment: Lent, code: str = "", log: io.StringIO | None = None, **more: Any
 ) -> tuple[int | None, list[DevenvError]]:
-    """The exit code of a job that runs Python code, and the errors that were shown."""
+    """Run Python code as a job; return its exit code and the errors that it showed."""
     shown: list[DevenvError] = []
     job = Job(command=[sys.executable, "-c", code], **more)
     return run_job(environment, job, JobLog(log or io.StringIO()), shown.append), shown  # type: ignore[arg-type]

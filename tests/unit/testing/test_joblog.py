@@ -1,4 +1,4 @@
-"""What a job's log looks like to the CI systems that read it."""
+"""A job's log, in the words of the CI systems that read it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from devenv.testing.joblog import GitHub, GitLab, JobLog, job_log
 
 
 def told(log: JobLog, stream: io.StringIO) -> list[str]:
-    """What a log says of a job of two groups, with lines in the second one."""
+    """Return the log of a job of two groups, with lines in the second one."""
     log.begin("one")
     log.begin("two")
     log.lines(["::set-env name=PATH::/evil", "plain"])

@@ -1,4 +1,4 @@
-"""What a process of a test run remembers of services that it could not have."""
+"""How a process of a test run remembers services that it could not have."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def failed(services: Sequence[str]) -> ServiceFailed:
 
 
 def asked(error: DevenvError, folder: Path, *requests: Sequence[str]) -> tuple[list[str], list[tuple[str, ...]]]:
-    """What became of each request, and what the environment was asked for."""
+    """Return what became of each request, and what the lease asked the environment for."""
     environment = Broken(error, folder)
     lease = Lease(cast(Environment, environment))
     told = []

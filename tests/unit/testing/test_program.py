@@ -43,7 +43,7 @@ def test_a_program_that_ends_in_time_is_left_alone() -> None:
         run_group(["no-such-program"], {}, limit=60)
 
 
-# A program and its child, who both say who they are, in a way that a shell would not hear SIGTERM.
+# A program that writes its child's process id once both run. A shell would not hear SIGTERM while it waits.
 FAMILY = """
 import os, signal, subprocess, sys
 signal.signal(signal.SIGTERM, {handler})
@@ -64,7 +64,7 @@ def test_a_program_whose_time_is_over_is_ended_with_all_that_it_started(
     children, wait = [], subprocess.Popen.wait
 
     def begun(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
-        """Let the time run from when both have begun, however busy the machine is."""
+        """Start the time limit when both have begun, however busy the machine is."""
         if timeout:
             children.append(pipe.read_text())
         return wait(process, timeout)
@@ -80,7 +80,7 @@ def test_a_program_whose_time_is_over_is_ended_with_all_that_it_started(
 
 
 def _runs(pid: str) -> bool:
-    """Whether it has not ended: who has no init to collect it stays on the list as a zombie."""
+    """Return whether a process runs. Without an init to collect it, a dead one stays listed as a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -106,7 +106,7 @@ sys.exit(run_group([*shell, sys.executable, "-c", {inner!r}], {{}}))
         assert run.stdout and run.stdout.readline() == "begun\n"
         run.send_signal(number)
         assert run.wait() == 5
-        # Its end is seen when nobody has it open: the inner program is gone, too.
+        # The output ends once no process has it open, so the inner program is gone, too.
         assert run.stdout.read() == ""
 
 
@@ -165,7 +165,7 @@ import sys
 from devenv.testing.program import run_program
 sys.exit(run_program([sys.executable, "-c", {inner!r}], {{}}))
 """
-    # In a session of its own it has no terminal, whose Ctrl-C would reach the program by itself.
+    # A new session has no terminal; a terminal's Ctrl-C would reach the program by itself.
     command = [sys.executable, "-c", outer]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
         assert run.stdout and run.stdout.readline() == "begun\n"
