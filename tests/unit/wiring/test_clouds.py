@@ -227,7 +227,7 @@ values = st.recursive(
 
 @st.composite
 def files(draw: st.DrawFn) -> str:
-    """A file with clouds or without, comments at odd places, and styles as people mix them."""
+    """Draw a file with clouds or without, comments at odd places, and styles as people mix them."""
     data: dict[str, Any] = draw(st.dictionaries(st.sampled_from(["cache", "client", "x y"]), values, max_size=2))
     if draw(st.booleans()):
         data["clouds"] = draw(st.dictionaries(st.sampled_from(["one", "two", "3"]), values, max_size=3))
@@ -243,7 +243,7 @@ def files(draw: st.DrawFn) -> str:
         text = text.removesuffix("\n")
     text = text.replace("\n", draw(st.sampled_from(["\n", "\r\n"])))
     try:
-        # A comment may have come into the middle of a long scalar.
+        # A comment may be in the middle of a long scalar.
         assume((read_yaml(text) or {}) == data)
     except yaml.YAMLError:
         assume(False)
@@ -292,6 +292,6 @@ def test_comments_that_the_user_writes_outside_our_lines_survive(text: str, plac
         assume(False)
     left = without(merged, edited).text.splitlines(keepends=True)
     kept = "".join(line for line in left if not line.startswith("# user"))
-    # A last line that has something of the user's below it ends.
+    # A last line gets a line end if the user wrote below it.
     assert kept == text or (left[-1].startswith("# user") and kept in (f"{text}\n", f"{text}\r\n"))
     assert sum(line.startswith("# user") for line in left) == sum(line.startswith("# user") for line in lines)

@@ -1,4 +1,4 @@
-"""What programs read: the flat map in three formats, and the files under .devenv/."""
+"""Files that programs read: the flat map in three formats, and the files under .devenv/."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_flat_map_is_the_hosts_view() -> None:
 
 
 def sourced(text: str, names: list[str]) -> dict[str, str]:
-    """What bash has in its environment after reading the file."""
+    """Return what bash has in its environment after reading the file."""
     script = f'set -a; . /dev/stdin; for n in {" ".join(names)}; do printf \'%s=%s\\0\' "$n" "${{!n}}"; done'
     done = subprocess.run(["bash", "-uc", script], input=text, capture_output=True, text=True, check=True, env={})
     assert not done.stderr
@@ -104,7 +104,7 @@ def test_endpoints_are_told_to_programs() -> None:
 
 
 def oslo(text: str, folder: Path) -> Any:
-    """The file as a service would read it, with the options that services register."""
+    """Read the file as a service would, with the options that services register."""
     (folder / "oslo.conf").write_text(text)
     conf = cfg.ConfigOpts()
     auth = ["auth_url", "auth_type", "username", "password", "user_domain_name", "project_name", "region_name"]
@@ -183,14 +183,14 @@ def content(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-# The others of a project have a folder each below the default one's.
+# Each other environment of a project has a folder below the default one's.
 WHERE = pytest.mark.parametrize("name", ["default", "two"])
 
 
 def test_each_environment_has_a_folder_of_its_own() -> None:
     assert folder_of(Path("/p"), "default") == Path("/p/.devenv")
     assert folder_of(Path("/p"), "two") == Path("/p/.devenv/environments/two")
-    # No name of an environment is the name of a file of the default one.
+    # No file of the default environment has the name of the folder of the others.
     assert "environments" not in known_files(CATALOGUE)
 
 
@@ -249,7 +249,7 @@ def test_an_environment_that_goes_takes_no_folder_from_one_that_comes(
 ) -> None:
     going, coming = folder_of(tmp_path, "going"), folder_of(tmp_path, "default")
     wired_folder.write(tmp_path, going, {"env": "x"}, ())
-    # It waits for the other one, or has gone.
+    # Set once the removal waits for the other environment, or is done.
     decided = threading.Event()
     make, held = wired_folder._make, wired_folder.held
 
@@ -353,7 +353,7 @@ def test_removing_takes_what_devenv_wrote_and_the_folder_if_it_is_empty(tmp_path
     write(tmp_path, FILES, ())
     remove(tmp_path, known_files(CATALOGUE))
     assert not (tmp_path / ".devenv").exists()
-    remove(tmp_path, known_files(CATALOGUE))  # nothing there is fine
+    remove(tmp_path, known_files(CATALOGUE))  # an absent folder is fine
     write(tmp_path, FILES, ())
     (tmp_path / ".devenv/mine").write_text("kept")
     remove(tmp_path, known_files(CATALOGUE))

@@ -100,7 +100,7 @@ volumes:
 
 @pytest.fixture
 def web(tmp_path: Path) -> Path:
-    """The folder of a service's templates for Compose."""
+    """Write a service's templates for Compose, and return their folder."""
     folder = write_service(tmp_path, compose_data()).parent / "wire" / "export" / "compose"
     (folder / "component").mkdir(parents=True)
     (folder / "service.yaml").write_text("healthcheck: {test: [CMD, sh, /etc/devenv/healthy.sh]}\n")
@@ -151,7 +151,7 @@ def test_every_shipped_service_has_a_health_check_and_devenvs_precautions_but_on
         assert found["user"] == service.options.user and found["cap_drop"] == ["ALL"]
         assert found["security_opt"] == ["no-new-privileges:true"] and found["mem_limit"]
         assert all(port.startswith("127.0.0.1:") for port in found["ports"])
-        # Compose refuses it beside files that are in the Compose file.
+        # Compose refuses read_only beside files whose content is in the Compose file.
         assert "read_only" not in found
     assert data["services"]["keystone"]["depends_on"] == {"mysql": {"condition": "service_started"}}
 
@@ -225,7 +225,7 @@ def test_a_job_has_the_names_of_a_run(tool: str, job: Callable[[Any], Any], vari
     assert found["DATABASE_URL"] == found["PIFPAF_URL"] == f"mysql://nova:devenv@{host}:3306/nova"
     assert found["OS_DATABASE__CONNECTION"] == found["DEVENV_MYSQL_URL"]
     assert found["DEVENV_COMPONENT"] == found["DEVENV_RABBITMQ_VHOST"] == "nova"
-    # There is no image of Keystone to start, so nothing is told about it.
+    # A CI has no image of Keystone to start, so the job says nothing about it.
     assert "OS_AUTH_URL" not in found and not [name for name in found if "KEYSTONE" in name.upper()]
 
 
@@ -272,10 +272,10 @@ def test_the_zuul_job_names_playbooks_that_are_there() -> None:
 
 
 def test_ansible_understands_the_playbooks(tmp_path: Path) -> None:
-    for role in ("ensure-pip", "ensure-docker"):  # Of zuul-jobs.
+    for role in ("ensure-pip", "ensure-docker"):  # roles of zuul-jobs
         (tmp_path / "roles" / role / "tasks").mkdir(parents=True)
         (tmp_path / "roles" / role / "tasks" / "main.yaml").write_text("[]\n")
-    # One run for all: Ansible takes a second to start. It names the file that it does not understand.
+    # One run for all: Ansible takes a second to start. Ansible names the file that it does not understand.
     books = {name.replace("/", "-"): text for name, text in ZUUL.items() if name.startswith("playbooks/")}
     for name, text in books.items():
         (tmp_path / name).write_text(text)

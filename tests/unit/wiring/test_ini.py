@@ -35,11 +35,11 @@ driver = log
 
 
 def oslo(text: str) -> dict[tuple[str, str], tuple[str, ...]]:
-    """What oslo.config itself reads from a file of this text."""
+    """Return what oslo.config itself reads from a file of this text."""
     normalized: dict[str, dict[str, list[str]]] = {}
     parser = cfg.ConfigParser("x", {})
     parser._add_normalized(normalized)
-    # As open() would: every kind of line end is one.
+    # As with open(), every kind of line end counts.
     iniparser.BaseParser.parse(parser, io.StringIO(text, newline=None).readlines())
     return {(s, o): tuple(values) for s, found in normalized.items() for o, values in found.items()}
 
@@ -83,7 +83,7 @@ headers = sections.map(lambda name: f"[{name}]")
 
 @st.composite
 def files(draw: st.DrawFn) -> str:
-    """A file that oslo.config can read, with all that it allows."""
+    """Draw a file that oslo.config can read, with all that it allows."""
     lines = draw(st.lists(comments, max_size=2))
     for header in draw(st.lists(headers, max_size=4)):
         lines += [header, *draw(st.lists(st.one_of(assignments, comments), max_size=6))]
@@ -158,7 +158,7 @@ def test_what_the_user_writes_between_our_lines_survives_unwiring(
     assume(lines and "\u2028" not in text)
     for number, (place, is_comment) in enumerate(places):
         place %= len(lines)
-        # Not into a value, and no option above the first section.
+        # Insert nothing into a value, and no option above the first section.
         if lines[place].startswith((" ", "\t")) and lines[place].strip():
             continue
         comment = is_comment or not any(line.startswith("[") for line in lines[:place])
@@ -167,7 +167,7 @@ def test_what_the_user_writes_between_our_lines_survives_unwiring(
     undone = put("".join(lines), {}, merged.edits)
     left = undone.text.splitlines(keepends=True)
     kept = "".join(line for line in left if line not in added)
-    # A last line that has something of the user's below it ends.
+    # A last line gets a line end if the user wrote below it.
     assert kept == text or (left[-1] in added and kept in (f"{text}\n", f"{text}\r\n"))
     assert sorted(line for line in left if line in added) == sorted(added)
     assert not undone.notes
@@ -316,7 +316,7 @@ def test_a_missing_line_end_is_missing_again_unless_the_user_wrote_below() -> No
     merged = put("[a]\nx = 1", one("a", "y", "2"))
     assert put(merged.text, {}, merged.edits).text == "[a]\nx = 1"
     assert put(merged.text + "z = 3\n", {}, merged.edits).text == "[a]\nx = 1\nz = 3\n"
-    # Nor does one come where nothing is written below.
+    # devenv adds no line end where nothing is written below.
     replaced = put("[a]\nx = 1", one("a", "x", "2"))
     assert replaced.text == "[a]\nx = 2"
     below = put(replaced.text, {**one("a", "x", "2"), **one("a", "y", "2")}, replaced.edits)

@@ -1,4 +1,4 @@
-"""Files of the user's that devenv merges something into, and the record that undoes it."""
+"""User files that devenv merges something into, and the record that undoes a merge."""
 
 from __future__ import annotations
 
@@ -359,7 +359,7 @@ def test_a_full_disk_leaves_file_and_record_as_they_were(project: Path, monkeypa
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    # The record is written first, with the same means.
+    # merge writes the record first, by the same means as the file.
     for what in ((merge, "write_files"), (store_files, "_dress")):
         with monkeypatch.context() as patched:
             patched.setattr(*what, full)
@@ -371,12 +371,12 @@ def test_a_full_disk_leaves_file_and_record_as_they_were(project: Path, monkeypa
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing that comes after it in the code happens."""
+    """Stands for a kill: no later code runs."""
 
 
 @contextmanager
 def killed_at(moment: str) -> Iterator[None]:
-    """Kill devenv when the record is written and the file is not yet, or when both are."""
+    """Kill devenv after it has written the record, before or after it writes the file."""
     real = merge.replace_file
 
     def replaced(*args: Any) -> None:
@@ -406,7 +406,7 @@ def test_what_it_takes_to_undo_survives_a_kill(project: Path, act: str, moment: 
         (project / "nova.conf").write_bytes(text(project).replace("debug = 1", "debug = 2").encode())
     saved = (text(project), (state_folder() / "wired.json").read_bytes())
     assert unwire_text(project) == expected
-    # And the same by way of another merge.
+    # The same holds after another merge.
     (project / "nova.conf").write_bytes(saved[0].encode())
     (state_folder() / "wired.json").write_bytes(saved[1])
     assert put(project, overlay="[database]\nconnection = mysql://new\n").notes == ()

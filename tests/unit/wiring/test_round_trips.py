@@ -1,7 +1,7 @@
-"""Whatever devenv.yaml may hold: real parsers read the files that devenv writes as it meant them, or it refuses.
+"""Any devenv.yaml: real parsers read the files that devenv writes as devenv meant them, or devenv refuses.
 
-What is meant is found in another way: the same templates are filled in with harmless words, parsed, and the words
-replaced by the values in what came out. A value that broke out of its place would make the two differ.
+These tests find what is meant in another way: they fill the same templates with harmless words, parse the files, and
+put the values in place of the words. A value that broke out of its place would make the two differ.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from devenv.wiring.compose import compose_file
 
 CATALOGUE = load_catalogue()
 GUARDED = load_catalogue(switches={"etcd": {"auth": True}})
-# What other tools take for something else than a word.
+# Words that other tools take for something else.
 WORDS = ("null", "true", "no", "on", "y", "nan", "inf", "e1", "x0", "nova", "my-service", "a_b")
-# What ends a value, or begins something else, in one of the formats.
+# Texts that end a value, or begin something else, in one of the formats.
 TAILS = (
     *("\n", "\r", "\x85", "\u2028", "\0", "'", '"', "\\", "`id`", "$(id)", "$HOME", "${x}", "%(x)s", "{{ x }}", "é"),
     *(" #x", ";x", ": x", "=x", ",x", " ", "]", "}", "\n[x]\ny = 1", "\nx: 1", "'\nx='1", '", "x": "1', "*a", "&a"),
 )
 URL = "http://127.0.0.1:8774/v2.1"
-# Where devenv.yaml takes a text that gets into a file, as a component's settings; and what usually stands there.
+# Texts of devenv.yaml that get into a file: the usual one, and a component's settings for any other.
 FIELDS: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
     "name": ("nova", lambda text: {text: {}}),
     "catalog type": ("compute", lambda text: {"nova": {"catalog": {"type": text, "url": URL}}}),
@@ -76,8 +76,8 @@ Catalogue = Mapping[str, ServiceDefinition]
 
 
 def target(folder: Path, components: Mapping[str, Any], secret: str, catalogue: Catalogue = CATALOGUE) -> Desired:
-    """What `up` would make of a project with these components. Raises ConfigError as it does."""
-    # Not above the folders of other tests, which would be in this project.
+    """Return what `up` would make of a project with these components. Raises ConfigError as `up` does."""
+    # This file may not be above other tests' folders: they would be in this project.
     folder.mkdir(exist_ok=True)
     (folder / "devenv.yaml").write_text(yaml.safe_dump({"components": dict(components)}))
     profile = load_profile(folder)
@@ -89,7 +89,7 @@ def target(folder: Path, components: Mapping[str, Any], secret: str, catalogue: 
 
 
 class Harmless:
-    """The same environment with a harmless word for each value; `meant` puts the values into what was parsed."""
+    """The same environment with a harmless word for each value; `meant` puts the values into parsed data."""
 
     def __init__(self, desired: Desired) -> None:
         self._values: dict[str, str] = {}
@@ -121,7 +121,7 @@ class Harmless:
         return replace(part, values=self._words(part.values))
 
     def _words(self, values: Mapping[str, str]) -> dict[str, str]:
-        # A port stands for a number in JSON.
+        # A port stays: it is a number in JSON.
         return {key: value if key.endswith(".port") else self._word(value) for key, value in values.items()}
 
     def _word(self, value: str) -> str:
@@ -131,7 +131,7 @@ class Harmless:
 
 
 def oslo(text: str) -> dict[str, dict[str, list[str]]]:
-    """What oslo.config's own parser finds: values by section and option."""
+    """Return what oslo.config's own parser finds: values by section and option."""
     found: dict[str, dict[str, list[str]]] = {}
     iniparser.BaseParser.parse(cfg.ConfigParser("x", found), io.StringIO(text, newline=None).readlines())
     return found
@@ -145,7 +145,7 @@ PARSERS = {".conf": oslo, ".yaml": read_yaml, ".json": json.loads, ".env": from_
 
 
 def in_bash(folder: Path, texts: Sequence[str]) -> list[dict[str, str]]:
-    """The variables that each text leaves in the environment of a shell that had none, by one bash for all of them."""
+    """Return the variables that each text leaves in an empty shell environment; one bash reads all texts."""
     for number, text in enumerate(texts):
         (folder / f"{number}.sh").write_bytes(text.encode())
     script = f'for n in {{0..{len(texts) - 1}}}; do (set -eua; . "./$n.sh"; exec env -0); printf "\\0"; done'
@@ -160,7 +160,7 @@ def in_bash(folder: Path, texts: Sequence[str]) -> list[dict[str, str]]:
 
 
 def check(desired: Desired, catalogue: Catalogue) -> None:
-    """Each file says what it should and nothing else. Raises ConfigError as `up` does."""
+    """Check that each file says what it should and nothing else. Raises ConfigError as `up` does."""
     files, harmless = contents.wired_files(desired, catalogue), Harmless(desired)
     meant = contents.wired_files(harmless.desired, catalogue)
     assert files.keys() == meant.keys()
@@ -257,7 +257,7 @@ def test_any_cloud_is_read_by_a_yaml_library_as_it_is_or_refused(text: str, name
 # ---- exports -----------------------------------------------------------------------------------------------------
 
 
-# Each is as slow as five of another test.
+# Each example is as slow as five of another test.
 @settings(max_examples=settings.default.max_examples // 5)
 @given(projects, passwords, st.sampled_from([CATALOGUE, GUARDED]))
 def test_a_compose_file_holds_each_file_and_nothing_else(
