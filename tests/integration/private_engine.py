@@ -17,6 +17,7 @@ from pathlib import Path
 
 import debian
 import docker
+import pytest
 from project import Completed, Project, not_root, require
 
 # Seconds to wait for a started engine to answer.
@@ -97,7 +98,7 @@ class PrivateEngine:
         return ["dockerd", f"--host=unix://{self.socket}", *own, f"--config-file={settings}", *self.options]
 
     def start(self) -> None:
-        """Start it; return when it answers, or when the time is over."""
+        """Start it; return when it answers."""
         command = [*self.inside, *self.command()]
         with (self.run / "log").open("ab") as log:
             self.daemon = subprocess.Popen(command, stdout=log, stderr=log, env=self.environ, start_new_session=True)
@@ -108,6 +109,8 @@ class PrivateEngine:
             assert self.daemon.poll() is None, (self.run / "log").read_text()
             with suppress(subprocess.TimeoutExpired):
                 self.daemon.wait(0.1)
+        else:
+            pytest.fail(f"no answer in {_START_SECONDS} s:\n{(self.run / 'log').read_text()}")
 
     def stop(self) -> None:
         """Stop it, with all that runs on it."""

@@ -110,8 +110,8 @@ def test_gitlab_folds_what_is_not_the_commands(etcd: Project) -> None:
 def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(
     etcd: Project, client: docker.DockerClient
 ) -> None:
-    # The shell starts another process and waits for it.
-    done = etcd.devenv(
+    # The shell starts another process and waits for it. `process` reads until nobody holds the output open any more.
+    done = etcd.process(
         "ci",
         "--timeout",
         "1",

@@ -82,16 +82,16 @@ def test_layers_that_images_share_are_in_it_once(project: Project) -> None:
     images = {image["service"]: image["size"] for image in project.json("images", "list")}
     saved = project.json("images", "save", "both.tar", "etcd", "rabbitmq")
     assert len(saved["images"]) == 3
-    # Each of the three has all of the base in it.
-    assert saved["size"] < images["base"] + images["etcd"] + images["rabbitmq"] - images["base"]
+    # Each of the three images contains the base. With the base in it three times, the file would be larger by two.
+    assert saved["size"] < images["etcd"] + images["rabbitmq"]
 
 
 def test_what_is_no_archive_of_devenvs_is_refused(project: Project, client: docker.DockerClient) -> None:
     project.configure("profile: coordination\n")
     tag = f"theirs-{project.id}:1"
     client.api.import_image_from_data(_empty_tar(), repository=tag.partition(":")[0], tag="1")
+    before = client.images.get(tag).id
     try:
-        before = client.images.get(tag).id
         foreign = b"".join(client.images.get(tag).save(named=True))
         (project.folder / "foreign.tar").write_bytes(foreign)
         refused = project.devenv("images", "load", "foreign.tar", check=False)

@@ -27,7 +27,8 @@ def test_each_dependency_has_its_reason_and_no_other_has_one() -> None:
 
 
 def test_every_licence_is_a_permissive_one_or_mozillas() -> None:
-    assert [name for name in audit.dependencies() if not PERMISSIVE.search(audit.licence(name))] == []
+    licences = {name: audit.licence(name) for name in audit.dependencies()}
+    assert {name: text for name, text in licences.items() if not PERMISSIVE.search(text) or "GPL" in text} == {}
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, output: str) -> None:
