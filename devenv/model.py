@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from devenv.names import Pair
 
@@ -126,6 +127,9 @@ class ServiceDefinition:
     # Whether the next start completes a first start that was killed, and keeps data that was complete.
     resumes: bool = False
     wire: Path = Path("wire")
+
+
+Catalogue = Mapping[str, ServiceDefinition]
 
 
 # ---- chosen: a profile with a project's overrides ---------------------------------------------------------
@@ -356,17 +360,46 @@ class Observed:
 # ---- planned ------------------------------------------------------------------------------------------------
 
 
+# The kinds of operations: `lifecycle/execute.py` has a function for each, `cli/progress.py` the words that show it.
+Action = Literal[
+    "fetch wheels",
+    "build image",
+    "pull image",
+    "create network",
+    "remove network",
+    "fill",
+    "keep",
+    "save",
+    "create",
+    "start",
+    "stop",
+    "remove",
+    "remove volume",
+    "empty",
+    "settle",
+    "prepare",
+    "provision",
+    "drop",
+    "ready",
+]
+
+
+def key_of(action: Action, target: str) -> str:
+    """Return the key of an operation: "start mysql"."""
+    return f"{action} {target}"
+
+
 @dataclass(frozen=True)
 class Operation:
     """One step of a plan: `action` on `target` because of `cause`, once the operations in `after` are done.
 
-    Its key, "action target", is unique in a plan; `after` holds keys. `subject` is the id, reference or name that the
+    Its key is unique in a plan; `after` holds keys. `subject` is the id, reference or name that the
     engine gets: the target's, or the image's that "fill" reads or "save" writes. `service` is the service that it acts
     on, if any, and `component` the component whose part of that service it creates or drops. With `golden`, it fills a
     volume from a golden state.
     """
 
-    action: str
+    action: Action
     target: str
     cause: str = ""
     after: tuple[str, ...] = ()
@@ -377,7 +410,7 @@ class Operation:
 
     @property
     def key(self) -> str:
-        return f"{self.action} {self.target}"
+        return key_of(self.action, self.target)
 
 
 @dataclass(frozen=True)

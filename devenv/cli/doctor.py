@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from devenv import ports
-from devenv.engine import connection, docker as engines, install as hosts
+from devenv.engine import connect, connection, install as hosts
 from devenv.engine.install import Host
 from devenv.engine.protocol import About, Engine
 from devenv.errors import DevenvError, NoEngine
@@ -84,11 +84,11 @@ def fix(say: Callable[[str], None], images: Mapping[str, str] | None = None, hos
     """
     host = host or Host()
     try:
-        engine = engines.connect()
+        engine = connect()
         say("the engine answers")
     except NoEngine:
         hosts.bring_up_engine(*connection.endpoint_in_use(), say, host)
-        engine = engines.connect()
+        engine = connect()
     if platform.system() != "Linux" or hosts.base_tool(host):
         return
     try:
@@ -134,7 +134,7 @@ def _words(error: Exception) -> str:
 
 def _ask(wanted: Wanted) -> Answer:
     url, origin = connection.endpoint_in_use()
-    engine = engines.connect()
+    engine = connect()
     return Answer(url, origin, engine.about(), _missing(engine, wanted.images))
 
 

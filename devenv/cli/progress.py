@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from devenv.model import Operation, Plan, Report
+from devenv.model import Action, Operation, Plan, Report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +24,7 @@ _MOST_COMPONENTS = 6
 # A step of a build may be a page of shell; its beginning names it.
 _STEP_WIDTH = 60
 # The state of a line while an operation runs and after it, by action. A service's line always ends as "ready".
-_STATES = {
+_STATES: Mapping[Action, tuple[str, str]] = {
     "fetch wheels": ("fetching", "fetched"),
     "build image": ("building", "built"),
     "pull image": ("pulling", "pulled"),

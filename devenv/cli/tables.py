@@ -128,7 +128,7 @@ def service_spans(timings: Sequence[Timing]) -> dict[str, tuple[float, float]]:
     """Return when each service began to start and was ready, in seconds since the plan began."""
     spans: dict[str, tuple[float, float]] = {}
     for timing in timings:
-        name = timing.operation.target
+        name = timing.operation.service
         if timing.operation.action not in ("create network", "prepare", "keep", *COMPONENT_ACTIONS):
             began, ended = spans.get(name, (timing.began, timing.ended))
             spans[name] = (min(began, timing.began), max(ended, timing.ended))

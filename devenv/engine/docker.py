@@ -9,21 +9,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from devenv.engine import containers, images, observe, ownership, streams, volumes
-from devenv.engine.connection import Connection, open_connection
-from devenv.engine.protocol import About, Capability, ContainerState, Engine, Labels, Session, Tail
+from devenv.engine.connection import Connection
+from devenv.engine.protocol import About, Capability, ContainerState, Labels, Session, Tail
 from devenv.errors import LimitRefused
 from devenv.model import Desired, DesiredService, Observed
 
 # The URL of an engine begins with one of these if its ports are on this host.
 _LOCAL = ("unix:", "http+docker:", "npipe:", "tcp://127.", "tcp://localhost")
-
-
-def connect() -> Engine:
-    """Connect to the engine that the docker command line would use, else to a rootless one or Podman.
-
-    Raises NoEngine, naming the endpoint, when nothing answers there.
-    """
-    return Docker(open_connection())
 
 
 class Docker:

@@ -21,9 +21,9 @@ from devenv.engine.protocol import Engine
 from devenv.errors import ConfigError
 from devenv.images import golden
 from devenv.images.references import BASE
-from devenv.model import Desired, Image, Profile
+from devenv.model import Catalogue, Desired, Image, Profile
 from devenv.spec.components import digest
-from devenv.spec.desired import Catalogue, Inputs, resolve, secret_names
+from devenv.spec.desired import Inputs, resolve, secret_names
 from devenv.spec.ports import usual_ports
 from devenv.store.files import written_whole
 

@@ -19,6 +19,7 @@ from devenv.model import (
     LABEL_ENVIRONMENT,
     LABEL_SERVICE,
     SHARED,
+    Catalogue,
     Desired,
     DesiredService,
     Observed,
@@ -48,7 +49,7 @@ Progress = Callable[[str], None]
 # ---- which one ------------------------------------------------------------------------------------------------
 
 
-def with_golden(desired: Desired, catalogue: Mapping[str, ServiceDefinition], observed: Observed, use: bool) -> Desired:
+def with_golden(desired: Desired, catalogue: Catalogue, observed: Observed, use: bool) -> Desired:
     """Return `desired` with existing golden states as sources, if `use`, and with `keep` for missing ones."""
     found = references(desired, catalogue, observed.images)
     sources = {}
@@ -58,9 +59,7 @@ def with_golden(desired: Desired, catalogue: Mapping[str, ServiceDefinition], ob
     return replace(desired, sources={**sources, **desired.sources}, keep=True)
 
 
-def references(
-    desired: Desired, catalogue: Mapping[str, ServiceDefinition], images: Mapping[str, str]
-) -> dict[str, str]:
+def references(desired: Desired, catalogue: Catalogue, images: Mapping[str, str]) -> dict[str, str]:
     """Return the image that holds, or would hold, the golden state of each volume that has one.
 
     Its name has a hash of all that makes the content: the service and those that need it, each with its definition, the

@@ -15,8 +15,7 @@ from devenv.engine.tar import Chunks
 from devenv.errors import ConfigError, DevenvError
 from devenv.images.references import BASE, BASE_PACKAGE, LABEL_BASE, check_image, images_for, is_genuine, stale_images
 from devenv.images.sbom import Contents, Package, debian_packages, python_package, spdx
-from devenv.model import Image, Profile
-from devenv.spec.desired import Catalogue
+from devenv.model import Catalogue, Image, Profile
 from devenv.store.files import make_private, written_whole
 from devenv.store.places import cache_folder
 

@@ -21,6 +21,7 @@ from devenv.model import (
     LABEL_ENVIRONMENT,
     LABEL_SERVICE,
     SHARED,
+    Catalogue,
     Desired,
     Image,
     Plan,
@@ -52,7 +53,7 @@ _SETTINGS = ("Entrypoint", "Cmd", "Env", "User", "WorkingDir")
 # ---- which image ------------------------------------------------------------------------------------------
 
 
-def images_for(profile: Profile, catalogue: Mapping[str, ServiceDefinition]) -> dict[str, Image]:
+def images_for(profile: Profile, catalogue: Catalogue) -> dict[str, Image]:
     """Return the image of each service of the catalogue, and the base under its own name."""
     base = _base_reference()
     images = {BASE: Image(base, "base")}

@@ -10,8 +10,8 @@ from devenv.errors import ConfigError
 from devenv.images import snapshot
 from devenv.lifecycle.execute import carry_out
 from devenv.lifecycle.plan import plan_down, plan_stop
-from devenv.lifecycle.world import Catalogue, Picture, World, needs
-from devenv.model import Observed, ObservedContainer, Report, Result
+from devenv.lifecycle.world import Picture, World, needs
+from devenv.model import Catalogue, Observed, ObservedContainer, Report, Result
 from devenv.names import Pair, hint_for
 from devenv.store import registry
 from devenv.store.record import Record

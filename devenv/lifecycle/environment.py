@@ -14,9 +14,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from devenv.engine.protocol import Engine, Tail
 from devenv.errors import ConfigError
-from devenv.images.references import BASE, check_image
-from devenv.lifecycle.world import Catalogue, Choice, Definitions, World
-from devenv.model import Desired, Image, Observed, ObservedContainer, Plan, ProjectFile, Report, Result
+from devenv.images.references import BASE
+from devenv.lifecycle.world import Choice, Definitions, World
+from devenv.model import Catalogue, Desired, Image, Observed, ObservedContainer, Plan, ProjectFile, Report, Result
 from devenv.services.readiness import ServiceStatus, status_of
 from devenv.spec import trust
 from devenv.spec.profile import PROJECT_FILE, existing_folder, find_project
@@ -124,43 +124,27 @@ class Environment:
 
     def build_images(self, names: Sequence[str] = ()) -> Result:
         """Build or pull every image of the services that the engine does not have."""
-        from devenv.lifecycle.execute import carry_out
-        from devenv.lifecycle.plan import plan_images
+        from devenv.lifecycle import up
 
-        world = self._world
-        defined = world.define()
-        world.check_trust(defined.own)
-        picture = world.look(defined, names)
-        for image in picture.wanted.images:
-            if image.how != "pull" and image.reference in picture.observed.images:
-                check_image(world.engine, image.reference)
-        plan = plan_images(picture.wanted, picture.observed)
-        return Result(plan, picture.wanted.services, carry_out(world, plan, picture, remember=False))
+        return up.build_images(self._world, names)
 
     def start(self, names: Sequence[str] = ()) -> Result:
         """Start containers that exist, as they are; return when their services work."""
-        from devenv.lifecycle.plan import plan_start
+        from devenv.lifecycle import existing
 
-        return self._existing(names, plan_start)
+        return existing.start(self._world, names)
 
     def restart(self, names: Sequence[str] = ()) -> Result:
         """Stop and start containers that exist; return when their services work."""
-        from devenv.lifecycle.plan import plan_restart
+        from devenv.lifecycle import existing
 
-        return self._existing(names, plan_restart)
+        return existing.restart(self._world, names)
 
     def wait(self, names: Sequence[str] = ()) -> Result:
         """Wait until services that were started work."""
-        from devenv.lifecycle.execute import carry_out
-        from devenv.lifecycle.plan import plan_wait
+        from devenv.lifecycle import existing
 
-        world = self._world
-        picture = world.existing(world.define(), names)
-        services, plan = picture.wanted.services, plan_wait(picture.wanted)
-        # It changes nothing, so it takes no lock.
-        timings = carry_out(world, plan, picture, remember=False)
-        world.note_works(services)
-        return Result(plan, services, timings)
+        return existing.wait(self._world, names)
 
     def stop(self, names: Sequence[str] = ()) -> Result:
         """Stop containers and keep them, their data and their ports. Services without a container count as stopped."""
@@ -178,19 +162,6 @@ class Environment:
 
         with self._world.changing():
             return down.take_down(self._world, names, volumes)
-
-    def _existing(self, names: Sequence[str], make: Callable[[Desired, Observed], Plan]) -> Result:
-        from devenv.lifecycle import loans
-        from devenv.lifecycle.execute import carry_out
-
-        world = self._world
-        defined = world.define()
-        world.check_trust(defined.own)
-        with world.changing():
-            picture = world.existing(world.with_lent(defined), names)
-            loans.keep(world, picture.wanted.services)
-            plan = make(picture.wanted, picture.observed)
-            return Result(plan, picture.wanted.services, carry_out(world, plan, picture))
 
     # ---- data ------------------------------------------------------------------------------------------------
 

@@ -24,13 +24,14 @@ from devenv.lifecycle.world import Picture, World
 from devenv.model import (
     LABEL_ENVIRONMENT,
     LABEL_SERVICE,
+    Action,
+    Catalogue,
     Desired,
     DesiredService,
     Image,
     Operation,
     Plan,
     Report,
-    ServiceDefinition,
     Timing,
 )
 from devenv.services.base import Component, Provisioner
@@ -62,7 +63,7 @@ class Context:
     desired: Desired
     containers: dict[str, str]
     network: str = ""
-    catalogue: Mapping[str, ServiceDefinition] = field(default_factory=dict)
+    catalogue: Catalogue = field(default_factory=dict)
     images: Mapping[str, Image] = field(default_factory=dict)
     timeout: float = 180.0
     journal: Journal = field(default_factory=Journal)
@@ -382,7 +383,7 @@ def _ready(operation: Operation, context: Context, tell: Tell) -> None:
     context.journal.ready(service.name)
 
 
-_ACTIONS: Mapping[str, Callable[[Operation, Context, Tell], None]] = {
+_ACTIONS: Mapping[Action, Callable[[Operation, Context, Tell], None]] = {
     "fetch wheels": _fetch_wheels,
     "build image": _build_image,
     "pull image": _pull_image,

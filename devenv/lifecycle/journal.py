@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from devenv.model import Desired, Observed, Plan, ServiceDefinition
+from devenv.model import Action, Catalogue, Desired, Observed, Plan
 from devenv.spec.desired import providers
 from devenv.store.state import Notes, State
 
 # In place of a digest: devenv began to prepare a service, and does not know whether that ended.
 BEGUN = "begun"
 # The record of a target while the plan runs: after a kill, the next devenv knows of the work and repeats it.
-_UNKNOWN = {"provision": "", "drop": "", "prepare": BEGUN}
+_UNKNOWN: Mapping[Action, str] = {"provision": "", "drop": "", "prepare": BEGUN}
 
 
 class Journal:
@@ -46,7 +46,7 @@ class RecordJournal(Journal):
         plan: Plan,
         desired: Desired,
         observed: Observed,
-        catalogue: Mapping[str, ServiceDefinition],
+        catalogue: Catalogue,
     ) -> None:
         self._state, self._notes = state, Notes(state)
         self._plan, self._desired, self._catalogue = plan, desired, catalogue

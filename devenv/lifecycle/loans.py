@@ -18,8 +18,8 @@ from devenv.lifecycle.execute import carry_out
 from devenv.lifecycle.plan import drop, plan_stop
 from devenv.lifecycle.timing import Watch
 from devenv.lifecycle.up import Wish, bring_up
-from devenv.lifecycle.world import Catalogue, Definitions, World, needs
-from devenv.model import Desired, Observed, Plan, ServiceChoice
+from devenv.lifecycle.world import Definitions, World, needs
+from devenv.model import Catalogue, Desired, Observed, Plan, ServiceChoice
 from devenv.names import Pair, check_component, identifier
 from devenv.spec.components import check_free
 from devenv.wiring.contents import wired_files

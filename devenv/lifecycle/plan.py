@@ -14,6 +14,7 @@ from graphlib import TopologicalSorter
 
 from devenv.model import (
     HEALTHY,
+    Action,
     Desired,
     DesiredService,
     Observed,
@@ -21,6 +22,7 @@ from devenv.model import (
     Operation,
     Plan,
     Provision,
+    key_of,
 )
 from devenv.names import Pair
 from devenv.spec.desired import providers
@@ -95,7 +97,9 @@ def plan_restart(desired: Desired, observed: Observed) -> Plan:
     for service in reversed(list(desired.services.values())):
         container = observed.containers[service.name]
         if container.running:
-            dependents = [f"stop {other.name}" for other in desired.services.values() if service.name in other.depends]
+            dependents = [
+                key_of("stop", other.name) for other in desired.services.values() if service.name in other.depends
+            ]
             draft.add(Operation("stop", service.name, cause, subject=container.id), dependents)
     for service in desired.services.values():
         draft.add_start(service, observed.containers[service.name].id, cause)
@@ -110,8 +114,8 @@ def plan_empty(desired: Desired, component: str) -> Plan:
     for service in desired.services.values():
         if part := service.components.get(component):
             draft.add_ready(service)
-            draft.add(drop(part, cause), (f"ready {service.name}",))
-            draft.add(_provision(part, cause), (f"drop {part.pair}",))
+            draft.add(drop(part, cause), (key_of("ready", service.name),))
+            draft.add(_provision(part, cause), (key_of("drop", part.pair),))
     return draft.plan()
 
 
@@ -138,7 +142,7 @@ def plan_stop(
                 "stop",
                 target,
                 cause,
-                after=tuple(f"stop {first}" for first in waits[target]),
+                after=tuple(key_of("stop", first) for first in waits[target]),
                 subject=stops[target].id,
                 service=stops[target].service,
             )
@@ -301,8 +305,10 @@ class _Draft:
         if not any(image.how == "build" for image in missing):
             missing = [image for image in missing if image.how != "base"]
         for image in missing:
-            action = "pull image" if image.how == "pull" else "build image"
-            after = ["build image base", f"fetch wheels {image.service}"] if image.how == "build" else []
+            action: Action = "pull image" if image.how == "pull" else "build image"
+            after = (
+                [key_of("build image", "base"), key_of("fetch wheels", image.service)] if image.how == "build" else []
+            )
             if image.wheels:
                 self.add(Operation("fetch wheels", image.service, "image missing"))
             self.add(Operation(action, image.service or "base", "image missing", subject=image.reference), after)
@@ -342,7 +348,7 @@ class _Draft:
         if container.alive and not any(volume in self.emptied for volume in service.volumes):
             self.add(Operation("stop", service.name, cause, subject=container.id), images)
         remove = Operation("remove", container.name, cause, subject=container.id, service=service.name)
-        self.add(remove, [*images, f"stop {service.name}"])
+        self.add(remove, [*images, key_of("stop", service.name)])
 
     def _add_volumes(self, service: DesiredService) -> None:
         for volume in service.volumes:
@@ -354,11 +360,11 @@ class _Draft:
                 fill = Operation(
                     "fill", volume, source.cause, subject=source.image, service=service.name, golden=source.golden
                 )
-                self.add(fill, [f"remove volume {volume}"])
+                self.add(fill, [key_of("remove volume", volume)])
 
     def _add_creation(self, service: DesiredService, cause: str) -> None:
-        network = f"create network {self._desired.network}"
-        volumes = [f"{action} {volume}" for volume in service.volumes for action in ("remove volume", "fill")]
+        network = key_of("create network", self._desired.network)
+        volumes = [key for v in service.volumes for key in (key_of("remove volume", v), key_of("fill", v))]
         after = [*_images(service), network, *self._removed(service), *volumes]
         self.add(Operation("create", service.name, cause), after)
 
@@ -367,19 +373,26 @@ class _Draft:
         old = self._observed.containers.get(service.name)
         gone = [old.name] if old else []
         gone += [container.name for container in self._observed.extra if container.service == service.name]
-        return [f"remove {name}" for name in gone]
+        return [key_of("remove", name) for name in gone]
 
     def add_start(self, service: DesiredService, container: str, cause: str) -> None:
         healthy = [name for name, condition in service.depends.items() if condition == HEALTHY]
-        parts = [f"provision {pair}" for pair in service.needs if Pair.parse(pair).service in healthy]
-        after = [f"create {service.name}", f"stop {service.name}", *(f"ready {name}" for name in healthy), *parts]
+        parts = [key_of("provision", pair) for pair in service.needs if Pair.parse(pair).service in healthy]
+        after = [
+            key_of("create", service.name),
+            key_of("stop", service.name),
+            *(key_of("ready", name) for name in healthy),
+            *parts,
+        ]
         self.add(Operation("start", service.name, cause, subject=container), after)
 
     def add_ready(self, service: DesiredService) -> None:
         # Check running services all at the same time; wait only for those that this plan starts.
-        needs = [f"ready {name}" for name in service.depends if f"start {name}" in self._operations]
-        begun = [f"start {service.name}", f"empty {service.name}"]
-        self.add(Operation("ready", service.name), [*begun, *needs, *(f"provision {pair}" for pair in service.needs)])
+        needs = [key_of("ready", name) for name in service.depends if key_of("start", name) in self._operations]
+        begun = [key_of("start", service.name), key_of("empty", service.name)]
+        self.add(
+            Operation("ready", service.name), [*begun, *needs, *(key_of("provision", pair) for pair in service.needs)]
+        )
 
     def _recreated(self, service: DesiredService) -> str:
         return f"{service.name} is recreated" if service.name in self.stale else ""
@@ -389,7 +402,7 @@ class _Draft:
         recreated, before = self._recreated(service), self._terms.provisioned.get(service.name)
         if (service.provisioner.get("prepare") or before) and (recreated or before != service.prepared):
             cause = recreated or "its settings changed"
-            self.add(Operation("prepare", service.name, cause), [f"ready {service.name}"])
+            self.add(Operation("prepare", service.name, cause), [key_of("ready", service.name)])
 
     def add_parts(self, service: DesiredService, chosen: Callable[[Provision], bool]) -> None:
         """Give components the `chosen` parts of a service that works."""
@@ -408,8 +421,8 @@ class _Draft:
 
     def _usable(self, service: DesiredService) -> list[str]:
         # A component's part may lie in the data of services that this one needs, and no golden state may hold it.
-        kept = [f"keep {name}" for name in (service.name, *sorted(providers(service.name, self._desired)))]
-        return [f"ready {service.name}", f"prepare {service.name}", *kept]
+        kept = [key_of("keep", name) for name in (service.name, *sorted(providers(service.name, self._desired)))]
+        return [key_of("ready", service.name), key_of("prepare", service.name), *kept]
 
     def add_keeping(self) -> None:
         """Keep the data of services right after their first start, with what others of this plan created in it.
@@ -422,10 +435,10 @@ class _Draft:
             users = [name for name in desired.services if service.name in providers(name, desired)]
             fresh = not any(volume in kept or volume in desired.sources for volume in service.golden)
             if desired.keep and service.golden and fresh and {service.name, *users} <= self.stale.keys():
-                after = [f"ready {name}" for name in (service.name, *users)]
+                after = [key_of("ready", name) for name in (service.name, *users)]
                 self.add(Operation("keep", service.name, "for the next environment"), after)
 
 
 def _images(service: DesiredService) -> list[str]:
     """Return the keys of the operations that can get the service's image."""
-    return [f"build image {service.name}", f"pull image {service.name}"]
+    return [key_of("build image", service.name), key_of("pull image", service.name)]

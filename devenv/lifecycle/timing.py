@@ -15,14 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from devenv import __version__
-from devenv.model import Operation, Plan, Report
+from devenv.model import Action, Operation, Plan, Report
 from devenv.names import Names
 
 WAITING, OTHER, CRITICAL = "waiting", "other", "critical"
 # In place of a phase's name, for the time when the operations ran.
 _OPERATIONS = ""
 # The target of an operation that acts on no service.
-_WITHOUT_SERVICE = {"create network": "network", "remove network": "network", "build image": "base"}
+_WITHOUT_SERVICE: Mapping[Action, str] = {
+    "create network": "network",
+    "remove network": "network",
+    "build image": "base",
+}
 # If one service has more components' parts than this, they share one line.
 _MOST_COMPONENTS = 6
 # A phase of 0.00 s tells nothing.

@@ -13,10 +13,10 @@ from pathlib import Path
 from devenv.engine.protocol import Capability
 from devenv.errors import AddressPoolExhausted, ConfigError, DevenvError, PortTaken
 from devenv.images import golden, snapshot
-from devenv.images.references import check_used
+from devenv.images.references import check_image, check_used
 from devenv.lifecycle.execute import carry_out
 from devenv.lifecycle.journal import BEGUN
-from devenv.lifecycle.plan import Terms, make_plan
+from devenv.lifecycle.plan import Terms, make_plan, plan_images
 from devenv.lifecycle.world import Definitions, Picture, World
 from devenv.model import Desired, Observed, Plan, Report, Result, Timing
 from devenv.names import Pair
@@ -290,3 +290,18 @@ def write_configs(world: World, picture: Picture, files: Files) -> tuple[list[Pa
     written = world.write(texts, picture.defined.catalogue)
     merged, restored = world.files.apply(files.merges, texts)
     return [*written, *merged], restored
+
+
+# ---- images alone --------------------------------------------------------------------------------------------
+
+
+def build_images(world: World, names: Sequence[str]) -> Result:
+    """Build or pull every image of the services that the engine does not have."""
+    defined = world.define()
+    world.check_trust(defined.own)
+    picture = world.look(defined, names)
+    for image in picture.wanted.images:
+        if image.how != "pull" and image.reference in picture.observed.images:
+            check_image(world.engine, image.reference)
+    plan = plan_images(picture.wanted, picture.observed)
+    return Result(plan, picture.wanted.services, carry_out(world, plan, picture, remember=False))

@@ -14,11 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from devenv.engine.docker import connect
+from devenv.engine import connect
 from devenv.engine.protocol import Engine
 from devenv.errors import Cancelled, ConfigError, DevenvError
 from devenv.images.references import BASE, images_for
 from devenv.model import (
+    Catalogue,
     ComponentChoice,
     Desired,
     Image,
@@ -28,7 +29,6 @@ from devenv.model import (
     ProjectFile,
     Report,
     ServiceChoice,
-    ServiceDefinition,
 )
 from devenv.names import Names, Pair, check_name, hint_for
 from devenv.ports import holder
@@ -46,8 +46,6 @@ from devenv.wiring.project_files import ProjectFiles
 
 if TYPE_CHECKING:
     from devenv.lifecycle.timing import Run, Watch
-
-Catalogue = Mapping[str, ServiceDefinition]
 
 
 @dataclass(frozen=True)

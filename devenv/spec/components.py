@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from devenv.errors import ConfigError
-from devenv.model import ComponentChoice, Endpoint, Profile, Provision, ServiceDefinition
+from devenv.model import Catalogue, ComponentChoice, Endpoint, Profile, Provision, ServiceDefinition
 from devenv.names import Pair, identifier
 from devenv.ports import HOST
 from devenv.spec.template import render
@@ -86,7 +86,7 @@ def _words(choice: ComponentChoice, password: str) -> dict[str, str]:
     }
 
 
-def check_components(profile: Profile, catalogue: Mapping[str, ServiceDefinition]) -> None:
+def check_components(profile: Profile, catalogue: Catalogue) -> None:
     """Raise ConfigError if a component's name, or its place in the service catalog, is taken."""
     roles = {service.role: service.name for service in catalogue.values()}
     for name, choice in profile.components.items():
@@ -96,7 +96,7 @@ def check_components(profile: Profile, catalogue: Mapping[str, ServiceDefinition
             raise ConfigError(f"cannot list component {what} in the catalog: that is {owner}", "choose another type")
 
 
-def check_free(name: str, catalogue: Mapping[str, ServiceDefinition], where: str = "") -> None:
+def check_free(name: str, catalogue: Catalogue, where: str = "") -> None:
     """Raise ConfigError if a component's name is taken: by a service, by one that needs it, or by devenv."""
     taken = {need.component: f"{service.name} has it" for service in catalogue.values() for need in service.requires}
     for service in catalogue.values():
@@ -114,14 +114,12 @@ def same_place(one: Provision, other: Provision) -> bool:
     return names[0] == names[1]
 
 
-def needed_components(catalogue: Mapping[str, ServiceDefinition]) -> set[str]:
+def needed_components(catalogue: Catalogue) -> set[str]:
     """Return the services that are components of others, by the names that they have there."""
     return {need.component for service in catalogue.values() for need in service.requires}
 
 
-def former_components(
-    provisioned: Iterable[str], profile: Profile, catalogue: Mapping[str, ServiceDefinition]
-) -> list[str]:
+def former_components(provisioned: Iterable[str], profile: Profile, catalogue: Catalogue) -> list[str]:
     """Return the components that have a part of some service, by the record, and are not in the profile any more."""
     names = {Pair.parse(pair).component for pair in provisioned}
     return sorted(names - {""} - needed_components(catalogue) - profile.components.keys())

@@ -1,3 +1,5 @@
+"""Choose the services to run, and compute exactly what should be on the engine. Pure: no engine, no files written."""
+
 from __future__ import annotations
 
 import hashlib
@@ -7,6 +9,7 @@ from typing import Any
 
 from devenv.errors import ConfigError
 from devenv.model import (
+    Catalogue,
     ComponentChoice,
     ContainerOptions,
     Desired,
@@ -24,8 +27,6 @@ from devenv.spec.template import render_file
 
 # Raise it when devenv creates containers in another way from the same inputs.
 _FORMAT = 1
-
-Catalogue = Mapping[str, ServiceDefinition]
 
 
 # ---- which services ----------------------------------------------------------------------------------------

@@ -6,12 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from devenv.errors import ConfigError, NotOurs
-from devenv.model import Observed, Profile, ServiceChoice, ServiceDefinition
+from devenv.model import Catalogue, Observed, Profile, ServiceChoice
 from devenv.names import hint_for
 from devenv.ports import free_port, is_free
 from devenv.store.record import Record
-
-Catalogue = Mapping[str, ServiceDefinition]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 
 from devenv.errors import DevenvError
-from devenv.model import ComponentChoice, Desired, Provision, ServiceDefinition
+from devenv.model import Catalogue, ComponentChoice, Desired, Provision
 from devenv.services.base import Component, Provisioner
 from devenv.services.lookup import load_provisioner
 from devenv.services.readiness import target_of
@@ -45,7 +45,7 @@ class Pool:
     def __init__(
         self,
         desired: Desired,
-        catalogue: Mapping[str, ServiceDefinition],
+        catalogue: Catalogue,
         notes: Callable[[], Path],
         going: Collection[str] = (),
     ) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from voluptuous import Optional, Required, Schema
 
 from devenv.errors import ConfigError
-from devenv.model import Desired, DesiredService, ServiceDefinition
+from devenv.model import Catalogue, Desired, DesiredService
 from devenv.names import Names
 from devenv.ports import HOST
 from devenv.spec.strict_yaml import understood
@@ -35,7 +35,7 @@ _HEALTHCHECK = {"interval": "2s", "timeout": "5s", "retries": 3, "start_period":
 _LOGGING = {"driver": "json-file", "options": {"max-size": "10m", "max-file": "2"}}
 
 
-def compose_file(desired: Desired, catalogue: Mapping[str, ServiceDefinition]) -> str:
+def compose_file(desired: Desired, catalogue: Catalogue) -> str:
     """Return the file's text. Raise ConfigError for a template that devenv cannot fill in or merge."""
     import yaml
 

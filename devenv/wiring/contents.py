@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 
 from devenv.errors import ConfigError
-from devenv.model import ComponentChoice, Desired, DesiredService, Provision, ServiceDefinition
+from devenv.model import Catalogue, ComponentChoice, Desired, DesiredService, Provision
 from devenv.spec.components import endpoints_of
 from devenv.spec.template import render_file
 
@@ -84,17 +84,13 @@ def _marked(overlay: str) -> set[str]:
     return found
 
 
-def run_variables(
-    desired: Desired, component: str, overlay: Path, catalogue: Mapping[str, ServiceDefinition]
-) -> tuple[dict[str, str], str]:
+def run_variables(desired: Desired, component: str, overlay: Path, catalogue: Catalogue) -> tuple[dict[str, str], str]:
     """Return the variables of a program that runs as the component, and the overlay's text, which is in `overlay`."""
     variables, text = job_variables(desired, component, catalogue)
     return variables | {"DEVENV_OSLO_CONF": str(overlay)}, text
 
 
-def job_variables(
-    desired: Desired, component: str, catalogue: Mapping[str, ServiceDefinition]
-) -> tuple[dict[str, str], str]:
+def job_variables(desired: Desired, component: str, catalogue: Catalogue) -> tuple[dict[str, str], str]:
     """Return the variables of a program that finds none of devenv's files, and the overlay's text."""
     texts = wired_files(desired, catalogue)
     text = texts.get(overlay_name(component), "")
@@ -107,7 +103,7 @@ def conventional(
     services: Mapping[str, DesiredService],
     component: str,
     texts: Mapping[str, str],
-    catalogue: Mapping[str, ServiceDefinition],
+    catalogue: Catalogue,
 ) -> dict[str, str]:
     """Return the variables that programs know by other names: DATABASE_URL and the like, and those of pifpaf.
 
@@ -158,7 +154,7 @@ def _quotable(name: str, value: str) -> str:
 # ---- the files -----------------------------------------------------------------------------------------------
 
 
-def wired_files(desired: Desired, catalogue: Mapping[str, ServiceDefinition]) -> dict[str, str]:
+def wired_files(desired: Desired, catalogue: Catalogue) -> dict[str, str]:
     """Return the content of every file of an environment, by its path below the folder.
 
     Raise ConfigError for a template that names an unknown value, and for a component that would share a file with
@@ -201,7 +197,7 @@ def overlay_name(component: str) -> str:
 def _add_component(
     choice: ComponentChoice,
     services: Mapping[str, DesiredService],
-    catalogue: Mapping[str, ServiceDefinition],
+    catalogue: Catalogue,
     fragments: dict[str, list[str]],
 ) -> None:
     taken = {*fragments, "env", "endpoints.json"}
@@ -251,7 +247,7 @@ def _joined(path: str, texts: Sequence[str]) -> str:
     return json.dumps(merged, indent=2) + "\n"
 
 
-def known_files(catalogue: Mapping[str, ServiceDefinition]) -> set[str]:
+def known_files(catalogue: Catalogue) -> set[str]:
     """Return the names of all files that devenv can write for an environment without components."""
     templates = {path.name for service in catalogue.values() for path in _templates(service.wire)}
     return templates | {"env", "endpoints.json", "oslo.conf"}

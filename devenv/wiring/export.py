@@ -14,7 +14,7 @@ from pathlib import Path
 from textwrap import indent
 
 from devenv.errors import ConfigError
-from devenv.model import ComponentChoice, Desired, Image, Profile, Provision, ServiceDefinition
+from devenv.model import Catalogue, ComponentChoice, Desired, Image, Profile, Provision
 from devenv.names import hint_for
 from devenv.spec.catalogue import data_folder
 from devenv.spec.components import OWN
@@ -24,8 +24,6 @@ from devenv.spec.template import render, render_file
 from devenv.store.files import check_place, way_out, write_files
 from devenv.wiring import contents
 from devenv.wiring.compose import compose_file
-
-Catalogue = Mapping[str, ServiceDefinition]
 
 COMPOSE = "compose"
 # This export describes what runs now; all others describe what devenv would create.

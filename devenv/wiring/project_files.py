@@ -69,6 +69,8 @@ class ProjectFiles:
 
         Raise ConfigError if there is none.
         """
+        if files and not component:
+            raise ConfigError(f"cannot wire {files[0]}: no component is named", "name the one whose options it gets")
         listed = self.listed(desired, component)
         known = {real_path(job.path) for job in listed}
         jobs = [Job(path, component, real_path(path) in known) for path in files]

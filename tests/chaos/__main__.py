@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from devenv.engine.docker import connect
+from devenv.engine import connect
 from tests.chaos import pages
 from tests.chaos.case import Case, Outcome, Place, places
 from tests.chaos.proxy import FAULTS

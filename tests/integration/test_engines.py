@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 from private_engine import private_podman
 
+from devenv.engine import connect
 from devenv.engine.connection import Connection
-from devenv.engine.docker import Docker, connect
+from devenv.engine.docker import Docker
 from devenv.engine.protocol import Engine
 from devenv.images.references import BASE, images_for
 from devenv.model import Profile

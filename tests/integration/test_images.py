@@ -17,8 +17,7 @@ import yaml
 from project import Project, golden_states, one_clear_line, ours, tags
 from registry import Registry, image, serving
 
-from devenv.engine import install as host
-from devenv.engine.docker import connect
+from devenv.engine import connect, install as host
 from devenv.errors import ServiceFailed
 from devenv.images import build as imagebuild, references as images
 from devenv.images.references import BASE, LABEL_CONTENT, stale_images

@@ -62,7 +62,7 @@ def no_proxy_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     engine = FakeEngine()
-    monkeypatch.setattr(doctor.engines, "connect", lambda: engine)
+    monkeypatch.setattr(doctor, "connect", lambda: engine)
     monkeypatch.setattr(doctor.connection, "endpoint_in_use", lambda: DEFAULT)
     return engine
 
@@ -72,7 +72,7 @@ def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     def connect() -> None:
         raise NoEngine("cannot reach a container engine", hint="run devenv doctor")
 
-    monkeypatch.setattr(doctor.engines, "connect", connect)
+    monkeypatch.setattr(doctor, "connect", connect)
     monkeypatch.setattr(doctor.connection, "endpoint_in_use", lambda: DEFAULT)
 
 
@@ -351,7 +351,7 @@ def test_a_new_engine_comes_with_the_tool(engine, machine, monkeypatch):
             raise NoEngine("cannot reach a container engine")
         return engine
 
-    monkeypatch.setattr(doctor.engines, "connect", connect)
+    monkeypatch.setattr(doctor, "connect", connect)
     machine.programs.clear()
     mend(machine, MISSING)
     assert machine.spawned == ["/usr/sbin/dockerd"]

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from builders import service
+from builders import operation, service
 from pseudo_terminal import on_terminal
 
 from devenv.cli.progress import console
@@ -20,7 +20,7 @@ from devenv.lifecycle.timing import Run, Span, Step
 from devenv.model import Operation, Plan, Result, Timing
 from devenv.services.readiness import ServiceStatus
 
-READY = Operation("ready", "mysql", after=("start mysql",))
+READY = operation("ready mysql", after=("start mysql",))
 
 
 @pytest.fixture(autouse=True)
@@ -82,8 +82,9 @@ def test_a_bar_shows_a_span_of_the_whole() -> None:
 
 
 def test_a_services_span_covers_all_that_was_done_for_it() -> None:
-    timings = [Timing(Operation("create", "a"), 1, 2), Timing(Operation("ready", "a"), 2, 5)]
-    timings += [Timing(Operation("create network", "n"), 0, 1), Timing(Operation("provision", "a/b"), 5, 9)]
+    timings = [Timing(operation("create a"), 2, 3), Timing(operation("ready a"), 3, 5)]
+    timings += [Timing(Operation("fill", "devenv-env-a-data", service="a"), 1, 2)]
+    timings += [Timing(Operation("create network", "n"), 0, 1), Timing(operation("provision a/b"), 5, 9)]
     assert service_spans(timings) == {"a": (1, 5)}
 
 

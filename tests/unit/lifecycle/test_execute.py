@@ -7,12 +7,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import pytest
 from builders import DIGEST, consumer, container, desired, operation, part, service
 from fake_engine import FakeEngine, Recorder
 
+from devenv.cli.progress import _STATES
 from devenv.engine.protocol import ContainerState
 from devenv.errors import Cancelled, ConfigError, DevenvError, LimitRefused, NotReadyInTime, ServiceFailed
 from devenv.images import build as imagebuild
@@ -21,13 +22,17 @@ from devenv.lifecycle import execute as module
 from devenv.lifecycle.execute import Context, execute
 from devenv.lifecycle.journal import Journal
 from devenv.lifecycle.plan import make_plan
-from devenv.model import Endpoint, Image, Observed, Operation, Plan
+from devenv.model import Action, Endpoint, Image, Observed, Operation, Plan
 from devenv.services import readiness
 from devenv.services.base import Component, Provisioner, Target
 from devenv.services.readiness import Patience, wait_until_ready
 from devenv.spec.catalogue import load_catalogue
 
 ONE, TWO = service("one"), service("two")
+
+
+def test_every_kind_of_operation_has_a_function_and_words_that_show_it() -> None:
+    assert set(module._ACTIONS) == set(_STATES) == set(get_args(Action))
 
 
 @pytest.fixture

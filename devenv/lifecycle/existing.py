@@ -1,0 +1,40 @@
+"""Start, restart and wait for containers that exist, as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from devenv.lifecycle import loans
+from devenv.lifecycle.execute import carry_out
+from devenv.lifecycle.plan import plan_restart, plan_start, plan_wait
+from devenv.lifecycle.world import World
+from devenv.model import Desired, Observed, Plan, Result
+
+
+def start(world: World, names: Sequence[str]) -> Result:
+    """Start containers; return when their services work."""
+    return _changed(world, names, plan_start)
+
+
+def restart(world: World, names: Sequence[str]) -> Result:
+    """Stop and start containers; return when their services work."""
+    return _changed(world, names, plan_restart)
+
+
+def wait(world: World, names: Sequence[str]) -> Result:
+    """Wait until services that were started work. This changes nothing, so it needs no lock."""
+    picture = world.existing(world.define(), names)
+    services, plan = picture.wanted.services, plan_wait(picture.wanted)
+    timings = carry_out(world, plan, picture, remember=False)
+    world.note_works(services)
+    return Result(plan, services, timings)
+
+
+def _changed(world: World, names: Sequence[str], make: Callable[[Desired, Observed], Plan]) -> Result:
+    defined = world.define()
+    world.check_trust(defined.own)
+    with world.changing():
+        picture = world.existing(world.with_lent(defined), names)
+        loans.keep(world, picture.wanted.services)
+        plan = make(picture.wanted, picture.observed)
+        return Result(plan, picture.wanted.services, carry_out(world, plan, picture))
