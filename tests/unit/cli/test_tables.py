@@ -94,7 +94,7 @@ def test_the_summary_names_endpoints_files_and_time(
 ) -> None:
     folder = Path("/p") / name / ".devenv"
     environment: Any = SimpleNamespace(folder=folder)
-    plan = Plan((Operation("create", "mysql"),))
+    plan = Plan((operation("create mysql"),))
     timings = [Timing(plan.operations[0], 0.0, 2.0)]
     summary(environment, Result(plan, {"mysql": service()}, timings, [folder / "openrc", folder / "env"]), 2.5)
     output = capsys.readouterr().out

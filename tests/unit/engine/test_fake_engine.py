@@ -43,9 +43,9 @@ def test_each_engine_has_every_verb_with_the_same_parameters(kind: type) -> None
                 assert found.parameters.keys() == wanted.parameters.keys(), name
 
 
-# Callers may import these from the engine's package: the verbs, the class that has them, and words that all engines
+# Callers may import these from the engine's package: what connects to the engine, the verbs, and words that all engines
 # share. The doctor also asks where the default engine is, and installs it.
-DOORS = {"protocol", "docker", "ownership", "image_names", "tar", "install"}
+DOORS = {"connect", "protocol", "ownership", "image_names", "tar", "install"}
 
 
 def test_callers_know_an_engine_by_its_verbs_alone() -> None:
