@@ -164,11 +164,11 @@ def said(session: Session, words: bytes = b"") -> dict[int, bytes]:
     with session.stream as stream:
         stream.sendall(words)
         stream.shutdown(socket.SHUT_WR)
-        while select.select([stream], [], [], 20)[0]:
-            if not (data := stream.recv(65536)):
-                break
-            for output, part in session.output(data):
-                found[output] += part
+        pieces = [b""]
+        while select.select([stream], [], [], 20)[0] and (data := stream.recv(65536)):
+            pieces.append(data)
+    for output, part in (part for data in pieces for part in session.output(data)):
+        found[output] += part
     return found
 
 

@@ -106,6 +106,7 @@ def _relay(session: Session, source: int | None) -> None:
     stream = session.stream
     stream.setblocking(False)
     sender = _Sender(stream, source)
+    _print_output(session, b"")
     while True:
         inputs: list[socket.socket | int] = [stream, *sender.sources]
         readable, writable, _ = select.select(inputs, [stream] if sender.pending else [], [])
@@ -122,8 +123,7 @@ def _relay(session: Session, source: int | None) -> None:
                 return  # an engine that closes before it has read all input resets the connection
             if not data:
                 return
-            for output, text in session.output(data):
-                _print(text, sys.stderr if output == 2 else sys.stdout)
+            _print_output(session, data)
 
 
 class _Sender:
@@ -160,6 +160,11 @@ class _Sender:
         self._source = None
         with suppress(OSError):
             self._stream.shutdown(socket.SHUT_WR)
+
+
+def _print_output(session: Session, data: bytes) -> None:
+    for output, text in session.output(data):
+        _print(text, sys.stderr if output == 2 else sys.stdout)
 
 
 def _print(data: bytes, output: TextIO) -> None:

@@ -85,6 +85,7 @@ class Session(Protocol):
         """Take apart what was read from the stream, in the order in which it came.
 
         Each part is 1 (standard output) or 2 (standard error), and bytes. Keeps an incomplete part for the next call.
+        Call it with no data first: the engine may have sent some together with its answer.
         """
 
     def resize(self, rows: int, columns: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import ssl
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -107,12 +108,35 @@ class Sdk(Client):
                 # The library's own way to close it leaves the socket open, and does not work through ssh.
                 lines._response.close()  # type: ignore[attr-defined]
 
-    def execute(self, container: str, command: Sequence[str], tty: bool) -> tuple[str, Any]:
-        """Start a command in a container with its input attached; return the exec's id and the raw socket."""
+    def execute(self, container: str, command: Sequence[str], tty: bool) -> tuple[str, Any, bytes]:
+        """Start a command in a container with its input attached.
+
+        Return the exec's id, the raw socket, and what the socket gave before this returned.
+        """
         with _translated():
             run = str(self._client.exec_create(container, list(command), stdin=True, tty=tty)["Id"])
             stream = self._client.exec_start(run, tty=tty, socket=True)
-        return run, _as_socket(stream)
+        early = _read_already(stream)
+        return run, _as_socket(stream), early
+
+
+def _read_already(stream: Any) -> bytes:
+    """Return what the library has read beyond the engine's answer: the first output of a quick command.
+
+    It hands the socket on without that. Through ssh it hands on the reader itself.
+    """
+    raw = getattr(stream, "_sock", stream)
+    if hasattr(raw, "proc"):
+        return b""
+    before = raw.gettimeout()
+    # With an empty buffer, `peek` asks the socket, and must not wait there.
+    raw.setblocking(False)
+    try:
+        return bytes(stream._response.raw._fp.fp.peek())
+    except ssl.SSLWantReadError:
+        return b""
+    finally:
+        raw.settimeout(before)
 
 
 def _as_socket(stream: Any) -> Any:

@@ -35,13 +35,15 @@ class Frames:
 class DockerSession:
     """A command that runs in a container: the engine's exec, and the socket that the engine opened for it."""
 
-    def __init__(self, connection: Connection, run: str, stream: Any, tty: bool) -> None:
+    def __init__(self, connection: Connection, run: str, stream: Any, early: bytes, tty: bool) -> None:
+        """`early` is what the stream gave already."""
         self.stream = stream
-        self._connection, self._run = connection, run
+        self._connection, self._run, self._early = connection, run, early
         self._frames = None if tty else Frames()
 
     def output(self, data: bytes) -> list[tuple[int, bytes]]:
         """Take apart what was read from the stream; a terminal has one output and no frames."""
+        data, self._early = self._early + data, b""
         return self._frames.feed(data) if self._frames else [(1, data)]
 
     def resize(self, rows: int, columns: int) -> None:
@@ -80,5 +82,5 @@ def follow(connection: Connection, container: str, tail: Tail) -> Iterator[str]:
 def execute(connection: Connection, container: str, command: Sequence[str], tty: bool) -> DockerSession:
     """Start a command in a container with its input attached."""
     with asking(f"run {command[0]} in container {container}"):
-        run, stream = connection.sdk.execute(container, command, tty)
-    return DockerSession(connection, run, stream, tty)
+        run, stream, early = connection.sdk.execute(container, command, tty)
+    return DockerSession(connection, run, stream, early, tty)
