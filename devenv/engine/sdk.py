@@ -145,6 +145,8 @@ def _as_socket(stream: Any) -> Any:
     if program := getattr(raw, "proc", None):
         return _bridged(program)
     if type(raw) is not socket.socket:  # with TLS, whose state cannot be in two places
+        # The library's reader would keep it open.
+        stream._response.raw._fp.fp.close()
         return raw
     # The library's answer also holds on to its socket, and would keep it open.
     ours = raw.dup()

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import re
+import ssl
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
-from socketserver import StreamRequestHandler, ThreadingUnixStreamServer
+from socketserver import BaseServer, StreamRequestHandler, ThreadingTCPServer, ThreadingUnixStreamServer
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from devenv.engine.sdk import Sdk
 from devenv.engine.streams import DockerSession
 
 UPGRADED = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
-CREATED = b'HTTP/1.1 201 Created\r\nContent-Length: 13\r\n\r\n{"Id": "run"}'
+CREATED = b'HTTP/1.1 201 Created\r\nConnection: close\r\nContent-Length: 13\r\n\r\n{"Id": "run"}'
 
 
 def frame(data: bytes) -> bytes:
@@ -28,40 +37,65 @@ class Engine(StreamRequestHandler):
     first = b""
 
     def handle(self) -> None:
-        while request := self.rfile.readline():
-            length = 0
-            while (line := self.rfile.readline()) != b"\r\n":
-                if found := re.fullmatch(rb"(?i)content-length: (\d+)\r\n", line):
-                    length = int(found[1])
-            self.rfile.read(length)
-            if b"/start" not in request:
-                self.wfile.write(CREATED)
-                continue
-            self.wfile.write(UPGRADED + self.first)
-            self.rfile.readline()
-            self.wfile.write(frame(b"second"))
+        request, length = self.rfile.readline(), 0
+        while (line := self.rfile.readline()) != b"\r\n":
+            if found := re.fullmatch(rb"(?i)content-length: (\d+)\r\n", line):
+                length = int(found[1])
+        self.rfile.read(length)
+        if b"/start" not in request:
+            self.wfile.write(CREATED)
             return
+        self.wfile.write(UPGRADED + self.first)
+        self.rfile.readline()
+        self.wfile.write(frame(b"second"))
 
 
-class Server(ThreadingUnixStreamServer):
-    # The client keeps its first connection open.
-    daemon_threads = True
+@contextmanager
+def serving(server: BaseServer) -> Iterator[None]:
+    with server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield
+        server.shutdown()
 
 
-@pytest.fixture
-def url() -> Iterator[str]:
+def certify(folder: Path) -> None:
+    """Write a certificate that is its own authority, for the server and for the client, as docker names the files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "engine")]), datetime.now(UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    builder = builder.add_extension(address, False).add_extension(x509.BasicConstraints(True, None), True)
+    written = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    for file in ("ca.pem", "cert.pem"):
+        (folder / file).write_bytes(written)
+
+
+@pytest.fixture(params=["unix", "tls"])
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="devenv-") as folder:
         path = Path(folder) / "e.sock"
-        with Server(str(path), Engine) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield f"unix://{path}"
-            server.shutdown()
+        if request.param == "unix":
+            with serving(ThreadingUnixStreamServer(str(path), Engine)):
+                yield f"unix://{path}"
+            return
+        certify(tmp_path)
+        monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+        monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
+        server = ThreadingTCPServer(("127.0.0.1", 0), Engine)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        with serving(server):
+            yield f"tcp://127.0.0.1:{server.server_address[1]}"
 
 
 @pytest.mark.parametrize("first", [frame(b"first "), b""], ids=["early", "late"])
 def test_output_that_comes_with_the_answer_is_not_lost(url: str, first: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", url)
     monkeypatch.setattr(Engine, "first", first)
-    run, stream, early = Sdk(url, "test", "1.41").execute("etcd", ["echo"], False)
+    run, stream, early = Sdk(url, "DOCKER_HOST", "1.41").execute("etcd", ["echo"], False)
     session = DockerSession(None, run, stream, early, False)  # type: ignore[arg-type]
     with stream:
         parts = session.output(b"")
