@@ -210,7 +210,10 @@ def _hung_up(connection: socket.socket) -> bool:
 
 
 def agreed(theirs: str) -> str:
-    """Return the version of the API to speak with an engine that has `theirs`. Raises Refused if that is too old."""
+    """Return the version of the API to speak with an engine that has `theirs`.
+
+    Raises Refused if that is too old, NoAnswer if it is no version.
+    """
     found = re.fullmatch(r"(\d+)\.(\d+)", theirs)
     if not found:
         raise NoAnswer("what answers is no container engine")

@@ -363,7 +363,7 @@ def _group_hint(host: Host) -> str:
 
 
 def _as_root(host: Host, *argv: str) -> list[str]:
-    # sudo clears the environment, so this sets again what run() sets.
+    # sudo clears the environment, and with it the DEBIAN_FRONTEND that run() sets.
     sudo = () if host.uid() == 0 else ("sudo", "-n", "env", "DEBIAN_FRONTEND=noninteractive")
     return [*sudo, *argv]
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from threading import Event
 from typing import IO, Any
 
-from devenv.engine import install as host
+from devenv.engine.install import PATH, base_tool
 from devenv.engine.protocol import Engine
 from devenv.engine.tar import pack
 from devenv.errors import ServiceFailed
-from devenv.images import references as images
+from devenv.images import references
 from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, SHARED, ServiceDefinition
 from devenv.store.files import make_private
 from devenv.store.locks import held
@@ -41,15 +41,15 @@ Progress = Callable[[str], None]
 
 def make_base(engine: Engine, reference: str, progress: Progress) -> None:
     """Pull the base, or make it from packages. Raise ServiceFailed, with the reasons, if neither works."""
-    recipe, draft = images.recipe(), reference + images.DRAFT
+    recipe, draft = references.recipe(), reference + references.DRAFT
     try:
-        below = _pull(engine, images.full_reference(recipe["image"]), progress)
-        labels = {images.LABEL_BASE: below}
+        below = _pull(engine, references.full_reference(recipe["image"]), progress)
+        labels = {references.LABEL_BASE: below}
     except ServiceFailed as error:
         progress(f"cannot pull it; making {recipe['suite']} from packages")
         _bootstrap_base(engine, draft, recipe, error.message, progress)
         below, labels = engine.inspect_image(draft)["Id"], {}
-    _make(engine, reference, _from(below), {}, {**_labels(images.BASE), **labels}, progress)
+    _make(engine, reference, _from(below), {}, {**_labels(references.BASE), **labels}, progress)
 
 
 def _pull(engine: Engine, wanted: str, progress: Progress) -> str:
@@ -69,7 +69,7 @@ def _pull(engine: Engine, wanted: str, progress: Progress) -> str:
 def _bootstrap_base(
     engine: Engine, reference: str, recipe: Mapping[str, Any], pull_error: str, progress: Progress
 ) -> None:
-    tool = host.base_tool()
+    tool = base_tool()
     if not tool:
         raise ServiceFailed(
             "cannot get a base image: no registry gave it, and neither mmdebstrap nor debootstrap is installed",
@@ -84,7 +84,7 @@ def _bootstrap_base(
         except ServiceFailed as error:
             error.detail = (*error.detail, pull_error)
             raise
-        engine.import_image(reference, tarball, _labels(images.BASE))
+        engine.import_image(reference, tarball, _labels(references.BASE))
 
 
 def _mmdebstrap(tool: str, recipe: Mapping[str, Any], tarball: Path, progress: Progress) -> None:
@@ -125,8 +125,8 @@ def build_image(engine: Engine, service: ServiceDefinition, reference: str, base
     """
     wheels = fetch_wheels(engine, service, progress) if service.wheels else None
     # Name the base by its id: its name may belong to another image by then.
-    arguments = {"BASE": images.check_image(engine, base), **_proxies()}
-    files = {str(path.relative_to(service.folder)): path.read_bytes() for path in images.context_files(service)}
+    arguments = {"BASE": references.check_image(engine, base), **_proxies()}
+    files = {str(path.relative_to(service.folder)): path.read_bytes() for path in references.context_files(service)}
     files |= {f"wheels/{path.name}": path.read_bytes() for path in sorted(wheels.iterdir())} if wheels else {}
     _make(engine, reference, pack(files, mode=0o644), arguments, _labels(service.name), progress)
 
@@ -140,10 +140,10 @@ def _make(
     progress: Progress,
 ) -> None:
     """Build an image under a draft name, then again with the label that says what is in it and the real name."""
-    draft = reference + images.DRAFT
+    draft = reference + references.DRAFT
     engine.build(draft, context, arguments, labels, progress)
     image = engine.inspect_image(draft)
-    content = {images.LABEL_CONTENT: images.content_of(reference, image)}
+    content = {references.LABEL_CONTENT: references.content_of(reference, image)}
     engine.build(reference, _from(image["Id"]), {}, content, progress)
     engine.remove_image(draft)
 
@@ -174,7 +174,7 @@ def fetch_wheels(engine: Engine, service: ServiceDefinition, progress: Progress)
             [
                 # -P: with -m alone, Python would run a pip.py in the project's folder.
                 *(sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
-                *(f"--python-version={images.PYTHON}", "--implementation=cp", *platforms, "--platform=any"),
+                *(f"--python-version={references.PYTHON}", "--implementation=cp", *platforms, "--platform=any"),
                 *("--requirement", str(requirements), "--dest", str(fresh)),
             ],
             progress,
@@ -201,7 +201,7 @@ def _labels(name: str) -> dict[str, str]:
 def _run(command: list[str], progress: Progress) -> None:
     """Run a program to its end, or until `progress` raises. Raise ServiceFailed with its last lines if it fails."""
     name = "pip" if "pip" in command else Path(command[0]).name
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PATH": host.PATH}
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PATH": PATH}
     with tempfile.TemporaryFile("w+") as log:
         with subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment) as process:  # noqa: S603  ours
             try:

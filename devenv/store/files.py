@@ -55,7 +55,7 @@ def way_out(path: Path, folder: Path, name: str = "the project") -> str:
 
 
 def _is_link(path: Path) -> bool:
-    return os.path.islink(path)  # noqa: PTH114  a path without a name is no link
+    return os.path.islink(path)  # noqa: PTH114  Path.is_symlink raises where one cannot look
 
 
 def _own_parts(path: Path, folder: Path) -> Iterator[Path]:
