@@ -86,10 +86,10 @@ SCENARIOS = {
         Scenario("up after drift", 12, ("up",), _DRIFTED),
         Scenario("down", 10, ("down",)),
         Scenario("down --volumes", 11, ("down", "--volumes"), after=(), after_success=("",), empties=True),
-        Scenario("snapshot save", 21, ("snapshot", "save", "now")),
+        Scenario("snapshot save", 17, ("snapshot", "save", "now")),
         Scenario(
             "snapshot restore",
-            20,
+            30,
             ("snapshot", "restore", KEPT),
             _GUARDED,
             before=_GUARDED,
@@ -108,7 +108,7 @@ SCENARIOS = {
         Scenario("ensure", 6, ("up",), _MORE),
         Scenario("drop", 6, ("up", "--drop"), before=_MORE),
         Scenario("pytest session", 28, (), _ETCD, services=("etcd",), empties=True, **_NEW),
-        Scenario("pytest session where all runs", 6, (), mended_by=("gc",)),
+        Scenario("pytest session where all runs", 12, (), mended_by=("gc",)),
         # With more services, only what two do not stand for: a kill at each request and, where data goes, an error.
         Scenario("up of all four", 40, ("up",), _ALL, services=_ALL_FOUR, faults=("kill",), **_NEW),
         Scenario(
