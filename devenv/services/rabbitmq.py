@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 from urllib.parse import quote
 
@@ -10,6 +11,9 @@ from devenv.errors import NotReady
 from devenv.services import base
 from devenv.services.base import Component, Target
 from devenv.services.http import HttpProvisioner
+
+# How long a thread goes on while others wait for their turn, in seconds: longer than the definition of a class takes.
+_UNDISTURBED = 0.1
 
 
 def check(target: Target) -> None:
@@ -19,6 +23,7 @@ def check(target: Target) -> None:
     """
     import secrets
 
+    _import_vine()
     import amqp
 
     settings = target.settings
@@ -43,6 +48,19 @@ def check(target: Target) -> None:
         raise NotReady(base.no_login(error)) from error
     except amqp.AMQPError as error:
         raise NotReady(base.first_line(error)) from error
+
+
+def _import_vine() -> None:
+    """Import the library below amqp, and let no other thread run meanwhile.
+
+    Until its class Thenable is complete, `isinstance(…, Callable)` raises NameError in every other thread.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_UNDISTURBED)
+    try:
+        import vine.abstract  # noqa: F401
+    finally:
+        sys.setswitchinterval(before)
 
 
 class RabbitMQ(HttpProvisioner):

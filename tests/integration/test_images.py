@@ -17,7 +17,7 @@ import yaml
 from project import Project, golden_states, one_clear_line, ours, tags
 from registry import Registry, image, serving
 
-from devenv.engine import connect, install as host
+from devenv.engine import connect
 from devenv.errors import ServiceFailed
 from devenv.images import build as imagebuild, references as images
 from devenv.images.references import BASE, LABEL_CONTENT, stale_images
@@ -223,7 +223,7 @@ def test_another_image_than_the_pinned_one_is_not_taken(
     registry.blobs.update(blobs)
     registry.manifests[registry.digest] = manifest
     monkeypatch.setattr(images, "recipe", lambda: {"image": registry.name(TAG, registry.digest), "suite": "trixie"})
-    monkeypatch.setattr(host, "base_tool", lambda: "")
+    monkeypatch.setattr(imagebuild, "base_tool", lambda: "")
     reference = f"devenv/base:test-{uuid.uuid4()}"
     with pytest.raises(ServiceFailed, match="cannot get a base image: no registry gave it") as failure:
         imagebuild.make_base(connect(), reference, lambda text: None)

@@ -206,3 +206,29 @@ def test_devenv_finds_its_own_probes_without_a_look_at_packages() -> None:
     code = "import sys; from devenv.services.lookup import load_probe; load_probe('etcd'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"importlib.metadata", "requests", "pymysql", "amqp", "http.client"} & set(done.stdout.split())
+
+
+UNDISTURBED = """
+import sys
+from devenv.errors import NotReady
+from devenv.services import rabbitmq
+from devenv.services.base import Target
+
+seen = {}
+
+class Finder:
+    def find_spec(self, name, *_):
+        seen[name] = sys.getswitchinterval()
+
+sys.meta_path.insert(0, Finder())
+before = sys.getswitchinterval()
+try:
+    rabbitmq.check(Target("127.0.0.1", 1, "", {"user": "u", "password": "p", "vhost": "v"}))
+except NotReady:
+    print(round(seen["vine.abstract"], 3), seen["amqp"] == before == sys.getswitchinterval())
+"""
+
+
+def test_no_other_thread_runs_while_a_class_of_vine_is_half_there() -> None:
+    done = subprocess.run([sys.executable, "-c", UNDISTURBED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0.1", "True"]
