@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -139,6 +140,29 @@ def test_services_are_afterwards_what_they_were_before(etcd: Project, before: st
     assert state_of(etcd) == after
     etcd.devenv("up")
     assert keys(etcd) == ["kept"]
+
+
+TOX = """
+[tox]
+envlist = common, own
+skipsdist = true
+[testenv]
+passenv = KEPT
+setenv = COMMON = 1
+commands = python -c "import os; print(*(os.environ.get(name) for name in ('ETCD_ENDPOINTS', 'KEPT', 'MINE')))"
+[testenv:own]
+pass_env =
+    KEPT
+"""
+
+
+def test_variables_pass_through_tox_beside_what_it_passes_and_what_the_user_changes(etcd: Project) -> None:
+    (etcd.folder / "tox.ini").write_text(TOX)
+    etcd.extra = {"KEPT": "kept", "TOX_OVERRIDE": "testenv.setenv+=MINE=mine"}
+    tox = [sys.executable, "-m", "tox", "-q", "-e", "common,own"]
+    done = etcd.process("run", "--", *tox)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("http")]
+    assert len(lines) == 2 and all(re.fullmatch(r"http://127.0.0.1:\d+ kept mine", line) for line in lines), lines
 
 
 # ---- several at once ---------------------------------------------------------------------------------------------

@@ -1,0 +1,96 @@
+"""Pass variables through tox, which hides all but a few from the commands that it runs.
+
+tox 4 reads changes of its configuration from TOX_OVERRIDE. A change names a section and a key, spelled as in the
+project's file: older versions take `pass_env` and `passenv` for two keys. An environment with a list of its own
+ignores changes of the common list, so devenv changes every list in the file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from configparser import Error, RawConfigParser
+from pathlib import Path
+from typing import Any
+
+_VARIABLE = "TOX_OVERRIDE"
+_SPELLINGS = ("pass_env", "passenv")
+_COMMON = "testenv"
+# Alternatives in the name of a section: [testenv:{py311,py312}-mysql].
+_ALTERNATIVES = re.compile(r"\{([^{}]*)\}")
+
+
+def passed_on(folder: Path, variables: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables, with TOX_OVERRIDE if tox has a configuration in `folder`.
+
+    It keeps what TOX_OVERRIDE in `environ` changes. If tox cannot read its configuration, it reports that itself.
+    """
+    names = ",".join(variables)
+    changes = [f"{key}+={names}" for key in _lists(folder)]
+    given = [environ[_VARIABLE]] if environ.get(_VARIABLE) else []
+    return {**variables, _VARIABLE: ";".join([*given, *changes])} if changes else dict(variables)
+
+
+def _lists(folder: Path) -> list[str]:
+    """Return the lists of variables in tox's configuration as "SECTION.KEY", the common one first.
+
+    tox uses the first of these files that configures it.
+    """
+    readers = {"tox.ini": _ini, "setup.cfg": _setup_cfg, "pyproject.toml": _pyproject, "tox.toml": _tox_toml}
+    for name, read in readers.items():
+        try:
+            found = read((folder / name).read_text())
+        except (OSError, ValueError):
+            continue
+        if found:
+            return found
+    return []
+
+
+def _ini(text: str) -> list[str]:
+    parser = RawConfigParser(strict=False)
+    try:
+        parser.read_string(text)
+    except Error as error:
+        raise ValueError(str(error)) from error
+    spelled = {section: key for section in parser.sections() for key in _SPELLINGS if key in parser[section]}
+    common = spelled.pop(_COMMON, _SPELLINGS[0])
+    own = [f"{name}.{key}" for section, key in spelled.items() for name in _alternatives(section)]
+    return [f"{_COMMON}.{common}", *own]
+
+
+def _setup_cfg(text: str) -> list[str]:
+    return _ini(text) if re.search(r"^\[(tox:tox|testenv)\b", text, re.MULTILINE) else []
+
+
+def _pyproject(text: str) -> list[str]:
+    tables = _toml(text).get("tool", {}).get("tox", {})
+    if ini := tables.get("legacy_tox_ini"):
+        return _ini(ini)
+    return _in_tables(tables, "tool.tox.") if tables else []
+
+
+def _tox_toml(text: str) -> list[str]:
+    return _in_tables(_toml(text), "")
+
+
+def _toml(text: str) -> dict[str, Any]:
+    import tomllib
+
+    return tomllib.loads(text)
+
+
+def _in_tables(tables: Mapping[str, Any], prefix: str) -> list[str]:
+    key = _SPELLINGS[0]
+    own = [f"{prefix}env.{name}.{key}" for name, table in tables.get("env", {}).items() if key in table]
+    return [f"{prefix}env_run_base.{key}", *own]
+
+
+def _alternatives(section: str) -> Iterator[str]:
+    """Yield the names that a section stands for: "testenv:{a,b}-x" stands for "testenv:a-x" and "testenv:b-x"."""
+    # Every second piece stood between braces.
+    pieces = _ALTERNATIVES.split(section)
+    choices = [piece.split(",") if number % 2 else [piece] for number, piece in enumerate(pieces)]
+    for chosen in itertools.product(*choices):
+        yield "".join(chosen)

@@ -1,0 +1,78 @@
+"""Variables that pass through tox: which lists of its configuration devenv adds them to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from devenv.testing.tox import passed_on
+
+
+def override(folder: Path, environ: dict[str, str] | None = None) -> str:
+    return passed_on(folder, {"A": "1", "B": "2"}, environ or {}).get("TOX_OVERRIDE", "")
+
+
+INI = """
+[tox]
+envlist = py3
+[testenv]
+{common} = HOME
+[testenv:functional]
+passenv =
+    OTHER
+[testenv:{{mysql,postgresql}}-{{a,b}}]
+pass_env = THIRD
+[testenv:docs]
+commands = true
+"""
+
+
+def test_every_list_gets_the_variables_under_the_name_that_the_file_gives_it(tmp_path: Path) -> None:
+    (tmp_path / "tox.ini").write_text(INI.format(common="passenv"))
+    assert override(tmp_path).split(";") == [
+        "testenv.passenv+=A,B",
+        "testenv:functional.passenv+=A,B",
+        "testenv:mysql-a.pass_env+=A,B",
+        "testenv:mysql-b.pass_env+=A,B",
+        "testenv:postgresql-a.pass_env+=A,B",
+        "testenv:postgresql-b.pass_env+=A,B",
+    ]
+
+
+def test_where_no_list_is_written_the_common_one_gets_them(tmp_path: Path) -> None:
+    (tmp_path / "tox.ini").write_text("[testenv]\ncommands = true\n")
+    assert override(tmp_path) == "testenv.pass_env+=A,B"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "changes"),
+    [
+        ("setup.cfg", "[tox:tox]\n[testenv]\npassenv = X\n", "testenv.passenv+=A,B"),
+        ("setup.cfg", "[metadata]\nname = x\n", ""),
+        ("pyproject.toml", "[project]\nname = 'x'\n", ""),
+        ("pyproject.toml", "[tool.tox]\nlegacy_tox_ini = '''\n[testenv]\npassenv = X\n'''\n", "testenv.passenv+=A,B"),
+        (
+            "pyproject.toml",
+            "[tool.tox.env_run_base]\npass_env = ['X']\n[tool.tox.env.own]\npass_env = ['Y']\n[tool.tox.env.other]\n",
+            "tool.tox.env_run_base.pass_env+=A,B;tool.tox.env.own.pass_env+=A,B",
+        ),
+        ("tox.toml", "[env.own]\npass_env = ['Y']\n", "env_run_base.pass_env+=A,B;env.own.pass_env+=A,B"),
+        ("tox.ini", "no section\n", ""),
+        ("tox.toml", "no = toml = at all", ""),
+    ],
+)
+def test_each_of_toxs_files_is_read_and_others_are_left_to_it(
+    tmp_path: Path, name: str, text: str, changes: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert override(tmp_path) == changes
+
+
+def test_changes_of_the_user_come_first_and_stay(tmp_path: Path) -> None:
+    (tmp_path / "tox.ini").write_text("[testenv]\n")
+    assert override(tmp_path, {"TOX_OVERRIDE": "testenv.deps+=x"}) == "testenv.deps+=x;testenv.pass_env+=A,B"
+
+
+def test_without_a_configuration_nothing_is_changed(tmp_path: Path) -> None:
+    assert passed_on(tmp_path, {"A": "1"}, {"TOX_OVERRIDE": "x=y"}) == {"A": "1"}
