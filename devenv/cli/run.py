@@ -122,9 +122,8 @@ def _run(
     context: click.Context, component: str, wait_timeout: float, services: Sequence[str], command: Sequence[str]
 ) -> None:
     from devenv.testing.program import run_program
-    from devenv.testing.tox import passed_on
 
     environment = environment_of(context, wait_timeout)
     with environment.lent(services, component) as name:
-        code = run_program(command, passed_on(Path.cwd(), environment.run_variables(name), os.environ))
+        code = run_program(command, environment.run_variables(name))
     sys.exit(code)

@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TextIO
 
 import click
 
@@ -106,7 +105,7 @@ def _relay(session: Session, source: int | None) -> None:
     stream = session.stream
     stream.setblocking(False)
     sender = _Sender(stream, source)
-    _print_output(session, b"")
+    _print(session, b"")
     while True:
         inputs: list[socket.socket | int] = [stream, *sender.sources]
         readable, writable, _ = select.select(inputs, [stream] if sender.pending else [], [])
@@ -123,7 +122,7 @@ def _relay(session: Session, source: int | None) -> None:
                 return  # an engine that closes before it has read all input resets the connection
             if not data:
                 return
-            _print_output(session, data)
+            _print(session, data)
 
 
 class _Sender:
@@ -162,14 +161,11 @@ class _Sender:
             self._stream.shutdown(socket.SHUT_WR)
 
 
-def _print_output(session: Session, data: bytes) -> None:
+def _print(session: Session, data: bytes) -> None:
     for output, text in session.output(data):
-        _print(text, sys.stderr if output == 2 else sys.stdout)
-
-
-def _print(data: bytes, output: TextIO) -> None:
-    output.buffer.write(data)
-    output.flush()
+        stream = sys.stderr if output == 2 else sys.stdout
+        stream.buffer.write(text)
+        stream.flush()
 
 
 @contextmanager

@@ -207,7 +207,7 @@ class Environment:
     def collect(self, limit: int | None = None) -> list[Golden]:
         """Remove what killed runs left here, and the golden states unused for longest; return these golden states.
 
-        Those that stay take no more than `limit` bytes, or 1 GB.
+        The golden states that stay take at most `limit` bytes; 1 GB without a limit.
         """
         from devenv.images import golden, snapshot
         from devenv.lifecycle import loans

@@ -144,7 +144,7 @@ class _Run:
                 raise
 
     def _walk(self, pool: ThreadPoolExecutor) -> None:
-        """Run each operation once those before it are done. Those that wait for a failed one never run."""
+        """Run each operation after those that it waits for. An operation that waits for a failed one never runs."""
         order = TopologicalSorter({key: operation.after for key, operation in self._operations.items()})
         order.prepare()
         ready: list[Operation] = []

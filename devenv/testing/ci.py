@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import time
@@ -19,7 +18,6 @@ from devenv.store.files import check_place, write_files
 from devenv.testing.artifacts import hider, make_folder, write_artifacts
 from devenv.testing.joblog import JobLog
 from devenv.testing.program import run_group
-from devenv.testing.tox import passed_on
 
 # So many lines of each service go to the log of a job that failed; the artifacts hold the complete log.
 _LAST_LINES = 100
@@ -105,7 +103,7 @@ class _Running:
             lent = self._environment.lent(job.services, job.component, self._before_services_stop)
             component = stack.enter_context(lent)
             self._log.mask(sorted(self._environment.state.secrets(()).values()))
-            variables = passed_on(Path.cwd(), self._environment.run_variables(component), os.environ)
+            variables = self._environment.run_variables(component)
             # Unfolded: people open the log for the output of the command, which may have groups of its own.
             self._log.end()
             began = time.monotonic()

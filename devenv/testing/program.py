@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from devenv.errors import DevenvError
+from devenv.testing.tox import passed_on
 
 # Signals that a terminal or a CI system sends to a program.
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -68,7 +69,8 @@ def run_group(command: Sequence[str], variables: Mapping[str, str], limit: float
 def _started(command: Sequence[str], variables: Mapping[str, str], alone: bool = False) -> subprocess.Popen[bytes]:
     try:
         # Any command: the user chose it.
-        return subprocess.Popen(command, env={**os.environ, **variables}, start_new_session=alone)  # noqa: S603
+        env = {**os.environ, **passed_on(Path.cwd(), variables, os.environ)}
+        return subprocess.Popen(command, env=env, start_new_session=alone)  # noqa: S603
     except OSError as error:
         failure = CannotRun(f"cannot run {command[0]}: {error.strerror}", "check the name of the program")
         failure.exit_code = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_RUNNABLE

@@ -601,6 +601,11 @@ class FakeEngine:
             raise NotReady(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
 
 
+def frame(data: bytes, output: int = 1) -> bytes:
+    """Write data as an engine sends it, for one of the outputs."""
+    return bytes([output, 0, 0, 0]) + len(data).to_bytes(4, "big") + data
+
+
 class FakeSession:
     """A command in a thread, at the other end of a socket; it writes frames as an engine does."""
 
@@ -617,7 +622,7 @@ class FakeSession:
                 given += data
             out, error, self._code = self._command(given)
             for number, said in ((1, out), (2, error)):
-                inside.sendall(bytes([number, 0, 0, 0]) + len(said).to_bytes(4, "big") + said)
+                inside.sendall(frame(said, number))
 
     def output(self, data: bytes) -> list[tuple[int, bytes]]:
         return self._frames.feed(data)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_engine import frame
 
 from devenv.cli import terminal
 from devenv.engine.streams import Frames
@@ -20,10 +21,6 @@ from devenv.errors import NoEngine
 
 Command = Callable[[socket.socket], None]
 MANY = os.urandom(5_000_000)
-
-
-def frame(data: bytes, output: int = 1) -> bytes:
-    return bytes([output, 0, 0, 0]) + len(data).to_bytes(4, "big") + data
 
 
 class FakeEngine:

@@ -19,16 +19,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from fake_engine import frame
 
 from devenv.engine.sdk import Sdk
 from devenv.engine.streams import DockerSession
 
 UPGRADED = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
 CREATED = b'HTTP/1.1 201 Created\r\nConnection: close\r\nContent-Length: 13\r\n\r\n{"Id": "run"}'
-
-
-def frame(data: bytes) -> bytes:
-    return bytes([1, 0, 0, 0]) + len(data).to_bytes(4, "big") + data
 
 
 class Engine(StreamRequestHandler):
