@@ -100,6 +100,7 @@ class ServiceDefinition:
 
     `provisioner` says what creates components' parts; it is empty if the service has no parts for them. `wire` is the
     folder with the templates of wired files. `package` is the package in the image whose version is the service's.
+    The `default` service of a role fills it where a profile says nothing else.
     """
 
     name: str
@@ -126,6 +127,7 @@ class ServiceDefinition:
     golden: tuple[str, ...] = ()
     # Whether the next start completes a first start that was killed, and keeps data that was complete.
     resumes: bool = False
+    default: bool = False
     wire: Path = Path("wire")
 
 
@@ -179,6 +181,9 @@ class ProjectFile:
 class Profile:
     """A named choice of services. `source` is the file to blame in errors; `left_out` are services set to false.
 
+    `roles` says which service fills a role for those that require it. The project's own file or the caller lists the
+    services in `named`; the others are the shipped profile's, which `roles` may replace.
+
     `durable` turns on the switch `durable` of each service that has one, unless the service's own settings say
     otherwise. `file` is the project's devenv.yaml, if it has one.
     """
@@ -188,6 +193,8 @@ class Profile:
     source: str = ""
     description: str = ""
     left_out: frozenset[str] = frozenset()
+    named: frozenset[str] = frozenset()
+    roles: Mapping[str, str] = field(default_factory=dict)
     components: Mapping[str, ComponentChoice] = field(default_factory=dict)
     durable: bool = False
     file: ProjectFile | None = None

@@ -49,7 +49,8 @@ def take_down(world: World, names: Sequence[str], volumes: bool) -> Result:
         record = world.state.load()
         kept = {pair: d for pair, d in record.provisioned.items() if Pair.parse(pair).service not in names}
         unfinished = [name for name in record.unfinished if name not in names]
-        world.state.amend(provisioned=kept, unfinished=unfinished)
+        roles = {role: name for role, name in record.roles.items() if name not in names}
+        world.state.amend(provisioned=kept, unfinished=unfinished, roles=roles)
         Notes(world.state).renewed(names)
     return Result(plan, {}, timings)
 

@@ -111,6 +111,7 @@ class Environment:
         watch.phase("wait for another devenv")
         with world.changing(), world.timed(watch):
             loans.keep(world, defined.select(names))
+            world.keep_roles(defined)
             return bring_up(world, defined, Wish(names, drop, use_golden), watch)
 
     def plan(self, names: Sequence[str] = (), drop: bool = False) -> Plan:
@@ -118,7 +119,7 @@ class Environment:
         from devenv.lifecycle.up import Allowance, Wish, plan_up, preflight
 
         world = self._world
-        picture = world.look(world.define(), names, check_ports=True)
+        picture = world.look(world.define(names), names, check_ports=True)
         files = preflight(world, picture)
         return replace(plan_up(world, picture, Wish(names, drop), Allowance()), files=tuple(files.changing))
 
@@ -249,7 +250,7 @@ class Environment:
 
     def selected(self, names: Sequence[str] = ()) -> list[str]:
         """Return the named services (all of the profile, if none is named) and those that they need."""
-        return self._world.define().select(names)
+        return self._world.define(names).select(names)
 
     def make_room(self) -> None:
         """Remove what killed runs left of the environment, all of it, if nobody uses it.
@@ -283,7 +284,7 @@ class Environment:
     def status(self, names: Sequence[str] = ()) -> dict[str, ServiceStatus]:
         """Return the status of the named services; of all in the profile and all that exist, if none is named."""
         world = self._world
-        picture = world.look(world.define(), names)
+        picture = world.look(world.define(names), names)
         wanted = picture.wanted.services
         services = {name: wanted[name] for name in names} if names else picture.everything.services
         with ThreadPoolExecutor(max(1, len(services))) as pool:
@@ -450,7 +451,7 @@ class Environment:
         from devenv.images.bundle import save_images
 
         world = self._world
-        picture = world.look(world.define(), names)
+        picture = world.look(world.define(names), names)
         there, catalogue = picture.observed.images, picture.defined.catalogue
         return save_images(world.engine, picture.wanted, there, catalogue, target, world.report.note)
 

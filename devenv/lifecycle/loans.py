@@ -122,9 +122,15 @@ def make_room(world: World) -> None:
 def going(world: World, catalogue: Catalogue) -> set[str]:
     """Return the services that devenv removes, with their data, when the last run has ended."""
     ending = {name for name, was in world.state.load().borrowed.items() if was == _NOTHING}
-    holds = needs(catalogue)
+    pairs = [Pair.parse(pair) for pair in world.state.load().provisioned]
+
+    def holding(name: str) -> set[str]:
+        """Return the services that have data of this one."""
+        own = {need.component for need in catalogue[name].requires} if name in catalogue else set()
+        return {pair.service for pair in pairs if pair.component in own}
+
     # Data that a service has in another one that stays, stays, too.
-    while staying := {name for name in ending if not ending.issuperset(holds.get(name, ()))}:
+    while staying := {name for name in ending if not ending >= holding(name)}:
         ending -= staying
     return ending
 
@@ -156,6 +162,8 @@ def _as_found(world: World, defined: Definitions, names: Sequence[str]) -> Wish:
     running = [name for name in wanted if observed.runs(name)]
     for name in running:
         _check_pins(defined, name, observed.containers[name].ports)
+    if not observed.services:  # The run's choice is all that anybody uses, until its end.
+        world.keep_roles(defined)
     missing = [name for name in wanted if name not in running and name not in record.borrowed]
     if before := {name: _before(name, observed) for name in missing}:
         world.state.amend(borrowed={**record.borrowed, **before})

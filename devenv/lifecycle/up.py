@@ -141,7 +141,7 @@ def announce(world: World, picture: Picture, may: Allowance) -> None:
         note(f"the ports are on 127.0.0.1 of the engine's host ({world.engine.url}): forward them")
     if others := sorted(set(picture.observed.containers) - set(picture.defined.profile.services) - set(wanted)):
         there = " ".join(others)
-        note(f"{there} is no longer in the profile; remove it with 'devenv down {there}'")
+        note(f"{there} is not in the profile; remove it with 'devenv down {there}'")
 
 
 def note_renewal(world: World, renewal: Renewal) -> None:
@@ -297,7 +297,7 @@ def write_configs(world: World, picture: Picture, files: Files) -> tuple[list[Pa
 
 def build_images(world: World, names: Sequence[str]) -> Result:
     """Build or pull every image of the services that the engine does not have."""
-    defined = world.define()
+    defined = world.define(names)
     world.check_trust(defined.own)
     picture = world.look(defined, names)
     for image in picture.wanted.images:

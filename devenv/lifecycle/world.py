@@ -35,7 +35,7 @@ from devenv.ports import holder
 from devenv.spec import trust
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.components import check_components, former_components, needed_components
-from devenv.spec.desired import Inputs, resolve, secret_names, select
+from devenv.spec.desired import Inputs, resolve, secret_names, select, with_roles
 from devenv.spec.ports import Taken, choose_ports
 from devenv.spec.profile import load_profile
 from devenv.store.record import Record
@@ -66,13 +66,14 @@ class Definitions:
     """The content of the files, read at one time.
 
     `own` is the profile with the project's choices; `lent` are the names of components that runs have for a while;
-    `images` are by service, with the base among them.
+    `images` are by service, with the base among them. `roles` are those of `own` that no file says.
     """
 
     own: Profile
     catalogue: Catalogue
     images: Mapping[str, Image] = field(default_factory=dict)
     lent: frozenset[str] = frozenset()
+    roles: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def profile(self) -> Profile:
@@ -178,14 +179,24 @@ class World:
         """Read the profile with the project's choices."""
         return load_profile(self.project, self._choice.profile, settings=self._choice.settings)
 
-    def define(self) -> Definitions:
-        """Read the definitions from the files. Raise ConfigError."""
+    def define(self, names: Sequence[str] = ()) -> Definitions:
+        """Read the definitions from the files. Raise ConfigError.
+
+        Those of `names` may fill a role in place of the profile's services (see `with_roles`).
+        """
         own = self.profile()
         switches = {name: choice.switches for name, choice in own.services.items()}
         catalogue = load_catalogue(switches=switches, asked_by=own.source, everywhere={"durable": own.durable})
-        defined = self.with_lent(Definitions(own, catalogue))
+        filled = with_roles(own, catalogue, names, self.state.load().roles)
+        roles = {role: name for role, name in filled.roles.items() if role not in own.roles}
+        defined = self.with_lent(Definitions(filled, catalogue, roles=roles))
         check_components(defined.profile, catalogue)
-        return replace(defined, images=images_for(own, catalogue))
+        return replace(defined, images=images_for(filled, catalogue))
+
+    def keep_roles(self, defined: Definitions) -> None:
+        """Remember which services fill roles, so that the next command finds them there."""
+        if defined.roles != self.state.load().roles:
+            self.state.amend(roles=defined.roles)
 
     def with_lent(self, defined: Definitions) -> Definitions:
         """Read again which components are lent: runs may have begun and ended during a wait for the lock."""
@@ -193,7 +204,7 @@ class World:
 
     def prepared(self, names: Sequence[str]) -> Definitions:
         """Read the definitions and check what `up` needs, before it asks the engine anything. Raise ConfigError."""
-        defined = self.define()
+        defined = self.define(names)
         defined.select(names)
         folder.check(self.project, self.folder)
         self.check_trust(defined.own)

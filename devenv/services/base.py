@@ -28,12 +28,16 @@ ANSWER_SECONDS = 30
 
 @dataclass(frozen=True)
 class Target:
-    """The server to talk to: an endpoint's host view, and the `probe` or `provisioner` settings of the service."""
+    """The server to talk to: an endpoint's host view, and the `probe` or `provisioner` settings of the service.
+
+    `service` is its name, as in `devenv logs SERVICE`.
+    """
 
     host: str
     port: int
     url: str = field(repr=False)
     settings: Mapping[str, str] = field(repr=False)
+    service: str = ""
 
 
 Check = Callable[[Target], None]
@@ -61,7 +65,6 @@ class Provisioner:
     One instance serves one service during one run, and up to 32 threads at a time, each with another component.
     """
 
-    service = ""  # As in `devenv logs SERVICE`.
     what = ""  # What a component gets, for errors: "the database".
     # Removing is so slow that devenv removes nothing one by one before it removes the service itself.
     slow_to_drop = False
@@ -88,12 +91,12 @@ class Provisioner:
 
         `initial` is the content of the file that this setting names. Raise ServiceFailed.
         """
-        with self._explained(f"cannot clear {self.service}"):
+        with self._explained(f"cannot clear {self.target.service}"):
             self._empty(initial)
 
     def settle(self) -> None:
         """Write to disk all that the service has confirmed, where it has a setting `settle`. Raise ServiceFailed."""
-        with self._explained(f"cannot flush {self.service} to disk"):
+        with self._explained(f"cannot flush {self.target.service} to disk"):
             self._settle()
 
     def close(self) -> None:
@@ -125,7 +128,7 @@ class Provisioner:
             for settings in (self.target.settings, component.settings if component else {}):
                 line = line.replace(settings.get("password") or "\0", "***")
             where, hint = f"{self.target.host}:{self.target.port}", getattr(error, "hint", "")
-            hint = hint or f"'devenv logs {self.service}' shows its side"
+            hint = hint or f"'devenv logs {self.target.service}' shows its side"
             failed = ServiceFailed(f"{cannot} at {where}: {line[:200]}", hint)
             failed.disk_full = tells_of_full_disk(line)
             raise failed from None

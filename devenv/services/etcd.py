@@ -35,7 +35,6 @@ class Etcd(HttpProvisioner):
     target's `password` is root's.
     """
 
-    service = "etcd"
     what = "the key prefix"
 
     def __init__(self, target: Target) -> None:

@@ -56,7 +56,6 @@ class Keystone(HttpProvisioner):
     it is empty or Keystone refuses it.
     """
 
-    service = "keystone"
     what = "the service user"
     slow_to_drop = True  # 24 queries, 40 ms of its one processor; creating one takes 20.
 

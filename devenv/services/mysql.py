@@ -49,7 +49,6 @@ def check(target: Target) -> None:
 class MySQL(Provisioner):
     """Create a `database`, and a `user` with a `password` that can do everything in it and nothing elsewhere."""
 
-    service = "mysql"
     what = "the database"
 
     def _make(self, component: Component) -> None:

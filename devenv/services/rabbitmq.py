@@ -69,7 +69,6 @@ class RabbitMQ(HttpProvisioner):
     Three requests take 20 ms, nearly all of it the vhost; one file of definitions that does the same takes 30.
     """
 
-    service = "rabbitmq"
     what = "the vhost"
 
     def _make(self, component: Component) -> None:

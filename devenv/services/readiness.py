@@ -45,7 +45,7 @@ class Patience:
 def target_of(service: DesiredService, settings: Mapping[str, str]) -> Target:
     """Return the server that a probe or a provisioner of this service talks to, by the settings of either."""
     endpoint = service.endpoints[settings["endpoint"]]
-    return Target(endpoint.host, endpoint.port, endpoint.url, settings)
+    return Target(endpoint.host, endpoint.port, endpoint.url, settings, service.name)
 
 
 def wait_until_ready(

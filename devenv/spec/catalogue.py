@@ -211,6 +211,7 @@ _DEVENV: dict[Any, Any] = {
     Optional("settings"): {_SMALL: _text},
     Optional("golden"): [_volume_name],
     Optional("resumes"): bool,
+    Optional("default"): bool,
     Optional("requires"): {
         _name: {
             Required("condition"): Either(STARTED, HEALTHY, msg=f"expected {STARTED} or {HEALTHY}"),
@@ -338,6 +339,7 @@ def _definition(name: str, data: Mapping[str, Any], path: Path) -> ServiceDefini
         settings=devenv.get("settings", {}),
         golden=tuple(devenv.get("golden", ())),
         resumes=devenv.get("resumes", False),
+        default=devenv.get("default", False),
         wire=folder / devenv.get("wire", "wire"),
         requires=tuple(
             Requirement(role, need["condition"], need["component"]) for role, need in devenv.get("requires", {}).items()

@@ -17,6 +17,7 @@ from devenv.model import (
     Image,
     Profile,
     Provision,
+    ServiceChoice,
     ServiceDefinition,
 )
 from devenv.names import Names, hint_for
@@ -30,6 +31,49 @@ _FORMAT = 1
 
 
 # ---- which services ----------------------------------------------------------------------------------------
+
+
+def with_roles(
+    profile: Profile, catalogue: Catalogue, names: Sequence[str] = (), before: Mapping[str, str] | None = None
+) -> Profile:
+    """Return the profile with the services that fill roles in it, in place of the shipped profile's.
+
+    The profile's own `roles` say which do; else one of `names` that the profile does not have; else `before` does, as
+    remembered. If `names` has the service that fills a role as well, the other one joins it. Raise ConfigError if
+    `roles` names an unknown service, or one of another role.
+    """
+    _check_roles(profile, catalogue)
+    known = {name: service.role for name, service in catalogue.items()}
+    chosen = {role: name for role, name in {**(before or {}), **profile.roles}.items() if name in known}
+    filled = _filled(profile, known, chosen)
+    roles = {known[name] for name in filled.services if name in known}
+    new = [name for name in names if name not in filled.services and known.get(name) in roles]
+    settled = {*profile.roles, *(known[name] for name in names if name in filled.services and name in known)}
+    moved = {known[name]: name for name in reversed(new) if known[name] not in settled}
+    filled = _filled(profile, known, {**chosen, **moved})
+    return replace(filled, services={**dict.fromkeys(new, ServiceChoice()), **filled.services})
+
+
+def _check_roles(profile: Profile, catalogue: Catalogue) -> None:
+    for role, name in profile.roles.items():
+        if name in catalogue and catalogue[name].role == role:
+            continue
+        fitting = [other for other, service in catalogue.items() if service.role == role]
+        reason = f"its role is {catalogue[name].role}" if name in catalogue else "there is no such service"
+        raise ConfigError(
+            f"cannot use {name!r} as {role} (in {profile.source}): {reason}", hint_for(name, fitting, "devenv has")
+        )
+
+
+def _filled(profile: Profile, known: Mapping[str, str], roles: Mapping[str, str]) -> Profile:
+    """Return the profile with these services in their roles; `known` has the role of each service."""
+    services: dict[str, ServiceChoice] = {}
+    for name, choice in profile.services.items():
+        instead = roles.get(known.get(name, ""), name)
+        services.setdefault(instead, profile.services.get(instead, ServiceChoice()))
+        if name in profile.named:
+            services[name] = choice
+    return replace(profile, services=services, roles=roles)
 
 
 def select(profile: Profile, catalogue: Catalogue, names: Sequence[str] = ()) -> list[str]:
@@ -65,10 +109,16 @@ def select(profile: Profile, catalogue: Catalogue, names: Sequence[str] = ()) ->
 
 
 def provider_of(role: str, needed_by: str, profile: Profile, catalogue: Catalogue) -> str:
-    """Return the one service of the profile that fills the role, else the one of the catalogue."""
+    """Return the service that fills the role: as the profile says, else the profile's only or default one.
+
+    If the profile has none, it is the catalogue's only or default one.
+    """
+    if role in profile.roles:
+        return profile.roles[role]
     chosen = [name for name in profile.services if name in catalogue and catalogue[name].role == role]
     known = [name for name, service in catalogue.items() if service.role == role]
     candidates = chosen or [name for name in known if name not in profile.left_out]
+    candidates = [name for name in candidates if catalogue[name].default] or candidates
     if not candidates and known:
         raise ConfigError(
             f"cannot leave out {known[0]!r} (in {profile.source}): {needed_by} needs it",
@@ -78,7 +128,7 @@ def provider_of(role: str, needed_by: str, profile: Profile, catalogue: Catalogu
         found = f"more than one service does: {', '.join(candidates)}" if candidates else "no service does"
         raise ConfigError(
             f"cannot fill the role {role!r} that {needed_by} needs: {found}",
-            hint="name one service of that role under 'services' in devenv.yaml",
+            hint=f"'{role}: {candidates[0]}' in devenv.yaml chooses one" if candidates else "add one under 'services'",
         )
     return candidates[0]
 

@@ -151,8 +151,11 @@ def _durable(value: Any) -> bool:
     return value
 
 
+# The keys that choose the service of a role.
+_ROLES = ("database",)
 _COMMON = {
     Optional("description"): str,
+    **{Optional(role): All(str, _NAME) for role in _ROLES},
     Optional("services"): _Named(_services, {str: _SETTINGS}),
     Optional("durable"): _durable,
 }
@@ -176,6 +179,7 @@ class _Layer:
     components: Mapping[str, Any] = field(default_factory=dict)
     durable: bool | None = None
     digest: str = ""
+    roles: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def images(self) -> dict[str, str]:
@@ -248,6 +252,8 @@ def load_profile(
         name=picked,
         services=services,
         left_out=frozenset(left_out),
+        named=frozenset(services) & {*(own.services if own else ()), *asked.services},
+        roles={role: name for layer in reversed(layers) for role, name in layer.roles.items()},
         source=layers[0].source,
         description=next((layer.description for layer in layers if layer.description), ""),
         components={name: _component(name, settings) for name, settings in layers[0].components.items()},
@@ -281,6 +287,7 @@ def _layer(path: Path, key: str) -> _Layer:
         description=data.get("description", ""),
         components=data.get("components", {}),
         durable=data.get("durable"),
+        roles={role: data[role] for role in _ROLES if role in data},
         digest=hashlib.sha256(raw).hexdigest(),
     )
 
@@ -345,6 +352,9 @@ profile: base
 #     image: mysql:8.4        # any MySQL image, once you have run `devenv trust`; by default devenv builds one
 #     ports: {{sql: 3307}}      # a fixed port on 127.0.0.1; by default devenv chooses one
 #   etcd: false
+
+# Another database for all that needs one: mariadb or postgresql.
+# database: postgresql
 
 # Switch unsafe but fast settings off: the data survives a power cut.
 # durable: true

@@ -21,6 +21,7 @@ class Record:
     - `renewing`: services that lose their data, each with the snapshot that it gets instead, or an empty string
     - `renewed`: services in `renewing` that already have other data; devenv does not know yet that they work with it
     - `borrowed`: services that runs have started, each with what existed of it before (see lifecycle/loans.py)
+    - `roles`: the services that fill roles since somebody asked for them by name ("database": "postgresql")
     - `owner`: the token on everything that devenv creates for this environment
     - `saving`: images that devenv creates or removes with a snapshot, until it knows the outcome
     """
@@ -36,12 +37,13 @@ class Record:
     renewing: Mapping[str, str] = field(default_factory=dict)
     renewed: Sequence[str] = field(default_factory=list)
     borrowed: Mapping[str, str] = field(default_factory=dict)
+    roles: Mapping[str, str] = field(default_factory=dict)
     owner: str = ""
     saving: Sequence[str] = field(default_factory=list)
     format: int = FORMAT
 
 
-_VALUES = {"ports": int, "provisioned": str, "renewing": str, "borrowed": str}
+_VALUES = {"ports": int, "provisioned": str, "renewing": str, "borrowed": str, "roles": str}
 _LISTS = ("files", "unfinished", "renewed", "saving")
 
 

@@ -35,7 +35,7 @@ thread = threading.local()
 
 def noted(act):
     def acting(self, component):
-        thread.service = self.service
+        thread.service = self.target.service
         act(self, component)
         thread.service = ""
     return acting

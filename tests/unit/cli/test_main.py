@@ -180,7 +180,7 @@ def test_what_the_profile_no_longer_has_is_told(project: Path, monkeypatch: pyte
     monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
     (project / "devenv.yaml").write_text("profile: database\n")
     assert (
-        "rabbitmq is no longer in the profile; remove it with 'devenv down rabbitmq'"
+        "rabbitmq is not in the profile; remove it with 'devenv down rabbitmq'"
         in run("up", "--wait-timeout", "0.1").stderr
     )
 

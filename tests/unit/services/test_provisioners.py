@@ -39,7 +39,7 @@ class Server:
 
     def target(self, path: str = "", **settings: str) -> Target:
         login = {"user": "admin", "password": ROOT, "project": "admin", "auth": "true"}
-        return Target("127.0.0.1", self.port, f"http://127.0.0.1:{self.port}{path}", login | settings)
+        return Target("127.0.0.1", self.port, f"http://127.0.0.1:{self.port}{path}", login | settings, "the-service")
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_refusal_is_one_line_without_passwords(server: Server, kind: type[Prov
         kind(server.target()).ensure(component())
     where = f"of component nova at 127.0.0.1:{server.port}"
     assert error.value.message == f"cannot create {kind.what} {where}: HTTP 400: no *** nor ***"
-    assert f"'devenv logs {kind.service}'" in error.value.hint
+    assert "'devenv logs the-service'" in error.value.hint
     with pytest.raises(ServiceFailed, match=f"cannot remove {kind.what} of component nova"):
         kind(server.target()).drop(component())
 
@@ -175,7 +175,7 @@ def test_an_emptied_rabbitmq_has_what_its_file_of_definitions_says_and_nothing_e
 
 def test_what_cannot_be_emptied_says_so_in_one_line(server: Server) -> None:
     server.reply = lambda asked, _: (500, {"reason": f"no {ROOT}"})
-    with pytest.raises(ServiceFailed, match=r"cannot clear rabbitmq at 127.0.0.1:\d+: HTTP 500: no \*\*\*"):
+    with pytest.raises(ServiceFailed, match=r"cannot clear the-service at 127.0.0.1:\d+: HTTP 500: no \*\*\*"):
         RabbitMQ(server.target()).empty(b"{}")
 
 
@@ -184,7 +184,7 @@ def test_a_rabbitmq_settles_by_a_change_that_changes_nothing(server: Server) -> 
     assert server.asked == ["PUT /api/users/admin"]
     assert server.bodies == [{"password": ROOT, "tags": "administrator"}]
     server.reply = lambda asked, _: (500, {"reason": "not now"})
-    with pytest.raises(ServiceFailed, match=r"cannot flush rabbitmq to disk at .*: HTTP 500: not now"):
+    with pytest.raises(ServiceFailed, match=r"cannot flush the-service to disk at .*: HTTP 500: not now"):
         RabbitMQ(server.target()).settle()
 
 

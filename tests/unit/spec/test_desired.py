@@ -27,7 +27,7 @@ from devenv.model import (
 from devenv.ports import free_port
 from devenv.services.readiness import target_of
 from devenv.spec.catalogue import load_catalogue
-from devenv.spec.desired import Inputs, resolve, secret_names, select
+from devenv.spec.desired import Inputs, resolve, secret_names, select, with_roles
 from devenv.spec.ports import Taken, choose_ports
 from devenv.store.record import Record
 
@@ -103,6 +103,72 @@ def test_a_role_that_nothing_fills_is_refused(catalogue: Catalogue) -> None:
     catalogue["web"] = needing(catalogue["web"], "identity")
     with pytest.raises(ConfigError, match="cannot fill the role 'identity' that web needs: no service does"):
         select(profile("web"), catalogue)
+
+
+# ---- which service fills a role ----------------------------------------------------------------------------------
+
+
+def test_a_default_service_fills_its_role_where_nothing_else_is_said(catalogue: Catalogue) -> None:
+    catalogue["db2"] = replace(catalogue["db2"], default=True)
+    assert select(profile("web"), catalogue) == ["db2", "web"]
+    assert select(profile("web", "db", "db2"), catalogue, ["web"]) == ["db2", "web"]
+    assert select(profile("web", "db"), catalogue) == ["db", "web"]
+
+
+@pytest.mark.parametrize(
+    ("names", "before", "services", "database"),
+    [
+        ([], {}, ["db", "web"], "db"),
+        (["db2"], {}, ["db2", "web"], "db2"),
+        (["db2", "web"], {}, ["db2", "web"], "db2"),
+        (["db", "db2"], {}, ["db2", "db", "web"], "db"),
+        (["db2", "db"], {}, ["db2", "db", "web"], "db"),
+        ([], {"database": "db2"}, ["db2", "web"], "db2"),
+        (["web"], {"database": "db2"}, ["db2", "web"], "db2"),
+        (["db"], {"database": "db2"}, ["db", "web"], "db"),
+        (["db2", "db"], {"database": "db2"}, ["db", "db2", "web"], "db2"),
+        ([], {"database": "no longer there"}, ["db", "web"], "db"),
+        (["nosuch"], {}, ["db", "web"], "db"),
+    ],
+)
+def test_a_service_asked_for_by_name_takes_its_role_or_joins(
+    catalogue: Catalogue, names: list[str], before: dict[str, str], services: list[str], database: str
+) -> None:
+    catalogue["db"] = replace(catalogue["db"], default=True)
+    found = with_roles(profile("db", "web"), catalogue, names, before)
+    assert list(found.services) == services
+    assert select(found, catalogue, ["web"]) == [database, "web"]
+
+
+def test_the_files_word_on_a_role_counts_more_than_what_is_remembered_or_asked_for(catalogue: Catalogue) -> None:
+    wanted = replace(profile("db", "web"), roles={"database": "db2"})
+    assert with_roles(wanted, catalogue, [], {"database": "db"}).roles == {"database": "db2"}
+    beside = with_roles(wanted, catalogue, ["db"])
+    assert beside.roles == {"database": "db2"} and set(beside.services) == {"db", "db2", "web"}
+
+
+def test_only_the_shipped_profiles_service_is_replaced(catalogue: Catalogue) -> None:
+    wanted = replace(profile("db", "web"), roles={"database": "db2"}, named=frozenset({"db"}))
+    assert set(with_roles(wanted, catalogue).services) == {"db", "db2", "web"}
+
+
+def test_a_profile_without_the_role_gets_no_service_of_it_until_one_needs_it(catalogue: Catalogue) -> None:
+    wanted = with_roles(replace(profile(), roles={"database": "db2"}), catalogue)
+    assert not wanted.services
+    needing_one = with_roles(replace(profile("web"), roles={"database": "db2"}), catalogue)
+    assert select(needing_one, catalogue) == ["db2", "web"]
+    with pytest.raises(ConfigError, match="profile 'mine' does not have it"):
+        select(with_roles(profile("web"), catalogue, ["db2"]), catalogue, ["db2"])
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("dbb", "there is no such service"), ("web", "its role is front")], ids=["unknown", "other role"]
+)
+def test_what_cannot_fill_a_role_is_refused(catalogue: Catalogue, name: str, why: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        with_roles(replace(profile("db"), roles={"database": name}), catalogue)
+    assert caught.value.message == f"cannot use '{name}' as database (in devenv.yaml): {why}"
+    assert "db" in caught.value.hint
 
 
 def test_secrets_are_a_services_own_and_one_per_component(catalogue: Catalogue) -> None:

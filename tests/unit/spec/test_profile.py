@@ -116,6 +116,22 @@ def test_leaving_out_what_is_not_there_is_no_error(project: Path, profiles: Path
     assert list(load_profile(own(project, "services: {z: false}"), folder=profiles).services) == ["a", "b"]
 
 
+# ---- roles -------------------------------------------------------------------------------------------------------
+
+
+def test_the_nearest_file_says_which_database_it_is(project: Path, profiles: Path) -> None:
+    (profiles / "pg.yaml").write_text("extends: more\ndatabase: pg")
+    (profiles / "same.yaml").write_text("extends: pg")
+    assert load_profile(project, "same", profiles).roles == {"database": "pg"}
+    assert load_profile(own(project, "profile: same\ndatabase: maria"), folder=profiles).roles == {"database": "maria"}
+    assert load_profile(own(project, "profile: more"), folder=profiles).roles == {}
+
+
+def test_services_of_the_projects_own_are_told_from_the_profiles(project: Path, profiles: Path) -> None:
+    profile = load_profile(own(project, "services: {a: {}, b: false}"), folder=profiles, settings={"z": {}})
+    assert profile.named == {"a", "z"}
+
+
 # ---- durable -----------------------------------------------------------------------------------------------------
 
 
