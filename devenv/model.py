@@ -100,7 +100,8 @@ class ServiceDefinition:
 
     `provisioner` says what creates components' parts; it is empty if the service has no parts for them. `wire` is the
     folder with the templates of wired files. `package` is the package in the image whose version is the service's.
-    The `default` service of a role fills it where a profile says nothing else.
+    The `default` service of a role fills it where a profile says nothing else. `citest` is the URL by which OpenStack's
+    own test suites use its account for them.
     """
 
     name: str
@@ -128,6 +129,7 @@ class ServiceDefinition:
     # Whether the next start completes a first start that was killed, and keeps data that was complete.
     resumes: bool = False
     default: bool = False
+    citest: str = ""
     wire: Path = Path("wire")
 
 
@@ -184,8 +186,8 @@ class Profile:
     `roles` says which service fills a role for those that require it. The project's own file or the caller lists the
     services in `named`; the others are the shipped profile's, which `roles` may replace.
 
-    `durable` turns on the switch `durable` of each service that has one, unless the service's own settings say
-    otherwise. `file` is the project's devenv.yaml, if it has one.
+    With `citest`, runs get the account for OpenStack's own test suites. `durable` turns on the switch `durable` of each
+    service that has one, unless its own settings say otherwise. `file` is the project's devenv.yaml, if it has one.
     """
 
     name: str
@@ -197,6 +199,7 @@ class Profile:
     roles: Mapping[str, str] = field(default_factory=dict)
     components: Mapping[str, ComponentChoice] = field(default_factory=dict)
     durable: bool = False
+    citest: bool = False
     file: ProjectFile | None = None
 
 

@@ -252,6 +252,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 PROJECT: Words = {
     "description": ("text", "what it is for", "description: database only"),
+    "citest": ("true or false", "whether runs get the account of OpenStack's own test suites", "citest: true"),
     "database": ("service", "the database for all that needs one, in place of the profile's", "database: postgresql"),
     "services": ("list or mapping", "the services and their settings", "services: [mysql, etcd]"),
     "durable": (
@@ -354,6 +355,11 @@ CONTAINER: Words = {
 DEVENV: Words = {
     "role": ("name", "the role by which other services require it", "role: database"),
     "default": ("true or false", "it fills the role where nothing else is said", "default: true"),
+    "citest": (
+        "template",
+        "a database's URL for OpenStack's own test suites; its provisioner knows `rights: all`",
+        "citest: mysql+pymysql://$${output.USER}:…/",
+    ),
     "endpoints": (
         "mapping",
         "endpoints by name; variables of the first have the service's name alone",

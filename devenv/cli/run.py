@@ -17,6 +17,11 @@ def _component_option(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--component", default="", metavar="NAME", help=words)(command)
 
 
+def _citest_option(command: Callable[..., None]) -> Callable[..., None]:
+    words = "Give OpenStack's own test suites the account and the database openstack_citest in each database."
+    return click.option("--citest", is_flag=True, help=words)(command)
+
+
 class _BeforeCommand(click.Command):
     """Parse the arguments before the first `--`; those after it are a command with its own options."""
 
@@ -31,35 +36,38 @@ class _BeforeCommand(click.Command):
 
 @click.command(cls=_BeforeCommand)
 @_component_option
+@_citest_option
 @timeout_option
 @services_argument
 @click.pass_context
-def run(context: click.Context, component: str, wait_timeout: float, services: tuple[str, ...]) -> None:
+def run(context: click.Context, component: str, citest: bool, wait_timeout: float, services: tuple[str, ...]) -> None:
     """Run a command with services and a component of its own.
 
     devenv starts the services that do not run (without SERVICE: all of the profile) and afterwards puts them back into
     the state they were in. The command gets endpoints and credentials as variables, as `devenv env --component` prints
     them. `run` ends with the exit code of the command.
     """
-    _run(context, component, wait_timeout, services, _command(context))
+    _run(context, component, citest, wait_timeout, services, _command(context))
 
 
 @click.command()
 @_component_option
+@_citest_option
 @timeout_option
 @services_argument
 @click.pass_context
-def shell(context: click.Context, component: str, wait_timeout: float, services: tuple[str, ...]) -> None:
+def shell(context: click.Context, component: str, citest: bool, wait_timeout: float, services: tuple[str, ...]) -> None:
     """Open a shell with services and a component of its own.
 
     Works like `run`: when the shell ends, devenv removes what it started or created for it.
     """
-    _run(context, component, wait_timeout, services, [os.environ.get("SHELL") or "/bin/sh"])
+    _run(context, component, citest, wait_timeout, services, [os.environ.get("SHELL") or "/bin/sh"])
 
 
-# Six options and the context: click passes each as a parameter.
+# Seven options and the context: click passes each as a parameter.
 @click.command(cls=_BeforeCommand)
 @_component_option
+@_citest_option
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -84,6 +92,7 @@ def shell(context: click.Context, component: str, wait_timeout: float, services:
 def ci(
     context: click.Context,
     component: str,
+    citest: bool,
     timeout: float | None,
     artifacts: Path | None,
     summary: Path | None,
@@ -103,6 +112,7 @@ def ci(
         command=_command(context),
         services=services,
         component=component,
+        citest=citest,
         limit=timeout,
         artifacts=artifacts,
         summary=summary,
@@ -119,11 +129,20 @@ def _command(context: click.Context) -> list[str]:
 
 
 def _run(
-    context: click.Context, component: str, wait_timeout: float, services: Sequence[str], command: Sequence[str]
+    context: click.Context,
+    component: str,
+    citest: bool,
+    wait_timeout: float,
+    services: Sequence[str],
+    command: Sequence[str],
 ) -> None:
     from devenv.testing.program import run_program
+    from devenv.testing.tox import hidden
 
     environment = environment_of(context, wait_timeout)
-    with environment.lent(services, component) as name:
-        code = run_program(command, environment.run_variables(name))
+    databases = environment.databases(services, citest)
+    with environment.lent(services, component) as name, environment.citest(databases) as more:
+        for line in hidden(command, Path.cwd(), more):
+            click.echo(line, err=True)
+        code = run_program(command, {**environment.run_variables(name), **more})
     sys.exit(code)

@@ -233,6 +233,25 @@ class Environment:
 
         return loans.lent(self._world, names, component, ending)
 
+    def databases(self, names: Sequence[str] = (), citest: bool = True) -> list[str]:
+        """Return those of the services (all of the profile, if none is named) that have an account for test suites.
+
+        Unless `citest` or devenv.yaml asks for it, none has. Raise ConfigError if `citest` does and no service can.
+        """
+        from devenv.lifecycle import citest as accounts
+
+        return accounts.databases(self._world.define(names), names, citest)
+
+    def citest(self, databases: Sequence[str], drop: bool = True) -> AbstractContextManager[dict[str, str]]:
+        """Have an account for OpenStack's own test suites in `databases` that work; yield the variable for oslo.db.
+
+        The last run drops the account; without `drop`, it leaves that to `clear`. Raise ServiceFailed if a database has
+        such an account that devenv did not create.
+        """
+        from devenv.lifecycle import citest as accounts
+
+        return accounts.lent(self._world, databases, drop) if databases else nullcontext({})
+
     def shared(self) -> AbstractContextManager[Path]:
         """Be a user of the services that `borrow` brings up; yield a folder to note components in.
 

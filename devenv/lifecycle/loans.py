@@ -59,7 +59,7 @@ def lent(
             if name not in defined.listed:
                 _check_free(world, defined, name)
                 stack.enter_context(world.state.lent(check_component(name)))
-                stack.callback(_take_back, world, name)
+                stack.callback(_end, world, name)
             if ending:
                 stack.callback(ending)
             defined = world.prepared(names)
@@ -238,18 +238,22 @@ def _check_free(world: World, defined: Definitions, name: str) -> None:
             )
 
 
-def _take_back(world: World, component: str) -> None:
-    """Drop a component that was lent, unless the user has put it into devenv.yaml meanwhile."""
+def _end(world: World, component: str) -> None:
     with world.changing():
-        try:
-            defined = world.define()
-        except DevenvError as error:
-            world.report.note(f"{component} is not dropped ({error.message}): 'devenv gc' does it")
-            return
-        if component in defined.listed:
-            world.state.kept(component)
-        else:
-            _drop(world, defined, {component})
+        take_back(world, component)
+
+
+def take_back(world: World, component: str) -> None:
+    """Drop a component that was lent, unless devenv.yaml lists it meanwhile. The caller holds the lock."""
+    try:
+        defined = world.define()
+    except DevenvError as error:
+        world.report.note(f"{component} is not dropped ({error.message}): 'devenv gc' does it")
+        return
+    if component in defined.listed:
+        world.state.kept(component)
+    else:
+        _drop(world, defined, {component})
 
 
 def _drop(world: World, defined: Definitions, components: set[str]) -> None:

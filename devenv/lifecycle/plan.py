@@ -115,7 +115,7 @@ def plan_empty(desired: Desired, component: str) -> Plan:
         if part := service.components.get(component):
             draft.add_ready(service)
             draft.add(drop(part, cause), (key_of("ready", service.name),))
-            draft.add(_provision(part, cause), (key_of("drop", part.pair),))
+            draft.add(provision(part, cause), (key_of("drop", part.pair),))
     return draft.plan()
 
 
@@ -182,7 +182,8 @@ def drop(part: Provision, cause: str) -> Operation:
     return Operation("drop", part.pair, cause, service=part.provider, component=part.component)
 
 
-def _provision(part: Provision, cause: str) -> Operation:
+def provision(part: Provision, cause: str) -> Operation:
+    """Return the operation that creates a component's part of a service."""
     return Operation("provision", part.pair, cause, service=part.provider, component=part.component)
 
 
@@ -411,7 +412,7 @@ class _Draft:
             there = self._terms.provisioned.get(part.pair)
             cause = (recreated or "its settings changed") if there else "new"
             if chosen(part) and (recreated or there != part.digest):
-                self.add(_provision(part, cause), self._usable(service))
+                self.add(provision(part, cause), self._usable(service))
 
     def add_drops(self, service: DesiredService) -> None:
         """Remove the parts of former components."""

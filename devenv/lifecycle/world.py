@@ -34,7 +34,7 @@ from devenv.names import Names, Pair, check_name, hint_for
 from devenv.ports import holder
 from devenv.spec import trust
 from devenv.spec.catalogue import load_catalogue
-from devenv.spec.components import check_components, former_components, needed_components
+from devenv.spec.components import CITEST, check_components, former_components, needed_components
 from devenv.spec.desired import Inputs, resolve, secret_names, select, with_roles
 from devenv.spec.ports import Taken, choose_ports
 from devenv.spec.profile import load_profile
@@ -65,14 +65,16 @@ class Choice:
 class Definitions:
     """The content of the files, read at one time.
 
-    `own` is the profile with the project's choices; `lent` are the names of components that runs have for a while;
-    `images` are by service, with the base among them. `roles` are those of `own` that no file says.
+    `own` is the profile with the project's choices; `lent` are the names of components that runs have for a while, and
+    `citest` the services in which runs have the account for test suites; `images` are by service, with the base among
+    them. `roles` are those of `own` that no file says.
     """
 
     own: Profile
     catalogue: Catalogue
     images: Mapping[str, Image] = field(default_factory=dict)
     lent: frozenset[str] = frozenset()
+    citest: frozenset[str] = frozenset()
     roles: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -200,7 +202,9 @@ class World:
 
     def with_lent(self, defined: Definitions) -> Definitions:
         """Read again which components are lent: runs may have begun and ended during a wait for the lock."""
-        return replace(defined, lent=frozenset(name for name, held in self.state.lendings().items() if held))
+        held = self._held()
+        citest = self._with_part(CITEST) if CITEST in held else ()
+        return replace(defined, lent=frozenset(held - {CITEST}), citest=frozenset(citest))
 
     def prepared(self, names: Sequence[str]) -> Definitions:
         """Read the definitions and check what `up` needs, before it asks the engine anything. Raise ConfigError."""
@@ -275,7 +279,8 @@ class World:
         profile, catalogue = defined.profile, defined.catalogue
         former = former_components(self.state.load().provisioned, profile, catalogue)
         secrets = self.state.secrets(secret_names(names, profile, catalogue, former), keep)
-        return resolve(names, Inputs(self.id, profile, catalogue, defined.images, ports, secrets, former))
+        given = Inputs(self.id, profile, catalogue, defined.images, ports, secrets, former, defined.citest)
+        return resolve(names, given)
 
     def _chosen(
         self,
@@ -381,11 +386,23 @@ class World:
 
     def former(self, defined: Definitions) -> set[str]:
         """Return the components that have a part of some service and that nobody asks for any more."""
-        return set(former_components(self.state.load().provisioned, defined.profile, defined.catalogue))
+        provisioned = self.state.load().provisioned
+        return {*former_components(provisioned, defined.profile, defined.catalogue)} - self._held()
 
     def left_behind(self, defined: Definitions) -> set[str]:
         """Return the components that killed runs had, except those of devenv.yaml and of services."""
-        return self.state.left_behind() - defined.listed - needed_components(defined.catalogue)
+        # A snapshot may have the account for test suites: no file says that a run had it.
+        restored = {CITEST} - self._held() if self._with_part(CITEST) else set()
+        return (self.state.left_behind() | restored) - defined.listed - needed_components(defined.catalogue)
+
+    def _held(self) -> set[str]:
+        """Return the components that runs have right now."""
+        return {name for name, held in self.state.lendings().items() if held}
+
+    def _with_part(self, component: str) -> set[str]:
+        """Return the services that have a part for a component, by the record."""
+        pairs = [Pair.parse(pair) for pair in self.state.load().provisioned]
+        return {pair.service for pair in pairs if pair.component == component}
 
     def forget_lent(self, components: Collection[str]) -> None:
         """Forget that these components were lent, except those that still have a part of a service."""

@@ -94,6 +94,16 @@ class Provisioner:
         with self._explained(f"cannot clear {self.target.service}"):
             self._empty(initial)
 
+    def found(self, component: Component) -> str:
+        """Return what the service has by the component's names: "an account"; nothing if "". Raise ServiceFailed."""
+        with self._explained(f"cannot look for account {component.name}", component):
+            return self._found(component)
+
+    def try_out(self, component: Component) -> None:
+        """Log in as a component that has all rights, and create and remove something. Raise ServiceFailed."""
+        with self._explained(f"cannot use account {component.name}", component):
+            self._try_out(component)
+
     def settle(self) -> None:
         """Write to disk all that the service has confirmed, where it has a setting `settle`. Raise ServiceFailed."""
         with self._explained(f"cannot flush {self.target.service} to disk"):
@@ -116,6 +126,12 @@ class Provisioner:
         raise Refused("its provisioner does not support it")
 
     def _settle(self) -> None:
+        raise Refused("its provisioner does not support it")
+
+    def _found(self, component: Component) -> str:
+        raise Refused("its provisioner does not support it")
+
+    def _try_out(self, component: Component) -> None:
         raise Refused("its provisioner does not support it")
 
     @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -47,11 +48,28 @@ def check(target: Target) -> None:
 
 
 class MySQL(Provisioner):
-    """Create a `database`, and a `user` with a `password` that can do everything in it and nothing elsewhere."""
+    """Create a `database`, and a `user` with a `password` that can do everything in it and nothing elsewhere.
+
+    With `rights: all`, the user can do everything everywhere.
+    """
 
     what = "the database"
 
     def _make(self, component: Component) -> None:
+        if component.settings.get("rights") == "all":
+            self._make_powerful(component)
+        else:
+            self._make_confined(component)
+
+    def _make_powerful(self, component: Component) -> None:
+        with self._cursor() as cursor:
+            user, password = (cursor.connection.escape(component.settings[key]) for key in ("user", "password"))
+            cursor.execute(f"CREATE DATABASE IF NOT EXISTS {_quoted(component.settings['database'])}")
+            # Its password never changes. Setting it again would make the server ask clients for a full login.
+            cursor.execute(f"CREATE USER IF NOT EXISTS {user}@'%' IDENTIFIED BY {password}")
+            cursor.execute(f"GRANT ALL PRIVILEGES ON *.* TO {user}@'%' WITH GRANT OPTION")
+
+    def _make_confined(self, component: Component) -> None:
         database = _quoted(component.settings["database"])
         # In a grant, and nowhere else, the name is a pattern: `a_b` would match `axb`, too.
         pattern = re.sub(r"([\\_%])", r"\\\1", database)
@@ -81,18 +99,41 @@ class MySQL(Provisioner):
                     cursor.execute(f"KILL {number}")
             cursor.execute(f"DROP DATABASE IF EXISTS {_quoted(component.settings['database'])}")
 
+    def _found(self, component: Component) -> str:
+        with self._cursor() as cursor:
+            cursor.execute("SELECT 1 FROM mysql.user WHERE User = %s", [component.settings["user"]])
+            if cursor.fetchall():
+                return "an account"
+            cursor.execute(
+                "SELECT COUNT(TABLE_NAME) FROM information_schema.SCHEMATA "
+                "LEFT JOIN information_schema.TABLES ON TABLE_SCHEMA = SCHEMA_NAME WHERE SCHEMA_NAME = %s "
+                "GROUP BY SCHEMA_NAME",
+                [component.settings["database"]],
+            )
+            return "".join(f"a database with {tables} tables" for (tables,) in cursor.fetchall())
+
+    def _try_out(self, component: Component) -> None:
+        name = _quoted(f"{component.settings['database']}_{secrets.token_hex(4)}")
+        with self._cursor(component.settings) as cursor:
+            cursor.execute(f"CREATE DATABASE {name}")
+            cursor.execute(f"DROP DATABASE {name}")
+
     @contextmanager
-    def _cursor(self) -> Iterator[Any]:
-        """Open a new connection, which takes 2 ms, so threads share nothing."""
+    def _cursor(self, login: Mapping[str, str] | None = None) -> Iterator[Any]:
+        """Open a new connection, as the administrator if no `login` is given.
+
+        It takes 2 ms, so threads share nothing.
+        """
         import pymysql
 
+        login = login or self.target.settings
         try:
             with (
                 pymysql.connect(
                     host=self.target.host,
                     port=self.target.port,
-                    user=self.target.settings["user"],
-                    password=self.target.settings["password"],
+                    user=login["user"],
+                    password=login["password"],
                     connect_timeout=CONNECT_SECONDS,
                     read_timeout=ANSWER_SECONDS,
                     write_timeout=ANSWER_SECONDS,

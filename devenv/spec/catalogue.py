@@ -212,6 +212,7 @@ _DEVENV: dict[Any, Any] = {
     Optional("golden"): [_volume_name],
     Optional("resumes"): bool,
     Optional("default"): bool,
+    Optional("citest"): _text,
     Optional("requires"): {
         _name: {
             Required("condition"): Either(STARTED, HEALTHY, msg=f"expected {STARTED} or {HEALTHY}"),
@@ -340,6 +341,7 @@ def _definition(name: str, data: Mapping[str, Any], path: Path) -> ServiceDefini
         golden=tuple(devenv.get("golden", ())),
         resumes=devenv.get("resumes", False),
         default=devenv.get("default", False),
+        citest=devenv.get("citest", ""),
         wire=folder / devenv.get("wire", "wire"),
         requires=tuple(
             Requirement(role, need["condition"], need["component"]) for role, need in devenv.get("requires", {}).items()

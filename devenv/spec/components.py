@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from devenv.errors import ConfigError
@@ -16,6 +16,9 @@ from devenv.spec.template import render
 
 # The environment's administrator is a component, too. Each service creates it itself, with the secret `password`.
 OWN = "devenv"
+# The component of OpenStack's own test suites. They expect an account with all rights and with this name, which is also
+# its password and its database: see `tools/test-setup.sh` in nova, keystone and others.
+CITEST = "openstack_citest"
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,14 @@ def provision(placed: Placed, values: Mapping[str, str], choice: ComponentChoice
     )
 
 
+def citest_part(placed: Placed, values: Mapping[str, str]) -> Provision:
+    """Return the part of a service that OpenStack's own test suites use; its value `citest.url` is the URL for them."""
+    part = provision(placed, values, ComponentChoice(CITEST), CITEST)
+    url = placed.filled({"citest.url": placed.definition.citest}, part.values)
+    settings = {**part.settings, "rights": "all"}
+    return replace(part, settings=settings, digest=digest(settings), values={**part.values, **url})
+
+
 def _words(choice: ComponentChoice, password: str) -> dict[str, str]:
     catalog = {f"catalog.{key}": choice.catalog.get(key, "") for key in ("type", "name", "url")}
     return {
@@ -104,6 +115,8 @@ def check_free(name: str, catalogue: Catalogue, where: str = "") -> None:
     why = taken.get(name) or taken.get(identifier(name))
     if name.replace("_", "-").partition("-")[0] == OWN:
         why = "devenv keeps names that begin with it for itself"
+    if identifier(name) == CITEST:
+        why = "'devenv run --citest' lends an account of that name"
     if why:
         raise ConfigError(f"cannot name a component {name!r}{where}: {why}", "choose another name")
 

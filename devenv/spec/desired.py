@@ -22,7 +22,7 @@ from devenv.model import (
 )
 from devenv.names import Names, hint_for
 from devenv.ports import HOST
-from devenv.spec.components import OWN, Placed, digest, password_names, provision, same_place
+from devenv.spec.components import CITEST, OWN, Placed, citest_part, digest, password_names, provision, same_place
 from devenv.spec.ports import port_key
 from devenv.spec.template import render_file
 
@@ -153,8 +153,9 @@ class Inputs:
     """The inputs from which devenv computes the desired state of an environment.
 
     `images` are by service, `ports` by "service/endpoint", `secrets` by the names of `secret_names`. `former` are
-    components that have a part of some service and are not in the profile any more. With `inside`, programs use the
-    services from a container beside them and call them by their names.
+    components that have a part of some service and are not in the profile any more. `citest` are the services with the
+    account for OpenStack's own test suites. With `inside`, programs use the services from a container beside them and
+    call them by their names.
     """
 
     environment: str
@@ -164,6 +165,7 @@ class Inputs:
     ports: Mapping[str, int]
     secrets: Mapping[str, str]
     former: Collection[str] = ()
+    citest: Collection[str] = ()
     inside: bool = False
 
     def provider(self, role: str, needed_by: str) -> str:
@@ -241,6 +243,8 @@ def _service(inputs: Inputs, needs: _Needs, components: Iterable[ComponentChoice
         return {key: provision(placed, values, choice, inputs.password(name, key)) for key, choice in one.items()}
 
     given, former = parts_for(components), parts_for(ComponentChoice(component) for component in inputs.former)
+    if name in inputs.citest:
+        given[CITEST] = citest_part(placed, values)
     return replace(
         _container(placed, inputs, values),
         endpoints=endpoints,

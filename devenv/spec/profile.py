@@ -145,7 +145,7 @@ def _services(value: Any) -> dict[str, Any]:
     return dict(Schema(schema)(value))
 
 
-def _durable(value: Any) -> bool:
+def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise Invalid("expected true or false")
     return value
@@ -157,7 +157,8 @@ _COMMON = {
     Optional("description"): str,
     **{Optional(role): All(str, _NAME) for role in _ROLES},
     Optional("services"): _Named(_services, {str: _SETTINGS}),
-    Optional("durable"): _durable,
+    Optional("durable"): _flag,
+    Optional("citest"): _flag,
 }
 # A profile extends another one, a project picks one.
 _FILES = {
@@ -178,6 +179,7 @@ class _Layer:
     description: str = ""
     components: Mapping[str, Any] = field(default_factory=dict)
     durable: bool | None = None
+    citest: bool | None = None
     digest: str = ""
     roles: Mapping[str, str] = field(default_factory=dict)
 
@@ -258,6 +260,7 @@ def load_profile(
         description=next((layer.description for layer in layers if layer.description), ""),
         components={name: _component(name, settings) for name, settings in layers[0].components.items()},
         durable=next((layer.durable for layer in layers if layer.durable is not None), False),
+        citest=next((layer.citest for layer in layers if layer.citest is not None), False),
         file=_project_file(project_file, own, services, asked) if own else None,
     )
 
@@ -287,6 +290,7 @@ def _layer(path: Path, key: str) -> _Layer:
         description=data.get("description", ""),
         components=data.get("components", {}),
         durable=data.get("durable"),
+        citest=data.get("citest"),
         roles={role: data[role] for role in _ROLES if role in data},
         digest=hashlib.sha256(raw).hexdigest(),
     )
@@ -355,6 +359,9 @@ profile: base
 
 # Another database for all that needs one: mariadb or postgresql.
 # database: postgresql
+
+# Give `devenv run` and `devenv ci` the account openstack_citest of OpenStack's own test suites.
+# citest: true
 
 # Switch unsafe but fast settings off: the data survives a power cut.
 # durable: true

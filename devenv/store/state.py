@@ -176,8 +176,12 @@ class State:
         return is_held(self.folder / "users")
 
     @contextmanager
-    def lent(self, component: str) -> Iterator[None]:
-        """Borrow a component. Raise ConfigError if another run has it."""
+    def lent(self, component: str, together: bool = False) -> Iterator[None]:
+        """Borrow a component. Unless runs have it `together`, raise ConfigError if another one has it."""
+        if together:
+            with shared(self._lent / component):
+                yield
+            return
         with held_if_free(self._lent / component, GLANCES) as mine:
             if not mine:
                 raise ConfigError(

@@ -18,6 +18,7 @@ from devenv.store.files import check_place, write_files
 from devenv.testing.artifacts import hider, make_folder, write_artifacts
 from devenv.testing.joblog import JobLog
 from devenv.testing.program import run_group
+from devenv.testing.tox import hidden
 
 # So many lines of each service go to the log of a job that failed; the artifacts hold the complete log.
 _LAST_LINES = 100
@@ -27,6 +28,8 @@ _LAST_LINES = 100
 class Job:
     """Describe a job: a command, its services and component, and its time limit in seconds.
 
+    With `citest`, the databases have the account that OpenStack's own test suites expect.
+
     `artifacts` is a folder for the artifacts, `summary` a file for the report. devenv appends the report to
     `step_summary`.
     """
@@ -34,6 +37,7 @@ class Job:
     command: Sequence[str]
     services: Sequence[str] = ()
     component: str = ""
+    citest: bool = False
     limit: float | None = None
     artifacts: Path | None = None
     summary: Path | None = None
@@ -98,12 +102,15 @@ class _Running:
 
     def _with_services(self) -> int:
         job, story = self._job, self._story
+        databases = self._environment.databases(job.services, job.citest)
         self._log.begin("devenv: starting services")
         with ExitStack() as stack:
             lent = self._environment.lent(job.services, job.component, self._before_services_stop)
             component = stack.enter_context(lent)
+            more = stack.enter_context(self._environment.citest(databases))
             self._log.mask(sorted(self._environment.state.secrets(()).values()))
-            variables = self._environment.run_variables(component)
+            variables = {**self._environment.run_variables(component), **more}
+            self._log.lines(hidden(job.command, Path.cwd(), more))
             # Unfolded: people open the log for the output of the command, which may have groups of its own.
             self._log.end()
             began = time.monotonic()

@@ -6,6 +6,7 @@ started.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -113,9 +114,10 @@ class LentComponent:
 class Lease:
     """Hold what one process uses of one environment. Threads may share a lease."""
 
-    def __init__(self, environment: Environment, fresh: bool = False) -> None:
+    def __init__(self, environment: Environment, fresh: bool = False, citest: bool = False) -> None:
+        """With `citest`, or if devenv.yaml asks for it, the databases get an account for OpenStack's own suites."""
         self.environment = environment
-        self._fresh = fresh
+        self._fresh, self._citest, self._has_accounts = fresh, citest, False
         self._lock, self._stack = threading.RLock(), ExitStack()
         self._notes: Callable[[], Path] | None = None
         self._known: dict[tuple[str, ...], Borrowed] = {}
@@ -217,6 +219,7 @@ class Lease:
         try:
             self._opened()
             borrowed = self.environment.borrow(names)
+            self.lend_accounts()
         except DevenvError as error:
             self._blame(error)
             raise
@@ -224,6 +227,22 @@ class Lease:
             return borrowed
         services = {name: borrowed.desired.services[name] for name in names}
         return replace(borrowed, desired=replace(borrowed.desired, services=services))
+
+    def lend_accounts(self) -> None:
+        """Lend the accounts for test suites in all databases of the profile, once, and name them to oslo.db.
+
+        There are none unless devenv.yaml or the caller of this class asks for them.
+        """
+        with self._lock:
+            if self._has_accounts:
+                return
+            if databases := self.environment.databases(citest=self._citest):
+                self._opened()
+                self.environment.borrow(databases)
+                # `clear` drops them: this process may not be able to do it at its end.
+                variables = self._stack.enter_context(self.environment.citest(databases, drop=False))
+                os.environ.update(variables)
+            self._has_accounts = True
 
     def _opened(self) -> Callable[[], Path]:
         """Begin to use the environment unless that is done; return the function that makes notes."""
@@ -270,12 +289,13 @@ class Leases:
         profile: str = "",
         settings: Mapping[str, Any] | None = None,
         fresh: bool = False,
+        citest: bool = False,
     ) -> Lease:
         """Return the lease of an environment with this profile and these settings."""
         key = repr((project, name, profile, settings or {}, fresh))
         if key not in self._leases:
             environment = Environment(project, name, profile, settings=settings)
-            self._leases[key] = Lease(environment, fresh)
+            self._leases[key] = Lease(environment, fresh, citest)
         return self._leases[key]
 
     @property

@@ -1,4 +1,4 @@
-"""Plug into pytest: start base services for tests, and create a component for each test. See `devenv help testing`.
+"""Plug into pytest: start base services for tests, and create a component for each test. See `devenv help pytest`.
 
 pytest loads this wherever devenv is installed, so it imports nothing of devenv before a test asks for something.
 """
@@ -40,6 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     fresh = "use an environment that only such runs share, with no data from before"
     group.addoption("--devenv-fresh", dest="devenv_fresh", action="store_true", default=None, help=fresh)
     parser.addini("devenv_fresh", fresh, type="bool", default=False)
+    citest = "give OpenStack's own test suites the account openstack_citest in the databases, before the first test"
+    group.addoption("--devenv-citest", action="store_true", help=citest)
+    parser.addini("devenv_citest", citest, type="bool", default=False)
     keep = "leave running what the run started, until a run without this option, or 'devenv gc'"
     group.addoption("--devenv-keep", action="store_true", help=keep)
     artifacts = "write logs, inspections and step times of the services to this folder, for CI to upload"
@@ -81,6 +84,11 @@ class Session:
     def wants_services(self) -> bool:
         return bool(self._wanted)
 
+    @property
+    def wants_accounts(self) -> bool:
+        """Return whether the databases get an account for OpenStack's own test suites, whatever devenv.yaml says."""
+        return bool(self._config.getoption("--devenv-citest") or self._config.getini("devenv_citest"))
+
     def lease(self, profile: str, settings: Mapping[str, Any], marked: str = "") -> Lease:
         """Return the environment for tests of this profile, or of the profile that a marker names, `marked`."""
         from devenv.testing.lease import FRESH, Leases
@@ -91,7 +99,8 @@ class Session:
         name = _setting(self._config, "env") or (FRESH if fresh else "default")
         if marked and marked != profile:
             name = f"{FRESH}-{marked}" if name in (FRESH, "default") else f"{name}-{marked}"
-        return self._leases.get(self._config.rootpath, name, marked or profile, settings, bool(fresh))
+        accounts = self.wants_accounts
+        return self._leases.get(self._config.rootpath, name, marked or profile, settings, bool(fresh), accounts)
 
     def asked(self, ask: Callable[[], T]) -> T:
         """Return the result of `ask`. An error of devenv fails the test, without a traceback."""
@@ -364,10 +373,13 @@ def _devenv_session(pytestconfig: pytest.Config) -> Session:
 
 @pytest.fixture(scope="session", autouse=True)
 def _devenv_begin(request: pytest.FixtureRequest, _devenv_session: Session) -> None:
-    """Start services that markers ask for with the first test of the run."""
-    if _devenv_session.wants_services:
-        profile, settings = (request.getfixturevalue(name) for name in ("devenv_profile", "devenv_settings"))
-        _devenv_session.begin(profile, settings)
+    """Start services that markers ask for with the first test of the run, and wait for accounts for test suites."""
+    if not (_devenv_session.wants_services or _devenv_session.wants_accounts):
+        return
+    profile, settings = (request.getfixturevalue(name) for name in ("devenv_profile", "devenv_settings"))
+    _devenv_session.begin(profile, settings)
+    if _devenv_session.wants_accounts:
+        _devenv_session.asked(_devenv_session.lease(profile, settings).lend_accounts)
 
 
 @pytest.fixture(autouse=True)

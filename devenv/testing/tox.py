@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from configparser import Error, RawConfigParser
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from typing import Any
 _VARIABLE = "TOX_OVERRIDE"
 _SPELLINGS = ("pass_env", "passenv")
 _COMMON = "testenv"
+_FILES = ("tox.ini", "setup.cfg", "pyproject.toml", "tox.toml")
+# A variable that gets a value, on a line that is no comment: "setenv = NAME=x", "  py3: NAME = x", "NAME = 'x'".
+_SETS = r"^(?![ \t]*[#;])(?:.*[ \t={{,\"'])?({})[\"']?[ \t]*=(?!=)"
 # Alternatives in the name of a section: [testenv:{py311,py312}-mysql].
 _ALTERNATIVES = re.compile(r"\{([^{}]*)\}")
 
@@ -30,6 +33,19 @@ def passed_on(folder: Path, variables: Mapping[str, str], environ: Mapping[str, 
     changes = [f"{key}+={names}" for key in _lists(folder)]
     given = [environ[_VARIABLE]] if environ.get(_VARIABLE) else []
     return {**variables, _VARIABLE: ";".join([*given, *changes])} if changes else dict(variables)
+
+
+def hidden(command: Sequence[str], folder: Path, names: Collection[str]) -> list[str]:
+    """Return a line for each variable that tests do not get, since the project's file sets it for tox itself."""
+    if not names or not any(Path(word).name == "tox" for word in command):
+        return []
+    sets = re.compile(_SETS.format("|".join(map(re.escape, names))), re.MULTILINE)
+    texts = {name: (folder / name).read_text(errors="replace") for name in _FILES if (folder / name).is_file()}
+    return [
+        f"{file} sets {name} itself, and so hides devenv's from the tests; run them without tox, or remove that line"
+        for file, text in texts.items()
+        for name in dict.fromkeys(sets.findall(text))
+    ]
 
 
 def _lists(folder: Path) -> list[str]:

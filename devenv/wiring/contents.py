@@ -22,7 +22,7 @@ from pathlib import Path
 
 from devenv.errors import ConfigError
 from devenv.model import Catalogue, ComponentChoice, Desired, DesiredService, Provision
-from devenv.spec.components import endpoints_of
+from devenv.spec.components import CITEST, endpoints_of
 from devenv.spec.template import render_file
 
 # The clouds of the environment, for openstacksdk.
@@ -116,6 +116,15 @@ def conventional(
                 found |= from_dotenv(render_file(path, service.components[component].values))
     urls = [found[key] for name in services if (key := f"PIFPAF_{name.upper()}_URL") in found]
     return found | ({"PIFPAF_URL": urls[0], "PIFPAF_URLS": ";".join(urls)} if urls else {})
+
+
+def citest_variables(services: Mapping[str, DesiredService]) -> dict[str, str]:
+    """Return the variable by which oslo.db finds the databases for its tests.
+
+    Without SQLite at its end, tests that are for SQLite would run on the first of the databases.
+    """
+    urls = [service.components[CITEST].values["citest.url"] for service in services.values()]
+    return {"OS_TEST_DBAPI_ADMIN_CONNECTION": ";".join([*urls, "sqlite://"])}
 
 
 def from_dotenv(text: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,6 +47,12 @@ class Lent:
             self.did.append("down")
             if self.fails_after:
                 raise self.fails_after
+
+    def databases(self, names: Any, citest: bool) -> list[str]:
+        return []
+
+    def citest(self, databases: Any) -> AbstractContextManager[dict[str, str]]:
+        return nullcontext({})
 
     def status(self) -> dict[str, ServiceStatus]:
         return {"web": READY}

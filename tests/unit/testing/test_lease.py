@@ -33,6 +33,9 @@ class Broken:
     def shared(self) -> Iterator[Path]:
         yield self._folder
 
+    def databases(self, citest: bool) -> list[str]:
+        return []
+
     def selected(self, names: Sequence[str]) -> list[str]:
         return [need for name in names for need in NEEDS[name]]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from devenv.testing.tox import passed_on
+from devenv.testing.tox import hidden, passed_on
 
 
 def override(folder: Path, environ: dict[str, str] | None = None) -> str:
@@ -76,3 +76,23 @@ def test_changes_of_the_user_come_first_and_stay(tmp_path: Path) -> None:
 
 def test_without_a_configuration_nothing_is_changed(tmp_path: Path) -> None:
     assert passed_on(tmp_path, {"A": "1"}, {"TOX_OVERRIDE": "x=y"}) == {"A": "1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("tox.ini", "[testenv]\nsetenv =\n  X=1\n  A=here\n", True),
+        ("tox.ini", "[testenv]\nset_env = A = here\n", True),
+        ("tox.ini", "[testenv]\nsetenv =\n  {py3,py4}-x: A={env:A:here}\n", True),
+        ("tox.ini", "[testenv]\n# A=here\nsetenv =\n  AA=1\n  X=A\npassenv = A\n", False),
+        ("tox.ini", "[testenv]\nwith = prog -g A run x\nif = A==1\n", False),
+        ("pyproject.toml", "[tool.tox.env_run_base]\nset_env = { A = 'here' }\n", True),
+        ("tox.toml", "[env_run_base.set_env]\nA = 'here'\n", True),
+    ],
+)
+def test_a_variable_that_the_project_sets_for_tox_is_told(tmp_path: Path, name: str, text: str, found: bool) -> None:
+    (tmp_path / name).write_text(text)
+    told = [f"{name} sets A itself, and so hides devenv's from the tests; run them without tox, or remove that line"]
+    assert hidden(["python", "-m", "tox", "-e", "py3"], tmp_path, ["A"]) == (told if found else [])
+    assert hidden(["stestr", "run"], tmp_path, ["A"]) == []
+    assert hidden(["tox"], tmp_path, []) == []
