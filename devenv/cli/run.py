@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from devenv.cli.common import environment_of, services_argument, show, timeout_option
+
+if TYPE_CHECKING:
+    from devenv.wiring.pifpaf import Pifpaf
+
+# Where the context keeps the options of pifpaf that were given.
+_GIVEN = "pifpaf"
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 def _component_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -20,6 +30,39 @@ def _component_option(command: Callable[..., None]) -> Callable[..., None]:
 def _citest_option(command: Callable[..., None]) -> Callable[..., None]:
     words = "Give OpenStack's own test suites the account and the database openstack_citest in each database."
     return click.option("--citest", is_flag=True, help=words)(command)
+
+
+def _pifpaf_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add pifpaf's own options. They go into the context, so commands need no parameters for them."""
+    prefix = "Name pifpaf's variables PREFIX_URL, … and not PIFPAF_URL, …; they hold the administrator's logins."
+    urls = "Append all URLs to VARIABLE and not to PIFPAF_URLS; they hold the administrator's logins."
+    for letter, name, metavar, words in (
+        ("-g", "--global-urls-variable", "VARIABLE", urls),
+        ("-e", "--env-prefix", "PREFIX", prefix),
+    ):
+        option = click.option(letter, name, metavar=metavar, help=words, callback=_keep_name, expose_value=False)
+        command = option(command)
+    return command
+
+
+def _keep_name(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    if value is None:
+        return
+    if not _VARIABLE.match(value):
+        words = f"cannot use {value!r} for {option.opts[-1]}: it has to begin the name of a variable"
+        raise click.UsageError(f"{words} (letters, digits and _, no digit first)")
+    context.meta.setdefault(_GIVEN, {})[option.name] = value
+
+
+def _administrator(context: click.Context) -> Pifpaf | None:
+    """Return how to name the administrator's variables; None if neither of pifpaf's options was given."""
+    from devenv.wiring.pifpaf import Pifpaf
+
+    given: dict[str, str] = context.meta.get(_GIVEN, {})
+    if not given:
+        return None
+    names = Pifpaf(given.get("env_prefix", Pifpaf.prefix), given.get("global_urls_variable", Pifpaf.urls))
+    return replace(names, before=os.environ.get(names.urls, ""))
 
 
 class _BeforeCommand(click.Command):
@@ -37,6 +80,7 @@ class _BeforeCommand(click.Command):
 @click.command(cls=_BeforeCommand)
 @_component_option
 @_citest_option
+@_pifpaf_options
 @timeout_option
 @services_argument
 @click.pass_context
@@ -53,6 +97,7 @@ def run(context: click.Context, component: str, citest: bool, wait_timeout: floa
 @click.command()
 @_component_option
 @_citest_option
+@_pifpaf_options
 @timeout_option
 @services_argument
 @click.pass_context
@@ -68,6 +113,7 @@ def shell(context: click.Context, component: str, citest: bool, wait_timeout: fl
 @click.command(cls=_BeforeCommand)
 @_component_option
 @_citest_option
+@_pifpaf_options
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -117,6 +163,7 @@ def ci(
         artifacts=artifacts,
         summary=summary,
         step_summary=Path(step_summary) if step_summary else None,
+        administrator=_administrator(context),
     )
     sys.exit(run_job(environment_of(context, wait_timeout), job, job_log(sys.stderr, os.environ), show))
 
@@ -144,5 +191,5 @@ def _run(
     with environment.lent(services, component) as name, environment.citest(databases) as more:
         for line in hidden(command, Path.cwd(), more):
             click.echo(line, err=True)
-        code = run_program(command, {**environment.run_variables(name), **more})
+        code = run_program(command, {**environment.run_variables(name, services, _administrator(context)), **more})
     sys.exit(code)

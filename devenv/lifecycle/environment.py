@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from devenv.lifecycle.loans import Borrowed
     from devenv.lifecycle.timing import Run
     from devenv.wiring.merge import Change
+    from devenv.wiring.pifpaf import Pifpaf
 
 
 class Environment:
@@ -335,11 +336,17 @@ class Environment:
         overlay = contents.wired_files(present, defined.catalogue)[contents.overlay_name(component)]
         return contents.component_map(present.services, component, overlay)
 
-    def run_variables(self, component: str) -> dict[str, str]:
-        """Return the variables of a program that runs as the component: all of `env`, and well-known names."""
+    def run_variables(
+        self, component: str, names: Sequence[str] = (), administrator: Pifpaf | None = None
+    ) -> dict[str, str]:
+        """Return the variables of a program that runs as the component: all of `env`, and well-known names.
+
+        pifpaf's URL is that of the first service in `names`. With `administrator`, pifpaf's variables are the
+        administrator's, under the names that it says.
+        """
         overlay = self.folder / contents.overlay_name(component)
         defined, present = self._present(component)
-        return contents.run_variables(present, component, overlay, defined.catalogue)[0]
+        return contents.run_variables(present, component, overlay, defined.catalogue, names, administrator)[0]
 
     def export(self, tool: str, component: str = "") -> dict[str, str]:
         """Return the environment in another tool's format, by the file's name, which is empty if there is only one.

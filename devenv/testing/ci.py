@@ -19,6 +19,7 @@ from devenv.testing.artifacts import hider, make_folder, write_artifacts
 from devenv.testing.joblog import JobLog
 from devenv.testing.program import run_group
 from devenv.testing.tox import hidden
+from devenv.wiring.pifpaf import Pifpaf
 
 # So many lines of each service go to the log of a job that failed; the artifacts hold the complete log.
 _LAST_LINES = 100
@@ -31,7 +32,7 @@ class Job:
     With `citest`, the databases have the account that OpenStack's own test suites expect.
 
     `artifacts` is a folder for the artifacts, `summary` a file for the report. devenv appends the report to
-    `step_summary`.
+    `step_summary`. With `administrator`, the command gets pifpaf's variables under these names.
     """
 
     command: Sequence[str]
@@ -42,6 +43,7 @@ class Job:
     artifacts: Path | None = None
     summary: Path | None = None
     step_summary: Path | None = None
+    administrator: Pifpaf | None = None
 
 
 @dataclass
@@ -109,7 +111,7 @@ class _Running:
             component = stack.enter_context(lent)
             more = stack.enter_context(self._environment.citest(databases))
             self._log.mask(sorted(self._environment.state.secrets(()).values()))
-            variables = {**self._environment.run_variables(component), **more}
+            variables = {**self._environment.run_variables(component, job.services, job.administrator), **more}
             self._log.lines(hidden(job.command, Path.cwd(), more))
             # Unfolded: people open the log for the output of the command, which may have groups of its own.
             self._log.end()

@@ -24,6 +24,8 @@ from devenv.errors import ConfigError
 from devenv.model import Catalogue, ComponentChoice, Desired, DesiredService, Provision
 from devenv.spec.components import CITEST, endpoints_of
 from devenv.spec.template import render_file
+from devenv.wiring import pifpaf
+from devenv.wiring.pifpaf import Pifpaf
 
 # The clouds of the environment, for openstacksdk.
 CLOUDS = "clouds.yaml"
@@ -84,19 +86,35 @@ def _marked(overlay: str) -> set[str]:
     return found
 
 
-def run_variables(desired: Desired, component: str, overlay: Path, catalogue: Catalogue) -> tuple[dict[str, str], str]:
-    """Return the variables of a program that runs as the component, and the overlay's text, which is in `overlay`."""
-    variables, text = job_variables(desired, component, catalogue)
+def run_variables(
+    desired: Desired,
+    component: str,
+    overlay: Path,
+    catalogue: Catalogue,
+    named: Sequence[str] = (),
+    administrator: Pifpaf | None = None,
+) -> tuple[dict[str, str], str]:
+    """Return the variables of a program that runs as the component, and the overlay's text, which is in `overlay`.
+
+    See `conventional` for `named` and `administrator`.
+    """
+    variables, text = job_variables(desired, component, catalogue, named, administrator)
     return variables | {"DEVENV_OSLO_CONF": str(overlay)}, text
 
 
-def job_variables(desired: Desired, component: str, catalogue: Catalogue) -> tuple[dict[str, str], str]:
+def job_variables(
+    desired: Desired,
+    component: str,
+    catalogue: Catalogue,
+    named: Sequence[str] = (),
+    administrator: Pifpaf | None = None,
+) -> tuple[dict[str, str], str]:
     """Return the variables of a program that finds none of devenv's files, and the overlay's text."""
     texts = wired_files(desired, catalogue)
     text = texts.get(overlay_name(component), "")
     known = component_map(desired.services, component, text)
-    named = conventional(desired.services, component, texts, catalogue)
-    return {"DEVENV_COMPONENT": component} | known | named, text
+    others = conventional(desired.services, component, texts, catalogue, named, administrator)
+    return {"DEVENV_COMPONENT": component} | known | others, text
 
 
 def conventional(
@@ -104,18 +122,29 @@ def conventional(
     component: str,
     texts: Mapping[str, str],
     catalogue: Catalogue,
+    named: Sequence[str] = (),
+    administrator: Pifpaf | None = None,
 ) -> dict[str, str]:
     """Return the variables that programs know by other names: DATABASE_URL and the like, and those of pifpaf.
 
-    `PIFPAF_URL` is the first one of pifpaf's URLs, and `PIFPAF_URLS` has all of them.
+    pifpaf's URL and list of URLs are about the `named` services (all, if none is named). With `administrator`, pifpaf's
+    variables are the administrator's, under the names that it says.
     """
-    found = from_dotenv(texts.get(f"{component}.env", ""))
-    for name, service in services.items():
-        if component in service.components:
-            for path in _templates(catalogue[name].wire / "run"):
-                found |= from_dotenv(render_file(path, service.components[component].values))
-    urls = [found[key] for name in services if (key := f"PIFPAF_{name.upper()}_URL") in found]
-    return found | ({"PIFPAF_URL": urls[0], "PIFPAF_URLS": ";".join(urls)} if urls else {})
+    known = from_dotenv(texts.get(f"{component}.env", ""))
+    named = list(dict.fromkeys(named)) or list(services)
+    if administrator:
+        own = {name: service.own for name, service in services.items() if service.own}
+        return known | pifpaf.administrators(_for_runs(own, catalogue), named, administrator)
+    parts = {name: s.components[component] for name, s in services.items() if component in s.components}
+    return known | pifpaf.components(_for_runs(parts, catalogue), named)
+
+
+def _for_runs(views: Mapping[str, Provision], catalogue: Catalogue) -> dict[str, dict[str, str]]:
+    """Return the values of each service's templates for runs."""
+    return {
+        name: from_dotenv("".join(render_file(path, view.values) for path in _templates(catalogue[name].wire / "run")))
+        for name, view in views.items()
+    }
 
 
 def citest_variables(services: Mapping[str, DesiredService]) -> dict[str, str]:

@@ -165,6 +165,50 @@ def test_variables_pass_through_tox_beside_what_it_passes_and_what_the_user_chan
     assert len(lines) == 2 and all(re.fullmatch(r"http://127.0.0.1:\d+ kept mine", line) for line in lines), lines
 
 
+# ---- under pifpaf's names ----------------------------------------------------------------------------------------
+
+
+PIFPAF = """
+import json, os, pymysql
+from urllib.parse import urlsplit
+found = {name: value for name, value in os.environ.items() if name.startswith(("A_", "B_", "ALL"))}
+url = urlsplit(os.environ["A_URL"])
+with pymysql.connect(host=url.hostname, port=url.port, user=url.username, password=url.password) as c:
+    cursor = c.cursor()
+    cursor.execute("CREATE DATABASE another")
+    cursor.execute("DROP DATABASE another")
+print(json.dumps(found))
+"""
+
+
+def test_nested_runs_keep_the_administrators_urls_of_the_ones_around_them(project: Project) -> None:
+    devenv = [sys.executable, "-m", "devenv", "run"]
+    inner = [*devenv, "-e", "B", "-g", "ALL", "etcd", "--", sys.executable, "-c", PIFPAF]
+    done = project.process("run", "-e", "A", "-g", "ALL", "mysql", "--", *inner)
+    found = json.loads(done.stdout)
+    assert found["A_URL"] == found["A_MYSQL_URL"] and found["A_DAEMON"] == "mysql"
+    assert found["B_URL"] == found["B_ETCD_URL"] and found["B_DAEMON"] == "etcd" and "B_MYSQL_URL" not in found
+    for_sqlalchemy = found["A_URL"].replace("mysql:", "mysql+pymysql:")
+    assert found["ALL"] == f"{for_sqlalchemy}?charset=utf8mb4;{found['B_URL']}"
+
+
+def test_the_url_is_that_of_the_service_that_the_run_names(project: Project) -> None:
+    project.configure("profile: base\ncomponents: {nova: {}}\n")
+    project.devenv("up", "mysql", "etcd")
+    with begun(project, "--component", "nova", "etcd") as (run, variables):
+        assert variables["PIFPAF_URL"] == variables["PIFPAF_URLS"] == variables["PIFPAF_ETCD_URL"]
+        assert variables["PIFPAF_MYSQL_URL"].startswith("mysql://nova:")
+        assert end(run) == 0
+
+
+def test_a_name_that_no_variable_can_have_is_refused_before_anything_starts(
+    etcd: Project, client: docker.DockerClient
+) -> None:
+    refused = etcd.devenv("run", "-e", "MY-TEST", "--", "true", check=False)
+    assert refused.returncode == 2 and "cannot use 'MY-TEST' for --env-prefix" in refused.stderr
+    assert ours(client, etcd.id) == NOTHING
+
+
 # ---- several at once ---------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from devenv.images.references import LABEL_CONTENT, content_of, images_for
 from devenv.model import (
+    ComponentChoice,
     ContainerOptions,
     Desired,
     DesiredService,
@@ -101,10 +102,13 @@ def line_of(path: Path, text: str) -> int:
 _shipped_catalogue = cache(load_catalogue)
 
 
-def shipped(names: tuple[str, ...] = ("mysql", "keystone", "rabbitmq", "etcd")) -> Desired:
+def shipped(
+    names: tuple[str, ...] = ("mysql", "keystone", "rabbitmq", "etcd"), components: tuple[str, ...] = ()
+) -> Desired:
     """Return the shipped services with their own ports and known secrets."""
     catalogue = _shipped_catalogue()
-    profile = Profile("base", {name: ServiceChoice() for name in names})
+    chosen = {name: ComponentChoice(name) for name in components}
+    profile = Profile("base", {name: ServiceChoice() for name in names}, components=chosen)
     ports = {f"{name}/{key}": e.port for name in names for key, e in catalogue[name].endpoints.items()}
     secrets = dict.fromkeys(secret_names(names, profile, catalogue), SECRET)
     return resolve(names, Inputs("env-1", profile, catalogue, images_for(profile, catalogue), ports, secrets))

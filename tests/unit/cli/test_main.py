@@ -626,6 +626,18 @@ def test_a_misspelt_command_or_option_is_told_what_was_meant(arguments: list[str
     assert result.exit_code == 2 and told in result.stderr
 
 
+@pytest.mark.parametrize("command", ["run", "shell", "ci"])
+@pytest.mark.parametrize("option", ["--env-prefix", "--global-urls-variable", "-e", "-g"])
+@pytest.mark.parametrize("name", ["", "1ST", "MY-TEST", "A=B", "Ä", "A\n"])
+def test_a_name_that_no_variable_can_have_is_one_clear_line_and_exit_code_2(
+    command: str, option: str, name: str
+) -> None:
+    result = run(command, option, name, "etcd", *([] if command == "shell" else ["--", "true"]))
+    assert result.exit_code == 2
+    (line,) = (line for line in result.stderr.splitlines() if "cannot" in line)
+    assert re.match(rf"Error: cannot use {re.escape(repr(name))} for --(env-prefix|global-urls-variable): ", line)
+
+
 # ---- init --------------------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ from devenv.testing import ci
 from devenv.testing.ci import Job, Story, markdown, run_job
 from devenv.testing.joblog import JobLog
 from devenv.testing.program import CannotRun, OutOfTime
+from devenv.wiring.pifpaf import Pifpaf
 
 READY = ServiceStatus("role", "ready", "devenv/web:1", "devenv-x-web", {})
 SECRET = "s3cret"
@@ -60,8 +61,12 @@ class Lent:
     def containers(self) -> dict[str, str]:
         return {"web": "c1"}
 
-    def run_variables(self, component: str) -> dict[str, str]:
-        return {"COMPONENT": component}
+    def run_variables(self, component: str, names: Sequence[str], administrator: Pifpaf | None) -> dict[str, str]:
+        return {
+            "COMPONENT": component,
+            "NAMED": " ".join(names),
+            "PREFIX": administrator.prefix if administrator else "",
+        }
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +93,11 @@ def test_the_exit_code_is_the_commands_and_artifacts_are_collected_while_service
     environment = Lent()
     assert done(environment, f"exit({code})", artifacts=tmp_path / "a") == (code, [])
     assert collected == [["up"]] and environment.did == ["up", "down"]
+
+
+def test_the_command_gets_the_variables_of_the_services_and_names_that_the_job_asks_for() -> None:
+    code = "import os; exit(os.environ['NAMED'] + os.environ['PREFIX'] != 'web dbA')"
+    assert done(Lent(), code, services=("web", "db"), administrator=Pifpaf("A")) == (0, [])
 
 
 def test_a_failed_command_is_followed_by_the_services_last_lines_without_secrets() -> None:
