@@ -66,13 +66,19 @@ def component_map(services: Mapping[str, DesiredService], component: str, overla
     # Other commands start faster without this import.
     from devenv.wiring import ini
 
-    views = {name: s.components[component] for name, s in services.items() if component in s.components}
     options = ini.options(overlay, f"{component}.conf")
     repeated = {section for (section, _), values in options.items() if len(values) > 1} | _marked(overlay)
-    return flat_map(views) | {
+    return flat_map(_parts(services, component)) | {
         f"OS_{section.upper()}__{option.upper()}": values[0]
         for (section, option), values in options.items()
         if section not in repeated
+    }
+
+
+def _parts(services: Mapping[str, DesiredService], component: str) -> dict[str, Provision]:
+    """Return the component's part of each service, by the service's name."""
+    return {
+        name: service.components[component] for name, service in services.items() if component in service.components
     }
 
 
@@ -109,11 +115,15 @@ def job_variables(
     named: Sequence[str] = (),
     administrator: Pifpaf | None = None,
 ) -> tuple[dict[str, str], str]:
-    """Return the variables of a program that finds none of devenv's files, and the overlay's text."""
-    texts = wired_files(desired, catalogue)
+    """Return the variables of a program that finds none of devenv's files, and the overlay's text.
+
+    With `administrator`, oslo.config reads none of them: they would win over the files that a suite written for pifpaf
+    gives it.
+    """
+    services, texts = desired.services, wired_files(desired, catalogue)
     text = texts.get(overlay_name(component), "")
-    known = component_map(desired.services, component, text)
-    others = conventional(desired.services, component, texts, catalogue, named, administrator)
+    known = flat_map(_parts(services, component)) if administrator else component_map(services, component, text)
+    others = conventional(services, component, texts, catalogue, named, administrator)
     return {"DEVENV_COMPONENT": component} | known | others, text
 
 
@@ -135,8 +145,7 @@ def conventional(
     if administrator:
         own = {name: service.own for name, service in services.items() if service.own}
         return known | pifpaf.administrators(_for_runs(own, catalogue), named, administrator)
-    parts = {name: s.components[component] for name, s in services.items() if component in s.components}
-    return known | pifpaf.components(_for_runs(parts, catalogue), named)
+    return known | pifpaf.components(_for_runs(_parts(services, component), catalogue), named)
 
 
 def _for_runs(views: Mapping[str, Provision], catalogue: Catalogue) -> dict[str, dict[str, str]]:
