@@ -99,9 +99,9 @@ class ServiceDefinition:
     """One service as its Compose file defines it; templates are not filled in yet.
 
     `provisioner` says what creates components' parts; it is empty if the service has no parts for them. `wire` is the
-    folder with the templates of wired files. `package` is the package in the image whose version is the service's.
-    The `default` service of a role fills it where a profile says nothing else. `citest` is the URL by which OpenStack's
-    own test suites use its account for them.
+    folder with the templates of wired files. `package` is the package in the image whose version is the service's, and
+    `official` the public image of that version, for CIs. The `default` service of a role fills it where a profile says
+    nothing else. `citest` is the URL by which OpenStack's own test suites use its account for them.
     """
 
     name: str
@@ -112,6 +112,7 @@ class ServiceDefinition:
     build: bool = False
     wheels: str = ""
     package: str = ""
+    official: str = ""
     files: tuple[ConfigFile, ...] = ()
     volumes: tuple[tuple[str, str], ...] = ()
     secrets: tuple[str, ...] = ()

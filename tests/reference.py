@@ -354,6 +354,7 @@ CONTAINER: Words = {
 }
 DEVENV: Words = {
     "role": ("name", "the role by which other services require it", "role: database"),
+    "official": ("image", "the public image of the version that it builds, for CIs", "official: mysql:9.7"),
     "default": ("true or false", "it fills the role where nothing else is said", "default: true"),
     "citest": (
         "template",

@@ -25,7 +25,7 @@ from devenv.model import (
     Requirement,
     ServiceDefinition,
 )
-from devenv.names import NAME, NAME_RULE, hint_for
+from devenv.names import IMAGE, NAME, NAME_RULE, hint_for
 from devenv.spec import strict_yaml
 
 _DURATION = re.compile(r"(?:(\d+)m)?(?:(\d+)s)?\Z")
@@ -208,6 +208,7 @@ _DEVENV: dict[Any, Any] = {
     Optional("wire"): Match(re.compile(r"[a-z-]+\Z"), msg="expected a folder beside this file"),
     Optional("wheels"): str,
     Optional("package"): str,
+    Optional("official"): Match(IMAGE, msg="expected an image such as mysql:9.7"),
     Optional("settings"): {_SMALL: _text},
     Optional("golden"): [_volume_name],
     Optional("resumes"): bool,
@@ -328,6 +329,7 @@ def _definition(name: str, data: Mapping[str, Any], path: Path) -> ServiceDefini
         build="build" in container,
         wheels=devenv.get("wheels", ""),
         package=devenv.get("package", ""),
+        official=devenv.get("official", ""),
         files=tuple(file_of(used) for used in container.get("configs", ())),
         volumes=tuple((match[1], match[2]) for match in container.get("volumes", ())),
         secrets=tuple(devenv.get("secrets", ())),

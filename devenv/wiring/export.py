@@ -68,7 +68,12 @@ def for_jobs(
     component = component or next(iter(profile.components), OWN)
     desired = _alone(_resolved(tool, profile, catalogue, images), component)
     parts = {name: service.components[component].values for name, service in desired.services.items()}
-    told = {name: values for name, values in parts.items() if (catalogue[name].wire / "export" / tool).is_file()}
+    told = {
+        # A CI runs an image of the project's own choice, too.
+        name: {**values, "official": images[name].reference if images[name].how == "pull" else catalogue[name].official}
+        for name, values in parts.items()
+        if (catalogue[name].wire / "export" / tool).is_file()
+    }
     seen = replace(desired, services={name: desired.services[name] for name in told})
     words = {
         "project": project,

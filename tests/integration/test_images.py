@@ -23,6 +23,7 @@ from devenv.images import build as imagebuild, references as images
 from devenv.images.references import BASE, LABEL_CONTENT, stale_images
 from devenv.lifecycle.environment import Environment
 from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, SHARED, Profile
+from devenv.spec.catalogue import load_catalogue
 
 TAG = "trixie-slim"
 # An etcd of nothing but the base. A comment makes it another one for each test.
@@ -299,6 +300,16 @@ def test_the_list_shows_digests_and_versions(fresh: Project, client: docker.Dock
         _, reference, digest, version, *_ = line.split()
         assert (reference, digest) == (one["reference"], one["id"].removeprefix("sha256:")[:12])
         assert one["version"].startswith(version)
+
+
+def test_jobs_of_a_ci_get_the_versions_that_devenv_builds(fresh: Project) -> None:
+    official = {name: service.official for name, service in load_catalogue().items() if service.official}
+    assert {"mysql", "rabbitmq", "etcd"} <= official.keys()
+    for name, one in listed(fresh).items():
+        if name in official:
+            version = official[name].rpartition(":")[2].removeprefix("v").removesuffix("-management")
+            built = one["version"].partition("-")[0]
+            assert f"{built}.".startswith(f"{version}."), (official[name], one["version"])
 
 
 def test_an_image_that_is_not_there_has_no_bill_of_materials(project: Project) -> None:

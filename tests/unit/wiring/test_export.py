@@ -259,6 +259,15 @@ def test_without_a_component_a_job_has_the_login_of_devenv_itself() -> None:
     assert "OS_DEFAULT__TRANSPORT_URL" not in job["env"]
 
 
+@pytest.mark.parametrize("tool", ["github", "gitlab"])
+def test_a_job_runs_the_image_that_devenv_yaml_names(tool: str) -> None:
+    profile = replace(
+        exports.PROFILE, services={"mysql": ServiceChoice("example.org/mysql:8.0"), "etcd": ServiceChoice()}
+    )
+    text = exports.files(tool, profile=profile)[""]
+    assert "example.org/mysql:8.0" in text and exports.CATALOGUE["etcd"].official in text
+
+
 def test_a_component_that_is_not_there_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"cannot find component 'nowa' in devenv.yaml") as caught:
         exports.files("github", "nowa")
