@@ -82,12 +82,14 @@ def load_application():
     postpone("keystone.federation.idp")
     # The steps after the database's start need these, so import them while it starts.
     import keystone.cmd.bootstrap  # noqa: F401
-    import pymysql  # noqa: F401
+    import sqlalchemy
     import werkzeug.test  # noqa: F401
+    from keystone.conf import CONF
     from keystone.server import configure
     from keystone.server.flask import application, core
 
     configure(config_files=[str(HERE / "keystone.conf")])
+    sqlalchemy.make_url(CONF.database.connection).get_dialect().import_dbapi()
     from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
     app = core.setup_app_middleware(application.application_factory("public"))
@@ -145,8 +147,8 @@ def wait_for_database(timeout):
         try:
             return engine.connect().close()
         except sqlalchemy.exc.DBAPIError as error:
-            if str(error.orig) != reason:
-                reason = str(error.orig)
+            if (line := str(error.orig).partition("\n")[0]) != reason:
+                reason = line
                 print(f"waiting for the database: {reason}", flush=True)
             # After a second, this is the database's first start: use the time to import what only a first start needs.
             if time.monotonic() > deadline - timeout + 1:
@@ -185,8 +187,11 @@ def schema_is_current():
     heads = {path.read_text().strip() for path in versions.glob("*_HEAD")}
     try:
         with sql.session_for_read() as session:
+            # oslo.db logs a traceback if PostgreSQL misses a table.
+            if not sqlalchemy.inspect(session.connection()).has_table("alembic_version"):
+                return False
             found = set(session.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalars())
-    except Exception:  # The table does not exist yet. If something else is wrong, Alembic explains it better.
+    except Exception:  # Alembic explains it better.
         return False
     return bool(heads) and found == heads
 
