@@ -305,6 +305,7 @@ SWITCHES = {
         "processes",
     ): "Keystone runs four processes, as in a deployment, instead of one with four threads and a cache",
     ("mysql", "durable"): "MySQL answers a commit when it is on the disk, and repairs half-written pages",
+    ("postgresql", "durable"): "PostgreSQL answers a commit when it is on the disk",
 }
 FILE: Words = {
     "services": ("mapping", "exactly one service, named like its folder", "services: {etcd: {…}}"),
@@ -435,6 +436,7 @@ PROBES = {
     "etcd": ("none", "`/readyz`; in old versions a linearizable read"),
     "keystone": ("`user`, `password`, `project`", "a token, and the identity URL in its catalog"),
     "mysql": ("`user`, `password`, `database`", "a login over TCP and a statement in the database"),
+    "postgresql": ("`user`, `password`, `database`", "a login over TCP and a statement in the database"),
 }
 PROVISIONERS = {
     "etcd": ("`auth`, `password`; `prepare` to switch authentication", "`prefix`; with `auth` also `user`, `password`"),
@@ -443,6 +445,7 @@ PROVISIONERS = {
         "`user`, `password`, `project`, `roles`, `region`, `catalog_type`, `catalog_name`, `catalog_url`",
     ),
     "mysql": ("`user`, `password`", "`database`, `user`, `password`"),
+    "postgresql": ("`user`, `password`, `database`", "`database`, `user`, `password`"),
     "rabbitmq": (
         "`user`, `password`; `initial`, the definitions that a reset leaves; `settle` before a snapshot",
         "`vhost`, `user`, `password`",

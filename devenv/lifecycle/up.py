@@ -20,6 +20,7 @@ from devenv.lifecycle.plan import Terms, make_plan, plan_images
 from devenv.lifecycle.world import Definitions, Picture, World
 from devenv.model import Desired, Observed, Plan, Report, Result, Timing
 from devenv.names import Pair
+from devenv.services.lookup import check_packages
 from devenv.spec.components import needed_components
 from devenv.store.registry import network_holders
 from devenv.wiring.contents import wired_files
@@ -121,9 +122,11 @@ def read(world: World, defined: Definitions, wish: Wish, may: Allowance) -> Pict
 def preflight(world: World, picture: Picture) -> Files:
     """Render what devenv will write and merge.
 
-    Raise ConfigError, before anything is done, if devenv cannot use a file or a template; NotOurs if a stranger has a
-    name that devenv needs.
+    Raise ConfigError, before anything is done, if devenv cannot use a file or a template, or lacks a package for a
+    service; NotOurs if a stranger has a name that devenv needs.
     """
+    for service in picture.wanted.services.values():
+        check_packages(service.probe["kind"], service.provisioner.get("kind", ""))
     world.engine.check_names(picture.everything, picture.observed)
     texts = wired_files(picture.everything, picture.defined.catalogue)
     merges = world.files.choose(picture.everything, texts)

@@ -17,28 +17,43 @@ PROVISIONERS = "devenv.provisioners"
 OWN = {
     PROBES: {
         "mysql": "devenv.services.mysql:check",
+        "postgresql": "devenv.services.postgresql:check",
         "amqp": "devenv.services.rabbitmq:check",
         "etcd": "devenv.services.etcd:check",
         "keystone": "devenv.services.keystone:check",
     },
     PROVISIONERS: {
         "mysql": "devenv.services.mysql:MySQL",
+        "postgresql": "devenv.services.postgresql:PostgreSQL",
         "rabbitmq": "devenv.services.rabbitmq:RabbitMQ",
         "etcd": "devenv.services.etcd:Etcd",
         "keystone": "devenv.services.keystone:Keystone",
     },
 }
+# The package that a kind needs and an installed devenv may lack, and what to install for it.
+NEEDS = {"postgresql": ("psycopg2", "openstack-devenv[postgresql]")}
+
+
+def check_packages(*kinds: str) -> None:
+    """Raise ConfigError if probes and provisioners of these kinds lack a package. It loads none."""
+    for kind in NEEDS.keys() & kinds:
+        from importlib.util import find_spec
+
+        package, bringing = NEEDS[kind]
+        if find_spec(package) is None:
+            reason = f"the Python package {package} is not installed"
+            raise ConfigError(f"cannot use {kind}: {reason}", f"install it beside devenv: pip install '{bringing}'")
 
 
 @cache
 def load_probe(kind: str) -> Check:
-    """Return the probe of that name. Raise ConfigError if no installed package brings it."""
+    """Return the probe of that name. Raise ConfigError if no installed package brings it, or it lacks another one."""
     check: Check = _load(PROBES, kind, "a probe")
     return check
 
 
 def load_provisioner(kind: str) -> type[Provisioner]:
-    """Return the provisioner of that name. Raise ConfigError if no installed package brings it."""
+    """Return the provisioner of that name. Raise ConfigError as `load_probe` does."""
     provisioner: type[Provisioner] = _load(PROVISIONERS, kind, "a provisioner")
     return provisioner
 
@@ -47,6 +62,7 @@ def _load(group: str, kind: str, what: str) -> Any:
     if address := OWN[group].get(kind):
         from importlib import import_module
 
+        check_packages(kind)
         module, _, name = address.partition(":")
         return getattr(import_module(module), name)
     # Importing it takes as long as a probe.

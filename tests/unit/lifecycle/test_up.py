@@ -18,6 +18,7 @@ from devenv.images.snapshot import SavedService, Snapshot
 from devenv.lifecycle.environment import Environment
 from devenv.lifecycle.world import Definitions, Picture, World
 from devenv.model import Plan
+from devenv.services.lookup import NEEDS
 
 
 @pytest.fixture
@@ -47,6 +48,17 @@ def test_a_port_that_somebody_was_quicker_to_take_is_followed_by_another(
     environment.up()
     assert len(set(tried)) == len(tried) == 3
     assert environment.state.load().ports == {"etcd/client": tried[-1]}
+
+
+def test_a_package_that_a_service_needs_is_missed_before_anything_is_done(
+    tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NEEDS, "etcd", ("no_such_package", "openstack-devenv[etcd]"))
+    refusing(tried, 0, monkeypatch)
+    for ask in (Environment().up, Environment().plan):
+        with pytest.raises(ConfigError, match="cannot use etcd: the Python package no_such_package is not installed"):
+            ask()
+    assert not tried
 
 
 def test_it_is_not_tried_for_ever(tried: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

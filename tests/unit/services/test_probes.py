@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import socketserver
 import struct
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from devenv.errors import ConfigError, NotReady
-from devenv.services import base, etcd, keystone, lookup, mysql, rabbitmq
+from devenv.services import base, etcd, keystone, lookup, mysql, postgresql, rabbitmq
 from devenv.services.base import Target
 from devenv.services.lookup import load_probe, load_provisioner
 
@@ -85,9 +86,16 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-ALL = {"mysql": mysql.check, "amqp": rabbitmq.check, "etcd": etcd.check, "keystone": keystone.check}
+ALL = {
+    "mysql": mysql.check,
+    "postgresql": postgresql.check,
+    "amqp": rabbitmq.check,
+    "etcd": etcd.check,
+    "keystone": keystone.check,
+}
 NOT_YET = {
     "mysql": "not accepting logins yet",
+    "postgresql": "not accepting logins yet",
     "amqp": "not accepting logins yet",
     "etcd": "not answering yet",
     "keystone": "not answering yet",
@@ -186,6 +194,49 @@ def test_keystone_without_its_user_gives_no_token() -> None:
         keystone.check(target)
 
 
+# ---- PostgreSQL --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def refusing(words: str) -> Iterator[Target]:
+    """Act like a PostgreSQL that refuses each login with these words."""
+    fields = b"SFATAL\0VFATAL\0C57P03\0M" + words.encode() + b"\0\0"
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(b"E" + struct.pack("!i", len(fields) + 4) + fields)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as tcp:
+        thread = threading.Thread(target=tcp.serve_forever, args=(0.01,))
+        thread.start()
+        yield Target("127.0.0.1", tcp.server_address[1], "", LOGIN)
+        tcp.shutdown()
+        thread.join()
+
+
+def test_postgresql_says_in_its_own_words_what_it_waits_for() -> None:
+    with refusing("the database system is starting up") as target, pytest.raises(NotReady) as caught:
+        postgresql.check(target)
+    assert str(caught.value) == "the database system is starting up"
+
+
+@pytest.mark.parametrize("load", [load_probe.__wrapped__, load_provisioner, lookup.check_packages])
+def test_a_package_that_is_missing_is_told_with_what_brings_it(
+    load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(lookup.NEEDS, "postgresql", ("no_such_package", "openstack-devenv[postgresql]"))
+    words = "cannot use postgresql: the Python package no_such_package is not installed"
+    with pytest.raises(ConfigError, match=words) as caught:
+        load("postgresql")
+    assert "pip install 'openstack-devenv[postgresql]'" in caught.value.hint
+
+
+def test_a_package_that_a_kind_needs_comes_with_an_extra_of_that_name() -> None:
+    extras = distribution("openstack-devenv").metadata.get_all("Provides-Extra")
+    assert {f"openstack-devenv[{extra}]" for extra in extras or ()} >= {extra for _, extra in lookup.NEEDS.values()}
+
+
 # ---- by name -----------------------------------------------------------------------------------------------------
 
 
@@ -205,7 +256,9 @@ def test_a_probe_that_nobody_brings_is_a_clear_error() -> None:
 def test_devenv_finds_its_own_probes_without_a_look_at_packages() -> None:
     code = "import sys; from devenv.services.lookup import load_probe; load_probe('etcd'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"importlib.metadata", "requests", "pymysql", "amqp", "http.client"} & set(done.stdout.split())
+    assert not {"importlib.metadata", "requests", "pymysql", "psycopg2", "amqp", "http.client"} & set(
+        done.stdout.split()
+    )
 
 
 UNDISTURBED = """

@@ -91,7 +91,7 @@ def component(name: str = "nova", **settings: str) -> Component:
 def test_an_unknown_kind_is_told_with_those_that_there_are() -> None:
     with pytest.raises(ConfigError, match="cannot find a provisioner of kind 'redis'") as error:
         load_provisioner("redis")
-    assert "etcd, keystone, mysql, rabbitmq" in error.value.hint
+    assert "etcd, keystone" in error.value.hint and "rabbitmq" in error.value.hint
 
 
 def test_a_component_shows_no_password() -> None:
@@ -136,6 +136,14 @@ def test_mysql_is_told_in_one_line_too() -> None:
     nobody = Target("127.0.0.1", 1, "", {"user": "u", "password": ROOT})
     with pytest.raises(ServiceFailed, match=r"cannot create the database of component nova at 127.0.0.1:1: Can't conn"):
         load_provisioner("mysql")(nobody).ensure(component(database="nova"))
+
+
+def test_postgresql_is_told_in_one_line_too() -> None:
+    nobody = Target("127.0.0.1", 1, "", {"user": "u", "password": ROOT, "database": "d"})
+    with pytest.raises(
+        ServiceFailed, match=r"cannot remove the database of component nova at .*:1: connection refused$"
+    ):
+        load_provisioner("postgresql")(nobody).drop(component(database="nova"))
 
 
 def test_a_proxy_of_the_user_is_passed_by(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

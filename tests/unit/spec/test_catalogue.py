@@ -41,9 +41,10 @@ def problems(path: Path) -> tuple[str, ...]:
 # ---- what is right ---------------------------------------------------------------------------------------------
 
 
-def test_the_four_base_services_fill_the_four_roles() -> None:
+def test_the_base_services_fill_the_four_roles() -> None:
     assert {name: service.role for name, service in SHIPPED.items()} == {
         "mysql": "database",
+        "postgresql": "database",
         "rabbitmq": "message-queue",
         "etcd": "coordination",
         "keystone": "identity",
@@ -97,7 +98,10 @@ def test_no_volume_is_golden_unless_the_file_says_so(tmp_path: Path) -> None:
 
 
 def test_only_data_that_is_dear_to_make_and_free_of_credentials_is_golden() -> None:
-    assert {name: service.golden for name, service in SHIPPED.items() if service.golden} == {"mysql": ("data",)}
+    assert {name: service.golden for name, service in SHIPPED.items() if service.golden} == {
+        "mysql": ("data",),
+        "postgresql": ("data",),
+    }
 
 
 # ---- settings and switches -------------------------------------------------------------------------------------
@@ -129,6 +133,7 @@ def test_what_is_unsafe_but_fast_is_off_with_the_switch_for_it() -> None:
     durable = load_catalogue(everywhere={"durable": True})
     assert {name: dict(service.settings) for name, service in durable.items() if service.settings} == {
         "mysql": {"flush_log": "1", "flush_method": "O_DIRECT", "doublewrite": "ON"},
+        "postgresql": {"fsync": "on"},
         "etcd": {"no_fsync": "false"},
         # Neither is about data: the number of processes, and their cache.
         "keystone": {"processes": "1", "cache": "true"},
