@@ -191,5 +191,6 @@ def _run(
     with environment.lent(services, component) as name, environment.citest(databases) as more:
         for line in hidden(command, Path.cwd(), more):
             click.echo(line, err=True)
-        code = run_program(command, {**environment.run_variables(name, services, _administrator(context)), **more})
+        variables = environment.run_variables(name, services, _administrator(context), bool(databases))
+        code = run_program(command, {**variables, **more})
     sys.exit(code)

@@ -337,16 +337,20 @@ class Environment:
         return contents.component_map(present.services, component, overlay)
 
     def run_variables(
-        self, component: str, names: Sequence[str] = (), administrator: Pifpaf | None = None
+        self,
+        component: str,
+        names: Sequence[str] = (),
+        administrator: Pifpaf | None = None,
+        citest: bool = False,
     ) -> dict[str, str]:
         """Return the variables of a program that runs as the component: all of `env`, and well-known names.
 
         pifpaf's URL is that of the first service in `names`. With `administrator`, pifpaf's variables are the
-        administrator's, under the names that it says.
+        administrator's, under the names that it says. With that or with `citest` there are none for oslo.config.
         """
         overlay = self.folder / contents.overlay_name(component)
         defined, present = self._present(component)
-        return contents.run_variables(present, component, overlay, defined.catalogue, names, administrator)[0]
+        return contents.run_variables(present, component, overlay, defined.catalogue, names, administrator, citest)[0]
 
     def export(self, tool: str, component: str = "") -> dict[str, str]:
         """Return the environment in another tool's format, by the file's name, which is empty if there is only one.

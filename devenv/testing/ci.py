@@ -111,13 +111,13 @@ class _Running:
             component = stack.enter_context(lent)
             more = stack.enter_context(self._environment.citest(databases))
             self._log.mask(sorted(self._environment.state.secrets(()).values()))
-            variables = {**self._environment.run_variables(component, job.services, job.administrator), **more}
+            variables = self._environment.run_variables(component, job.services, job.administrator, bool(databases))
             self._log.lines(hidden(job.command, Path.cwd(), more))
             # Unfolded: people open the log for the output of the command, which may have groups of its own.
             self._log.end()
             began = time.monotonic()
             try:
-                story.code = code = run_group(job.command, variables, job.limit)
+                story.code = code = run_group(job.command, {**variables, **more}, job.limit)
             finally:
                 story.seconds = time.monotonic() - began
         return code

@@ -99,12 +99,13 @@ def run_variables(
     catalogue: Catalogue,
     named: Sequence[str] = (),
     administrator: Pifpaf | None = None,
+    citest: bool = False,
 ) -> tuple[dict[str, str], str]:
     """Return the variables of a program that runs as the component, and the overlay's text, which is in `overlay`.
 
-    See `conventional` for `named` and `administrator`.
+    See `job_variables` for the others.
     """
-    variables, text = job_variables(desired, component, catalogue, named, administrator)
+    variables, text = job_variables(desired, component, catalogue, named, administrator, citest)
     return variables | {"DEVENV_OSLO_CONF": str(overlay)}, text
 
 
@@ -114,15 +115,17 @@ def job_variables(
     catalogue: Catalogue,
     named: Sequence[str] = (),
     administrator: Pifpaf | None = None,
+    citest: bool = False,
 ) -> tuple[dict[str, str], str]:
     """Return the variables of a program that finds none of devenv's files, and the overlay's text.
 
-    With `administrator`, oslo.config reads none of them: they would win over the files that a suite written for pifpaf
-    gives it.
+    See `conventional` for `named` and `administrator`. With the latter, or with `citest`, oslo.config reads none of the
+    variables: they would win over what a test suite gives it.
     """
     services, texts = desired.services, wired_files(desired, catalogue)
     text = texts.get(overlay_name(component), "")
-    known = flat_map(_parts(services, component)) if administrator else component_map(services, component, text)
+    for_suite = administrator is not None or citest
+    known = flat_map(_parts(services, component)) if for_suite else component_map(services, component, text)
     others = conventional(services, component, texts, catalogue, named, administrator)
     return {"DEVENV_COMPONENT": component} | known | others, text
 

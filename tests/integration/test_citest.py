@@ -67,6 +67,8 @@ def test_the_variable_names_the_databases_and_sqlite_and_the_account_may_do_ever
         url, last = urls_in(variables[VARIABLE])
         assert last.geturl() == "sqlite:"
         assert (url.username, url.password, url.hostname) == (ACCOUNT, ACCOUNT, "127.0.0.1")
+        # They would win over what a suite gives oslo.config.
+        assert not [name for name in variables if name.startswith("OS_DATABASE__")]
         assert url.port == int(project.env()[f"DEVENV_{database.upper()}_PORT"])
         ask(url, "CREATE DATABASE one_of_ten_letters", "CREATE USER other_user", "DROP USER other_user")
         ask(url, "DROP DATABASE one_of_ten_letters")

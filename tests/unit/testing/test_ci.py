@@ -61,7 +61,9 @@ class Lent:
     def containers(self) -> dict[str, str]:
         return {"web": "c1"}
 
-    def run_variables(self, component: str, names: Sequence[str], administrator: Pifpaf | None) -> dict[str, str]:
+    def run_variables(
+        self, component: str, names: Sequence[str], administrator: Pifpaf | None, citest: bool
+    ) -> dict[str, str]:
         return {
             "COMPONENT": component,
             "NAMED": " ".join(names),
