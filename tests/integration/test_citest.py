@@ -7,10 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+import psycopg2
 import pymysql
 import pytest
 from project import Project, one_clear_line
@@ -18,35 +20,46 @@ from test_run import begun, end
 
 VARIABLE = "OS_TEST_DBAPI_ADMIN_CONNECTION"
 ACCOUNT = "openstack_citest"
-DATABASES = ["mysql"]
+DATABASES = ["mysql", "postgresql"]
+# How the administrator lists the accounts and databases whose names begin with the account's.
+LISTS = {
+    "mysql": (
+        "mysql",
+        "-Ne",
+        f"SELECT User FROM mysql.user WHERE User LIKE '{ACCOUNT}%' UNION ALL "
+        f"SELECT SCHEMA_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME LIKE '{ACCOUNT}%'",
+    ),
+    "postgresql": (
+        "psql",
+        "-Atc",
+        f"SELECT rolname FROM pg_roles WHERE rolname LIKE '{ACCOUNT}%' UNION ALL "
+        f"SELECT datname FROM pg_database WHERE datname LIKE '{ACCOUNT}%'",
+    ),
+}
 
 
 def urls_in(text: str) -> list[SplitResult]:
     return [urlsplit(url) for url in text.strip().split(";")]
 
 
-def ask(url: SplitResult, *statements: str) -> list[tuple[Any, ...]]:
-    """Execute statements as the account; return the rows of the last one."""
-    assert url.hostname and url.port
-    with (
-        pymysql.connect(
-            host=url.hostname, port=url.port, user=url.username, password=url.password or "", autocommit=True
-        ) as connection,
-        connection.cursor() as cursor,
-    ):
+def ask(url: SplitResult, *statements: str) -> None:
+    """Execute statements as the account."""
+    assert url.hostname and url.port and url.username and url.password
+    where = {"host": url.hostname, "port": url.port, "user": url.username, "password": url.password}
+    connection: Any
+    if url.scheme.startswith("mysql"):
+        connection = pymysql.connect(**where)
+    else:
+        connection = psycopg2.connect(**where, dbname=url.path[1:])
+        connection.autocommit = True
+    with closing(connection), connection.cursor() as cursor:
         for statement in statements:
             cursor.execute(statement)
-        return list(cursor.fetchall())
 
 
 def accounts(project: Project, service: str) -> list[str]:
     """Return which accounts and databases the server has by the name that test suites use."""
-    query = {
-        "mysql": f"SELECT User FROM mysql.user WHERE User = '{ACCOUNT}' UNION ALL "
-        f"SELECT SCHEMA_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME LIKE '{ACCOUNT}%'"
-    }[service]
-    client = {"mysql": ["mysql", "-Ne"]}[service]
-    return project.devenv("exec", service, *client, query).stdout.split()
+    return project.devenv("exec", service, *LISTS[service]).stdout.split()
 
 
 @pytest.fixture(params=DATABASES)
