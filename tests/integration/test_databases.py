@@ -1,0 +1,82 @@
+"""What OpenStack's components and their test suites expect of a database server."""
+
+from __future__ import annotations
+
+import json
+import resource
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pymysql
+import pytest
+from project import Project, components
+
+# devstack's and keystone's `max_connections`.
+MOST_CONNECTIONS = 1024
+
+
+@pytest.fixture(scope="module")
+def nova(running: Project) -> Iterator[Mapping[str, Any]]:
+    """Give the shared environment a component; yield its arguments for PyMySQL."""
+    with components(running, "components: [nova]\n"):
+        yield arguments(running, "nova")
+
+
+def arguments(project: Project, component: str) -> Mapping[str, Any]:
+    """Return a component's arguments for PyMySQL, as devenv wired them."""
+    return dict(json.loads((project.folder / ".devenv" / f"{component}.json").read_text())["pymysql"])
+
+
+@contextmanager
+def file_limit(least: int) -> Iterator[None]:
+    """Let this process open at least so many files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, least), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def statement(nova: Mapping[str, Any], *statements: str) -> Any:
+    """Run statements as a component; return the last one's first row."""
+    with pymysql.connect(**nova, autocommit=True) as connection, connection.cursor() as cursor:
+        for text in statements:
+            cursor.execute(text)
+        return cursor.fetchone()
+
+
+def test_a_row_may_refer_to_itself_by_the_number_that_the_server_gives_it(nova: Mapping[str, Any]) -> None:
+    table = (
+        "CREATE TABLE node (id INT PRIMARY KEY AUTO_INCREMENT, parent INT, FOREIGN KEY (parent) REFERENCES node (id))"
+    )
+    assert statement(nova, table, "INSERT INTO node (parent) VALUES (1)", "SELECT id, parent FROM node") == (1, 1)
+
+
+def test_as_many_clients_as_the_server_promises_work_at_the_same_time(nova: Mapping[str, Any]) -> None:
+    # Each makes a table in memory to answer.
+    query = "SELECT a.c, COUNT(*) FROM (SELECT 1 AS c UNION SELECT 2) a GROUP BY a.c ORDER BY 2, 1"
+    held: list[Any] = []
+    with file_limit(MOST_CONNECTIONS + 512), ExitStack() as stack:
+        with pytest.raises(pymysql.err.OperationalError, match="Too many connections"):
+            for _ in range(MOST_CONNECTIONS + 1):
+                held.append(stack.enter_context(pymysql.connect(**nova, ssl_disabled=True)))
+        for connection in held:
+            with connection.cursor() as cursor:
+                cursor.execute(query)
+                assert cursor.fetchall() == ((1, 1), (2, 1))
+        with held[0].cursor() as cursor:
+            # Keystone has some of them.
+            cursor.execute("SHOW STATUS LIKE 'Threads_connected'")
+            assert cursor.fetchone() == ("Threads_connected", str(MOST_CONNECTIONS))
+
+
+@pytest.mark.parametrize("options", [[], ["--single-transaction", "--routines", "--events", "--triggers"]])
+def test_a_component_dumps_its_own_database(running: Project, nova: Mapping[str, Any], options: list[str]) -> None:
+    word = uuid.uuid4().hex
+    statement(nova, "CREATE TABLE IF NOT EXISTS t (word VARCHAR(40))", f"INSERT INTO t VALUES ('{word}')")
+    login = [f"--user={nova['user']}", f"--password={nova['password']}"]
+    dumped = running.devenv("exec", "mysql", "--", "mysqldump", *login, *options, nova["database"])
+    assert word in dumped.stdout
+    # The only other word is that a password on a command line is no secret.
+    assert "denied" not in dumped.stderr.lower()
