@@ -18,15 +18,29 @@ make_certificate() {
         cp "$data/server-cert.pem" "$data/ca.pem" || rm -f "$data"/*.pem
 }
 
+# Names a file with the statements that load the named time zones: devenv's image has one, and official images have the
+# program that writes it. Without either, the server knows offsets only.
+time_zones() {
+    ready=/usr/share/mysql/time_zones.sql written=/tmp/time_zones.sql
+    if [ -f "$ready" ]; then
+        echo "$ready"
+    elif { echo 'USE mysql;'; mysql_tzinfo_to_sql /usr/share/zoneinfo; } > "$written" 2> /dev/null; then
+        echo "$written"
+    else
+        echo /dev/null
+    fi
+}
+
 # Only a rename gives the folder its final name, so a folder of that name is complete. An interrupted first start leaves
 # it under the other name, and the next start recreates it.
 if [ ! -d "$data" ]; then
     # Process 1 ignores signals without a trap, and a shell acts on them only in `wait`.
     trap 'exit 143' TERM
     rm -rf "$fresh"
-    # With an empty init file: MySQL refuses account statements while it creates the system tables.
-    mysqld --defaults-file="$config" --datadir="$fresh" --init-file=/dev/null --initialize-insecure &
+    # Not with accounts.sql: MySQL refuses account statements while it creates the system tables.
+    mysqld --defaults-file="$config" --datadir="$fresh" --init-file="$(time_zones)" --initialize-insecure &
     wait $!
+    rm -f /tmp/time_zones.sql
     # The files must reach the disk before the rename does.
     sync -f "$fresh"
     echo "$owner" > "$mark"

@@ -7,8 +7,10 @@ import resource
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
+import docker
 import pymysql
 import pytest
 from project import Project, components
@@ -71,6 +73,11 @@ def test_as_many_clients_as_the_server_promises_work_at_the_same_time(nova: Mapp
             assert cursor.fetchone() == ("Threads_connected", str(MOST_CONNECTIONS))
 
 
+def test_the_server_knows_time_zones_by_name(nova: Mapping[str, Any]) -> None:
+    noon = "SELECT DATE_FORMAT(CONVERT_TZ('2026-07-01 12:00:00', 'UTC', 'Europe/Paris'), '%H:%i')"
+    assert statement(nova, "SET time_zone = 'America/New_York'", noon) == ("14:00",)
+
+
 @pytest.mark.parametrize("options", [[], ["--single-transaction", "--routines", "--events", "--triggers"]])
 def test_a_component_dumps_its_own_database(running: Project, nova: Mapping[str, Any], options: list[str]) -> None:
     word = uuid.uuid4().hex
@@ -80,3 +87,30 @@ def test_a_component_dumps_its_own_database(running: Project, nova: Mapping[str,
     assert word in dumped.stdout
     # The only other word is that a password on a command line is no secret.
     assert "denied" not in dumped.stderr.lower()
+
+
+# As in the official image: the program that writes the zones.
+PROGRAM = (
+    "tail -n +2 time_zones.sql > /usr/share/zoneinfo/all; cd /usr/bin; "
+    "printf '#!/bin/sh\\ncat $1/all\\n' > mysql_tzinfo_to_sql; chmod 755 mysql_tzinfo_to_sql"
+)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("change", "noon"), [(PROGRAM, "14:00"), ("true", "NULL")], ids=["with a program", "without"])
+def test_an_image_without_prepared_time_zones_works(
+    project: Project, client: docker.DockerClient, tmp_path: Path, change: str, noon: str
+) -> None:
+    image = next(i for i in project.json("images", "list") if i["service"] == "mysql")["reference"]
+    commands = f"cd /usr/share/mysql; {change}; rm /usr/share/mysql/time_zones.sql"
+    (tmp_path / "Dockerfile").write_text(f"FROM {image}\nUSER root\nRUN {commands}\n")
+    tag = f"devenv-test/{uuid.uuid4().hex}:official-shape"
+    client.images.build(path=str(tmp_path), tag=tag, rm=True, forcerm=True)
+    try:
+        project.configure(f"services: {{mysql: {{image: '{tag}'}}}}\n", trusted=True)
+        project.devenv("up", "--no-golden", "mysql")
+        query = "SELECT DATE_FORMAT(CONVERT_TZ('2026-07-01 12:00:00', 'UTC', 'Europe/Paris'), '%H:%i')"
+        assert project.devenv("exec", "mysql", "--", "mysql", "-Ne", query).stdout.strip() == noon
+        project.devenv("down", "--volumes")
+    finally:
+        client.images.remove(tag, force=True)
