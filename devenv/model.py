@@ -390,6 +390,7 @@ Action = Literal[
     "settle",
     "prepare",
     "provision",
+    "log in",
     "drop",
     "ready",
 ]

@@ -444,7 +444,10 @@ PROVISIONERS = {
         "`user`, `password`, `project`, `token`",
         "`user`, `password`, `project`, `roles`, `region`, `catalog_type`, `catalog_name`, `catalog_url`",
     ),
-    "mysql": ("`user`, `password`", "`database`, `user`, `password`"),
+    "mysql": (
+        "`user`, `password`; `log_in` as each component after a start",
+        "`database`, `user`, `password`",
+    ),
     "postgresql": ("`user`, `password`, `database`", "`database`, `user`, `password`"),
     "rabbitmq": (
         "`user`, `password`; `initial`, the definitions that a reset leaves; `settle` before a snapshot",

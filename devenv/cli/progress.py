@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.live import Live as RichLive
     from rich.text import Text
 
-COMPONENT_ACTIONS = ("provision", "drop")
+COMPONENT_ACTIONS = ("provision", "log in", "drop")
 # More components than this share one line of the live display, which has to fit the screen.
 _MOST_COMPONENTS = 6
 # A step of a build may be a page of shell; its beginning names it.
@@ -42,6 +42,7 @@ _STATES: Mapping[Action, tuple[str, str]] = {
     "settle": ("settling", "settled"),
     "prepare": ("preparing", "prepared"),
     "provision": ("adding", "added"),
+    "log in": ("logging in", "logged in"),
     "drop": ("dropping", "dropped"),
     "ready": ("starting", "ready"),
 }

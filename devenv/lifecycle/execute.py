@@ -16,7 +16,7 @@ from graphlib import TopologicalSorter
 
 from devenv.engine.ownership import labels_of
 from devenv.engine.protocol import Engine
-from devenv.errors import Cancelled, DevenvError, LimitRefused, PortTaken
+from devenv.errors import Cancelled, DevenvError, LimitRefused, PortTaken, ServiceFailed
 from devenv.images import golden
 from devenv.images.references import check_image
 from devenv.lifecycle.journal import Journal, RecordJournal
@@ -359,6 +359,18 @@ def _provision(operation: Operation, context: Context, _: Tell) -> None:
     context.journal.provisioned(part.pair, part.digest)
 
 
+def _log_in(operation: Operation, context: Context, _: Tell) -> None:
+    service = context.desired.services[operation.service]
+    part = service.components[operation.component]
+    try:
+        _provisioner(service, context).log_in(Component(part.component, part.settings))
+    except ServiceFailed as error:
+        # The service works all the same, and the record calls the part unknown: the next `up` completes it.
+        context.note(f"{error.message}: 'devenv up' completes what is missing")
+    else:
+        context.journal.provisioned(part.pair, part.digest)
+
+
 def _drop(operation: Operation, context: Context, _: Tell) -> None:
     service = context.desired.services[operation.service]
     part = {**service.components, **service.former}[operation.component]
@@ -401,6 +413,7 @@ _ACTIONS: Mapping[Action, Callable[[Operation, Context, Tell], None]] = {
     "settle": _settle,
     "prepare": _prepare,
     "provision": _provision,
+    "log in": _log_in,
     "drop": _drop,
     "ready": _ready,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from devenv.lifecycle import loans
 from devenv.lifecycle.execute import carry_out
@@ -30,11 +30,13 @@ def wait(world: World, names: Sequence[str]) -> Result:
     return Result(plan, services, timings)
 
 
-def _changed(world: World, names: Sequence[str], make: Callable[[Desired, Observed], Plan]) -> Result:
+def _changed(
+    world: World, names: Sequence[str], make: Callable[[Desired, Observed, Mapping[str, str]], Plan]
+) -> Result:
     defined = world.define()
     world.check_trust(defined.own)
     with world.changing():
         picture = world.existing(world.with_lent(defined), names)
         loans.keep(world, picture.wanted.services)
-        plan = make(picture.wanted, picture.observed)
+        plan = make(picture.wanted, picture.observed, picture.record.provisioned)
         return Result(plan, picture.wanted.services, carry_out(world, plan, picture))

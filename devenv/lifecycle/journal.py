@@ -15,7 +15,7 @@ from devenv.store.state import Notes, State
 # In place of a digest: devenv began to prepare a service, and does not know whether that ended.
 BEGUN = "begun"
 # The record of a target while the plan runs: after a kill, the next devenv knows of the work and repeats it.
-_UNKNOWN: Mapping[Action, str] = {"provision": "", "drop": "", "prepare": BEGUN}
+_UNKNOWN: Mapping[Action, str] = {"provision": "", "log in": "", "drop": "", "prepare": BEGUN}
 
 
 class Journal:

@@ -3,6 +3,7 @@
 base image -> build/pull image -> create -> start -> ready -> keep (the golden state)
          network, fill volume ---^         empty ----^
 ready <provider> -> provision <provider>/<component> -> ready <service>
+                    log in <provider>/<component>
                     drop <provider>/<component>
 """
 
@@ -64,6 +65,7 @@ def make_plan(desired: Desired, observed: Observed, terms: Terms | None = None) 
         draft.add_service(service)
         draft.add_preparation(service)
         draft.add_parts(service, lambda part: part.pair in needed)
+        draft.add_logins(service)
     # The parts of the project's own components come last: no golden state may hold any of them.
     draft.add_keeping()
     for service in desired.services.values():
@@ -79,20 +81,21 @@ def plan_images(desired: Desired, observed: Observed) -> Plan:
     return draft.plan()
 
 
-def plan_start(desired: Desired, observed: Observed) -> Plan:
-    """Start containers that exist, as they are, and wait for them."""
-    draft = _Draft(desired, observed, Terms())
+def plan_start(desired: Desired, observed: Observed, provisioned: Mapping[str, str]) -> Plan:
+    """Start containers that exist, as they are, and wait for them. `provisioned` is as in Terms."""
+    draft = _Draft(desired, observed, Terms(provisioned))
     for service in desired.services.values():
         container = observed.containers[service.name]
         if not container.running:
             draft.add_start(service, container.id, _down_cause(container))
         draft.add_ready(service)
+        draft.add_logins(service)
     return draft.plan()
 
 
-def plan_restart(desired: Desired, observed: Observed) -> Plan:
+def plan_restart(desired: Desired, observed: Observed, provisioned: Mapping[str, str]) -> Plan:
     """Stop and start containers that exist, and wait for them. A service stops after its dependents."""
-    draft = _Draft(desired, observed, Terms())
+    draft = _Draft(desired, observed, Terms(provisioned))
     cause = "restart asked for"
     for service in reversed(list(desired.services.values())):
         container = observed.containers[service.name]
@@ -104,6 +107,7 @@ def plan_restart(desired: Desired, observed: Observed) -> Plan:
     for service in desired.services.values():
         draft.add_start(service, observed.containers[service.name].id, cause)
         draft.add_ready(service)
+        draft.add_logins(service)
     return draft.plan()
 
 
@@ -413,6 +417,17 @@ class _Draft:
             cause = (recreated or "its settings changed") if there else "new"
             if chosen(part) and (recreated or there != part.digest):
                 self.add(provision(part, cause), self._usable(service))
+
+    def add_logins(self, service: DesiredService) -> None:
+        """Log in as each component that keeps its part, if the service starts and forgets logins when it does."""
+        if service.provisioner.get("log_in") != "true" or key_of("start", service.name) not in self._operations:
+            return
+        for part in service.components.values():
+            if not self._recreated(service) and self._terms.provisioned.get(part.pair) == part.digest:
+                login = Operation(
+                    "log in", part.pair, f"{service.name} starts", service=service.name, component=part.component
+                )
+                self.add(login, [key_of("ready", service.name)])
 
     def add_drops(self, service: DesiredService) -> None:
         """Remove the parts of former components."""

@@ -2,7 +2,8 @@
 
 A probe is a function `check(target)`. It returns when the service works and raises NotReady with the reason when it
 does not work yet. A provisioner is a subclass of Provisioner. `_make` and `_remove` say what to do for one component;
-`_empty` says what a reset does and `_settle` what a snapshot needs, where the service supports them. All of them raise
+Where the service supports them, `_empty` says what a reset does,
+`_settle` what a snapshot needs, and `_log_in` what components need after each start. All of them raise
 Refused with the reason when the service does not let them.
 
 devenv finds both by name among entry points, so another package can bring one (see lookup.py).
@@ -86,6 +87,11 @@ class Provisioner:
         with self._explained(f"cannot remove {self.what} of component {component.name}", component):
             self._remove(component)
 
+    def log_in(self, component: Component) -> None:
+        """Log in as a component that has its part, where the service has a setting `log_in`. Raise ServiceFailed."""
+        with self._explained(f"cannot log in to {self.target.service} as component {component.name}", component):
+            self._log_in(component)
+
     def empty(self, initial: bytes) -> None:
         """Return a running service to the state after its first start, where it has a setting `initial`.
 
@@ -121,6 +127,9 @@ class Provisioner:
     def _remove(self, component: Component) -> None:
         """Remove all of the component's part."""
         raise NotImplementedError
+
+    def _log_in(self, component: Component) -> None:
+        raise Refused("its provisioner does not support it")
 
     def _empty(self, initial: bytes) -> None:
         raise Refused("its provisioner does not support it")

@@ -60,6 +60,7 @@ class MySQL(Provisioner):
             self._make_powerful(component)
         else:
             self._make_confined(component)
+        self._log_in(component)
 
     def _make_powerful(self, component: Component) -> None:
         with self._cursor() as cursor:
@@ -85,6 +86,15 @@ class MySQL(Provisioner):
                 if any(f" ON {pattern}.* " not in row for row in grants):
                     cursor.execute(f"REVOKE ALL PRIVILEGES, GRANT OPTION FROM {user}")
             cursor.execute(f"GRANT ALL PRIVILEGES ON {pattern}.* TO {user}")
+
+    def _log_in(self, component: Component) -> None:
+        """Prove the password once, for clients that cannot.
+
+        Until the server has seen it, it asks for the password encrypted with its key, and PyMySQL before 1.2 needs the
+        package cryptography for that. The server forgets it at each start, and when an account is changed.
+        """
+        with self._cursor(component.settings):
+            pass
 
     def _remove(self, component: Component) -> None:
         import pymysql

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import resource
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,10 +15,18 @@ from typing import Any
 import docker
 import pymysql
 import pytest
-from project import Project, components
+from project import Project, components, plan_of
 
 # devstack's and keystone's `max_connections`.
 MOST_CONNECTIONS = 1024
+
+# PyMySQL before 1.2 does the same without `ssl_disabled`.
+LOGIN = """
+import json, sys
+sys.modules["cryptography"] = None
+import pymysql
+pymysql.connect(**json.load(sys.stdin), ssl_disabled=True).close()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +39,13 @@ def nova(running: Project) -> Iterator[Mapping[str, Any]]:
 def arguments(project: Project, component: str) -> Mapping[str, Any]:
     """Return a component's arguments for PyMySQL, as devenv wired them."""
     return dict(json.loads((project.folder / ".devenv" / f"{component}.json").read_text())["pymysql"])
+
+
+def administrator(project: Project) -> Mapping[str, Any]:
+    """Return the administrator's arguments for PyMySQL."""
+    env = project.env()
+    login = {"user": env["DEVENV_MYSQL_USER"], "password": env["DEVENV_MYSQL_PASSWORD"]}
+    return {"host": env["DEVENV_MYSQL_HOST"], "port": int(env["DEVENV_MYSQL_PORT"]), **login}
 
 
 @contextmanager
@@ -87,6 +104,38 @@ def test_a_component_dumps_its_own_database(running: Project, nova: Mapping[str,
     assert word in dumped.stdout
     # The only other word is that a password on a command line is no secret.
     assert "denied" not in dumped.stderr.lower()
+
+
+def logs_in(login: Mapping[str, Any]) -> str:
+    """Log in with PyMySQL where no package cryptography is installed; return the last line of the error, if any."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOGIN], input=json.dumps(login), capture_output=True, text=True, check=False
+    )
+    return (done.stderr.splitlines() or [""])[-1]
+
+
+def test_clients_need_no_cryptography_after_each_start_of_the_server(
+    project: Project, client: docker.DockerClient
+) -> None:
+    project.configure("components: [nova, glance]\n")
+    project.devenv("up", "mysql")
+    logins = [administrator(project), arguments(project, "nova"), arguments(project, "glance")]
+    assert [logs_in(login) for login in logins] == ["", "", ""]
+
+    # The server can be made to forget. Then it asks for more.
+    project.devenv("exec", "mysql", "--", "mysql", "-e", "FLUSH PRIVILEGES")
+    assert "'cryptography' package is required" in logs_in(logins[1])
+
+    project.devenv("restart", "mysql")
+    assert [logs_in(login) for login in logins] == ["", "", ""]
+    project.devenv("stop", "mysql")
+    project.devenv("start", "mysql")
+    assert [logs_in(login) for login in logins] == ["", "", ""]
+    client.containers.get(f"devenv-{project.id}-mysql").kill()
+    assert ("log in", "mysql/nova", "mysql starts") in plan_of(project, "mysql")
+    project.devenv("up", "mysql")
+    assert [logs_in(login) for login in logins] == ["", "", ""]
+    assert plan_of(project, "mysql") == []
 
 
 # As in the official image: the program that writes the zones.

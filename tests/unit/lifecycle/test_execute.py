@@ -24,7 +24,7 @@ from devenv.lifecycle.journal import Journal
 from devenv.lifecycle.plan import make_plan
 from devenv.model import Action, Endpoint, Image, Observed, Operation, Plan
 from devenv.services import readiness
-from devenv.services.base import Component, Provisioner, Target
+from devenv.services.base import Component, Provisioner, Refused, Target
 from devenv.services.readiness import Patience, wait_until_ready
 from devenv.spec.catalogue import load_catalogue
 
@@ -143,6 +143,27 @@ def test_one_provisioner_serves_all_components_of_a_service(
     assert sorted(engine.calls[2:4]) == ["ensure glance", "ensure nova"]
     assert engine.calls[4:] == ["drop old", "log out"]
     assert told == {"db": "p", "db/nova": DIGEST, "db/glance": DIGEST, "db/old": ""}
+
+
+def test_a_login_that_fails_is_told_and_left_to_the_next_up(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Choosy(Provisioner):
+        def _log_in(self, component: Component) -> None:
+            if component.name == "glance":
+                raise Refused("account is locked")
+
+    parts = {name: part(f"db/{name}") for name in ("nova", "glance")}
+    database = service("db", provisioner={"kind": "fake", "endpoint": "main"}, components=parts)
+    monkeypatch.setattr(module, "load_provisioner", lambda _: Choosy)
+    told: dict[str, str] = {}
+    notes: list[str] = []
+    logins = plan("log in db/nova", "log in db/glance")
+    execute(logins, context(engine, database, journal=Provisions(told), note=notes.append), Recorder())
+    assert told == {"db/nova": DIGEST}
+    (note,) = notes
+    assert note.startswith("cannot log in to db as component glance at 127.0.0.1:")
+    assert note.endswith(": account is locked: 'devenv up' completes what is missing")
 
 
 def test_a_whole_plan_brings_services_up_in_order(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -446,9 +446,37 @@ def test_a_service_is_prepared_before_its_components_and_only_when_that_changed(
 
 def test_start_starts_what_does_not_run_and_waits_for_all() -> None:
     observed = with_containers(UP, container(MYSQL, "exited", exit_code=137))
-    assert text(plan_start(STACK, observed)) == (
+    assert text(plan_start(STACK, observed, {})) == (
         "start mysql: container exited 137\nready mysql\nready keystone\nready etcd"
     )
+
+
+REMEMBERED = replace(MYSQL, provisioner={"log_in": "true"}, components={n: part(f"mysql/{n}") for n in ("nova", "new")})
+LOGINS = desired(REMEMBERED)
+
+
+@pytest.mark.parametrize("make", [plan_start, plan_restart])
+def test_a_server_that_forgets_logins_gets_those_of_the_components_that_it_has(
+    make: Callable[[Desired, Observed, Mapping[str, str]], Plan],
+) -> None:
+    observed = with_containers(converged(LOGINS), container(REMEMBERED, "exited", exit_code=0))
+    plan = make(LOGINS, observed, {"mysql/nova": DIGEST, "mysql/new": "another"})
+    assert [(op.key, op.cause, op.component) for op in plan.operations if op.action == "log in"] == [
+        ("log in mysql/nova", "mysql starts", "nova")
+    ]
+    assert after(plan, "log in mysql/nova") == {"ready mysql"}
+
+
+def test_up_logs_in_where_it_starts_a_server_and_creates_no_part() -> None:
+    known = {"mysql/nova": DIGEST, "mysql/new": DIGEST}
+    up = converged(LOGINS)
+    assert planned(LOGINS, up, known) == ["ready mysql"]
+    stopped = with_containers(up, container(REMEMBERED, "exited", exit_code=0))
+    logins = ["log in mysql/nova: mysql starts", "log in mysql/new: mysql starts"]
+    assert planned(LOGINS, stopped, known)[2:] == logins
+    assert planned(LOGINS, stopped, {"mysql/nova": DIGEST})[2:] == [logins[0], "provision mysql/new: new"]
+    # A part that is created is logged in to by that.
+    assert not [line for line in planned(LOGINS, replace(up, containers={}), known) if line.startswith("log in")]
 
 
 def test_stop_stops_what_is_alive_and_dependents_first() -> None:
@@ -473,7 +501,7 @@ def test_stop_keeps_the_order_where_a_dependent_has_more_dependents() -> None:
 
 def test_restart_stops_dependents_first_and_starts_them_last() -> None:
     healthy = desired(MYSQL, consumer("keystone", condition="service_healthy"))
-    plan = plan_restart(healthy, converged(healthy))
+    plan = plan_restart(healthy, converged(healthy), {})
     cause = "restart asked for"
     assert text(plan) == (
         f"stop keystone: {cause}\nstop mysql: {cause}\nstart mysql: {cause}\nready mysql\n"
@@ -485,7 +513,7 @@ def test_restart_stops_dependents_first_and_starts_them_last() -> None:
 
 def test_restart_starts_what_was_stopped() -> None:
     observed = with_containers(UP, container(ETCD, "exited"))
-    assert text(plan_restart(desired(ETCD), observed)) == "start etcd: restart asked for\nready etcd"
+    assert text(plan_restart(desired(ETCD), observed, {})) == "start etcd: restart asked for\nready etcd"
 
 
 def test_down_stops_gently_and_keeps_the_data() -> None:
