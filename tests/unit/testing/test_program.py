@@ -91,9 +91,11 @@ def _runs(pid: str) -> bool:
 def test_signals_go_to_all_of_the_group(number: signal.Signals) -> None:
     inner = f"""
 import signal
-signal.signal({number.value}, lambda *_: exit(4))
+signal.signal({number.value}, lambda *_: None)
+# A handler would not run if the signal came right before a blocking call.
+signal.pthread_sigmask(signal.SIG_BLOCK, [{number.value}])
 print("begun", flush=True)
-signal.pause()
+exit(4 if signal.sigwait([{number.value}]) == {number.value} else 3)
 """
     outer = f"""
 import sys
@@ -133,8 +135,9 @@ sys.exit(program.run_group([sys.executable, "-c", {stubborn!r}], {{}}))
 def test_a_signal_that_asks_for_something_else_ends_nothing() -> None:
     inner = """
 import signal
-signal.signal(signal.SIGUSR1, lambda *_: print("heard", flush=True))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 print("begun", flush=True)
+print("heard" if signal.sigwait([signal.SIGUSR1]) == signal.SIGUSR1 else "something else", flush=True)
 exit(int(input()))
 """
     outer = f"""
@@ -156,9 +159,11 @@ sys.exit(program.run_group([sys.executable, "-c", {inner!r}], {{}}))
 def test_signals_go_to_the_program_and_not_to_devenv(number: signal.Signals) -> None:
     inner = f"""
 import signal
-signal.signal({number.value}, lambda *_: exit(4))
+signal.signal({number.value}, lambda *_: None)
+# A handler would not run if the signal came right before a blocking call.
+signal.pthread_sigmask(signal.SIG_BLOCK, [{number.value}])
 print("begun", flush=True)
-signal.pause()
+exit(4 if signal.sigwait([{number.value}]) == {number.value} else 3)
 """
     outer = f"""
 import sys
