@@ -492,6 +492,10 @@ VARIABLES = [
     ("`CI`, `TERM=dumb`", "print one line per step instead of the live display; with `CI`, also ask nothing"),
     ("`GITHUB_ACTIONS`, `GITLAB_CI`", "make `devenv ci` fold its log for that CI system"),
     ("`GITHUB_STEP_SUMMARY`", "the file to which `devenv ci` appends its report"),
+    (
+        "`TOX_CONFIG_FILE`",
+        "as in tox: the file or folder of its configuration, to whose lists `devenv run` adds variables",
+    ),
     ("`COLUMNS`", "the width of tables if the output is not a terminal; 80 if not set"),
     (
         "`HTTP_PROXY`, `HTTPS_PROXY`, `FTP_PROXY`, `NO_PROXY`",

@@ -189,7 +189,7 @@ def _run(
     environment = environment_of(context, wait_timeout)
     databases = environment.databases(services, citest)
     with environment.lent(services, component) as name, environment.citest(databases) as more:
-        for line in hidden(command, Path.cwd(), more):
+        for line in hidden(command, Path.cwd(), more, os.environ):
             click.echo(line, err=True)
         variables = environment.run_variables(name, services, _administrator(context), bool(databases))
         code = run_program(command, {**variables, **more})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import time
@@ -112,7 +113,7 @@ class _Running:
             more = stack.enter_context(self._environment.citest(databases))
             self._log.mask(sorted(self._environment.state.secrets(()).values()))
             variables = self._environment.run_variables(component, job.services, job.administrator, bool(databases))
-            self._log.lines(hidden(job.command, Path.cwd(), more))
+            self._log.lines(hidden(job.command, Path.cwd(), more, os.environ))
             # Unfolded: people open the log for the output of the command, which may have groups of its own.
             self._log.end()
             began = time.monotonic()

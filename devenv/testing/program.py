@@ -69,7 +69,7 @@ def run_group(command: Sequence[str], variables: Mapping[str, str], limit: float
 def _started(command: Sequence[str], variables: Mapping[str, str], alone: bool = False) -> subprocess.Popen[bytes]:
     try:
         # Any command: the user chose it.
-        env = {**os.environ, **passed_on(Path.cwd(), variables, os.environ)}
+        env = {**os.environ, **passed_on(Path.cwd(), variables, os.environ, command)}
         return subprocess.Popen(command, env=env, start_new_session=alone)  # noqa: S603
     except OSError as error:
         failure = CannotRun(f"cannot run {command[0]}: {error.strerror}", "check the name of the program")

@@ -2,7 +2,8 @@
 
 tox 4 reads changes of its configuration from TOX_OVERRIDE. A change names a section and a key, spelled as in the
 project's file: older versions take `pass_env` and `passenv` for two keys. An environment with a list of its own
-ignores changes of the common list, so devenv changes every list in the file.
+ignores changes of the common list, so devenv changes every list in the file. tox finds the file in the working folder
+or one above it, unless its option -c or TOX_CONFIG_FILE names one.
 """
 
 from __future__ import annotations
@@ -17,51 +18,68 @@ from typing import Any
 _VARIABLE = "TOX_OVERRIDE"
 _SPELLINGS = ("pass_env", "passenv")
 _COMMON = "testenv"
-_FILES = ("tox.ini", "setup.cfg", "pyproject.toml", "tox.toml")
 # A variable that gets a value, on a line that is no comment: "setenv = NAME=x", "  py3: NAME = x", "NAME = 'x'".
 _SETS = r"^(?![ \t]*[#;])(?:.*[ \t={{,\"'])?({})[\"']?[ \t]*=(?!=)"
 # Alternatives in the name of a section: [testenv:{py311,py312}-mysql].
 _ALTERNATIVES = re.compile(r"\{([^{}]*)\}")
 
 
-def passed_on(folder: Path, variables: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables, with TOX_OVERRIDE if tox has a configuration in `folder`.
+def passed_on(
+    folder: Path, variables: Mapping[str, str], environ: Mapping[str, str], command: Sequence[str] = ()
+) -> dict[str, str]:
+    """Return the variables, with TOX_OVERRIDE if tox would have a configuration when `command` runs in `folder`.
 
     It keeps what TOX_OVERRIDE in `environ` changes. If tox cannot read its configuration, it reports that itself.
     """
     names = ",".join(variables)
-    changes = [f"{key}+={names}" for key in _lists(folder)]
+    changes = [f"{key}+={names}" for key in _configuration(folder, environ, command)[1]]
     given = [environ[_VARIABLE]] if environ.get(_VARIABLE) else []
     return {**variables, _VARIABLE: ";".join([*given, *changes])} if changes else dict(variables)
 
 
-def hidden(command: Sequence[str], folder: Path, names: Collection[str]) -> list[str]:
+def hidden(command: Sequence[str], folder: Path, names: Collection[str], environ: Mapping[str, str]) -> list[str]:
     """Return a line for each variable that tests do not get, since the project's file sets it for tox itself."""
-    if not names or not any(Path(word).name == "tox" for word in command):
+    if not names or not any(map(_is_tox, command)):
+        return []
+    file, _ = _configuration(folder, environ, command)
+    if not file:
         return []
     sets = re.compile(_SETS.format("|".join(map(re.escape, names))), re.MULTILINE)
-    texts = {name: (folder / name).read_text(errors="replace") for name in _FILES if (folder / name).is_file()}
+    advice = "run them without tox, or remove that line"
     return [
-        f"{file} sets {name} itself, and so hides devenv's from the tests; run them without tox, or remove that line"
-        for file, text in texts.items()
-        for name in dict.fromkeys(sets.findall(text))
+        f"{file.name} sets {name} itself, and so hides devenv's from the tests; {advice}"
+        for name in dict.fromkeys(sets.findall(file.read_text(errors="replace")))
     ]
 
 
-def _lists(folder: Path) -> list[str]:
-    """Return the lists of variables in tox's configuration as "SECTION.KEY", the common one first.
-
-    tox uses the first of these files that configures it.
-    """
+def _configuration(folder: Path, environ: Mapping[str, str], command: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Return the file that tox uses, and its lists of variables as "SECTION.KEY", the common one first."""
     readers = {"tox.ini": _ini, "setup.cfg": _setup_cfg, "pyproject.toml": _pyproject, "tox.toml": _tox_toml}
-    for name, read in readers.items():
+    given = _option(command) or environ.get("TOX_CONFIG_FILE")
+    places = [folder / given] if given else [folder, *folder.parents]
+    files = [file for place in places for file in ([place / name for name in readers] if place.is_dir() else [place])]
+    for file in files:
         try:
-            found = read((folder / name).read_text())
+            # A file of another name can only be an INI file.
+            found = readers.get(file.name, _ini)(file.read_text())
         except (OSError, ValueError):
             continue
         if found:
-            return found
-    return []
+            return file, found
+    return None, []
+
+
+def _option(command: Sequence[str]) -> str:
+    """Return the file or folder that tox's option -c or --conf names in the command, or an empty string."""
+    words = [*itertools.takewhile(lambda word: word != "--", itertools.dropwhile(lambda w: not _is_tox(w), command))]
+    for word, following in itertools.pairwise([*words, ""]):
+        if found := re.match(r"(?:--conf|-c)(?:=|\Z)|-c", word):
+            return word[found.end() :] or following
+    return ""
+
+
+def _is_tox(word: str) -> bool:
+    return Path(word).name == "tox"
 
 
 def _ini(text: str) -> list[str]:

@@ -165,6 +165,33 @@ def test_variables_pass_through_tox_beside_what_it_passes_and_what_the_user_chan
     assert len(lines) == 2 and all(re.fullmatch(r"http://127.0.0.1:\d+ kept mine", line) for line in lines), lines
 
 
+@pytest.mark.parametrize("where", ["option", "variable", "above"])
+def test_variables_pass_through_tox_whose_configuration_is_elsewhere(etcd: Project, where: str) -> None:
+    (etcd.folder / "ci").mkdir()
+    (etcd.folder / "ci/tox.ini").write_text(TOX)
+    (etcd.folder / "ci/deeper").mkdir()
+    options = ["-c", "ci/tox.ini"] if where == "option" else []
+    etcd.extra = {"KEPT": "kept"} | ({"TOX_CONFIG_FILE": "ci/tox.ini"} if where == "variable" else {})
+    tox = [sys.executable, "-m", "tox", "-q", "-e", "common", *options]
+    done = etcd.process("run", "--", *tox, cwd=etcd.folder / "ci/deeper" if where == "above" else None)
+    assert re.search(r"^http://127.0.0.1:\d+ kept None$", done.stdout, re.MULTILINE), done.stdout
+
+
+NOX = """
+import nox
+
+@nox.session(venv_backend="none")
+def tests(session):
+    session.run("python3", "-c", "import os; print(os.environ['ETCD_ENDPOINTS'])", silent=False)
+"""
+
+
+def test_nox_passes_variables_on_by_itself(etcd: Project) -> None:
+    (etcd.folder / "noxfile.py").write_text(NOX)
+    done = etcd.process("run", "--", sys.executable, "-m", "nox")
+    assert re.search(r"^http://127.0.0.1:\d+$", done.stdout, re.MULTILINE), done.stdout + done.stderr
+
+
 # ---- under pifpaf's names ----------------------------------------------------------------------------------------
 
 

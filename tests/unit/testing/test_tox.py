@@ -93,6 +93,55 @@ def test_without_a_configuration_nothing_is_changed(tmp_path: Path) -> None:
 def test_a_variable_that_the_project_sets_for_tox_is_told(tmp_path: Path, name: str, text: str, found: bool) -> None:
     (tmp_path / name).write_text(text)
     told = [f"{name} sets A itself, and so hides devenv's from the tests; run them without tox, or remove that line"]
-    assert hidden(["python", "-m", "tox", "-e", "py3"], tmp_path, ["A"]) == (told if found else [])
-    assert hidden(["stestr", "run"], tmp_path, ["A"]) == []
-    assert hidden(["tox"], tmp_path, []) == []
+    assert hidden(["python", "-m", "tox", "-e", "py3"], tmp_path, ["A"], {}) == (told if found else [])
+    assert hidden(["stestr", "run"], tmp_path, ["A"], {}) == []
+    assert hidden(["tox"], tmp_path, [], {}) == []
+
+
+CONFIGURATION = "[testenv]\nsetenv = A = 1\npassenv = X\n"
+
+
+@pytest.mark.parametrize("name", ["tox.ini", "other.ini", "sub/tox.ini"])
+@pytest.mark.parametrize(
+    "options",
+    [["-c", "{}"], ["-c{}"], ["-c={}"], ["--conf", "{}"], ["--conf={}"], ["run", "-e", "py3", "-c", "{}"], []],
+)
+@pytest.mark.parametrize("tox", [["tox"], ["/usr/bin/tox"], ["python", "-m", "tox"]])
+def test_a_configuration_that_the_command_or_the_environment_names_is_the_one_that_counts(
+    tmp_path: Path, name: str, options: list[str], tox: list[str]
+) -> None:
+    (tmp_path / "tox.ini").write_text("[testenv]\npass_env = Y\n")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(CONFIGURATION)
+    command = [*tox, *(option.format(name) for option in options)]
+    environ = {} if options else {"TOX_CONFIG_FILE": str(tmp_path / name)}
+    assert passed_on(tmp_path, {"A": "1"}, environ, command)["TOX_OVERRIDE"] == "testenv.passenv+=A"
+    (line,) = hidden(command, tmp_path, ["A"], environ)
+    assert line.startswith(f"{Path(name).name} sets A itself")
+
+
+def test_a_folder_that_the_command_names_is_searched(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/setup.cfg").write_text("[tox:tox]\n" + CONFIGURATION)
+    assert passed_on(tmp_path, {"A": "1"}, {}, ["tox", "-c", "sub"])["TOX_OVERRIDE"] == "testenv.passenv+=A"
+
+
+def test_toxs_configuration_in_a_folder_above_counts_where_none_is_nearer(tmp_path: Path) -> None:
+    (tmp_path / "tox.ini").write_text(CONFIGURATION)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/pyproject.toml").write_text("[project]\nname = 'x'\n")
+    assert override(tmp_path / "sub") == "testenv.passenv+=A,B"
+
+
+@pytest.mark.parametrize(
+    "command", [["make", "-c", "other.ini"], ["tox", "--", "-c", "other.ini"], ["sh", "-c", "tox"]]
+)
+def test_options_of_other_programs_are_not_toxs(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "tox.ini").write_text("[testenv]\npass_env = Y\n")
+    (tmp_path / "other.ini").write_text(CONFIGURATION)
+    assert passed_on(tmp_path, {"A": "1"}, {}, command)["TOX_OVERRIDE"] == "testenv.pass_env+=A"
+
+
+def test_a_file_that_is_not_there_is_left_to_tox(tmp_path: Path) -> None:
+    (tmp_path / "tox.ini").write_text(CONFIGURATION)
+    assert passed_on(tmp_path, {"A": "1"}, {}, ["tox", "-c", "no.ini"]) == {"A": "1"}
