@@ -49,3 +49,11 @@ def calls_of_devenv(command: str) -> Iterator[list[str]]:
             words = []
         else:
             words.append(word)
+
+
+def from_pifpaf() -> list[tuple[str, str, list[str]]]:
+    """Return a library, its command with devenv, and the variables that it reads, for each row of docs/pifpaf.md."""
+    rows = re.findall(
+        r"^\| ([\w.]+) \| `pifpaf [^|]+` \| `(devenv [^|]+)` \| ([^|]+) \|", text(Path("docs/pifpaf.md")), re.MULTILINE
+    )
+    return [(library, after, re.findall(r"`(\w+)`", reads)) for library, after, reads in rows]

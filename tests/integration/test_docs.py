@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from project import REPOSITORY, Project
 
-from tests.pages import PAGES, commands, steps
+from tests.pages import PAGES, commands, from_pifpaf, steps
 
 # The project of a page whose readers have one.
 PROJECTS = {Path("docs/testing.md"): REPOSITORY / "tests" / "examples" / "suite"}
@@ -25,3 +26,22 @@ def test_every_command_of_the_page_works(page: Path, project: Project) -> None:
             (project.folder / file).write_text(command)
             continue
         project.shell(command)
+
+
+# A port, etcd's URL, or one with the administrator's login.
+FOUND = re.compile(r"\d+|(etcd|http)://127[.\d]+:\d+|(mysql|mysql\+pymysql|rabbit)://devenv:\w+@127[.\d]+:\d+/devenv.*")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("command", "reads"),
+    [pytest.param(command, reads, id=f"{library} {reads[0]}") for library, command, reads in from_pifpaf()],
+)
+def test_a_suite_that_came_from_pifpaf_finds_the_variables_that_it_reads(
+    command: str, reads: list[str], project: Project
+) -> None:
+    with_services, _, suite = command.rpartition(" -- ")
+    assert suite
+    printed = project.shell(f"{with_services} -- sh -uc 'echo {' '.join(f'found=${name}' for name in reads)}'")
+    found = re.findall(r"found=(\S+)", printed)
+    assert len(found) == len(reads) and all(map(FOUND.fullmatch, found)), printed

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from devenv.cli.main import main
-from tests.pages import PAGES, REPOSITORY, calls_of_devenv, commands, text
+from tests.pages import PAGES, REPOSITORY, calls_of_devenv, commands, from_pifpaf, text
 
 
 def test_the_pages_show_commands() -> None:
@@ -40,6 +40,17 @@ def test_a_call_that_the_command_line_refuses_is_noticed() -> None:
 def test_every_call_of_devenv_on_the_page_is_understood(page: Path) -> None:
     for command in commands(page):
         for call in calls_of_devenv(command):
+            understand(call)
+
+
+def test_every_command_for_a_suite_of_pifpafs_is_understood_as_what_stands_in_for_it() -> None:
+    rows = from_pifpaf()
+    assert {library for library, _, _ in rows} == {
+        *("oslo.db", "oslo.messaging", "oslo.cache", "tooz", "etcd3gw", "taskflow"),
+    }
+    for _, command, reads in rows:
+        assert reads
+        for call in calls_of_devenv(command.replace(" -- devenv", "; devenv")):
             understand(call)
 
 
