@@ -28,8 +28,10 @@ def test_every_command_of_the_page_works(page: Path, project: Project) -> None:
         project.shell(command)
 
 
-# A port, etcd's URL, or one with the administrator's login.
-FOUND = re.compile(r"\d+|(etcd|http)://127[.\d]+:\d+|(mysql|mysql\+pymysql|rabbit)://devenv:\w+@127[.\d]+:\d+/devenv.*")
+# etcd's URL, or one with the administrator's login. Only in a list it names the driver of a database.
+PLAIN = r"(etcd|http)://127[.\d]+:\d+|(mysql|postgresql|rabbit)://devenv:\w+@127[.\d]+:\d+/devenv"
+LISTED = r"(mysql\+pymysql|postgresql\+psycopg2|rabbit)://devenv:\w+@127[.\d]+:\d+/devenv[?=\w]*"
+FOUND = re.compile(rf"\d+|{PLAIN}|{LISTED}(;{LISTED})*")
 
 
 @pytest.mark.long

@@ -90,6 +90,16 @@ def test_the_list_has_urls_that_sqlalchemy_takes_and_goes_on_from_a_run_around_i
     assert again["ALL"] == inner["ALL"]
 
 
+@pytest.mark.parametrize(
+    ("database", "common", "in_list"),
+    [("mysql", "mysql:", "mysql+pymysql:"), ("postgresql", "postgresql:", "postgresql+psycopg2:")],
+)
+def test_a_databases_url_names_the_driver_in_the_list_alone(database: str, common: str, in_list: str) -> None:
+    services = shipped((database,)).services
+    found = conventional(services, "nova", {}, CATALOGUE, [database], Pifpaf("A", "ALL"))
+    assert found["A_URL"].startswith(f"{common}//devenv:{SECRET}@") and found["ALL"].startswith(f"{in_list}//devenv:")
+
+
 def test_the_components_own_variables_stay_but_those_that_oslo_config_reads() -> None:
     # oslo.config prefers variables to files, and a suite that pifpaf serves tests with files of its own.
     plain = job_variables(DESIRED, "nova", CATALOGUE)[0]
