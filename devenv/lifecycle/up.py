@@ -142,7 +142,9 @@ def announce(world: World, picture: Picture, may: Allowance) -> None:
         note(f"finishing what was interrupted: {', '.join(sorted(left))} get their data again")
     if not world.engine.local:
         note(f"the ports are on 127.0.0.1 of the engine's host ({world.engine.url}): forward them")
-    if others := sorted(set(picture.observed.containers) - set(picture.defined.profile.services) - set(wanted)):
+    # A run's services go by themselves.
+    known = {*picture.defined.profile.services, *wanted, *picture.record.borrowed}
+    if others := sorted(picture.observed.containers.keys() - known):
         there = " ".join(others)
         note(f"{there} is not in the profile; remove it with 'devenv down {there}'")
 

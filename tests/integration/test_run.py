@@ -219,6 +219,11 @@ def test_nested_runs_keep_the_administrators_urls_of_the_ones_around_them(projec
     assert found["ALL"] == f"{for_sqlalchemy}?charset=utf8mb4;{found['B_URL']}"
 
 
+def test_a_nested_run_does_not_advise_against_the_services_of_the_one_around_it(project: Project) -> None:
+    inner = [sys.executable, "-m", "devenv", "run", "etcd", "--", "true"]
+    assert "is not in the profile" not in project.process("run", "postgresql", "--", *inner).stderr
+
+
 def test_the_url_is_that_of_the_service_that_the_run_names(project: Project) -> None:
     project.configure("profile: base\ncomponents: {nova: {}}\n")
     project.devenv("up", "mysql", "etcd")
