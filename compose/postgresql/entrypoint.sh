@@ -1,5 +1,5 @@
 #!/bin/sh
-# Create the data folder on the first start, set the accounts, then become the server.
+# Create the data folder on the first start, set the accounts, then run the server.
 set -eu
 umask 077
 data=/srv/postgresql/data/db
@@ -10,11 +10,12 @@ for bin in /usr/lib/postgresql/*/bin; do
     [ ! -x "$bin/postgres" ] || PATH="$bin:$PATH"
 done
 
+# Process 1 ignores signals without a trap, and a shell acts on them only in `wait`.
+trap 'exit 143' TERM INT
+
 # Only a rename gives the folder its final name, so a folder of that name is complete. An interrupted first start leaves
 # it under the other name, and the next start recreates it.
 if [ ! -d "$data" ]; then
-    # Process 1 ignores signals without a trap, and a shell acts on them only in `wait`.
-    trap 'exit 143' TERM INT
     rm -rf "$fresh"
     # Text sorts by its bytes, as in OpenStack's own tests; upper() and lower() know all letters. A copy of the data
     # needs less room with small segments of the log.
@@ -24,7 +25,6 @@ if [ ! -d "$data" ]; then
     # The files must reach the disk before the rename does.
     sync -f "$fresh"
     mv "$fresh" "$data"
-    trap - TERM INT
 fi
 
 version=$(postgres --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
@@ -39,4 +39,13 @@ rm -f "$data/postmaster.pid"
 # In this mode the server reads statements from its input and listens nowhere.
 set -- -D "$data" -c config_file=/etc/devenv/postgresql.conf
 postgres --single "$@" postgres < /etc/devenv/accounts.sql > /dev/null
-exec postgres "$@"
+
+# The server must not be process 1. It would then inherit what `devenv exec` leaves behind, take it for its own, and end
+# all connections when it fails.
+postgres "$@" &
+server=$!
+# At this signal the server ends its connections. At SIGTERM it would wait for them.
+trap 'kill -INT "$server"' TERM INT
+# A signal ends `wait` early.
+while code=0; wait "$server" || code=$?; kill -0 "$server" 2> /dev/null; do :; done
+exit "$code"

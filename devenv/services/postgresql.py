@@ -71,10 +71,8 @@ class PostgreSQL(Provisioner):
         rights = "SUPERUSER" if component.settings.get("rights") == "all" else _ORDINARY
         with self._session() as session:
             known = session.execute(_ROLE, names)
-            session.execute(
-                f"{'ALTER' if known else 'CREATE'} ROLE {role} LOGIN {rights} PASSWORD %(password)s",
-                {"password": component.settings["password"]},
-            )
+            password = session.literal(component.settings["password"])
+            session.execute(f"{'ALTER' if known else 'CREATE'} ROLE {role} LOGIN {rights} PASSWORD {password}")
             for (statement,) in session.execute(_TO_REVOKE, names) if known else ():
                 session.execute(statement)
             found = session.execute("SELECT datconnlimit FROM pg_database WHERE datname = %(database)s", names)
@@ -145,11 +143,19 @@ class Session:
         self._connection, self._seconds = connection, seconds
 
     def execute(self, statement: str, values: dict[str, str] | None = None) -> list[tuple[Any, ...]]:
-        """Run a statement in a transaction of its own; return its rows. Raise psycopg2.Error or TimeoutError."""
+        """Run a statement in a transaction of its own; return its rows. Raise psycopg2.Error or TimeoutError.
+
+        Only with `values` does `%` have a meaning in it.
+        """
         with self._connection.cursor() as cursor:
             cursor.execute(statement, values)
             _wait(self._connection, self._seconds)
             return cursor.fetchall() if cursor.description else []
+
+    def literal(self, text: str) -> str:
+        """Return a text as it stands in a statement."""
+        with self._connection.cursor() as cursor:
+            return cursor.mogrify("%s", [text]).decode()
 
 
 @contextmanager
