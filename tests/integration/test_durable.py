@@ -56,6 +56,20 @@ def test_mysql_does_not_wait_for_the_disk_otherwise(running: Project) -> None:
     assert mysql(running) == _UNSAFE
 
 
+def test_postgresql_waits_for_the_disk_if_it_is_to_be_durable(project: Project) -> None:
+    def waits() -> list[str]:
+        ask = [word for name in ("fsync", "synchronous_commit", "full_page_writes") for word in ("-c", f"SHOW {name}")]
+        return project.devenv("exec", "postgresql", "psql", "-At", *ask).stdout.split()
+
+    project.configure("profile: database\ndatabase: postgresql\n")
+    project.devenv("up")
+    # Without the other two a killed server loses what it has confirmed, or cannot read it again.
+    assert waits() == ["off", "on", "on"]
+    project.configure("profile: database\ndatabase: postgresql\ndurable: true\n")
+    project.devenv("up")
+    assert waits() == ["on", "on", "on"]
+
+
 def test_etcd_waits_for_the_disk_if_it_is_to_be_durable_and_keeps_its_data_when_that_changes(project: Project) -> None:
     project.devenv("up", "etcd")
     assert fsyncs(project) == 0

@@ -1,4 +1,4 @@
-"""Kill MySQL in the middle of its first start, and devenv with it."""
+"""Kill a database in the middle of its first start, and devenv with it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 import docker
@@ -16,57 +17,90 @@ from docker.models.containers import Container
 from project import Project, until
 from unharmed import unharmed
 
-DATA = "/var/lib/mysql/data"
-# In seconds; `make chaos` sets it to 0.25.
+# Kill four times in a first start; `make chaos` sets it to 0.25, for sixteen times.
 STEP = float(os.environ.get("KILL_EVERY", "1"))
-# Seconds after the container was started.
-MOMENTS = [number * STEP for number in range(1, 200)]
 MARK = "left-by-the-test"
 
 
-def name_of(project: Project) -> str:
-    return f"devenv-{project.id}-mysql"
+@dataclass(frozen=True)
+class Database:
+    """A service that resumes: its volume, what is in its folder `data`, and its client.
+
+    Its `number` is in a file of the data folder: the id that the server gave itself. A first start takes `seconds`.
+    """
+
+    name: str
+    volume: str
+    content: frozenset[str]
+    number: str
+    seconds: float
+    client: tuple[str, ...]
+    ready: bytes
+
+    @property
+    def data(self) -> str:
+        return f"{self.volume}/data"
 
 
-def container_of(project: Project, client: docker.DockerClient) -> Container:
-    return client.containers.get(name_of(project))
+DATABASES = {
+    "mysql": Database(
+        *("mysql", "/var/lib/mysql", frozenset({"db", "owner"}), "auto.cnf", 4.0),
+        *(("mysql", "-Ne"), b"ready for connections"),
+    ),
+    "postgresql": Database(
+        *("postgresql", "/srv/postgresql", frozenset({"db"}), "global/pg_control", 0.5),
+        *(("psql", "-Atc"), b"ready to accept connections"),
+    ),
+}
 
 
-def server_id(container: Container) -> str:
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest) -> Database:
+    return DATABASES[request.param]
+
+
+def name_of(project: Project, database: Database) -> str:
+    return f"devenv-{project.id}-{database.name}"
+
+
+def server_id(container: Container, database: Database) -> str:
     """Return the id that the server gave itself, or nothing before its data folder is complete."""
     try:
-        chunks, _ = container.get_archive(f"{DATA}/db/auto.cnf")
+        chunks, _ = container.get_archive(f"{database.data}/db/{database.number}")
     except docker.errors.NotFound:
         return ""
     with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
-        file = archive.extractfile("auto.cnf")
+        file = archive.extractfile(archive.getmembers()[0])
         assert file
-        return file.read().decode().partition("server-uuid=")[2].strip()
+        content = file.read()
+    # PostgreSQL's file begins with the number; MySQL's has it in a line.
+    return content.partition(b"server-uuid=")[2].decode().strip() or content[:8].hex()
 
 
-def killed_at(moment: float, project: Project, client: docker.DockerClient) -> str:
-    """Kill devenv and MySQL `moment` seconds after the start; return the server's id by then."""
-    name = name_of(project)
-    with project.begin("up", "--no-golden", "mysql") as run:
-        until(run, "start mysql")
+def killed_at(moment: float, database: Database, project: Project, client: docker.DockerClient) -> str:
+    """Kill devenv and the server `moment` seconds after the start; return the server's id by then."""
+    name = name_of(project, database)
+    with project.begin("up", "--no-golden", database.name) as run:
+        until(run, f"start {database.name}")
         with suppress(subprocess.TimeoutExpired):
             run.wait(moment)
         run.kill()
     # It may be another container than before.
     container = client.containers.get(name)
-    container.kill()
-    return server_id(container)
+    with suppress(docker.errors.APIError):  # It may have ended by itself.
+        container.kill()
+    return server_id(container, database)
 
 
-def in_data(project: Project, client: docker.DockerClient, command: str) -> set[str]:
+def in_data(database: Database, project: Project, client: docker.DockerClient, command: str) -> set[str]:
     """Run a shell command as the server's user in its data folder; return the words that it prints."""
-    server = container_of(project, client)
+    server = client.containers.get(name_of(project, database))
     printed = client.containers.run(
         server.image,
         ["-euc", command],
         entrypoint="sh",
-        working_dir=DATA,
-        volumes={f"{server.name}-data": {"bind": "/var/lib/mysql"}},
+        working_dir=database.data,
+        volumes={f"{server.name}-data": {"bind": database.volume}},
         network_disabled=True,
         remove=True,
     )
@@ -74,35 +108,43 @@ def in_data(project: Project, client: docker.DockerClient, command: str) -> set[
 
 
 @pytest.mark.long
-def test_mysql_killed_again_and_again_in_its_first_start_is_made_anew_until_it_is_complete_and_kept_from_then_on(
-    project: Project, client: docker.DockerClient
+def test_a_database_killed_again_and_again_in_its_first_start_is_made_anew_until_it_is_complete_and_kept_from_then_on(
+    database: Database, project: Project, client: docker.DockerClient
 ) -> None:
-    project.killed_after("create mysql", "up", "--no-golden", "mysql")
+    name = database.name
+    project.killed_after(f"create {name}", "up", "--no-golden", name)
     with suppress(docker.errors.APIError):  # It may not have been started.
-        container_of(project, client).kill()
-    mark = partial(in_data, project, client, f"mkdir -p db.new && touch db.new/{MARK}")
+        client.containers.get(name_of(project, database)).kill()
+    look = partial(in_data, database, project, client)
     # Each incomplete data folder gets a mark before the kill.
-    first = next(found for moment in MOMENTS if not mark() and (found := killed_at(moment, project, client)))
-    assert (in_data(project, client, "ls"), {MARK} & in_data(project, client, "ls db")) == ({"db", "owner"}, set())
-    in_data(project, client, f"touch db/{MARK}")
+    moments = (number * STEP * database.seconds / 4 for number in range(1, 200))
+    first = next(
+        found
+        for moment in moments
+        if not look(f"mkdir -p db.new && touch db.new/{MARK}")
+        and (found := killed_at(moment, database, project, client))
+    )
+    assert (look("ls"), {MARK} & look("ls db")) == (database.content, set())
+    look(f"touch db/{MARK}")
     # The data folder is complete now, but the server has not worked yet.
     for moment in (0.25, 0.5, 0.75):
-        assert killed_at(moment, project, client) == first
-    with unharmed(project, "mysql"):
-        project.devenv("up", "--no-golden", "mysql")
-    assert server_id(container_of(project, client)) == first
-    assert (in_data(project, client, "ls"), {MARK} & in_data(project, client, "ls db")) == ({"db", "owner"}, {MARK})
-    assert project.devenv("exec", "mysql", "mysql", "-Ne", "SELECT 6 * 7").stdout == "42\n"
+        assert killed_at(moment, database, project, client) == first
+    with unharmed(project, name):
+        project.devenv("up", "--no-golden", name)
+    assert server_id(client.containers.get(name_of(project, database)), database) == first
+    assert (look("ls"), {MARK} & look("ls db")) == (database.content, {MARK})
+    assert project.devenv("exec", name, *database.client, "SELECT 6 * 7").stdout == "42\n"
 
 
-def test_what_a_first_start_completed_unseen_is_kept(project: Project) -> None:
-    project.killed_after("start mysql", "up", "mysql")
-    follow = [sys.executable, "-m", "devenv", "logs", "--follow", "mysql"]
+def test_what_a_first_start_completed_unseen_is_kept(database: Database, project: Project) -> None:
+    name = database.name
+    project.killed_after(f"start {name}", "up", name)
+    follow = [sys.executable, "-m", "devenv", "logs", "--follow", name]
     with subprocess.Popen(follow, cwd=project.folder, env=project.environ, stdout=subprocess.PIPE) as following:
         assert following.stdout
-        assert any(b"ready for connections" in line for line in following.stdout)
+        assert any(database.ready in line for line in following.stdout)
         following.kill()
-    project.devenv("exec", "mysql", "mysql", "-e", "CREATE DATABASE kept")
+    project.devenv("exec", name, *database.client, "CREATE TABLE kept (a INT)")
     project.devenv("down")
-    project.devenv("up", "mysql")
-    assert "kept" in project.devenv("exec", "mysql", "mysql", "-Ne", "SHOW DATABASES").stdout
+    project.devenv("up", name)
+    assert project.devenv("exec", name, *database.client, "SELECT count(*) FROM kept").stdout == "0\n"

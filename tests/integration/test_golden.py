@@ -8,9 +8,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import docker
+import psycopg2
 import pymysql
 import pytest
 import requests
@@ -98,29 +102,51 @@ def works(project: Project) -> None:
     assert value_of(project, "key") == token
 
 
-# ---- MySQL and Keystone: what is shared and what never is --------------------------------------------------------
+# ---- a database and Keystone: what is shared and what never is ---------------------------------------------------
 
 
-def denied(env: dict[str, str], user: str, password: str) -> bool:
-    try:
-        pymysql.connect(host="127.0.0.1", port=int(env["DEVENV_MYSQL_PORT"]), user=user, password=password).close()
-    except pymysql.err.OperationalError as error:
-        return error.args[0] == 1045
-    return False
+@dataclass(frozen=True)
+class Database:
+    """A database with a golden state: its config file, how to log in, and statements for the names that it has.
+
+    `number` is a statement for the server's own id, if it has one that a copy must not share.
+    """
+
+    name: str
+    config: str
+    connect: Callable[..., Any]
+    accounts: str
+    databases: str
+    number: str = ""
+
+    def login(self, env: dict[str, str], user: str, password: str) -> Any:
+        port = int(env[f"DEVENV_{self.name.upper()}_PORT"])
+        return closing(self.connect(host="127.0.0.1", port=port, user=user, password=password, database=user))
+
+    def denied(self, env: dict[str, str], user: str, password: str) -> bool:
+        try:
+            with self.login(env, user, password):
+                return False
+        except (pymysql.err.OperationalError, psycopg2.OperationalError) as error:
+            return error.args[0] == 1045 or "password authentication failed" in str(error)
+
+    def names(self, env: dict[str, str], statement: str) -> set[str]:
+        login = self.login(env, "devenv", env[f"DEVENV_{self.name.upper()}_PASSWORD"])
+        with login as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+            return {name for (name,) in cursor.fetchall()}
 
 
-def rows(env: dict[str, str], statement: str) -> set[tuple[str, ...]]:
-    with (
-        pymysql.connect(
-            host="127.0.0.1",
-            port=int(env["DEVENV_MYSQL_PORT"]),
-            user=env["DEVENV_MYSQL_USER"],
-            password=env["DEVENV_MYSQL_PASSWORD"],
-        ) as connection,
-        connection.cursor() as cursor,
-    ):
-        cursor.execute(statement)
-        return set(cursor.fetchall())
+DATABASES = [
+    Database(
+        *("mysql", "my.cnf", pymysql.connect),
+        *("SELECT user FROM mysql.user", "SHOW DATABASES", "SELECT @@server_uuid"),
+    ),
+    Database(
+        *("postgresql", "postgresql.conf", psycopg2.connect),
+        *("SELECT rolname FROM pg_roles", "SELECT datname FROM pg_database"),
+    ),
+]
 
 
 def token_of(env: dict[str, str], user: str, password: str, project: str = "") -> requests.Response:
@@ -131,43 +157,51 @@ def token_of(env: dict[str, str], user: str, password: str, project: str = "") -
     return requests.post(f"{env['OS_AUTH_URL']}/auth/tokens", json=request, timeout=30)
 
 
+@pytest.mark.parametrize("database", DATABASES, ids=lambda database: database.name)
 def test_the_next_environment_begins_with_the_schema_but_with_no_credential_of_the_first(
-    project: Project, other: Project, checkout: Path, client: docker.DockerClient, golden: set[str]
+    database: Database,
+    project: Project,
+    other: Project,
+    checkout: Path,
+    client: docker.DockerClient,
+    golden: set[str],
 ) -> None:
-    with (checkout / "compose" / "mysql" / "my.cnf").open("a") as stream:
+    name = database.name
+    with (checkout / "compose" / name / database.config).open("a") as stream:
         stream.write(f"# {uuid.uuid4()}\n")
     other.checkout = checkout
-    project.configure("profile: identity\ncomponents: {nova: {}}\n")
-    other.configure("profile: identity\n")
+    project.configure(f"profile: identity\ndatabase: {name}\ncomponents: {{nova: {{}}}}\n")
+    other.configure(f"profile: identity\ndatabase: {name}\n")
     golden.update(golden_states(project))
     assert golden == golden_states(other)
     project.devenv("up")
     (image,) = kept(client, golden)
-    assert image.startswith("devenv/golden:mysql-data-")
-    assert fills(other) == [f"devenv-{other.id}-mysql-data"]
+    assert image.startswith(f"devenv/golden:{name}-data-")
+    assert fills(other) == [f"devenv-{other.id}-{name}-data"]
 
     # The image holds no secret but the mark that says whose data it is, which opens nothing.
     (path,) = project.state.glob(f"environments/{project.id}/secrets.json")
     content = b"".join(client.images.get(image).save())
-    found = {name for name, secret in json.loads(path.read_text()).items() if secret.encode() in content}
-    assert found == {"mysql.owner"}
+    found = {key for key, secret in json.loads(path.read_text()).items() if secret.encode() in content}
+    assert found == {f"{name}.owner"}
     other.devenv("up")
     first, second = project.env(), other.env()
 
     # The image holds nothing of the first one's component, and each server has its own id.
-    assert ("nova",) not in rows(second, "SELECT user FROM mysql.user") | rows(second, "SHOW DATABASES")
-    assert ("keystone",) in rows(second, "SHOW DATABASES")
-    assert not rows(first, "SELECT @@server_uuid") & rows(second, "SELECT @@server_uuid")
+    assert "nova" not in database.names(second, database.accounts) | database.names(second, database.databases)
+    assert "keystone" in database.names(second, database.databases)
+    if database.number:
+        assert not database.names(first, database.number) & database.names(second, database.number)
 
     # No account of the second takes the first one's password.
-    secrets = {name: (p.state / "environments" / p.id / "secrets.json") for name, p in (("a", project), ("b", other))}
-    old, new = (json.loads(path.read_text()) for path in secrets.values())
+    secrets = [p.state / "environments" / p.id / "secrets.json" for p in (project, other)]
+    old, new = (json.loads(path.read_text()) for path in secrets)
     assert not set(old.values()) & set(new.values())
-    for user, name in (("devenv", "mysql.password"), ("keystone", "mysql/keystone")):
-        assert denied(second, user, old[name]) and not denied(second, user, new[name])
-    for user, name in (("admin", "admin_password"), ("devenv", "password"), ("demo", "demo_password")):
-        assert token_of(second, user, old[f"keystone.{name}"]).status_code == 401
-        assert token_of(second, user, new[f"keystone.{name}"]).status_code == 201
+    for user, key in (("devenv", f"{name}.password"), ("keystone", f"{name}/keystone")):
+        assert database.denied(second, user, old[key]) and not database.denied(second, user, new[key])
+    for user, key in (("admin", "admin_password"), ("devenv", "password"), ("demo", "demo_password")):
+        assert token_of(second, user, old[f"keystone.{key}"]).status_code == 401
+        assert token_of(second, user, new[f"keystone.{key}"]).status_code == 201
 
     # A token of one is not valid in the other: the keys differ. The catalog names each one's own port.
     foreign = token_of(first, "admin", old["keystone.admin_password"]).headers["X-Subject-Token"]
@@ -179,11 +213,11 @@ def test_the_next_environment_begins_with_the_schema_but_with_no_credential_of_t
     assert {endpoint["url"] for endpoint in catalog["endpoints"]} == {second["OS_AUTH_URL"]}
 
     # The second one's own data survives a restart, as does a component's account.
-    other.configure("profile: identity\ncomponents: {glance: {}}\n")
+    other.configure(f"profile: identity\ndatabase: {name}\ncomponents: {{glance: {{}}}}\n")
     other.devenv("up")
-    other.devenv("restart", "mysql")
+    other.devenv("restart", name)
     glance = other.json("env", "--component", "glance")
-    assert not denied(glance, glance["DEVENV_MYSQL_USER"], glance["DEVENV_MYSQL_PASSWORD"])
+    assert not database.denied(glance, "glance", glance[f"DEVENV_{name.upper()}_PASSWORD"])
 
 
 # ---- what never becomes a golden state ---------------------------------------------------------------------------

@@ -260,6 +260,18 @@ def test_without_a_component_a_job_has_the_login_of_devenv_itself() -> None:
 
 
 @pytest.mark.parametrize("tool", ["github", "gitlab"])
+def test_a_job_has_the_database_that_the_project_has(tool: str, tmp_path: Path) -> None:
+    profile = replace(exports.PROFILE, services={"postgresql": ServiceChoice()})
+    (tmp_path / "ci.yaml").write_text(text := exports.files(tool, profile=profile)[""])
+    schema_accepts(tmp_path / "ci.yaml", tool)
+    assert exports.CATALOGUE["postgresql"].official in text and "mysql" not in text
+    login = {"POSTGRES_USER": "nova", "POSTGRES_PASSWORD": "devenv", "POSTGRES_DB": "nova"}
+    assert all(f'{name}: "{value}"' in text or f"{name}: {value}" in text for name, value in login.items())
+    # Over TCP: the image first runs a server that only listens on a socket.
+    assert tool == "gitlab" or "PGPASSWORD=devenv psql -h 127.0.0.1 -U nova -d nova" in text
+
+
+@pytest.mark.parametrize("tool", ["github", "gitlab"])
 def test_a_job_runs_the_image_that_devenv_yaml_names(tool: str) -> None:
     profile = replace(
         exports.PROFILE, services={"mysql": ServiceChoice("example.org/mysql:8.0"), "etcd": ServiceChoice()}
