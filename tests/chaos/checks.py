@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import amqp
 import docker
+import psycopg2
 import pymysql
 import requests
 from requests import Session
@@ -127,17 +129,23 @@ def logins(project: Project) -> Iterator[str]:
             if what in values:
                 try:
                     check(values)
-                except (pymysql.MySQLError, amqp.AMQPError, OSError) as error:
+                except (pymysql.MySQLError, psycopg2.Error, amqp.AMQPError, OSError) as error:
                     yield f"{path.name}: {what} does not log in: {error}"
 
 
-def connect(url: str) -> pymysql.connections.Connection[Any]:
+def connect(url: str) -> Any:
+    """Log in to the database of a URL; leaving the context of the result closes the connection."""
     at = urlsplit(url)
     login = {"user": at.username, "password": unquote(at.password or ""), "database": at.path.lstrip("/")}
-    return pymysql.connect(host=at.hostname, port=at.port or 0, connect_timeout=_SECONDS, autocommit=True, **login)
+    common = {"host": at.hostname, "port": at.port or 0, "connect_timeout": _SECONDS, **login}
+    if at.scheme.startswith("mysql"):
+        return pymysql.connect(autocommit=True, **common)
+    connection = psycopg2.connect(**common)
+    connection.autocommit = True
+    return closing(connection)
 
 
-def _mysql(url: str) -> None:
+def _sql(url: str) -> None:
     with connect(url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT 1")
 
@@ -178,8 +186,9 @@ def keystone_token(values: Mapping[str, str]) -> str:
 
 
 _LOGINS = {
-    "DEVENV_MYSQL_URL": lambda values: _mysql(values["DEVENV_MYSQL_URL"]),
-    "DATABASE_URL": lambda values: _mysql(values["DATABASE_URL"]),
+    "DEVENV_MYSQL_URL": lambda values: _sql(values["DEVENV_MYSQL_URL"]),
+    "DEVENV_POSTGRESQL_URL": lambda values: _sql(values["DEVENV_POSTGRESQL_URL"]),
+    "DATABASE_URL": lambda values: _sql(values["DATABASE_URL"]),
     "DEVENV_RABBITMQ_URL": lambda values: _amqp(values["DEVENV_RABBITMQ_URL"]),
     "AMQP_URL": lambda values: _amqp(values["AMQP_URL"]),
     "DEVENV_ETCD_URL": lambda values: key(values, "/"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from project import Completed, Project, new_project, remove
+from project import Completed, Project, remove
 
 from devenv.lifecycle.environment import Environment
 from devenv.names import identifier
@@ -16,7 +16,12 @@ from devenv.store.places import environment_id
 from devenv.wiring.contents import from_dotenv
 from tests.chaos import checks, files
 
-SERVICES = ("mysql", "rabbitmq", "etcd", "keystone")
+SERVICES = ("mysql", "postgresql", "rabbitmq", "etcd", "keystone")
+# Statements for the names of databases and users, by the variable with the administrator's URL.
+NAMES = {
+    "DEVENV_MYSQL_URL": "SELECT schema_name FROM information_schema.schemata UNION ALL SELECT user FROM mysql.user",
+    "DEVENV_POSTGRESQL_URL": "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles",
+}
 WHICH = ["some", pytest.param("all", marks=pytest.mark.long)]
 # More steps than any command takes.
 MANY = 10**6
@@ -28,6 +33,7 @@ from pymysql.cursors import Cursor
 from requests import Session
 from devenv.cli import main as cli
 from devenv.services.base import Provisioner
+from devenv.services.postgresql import Session as PostgreSQL
 
 service, left = sys.argv.pop(1), int(sys.argv.pop(1))
 atexit.register(lambda: print(left, file=sys.stderr))
@@ -52,27 +58,45 @@ def counted(send):
 
 Provisioner.ensure, Provisioner.drop = noted(Provisioner.ensure), noted(Provisioner.drop)
 Cursor.execute, Session.request = counted(Cursor.execute), counted(Session.request)
+PostgreSQL.execute = counted(PostgreSQL.execute)
 cli.main()
 """
 
 
 @pytest.fixture(scope="module")
-def kills(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """Bring up all four services; etcd gives components users, which takes more steps than a prefix."""
-    shared = new_project(tmp_path_factory.mktemp("kills"), "kills")
+def environments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Project]]:
+    """Bring up all services with this database; etcd gives components users, which takes more steps than a prefix."""
+    there: dict[str, Project] = {}
+
+    def brought_up(database: str) -> Project:
+        if database not in there:
+            # All have the state folder of the first, as each command in this process does.
+            there[database] = Project(folder / database, folder / "state")
+            there[database].folder.mkdir()
+            wanted(there[database])
+            up(there[database])
+        return there[database]
+
+    folder = tmp_path_factory.mktemp("kills")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("DEVENV_STATE_DIR", str(shared.state))
-        wanted(shared)
-        up(shared)
-        yield shared
-        remove(shared)
+        patched.setenv("DEVENV_STATE_DIR", str(folder / "state"))
+        yield brought_up
+        for project in there.values():
+            remove(project)
+
+
+@pytest.fixture
+def kills(environments: Callable[[str], Project], service: str) -> Project:
+    """Return the environment in which the service is."""
+    return environments("postgresql" if service == "postgresql" else "mysql")
 
 
 def wanted(project: Project, name: str = "") -> None:
     """Write a devenv.yaml that names this component, or none."""
     catalog = f'{{catalog: {{type: {name}, url: "http://127.0.0.1:8774"}}}}'
     component = f"{{{name}: {catalog}}}" if name else "{}"
-    project.configure(f"services: {{etcd: {{auth: true}}}}\ncomponents: {component}\n")
+    database = project.folder.name
+    project.configure(f"database: {database}\nservices: {{etcd: {{auth: true}}}}\ncomponents: {component}\n")
 
 
 def up(project: Project, drop: bool = False) -> None:
@@ -119,8 +143,9 @@ def fill(project: Project, name: str) -> None:
 def held(project: Project) -> set[str]:
     """Return the names of all that components may have, as the services themselves tell their administrator."""
     admin = from_dotenv((project.folder / ".devenv" / "env").read_text())
-    with checks.connect(admin["DEVENV_MYSQL_URL"]) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT schema_name FROM information_schema.schemata UNION ALL SELECT user FROM mysql.user")
+    (database,) = {*NAMES} & {*admin}
+    with checks.connect(admin[database]) as connection, connection.cursor() as cursor:
+        cursor.execute(NAMES[database])
         names = [name for (name,) in cursor.fetchall()]
     login = (admin["DEVENV_RABBITMQ_USER"], admin["DEVENV_RABBITMQ_PASSWORD"])
     management = admin["DEVENV_RABBITMQ_MANAGEMENT_URL"]
