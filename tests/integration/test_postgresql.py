@@ -133,6 +133,15 @@ def test_the_client_in_the_container_needs_no_options(shared: Project) -> None:
     assert "CREATE TABLE" in shared.devenv("exec", "postgresql", "pg_dump", "--schema-only", "keystone").stdout
 
 
+def test_one_component_is_reset_and_the_others_keep_what_they_have(shared: Project) -> None:
+    for name in ("nova", "my-service"):
+        ask(variables(shared, name), "CREATE SCHEMA reset_me")
+    shared.devenv("reset", "--component", "nova")
+    query = "SELECT count(*) FROM pg_namespace WHERE nspname = 'reset_me'"
+    assert ask(variables(shared, "nova"), query) == [(0,)]
+    assert ask(variables(shared, "my-service"), query, "DROP SCHEMA reset_me", query) == [(0,)]
+
+
 # ---- the provisioner ---------------------------------------------------------------------------------------------
 
 
@@ -292,6 +301,21 @@ def test_a_lost_password_and_a_lost_database_of_devenvs_own_come_back_with_a_sta
     assert ask(variables(shared), "SELECT current_database()") == [("devenv",)]
     # The roles of components keep their passwords.
     assert ask(variables(shared, "nova"), "SELECT current_user") == [("nova",)]
+
+
+def test_a_snapshot_brings_back_what_was_there_with_all_logins(project: Project) -> None:
+    project.configure("profile: database\ndatabase: postgresql\ncomponents: [nova]\n")
+    project.devenv("up")
+    before = variables(project, "nova")
+    ask(before, "CREATE TABLE early (i INT)")
+    project.devenv("snapshot", "save", "one")
+    ask(before, "CREATE TABLE late (i INT)")
+    project.devenv("down", "--volumes")
+    project.devenv("snapshot", "restore", "one")
+    after = variables(project, "nova")
+    assert after["DEVENV_POSTGRESQL_PASSWORD"] == before["DEVENV_POSTGRESQL_PASSWORD"]
+    assert ask(after, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == [("early",)]
+    project.devenv("snapshot", "rm", "one")
 
 
 def test_data_of_another_version_is_told_in_one_line(project: Project, client: docker.DockerClient) -> None:
