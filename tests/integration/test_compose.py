@@ -6,13 +6,14 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import amqp
 import composing
 import docker
+import psycopg2
 import pymysql
 import pytest
 import requests
@@ -178,6 +179,31 @@ def test_an_exported_etcd_asks_for_the_logins_that_the_project_wants(project: Pr
         assert exported.run("restart").returncode == 0
         assert exported.run("up", "--wait").returncode == 0
         assert requests.post(f"{url}/auth/authenticate", json=login, timeout=10).status_code == 200
+
+
+@pytest.mark.long
+def test_an_exported_postgresql_has_the_databases_of_keystone_and_of_the_components(
+    project: Project, compose: list[str]
+) -> None:
+    project.configure(f"profile: identity\ndatabase: postgresql\n{COMPONENTS}")
+    with brought_up(project, compose) as exported:
+        check_keystone(exported)
+        check_postgresql(exported)
+        assert exported.run("restart").returncode == 0
+        assert exported.run("up", "--wait").returncode == 0
+        check_postgresql(exported)
+
+
+def check_postgresql(exported: Exported) -> None:
+    passwords = dict(re.findall(r'ALTER ROLE "?(\w+)"? .*PASSWORD \'(\w+)\'', exported.file("postgresql-accounts.sql")))
+    assert set(passwords) == {"devenv", "keystone", "nova", "my_service"}
+    common = {"host": "127.0.0.1", "port": exported.port("postgresql", 5432)}
+    for user, password in passwords.items():
+        with closing(psycopg2.connect(user=user, password=password, dbname=user, **common)) as connection:
+            connection.cursor().execute("CREATE TABLE IF NOT EXISTS kept (id INT)")
+            connection.commit()
+    with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+        psycopg2.connect(user="my_service", password=passwords["my_service"], dbname="nova", **common)
 
 
 @pytest.mark.long
