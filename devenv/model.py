@@ -100,8 +100,9 @@ class ServiceDefinition:
 
     `provisioner` says what creates components' parts; it is empty if the service has no parts for them. `wire` is the
     folder with the templates of wired files. `package` is the package in the image whose version is the service's, and
-    `official` the public image of that version, for CIs. The `default` service of a role fills it where a profile says
-    nothing else. `citest` is the URL by which OpenStack's own test suites use its account for them.
+    `official` the public image of that version, for CIs. `extra` is the extra of devenv's own package with what its
+    probe and provisioner need. The `default` service of a role fills it where a profile says nothing else. `citest` is
+    the URL by which OpenStack's own test suites use its account for them.
     """
 
     name: str
@@ -113,6 +114,7 @@ class ServiceDefinition:
     wheels: str = ""
     package: str = ""
     official: str = ""
+    extra: str = ""
     files: tuple[ConfigFile, ...] = ()
     volumes: tuple[tuple[str, str], ...] = ()
     secrets: tuple[str, ...] = ()

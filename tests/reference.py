@@ -356,6 +356,7 @@ CONTAINER: Words = {
 DEVENV: Words = {
     "role": ("name", "the role by which other services require it", "role: database"),
     "official": ("image", "the public image of the version that it builds, for CIs", "official: mysql:9.7"),
+    "extra": ("name", "the extra of `openstack-devenv` that its probe and provisioner need", "extra: postgresql"),
     "default": ("true or false", "it fills the role where nothing else is said", "default: true"),
     "citest": (
         "template",

@@ -1,13 +1,15 @@
 """Export the environment in other tools' formats, from templates under compose/export/: a file or folder per tool.
 
 A template can use `${services}`, the filled-in templates `export/TOOL` of the services, and `${variables}`,
-`${project}`, `${names}` and `${left_out}`. A name alone on a line gives its indentation to all lines of its value.
+`${project}`, `${names}`, `${left_out}` and `${devenv}`, what to install. A name alone on a line gives its indentation
+to all lines of its value.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +80,7 @@ def for_jobs(
     words = {
         "project": project,
         "names": ", ".join(parts),
+        "devenv": _requirement({catalogue[name].extra for name in parts} - {""}),
         "left_out": ", ".join(name for name in parts if name not in told) or "none",
         "services": _fragments(tool, told, catalogue) or "{}",
         "variables": _variables(seen, component, catalogue),
@@ -135,6 +138,11 @@ def _alone(desired: Desired, component: str) -> Desired:
     services = {n: replace(s, components=part(s.own, s.components)) for n, s in desired.services.items()}
     choice = desired.components.get(component, ComponentChoice(component))
     return replace(desired, services=services, components={component: choice})
+
+
+def _requirement(extras: set[str]) -> str:
+    """Return what pip has to install, quoted for a shell or YAML if that needs it."""
+    return shlex.quote(f"openstack-devenv[{','.join(sorted(extras))}]") if extras else "openstack-devenv"
 
 
 def _variables(desired: Desired, component: str, catalogue: Catalogue) -> str:

@@ -16,11 +16,13 @@ from importlib.metadata import distribution
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from devenv.errors import ConfigError, NotReady
 from devenv.services import base, etcd, keystone, lookup, mysql, postgresql, rabbitmq
 from devenv.services.base import Target
 from devenv.services.lookup import load_probe, load_provisioner
+from devenv.spec.catalogue import load_catalogue
 
 LOGIN = {"user": "u", "password": "secret", "database": "d", "vhost": "v", "project": "p"}
 Answer = tuple[int, Any]
@@ -232,9 +234,13 @@ def test_a_package_that_is_missing_is_told_with_what_brings_it(
     assert "pip install 'openstack-devenv[postgresql]'" in caught.value.hint
 
 
-def test_a_package_that_a_kind_needs_comes_with_an_extra_of_that_name() -> None:
-    extras = distribution("openstack-devenv").metadata.get_all("Provides-Extra")
-    assert {f"openstack-devenv[{extra}]" for extra in extras or ()} >= {extra for _, extra in lookup.NEEDS.values()}
+def test_a_package_that_a_service_needs_comes_with_the_extra_that_it_names() -> None:
+    requirements = map(Requirement, distribution("openstack-devenv").requires or ())
+    bringing = {one.name: str(one.marker) for one in requirements if one.marker}
+    for service in load_catalogue().values():
+        package, install = lookup.NEEDS.get(service.probe["kind"], ("", ""))
+        assert install == (f"openstack-devenv[{service.extra}]" if service.extra else "")
+        assert not package or f"{package}-binary" in bringing
 
 
 # ---- by name -----------------------------------------------------------------------------------------------------

@@ -259,6 +259,17 @@ def test_without_a_component_a_job_has_the_login_of_devenv_itself() -> None:
     assert "OS_DEFAULT__TRANSPORT_URL" not in job["env"]
 
 
+def test_a_job_of_zuul_installs_what_devenv_needs_for_the_services() -> None:
+    profile = replace(exports.PROFILE, services={"postgresql": ServiceChoice()})
+    installed = [
+        task["ansible.builtin.pip"]["name"]
+        for one in (ZUUL, exports.files("zuul", profile=profile))
+        for task in yaml.safe_load(one["playbooks/devenv/pre.yaml"])[0]["tasks"]
+        if "ansible.builtin.pip" in task
+    ]
+    assert installed == ["openstack-devenv", "openstack-devenv[postgresql]"]
+
+
 @pytest.mark.parametrize("tool", ["github", "gitlab"])
 def test_a_job_has_the_database_that_the_project_has(tool: str, tmp_path: Path) -> None:
     profile = replace(exports.PROFILE, services={"postgresql": ServiceChoice()})
@@ -267,6 +278,7 @@ def test_a_job_has_the_database_that_the_project_has(tool: str, tmp_path: Path) 
     assert exports.CATALOGUE["postgresql"].official in text and "mysql" not in text
     login = {"POSTGRES_USER": "nova", "POSTGRES_PASSWORD": "devenv", "POSTGRES_DB": "nova"}
     assert all(f'{name}: "{value}"' in text or f"{name}: {value}" in text for name, value in login.items())
+    assert "pip install 'openstack-devenv[postgresql]'" in text
     # Over TCP: the image first runs a server that only listens on a socket.
     assert tool == "gitlab" or "PGPASSWORD=devenv psql -h 127.0.0.1 -U nova -d nova" in text
 
