@@ -31,7 +31,7 @@ OWN = {
     },
 }
 # The package that a kind needs and an installed devenv may lack, and what to install for it.
-NEEDS = {"postgresql": ("psycopg2", "openstack-devenv[postgresql]")}
+NEEDS = {"postgresql": ("pg8000", "openstack-devenv[postgresql]")}
 
 
 def check_packages(*kinds: str) -> None:

@@ -28,7 +28,7 @@ FOR_OTHERS = {"testing/ci", "cli/project", "wiring/export"}
 TOP = {"compose", "devenv", "docs", "profiles", "tests"} | {
     *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "pyproject.toml")
 }
-SLOW = {"docker", "rich", "requests", "yaml", "voluptuous", "pymysql", "psycopg2", "amqp"}
+SLOW = {"docker", "rich", "requests", "yaml", "voluptuous", "pymysql", "pg8000", "amqp"}
 
 
 @cache
