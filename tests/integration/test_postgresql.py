@@ -259,6 +259,19 @@ def test_a_server_that_stands_still_is_not_waited_for_forever(
     postgresql.check(work.target)
 
 
+def test_nobody_logs_in_without_a_password(shared: Project) -> None:
+    values = variables(shared)
+    tried = [(user, password) for user in ("devenv", "postgres", "root", "nobody", "nova") for password in ("", user)]
+    for user, password in [*tried, ("postgres", values["DEVENV_POSTGRESQL_PASSWORD"])]:
+        with pytest.raises(psycopg2.OperationalError, match=r"no password supplied|password authentication failed"):
+            ask(values, user=user, password=password)
+        inside = f"host=/tmp dbname=devenv user={user} password='{password}'"
+        done = shared.devenv("exec", "postgresql", "psql", "-wc", "SELECT 1", inside, check=False)
+        assert done.returncode == 2 and "password" in done.stderr
+    roles = ask(values, "SELECT rolname FROM pg_roles WHERE rolcanlogin")
+    assert {role for (role,) in roles} == {"devenv", "keystone", "nova", "my_service"}
+
+
 # ---- the server --------------------------------------------------------------------------------------------------
 
 
