@@ -38,7 +38,8 @@ fi
 rm -f "$data/postmaster.pid"
 # In this mode the server reads statements from its input and listens nowhere.
 set -- -D "$data" -c config_file=/etc/devenv/postgresql.conf
-postgres --single "$@" postgres < /etc/devenv/accounts.sql > /dev/null
+# It must not log the statements, which hold passwords, if one of them fails.
+postgres --single "$@" -c log_min_error_statement=panic postgres < /etc/devenv/accounts.sql > /dev/null
 
 # The server must not be process 1. It would then inherit what `devenv exec` leaves behind, take it for its own, and end
 # all connections when it fails.
