@@ -262,9 +262,7 @@ def test_a_probe_that_nobody_brings_is_a_clear_error() -> None:
 def test_devenv_finds_its_own_probes_without_a_look_at_packages() -> None:
     code = "import sys; from devenv.services.lookup import load_probe; load_probe('etcd'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"importlib.metadata", "requests", "pymysql", "pg8000", "amqp", "http.client"} & set(
-        done.stdout.split()
-    )
+    assert not {"importlib.metadata", "requests", "pymysql", "pg8000", "amqp", "http.client"} & set(done.stdout.split())
 
 
 UNDISTURBED = """
