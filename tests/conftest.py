@@ -22,7 +22,7 @@ pytest.register_assert_rewrite("tests.contract")
 
 # Tests that ask for one of these fixtures run in one process, since each process would make its own; all others run
 # wherever there is room: `pytest --numprocesses N --dist loadgroup`.
-SHARED = ("running", "guarded", "canary", "figures", "queue", "engine", "place", "kills", "golden")
+SHARED = ("running", "guarded", "canary", "figures", "queue", "engine", "place", "kills", "golden", "server")
 _GROUPS = pytest.StashKey[Path]()
 
 

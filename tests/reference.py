@@ -304,6 +304,7 @@ SWITCHES = {
         "keystone",
         "processes",
     ): "Keystone runs four processes, as in a deployment, instead of one with four threads and a cache",
+    ("mariadb", "durable"): "MariaDB answers a commit when it is on the disk, and repairs half-written pages",
     ("mysql", "durable"): "MySQL answers a commit when it is on the disk, and repairs half-written pages",
     ("postgresql", "durable"): "PostgreSQL answers a commit when it is on the disk",
 }
@@ -436,6 +437,7 @@ PROBES = {
     "amqp": ("`user`, `password`, `vhost`", "a login, and a queue as oslo.messaging declares it"),
     "etcd": ("none", "`/readyz`; in old versions a linearizable read"),
     "keystone": ("`user`, `password`, `project`", "a token, and the identity URL in its catalog"),
+    "mariadb": ("`user`, `password`, `database`", "a login over TCP and a statement in the database"),
     "mysql": ("`user`, `password`, `database`", "a login over TCP and a statement in the database"),
     "postgresql": ("`user`, `password`, `database`", "a login over TCP and a statement in the database"),
 }
@@ -445,6 +447,7 @@ PROVISIONERS = {
         "`user`, `password`, `project`, `token`",
         "`user`, `password`, `project`, `roles`, `region`, `catalog_type`, `catalog_name`, `catalog_url`",
     ),
+    "mariadb": ("`user`, `password`", "`database`, `user`, `password`"),
     "mysql": (
         "`user`, `password`; `log_in` as each component after a start",
         "`database`, `user`, `password`",

@@ -17,6 +17,7 @@ PROVISIONERS = "devenv.provisioners"
 OWN = {
     PROBES: {
         "mysql": "devenv.services.mysql:check",
+        "mariadb": "devenv.services.mariadb:check",
         "postgresql": "devenv.services.postgresql:check",
         "amqp": "devenv.services.rabbitmq:check",
         "etcd": "devenv.services.etcd:check",
@@ -24,6 +25,7 @@ OWN = {
     },
     PROVISIONERS: {
         "mysql": "devenv.services.mysql:MySQL",
+        "mariadb": "devenv.services.mariadb:MariaDB",
         "postgresql": "devenv.services.postgresql:PostgreSQL",
         "rabbitmq": "devenv.services.rabbitmq:RabbitMQ",
         "etcd": "devenv.services.etcd:Etcd",

@@ -27,6 +27,13 @@ from tests.integration.inside import REPOSITORY, run_inside, sources, surroundin
 
 Completed = subprocess.CompletedProcess[str]
 
+# The database services, and how the administrator runs a statement in the container of each; rows come out alone.
+DATABASES = {
+    "mysql": ("mysql", "-Ne"),
+    "mariadb": ("mariadb", "-Ne"),
+    "postgresql": ("psql", "-Atc"),
+}
+
 
 @dataclass
 class Project:
@@ -179,6 +186,10 @@ class Project:
         (self.folder / "devenv.yaml").write_text(text)
         if trusted:
             self.devenv("trust")
+
+    def sql(self, database: str, statement: str) -> str:
+        """Run a statement as the administrator of a database service; return the rows that it prints."""
+        return self.devenv("exec", database, "--", *DATABASES[database], statement).stdout
 
     @property
     def id(self) -> str:

@@ -17,10 +17,12 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "devenv"
 # Modules by their path below devenv/, without the ending: "lifecycle/up".
 MODULES = {str(path.relative_to(PACKAGE).with_suffix("")): path for path in sorted(PACKAGE.rglob("*.py"))}
-SERVICES = re.compile(r"mysql|postgres|rabbit|etcd|keystone", re.IGNORECASE)
+SERVICES = re.compile(r"mysql|mariadb|postgres|rabbit|etcd|keystone", re.IGNORECASE)
 # These may know a service by name: modules that speak its protocol, and the table of those modules. So may the
 # commented devenv.yaml that `init` writes.
-MAY_NAME_SERVICES = {f"services/{name}" for name in ("mysql", "postgresql", "rabbitmq", "etcd", "keystone", "lookup")}
+MAY_NAME_SERVICES = {
+    f"services/{name}" for name in ("mysql", "mariadb", "postgresql", "rabbitmq", "etcd", "keystone", "lookup")
+}
 HELP_TEXTS = {("profile", "TEMPLATE")}
 # These write files that are not devenv's own, with the user's umask: a job's report, devenv.yaml, an export.
 FOR_OTHERS = {"testing/ci", "cli/project", "wiring/export"}

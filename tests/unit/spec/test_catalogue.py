@@ -44,6 +44,7 @@ def problems(path: Path) -> tuple[str, ...]:
 def test_the_base_services_fill_the_four_roles() -> None:
     assert {name: service.role for name, service in SHIPPED.items()} == {
         "mysql": "database",
+        "mariadb": "database",
         "postgresql": "database",
         "rabbitmq": "message-queue",
         "etcd": "coordination",
@@ -100,6 +101,7 @@ def test_no_volume_is_golden_unless_the_file_says_so(tmp_path: Path) -> None:
 def test_only_data_that_is_dear_to_make_and_free_of_credentials_is_golden() -> None:
     assert {name: service.golden for name, service in SHIPPED.items() if service.golden} == {
         "mysql": ("data",),
+        "mariadb": ("data",),
         "postgresql": ("data",),
     }
 
@@ -133,6 +135,7 @@ def test_what_is_unsafe_but_fast_is_off_with_the_switch_for_it() -> None:
     durable = load_catalogue(everywhere={"durable": True})
     assert {name: dict(service.settings) for name, service in durable.items() if service.settings} == {
         "mysql": {"flush_log": "1", "flush_method": "O_DIRECT", "doublewrite": "ON"},
+        "mariadb": {"flush_log": "1", "flush_method": "O_DIRECT", "doublewrite": "ON"},
         "postgresql": {"fsync": "on"},
         "etcd": {"no_fsync": "false"},
         # Neither is about data: the number of processes, and their cache.
