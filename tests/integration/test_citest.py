@@ -20,11 +20,18 @@ from test_run import begun, end
 
 VARIABLE = "OS_TEST_DBAPI_ADMIN_CONNECTION"
 ACCOUNT = "openstack_citest"
-DATABASES = ["mysql", "postgresql"]
+# MariaDB takes the same way as MySQL.
+DATABASES = ["mysql", "postgresql", pytest.param("mariadb", marks=pytest.mark.long)]
 # How the administrator lists the accounts and databases whose names begin with the account's.
 LISTS = {
     "mysql": (
         "mysql",
+        "-Ne",
+        f"SELECT User FROM mysql.user WHERE User LIKE '{ACCOUNT}%' UNION ALL "
+        f"SELECT SCHEMA_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME LIKE '{ACCOUNT}%'",
+    ),
+    "mariadb": (
+        "mariadb",
         "-Ne",
         f"SELECT User FROM mysql.user WHERE User LIKE '{ACCOUNT}%' UNION ALL "
         f"SELECT SCHEMA_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME LIKE '{ACCOUNT}%'",

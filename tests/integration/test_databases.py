@@ -8,12 +8,14 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import docker
+import psycopg2
 import pymysql
 import pytest
 from project import DATABASES, Project, new_project, plan_of, remove
@@ -34,32 +36,62 @@ pymysql.connect(**json.load(sys.stdin), ssl_disabled=True).close()
 """
 
 
+REFUSED = (pymysql.err.MySQLError, psycopg2.Error)
+
+
+def connect(url: str, **instead: str) -> Any:
+    """Log in with a URL, or with another user, password or database than in it; each statement is a transaction."""
+    parts = urlsplit(url)
+    assert parts.hostname and parts.port and parts.username and parts.password
+    login = {"user": parts.username, "password": parts.password, "database": parts.path[1:]} | instead
+    if parts.scheme.startswith("mysql"):
+        return pymysql.connect(host=parts.hostname, port=parts.port, autocommit=True, **login)  # type: ignore[arg-type]
+    connection = psycopg2.connect(host=parts.hostname, port=parts.port, **login)
+    connection.autocommit = True
+    return connection
+
+
+def ask(url: str, *statements: str) -> Any:
+    """Run statements; return the last one's rows."""
+    with closing(connect(url)) as connection, connection.cursor() as cursor:
+        for text in statements:
+            cursor.execute(text)
+        return cursor.fetchall() if cursor.description else ()
+
+
+def url_of(project: Project, service: str, component: str = "") -> str:
+    """Return the URL of a component, or of the administrator, as devenv wired it."""
+    of_component = ("--component", component) if component else ()
+    return str(project.json("env", *of_component)[f"DEVENV_{service.upper()}_URL"])
+
+
 @dataclass(frozen=True)
 class Server:
-    """Hold a database service that runs alone, and a component's arguments for PyMySQL."""
+    """Hold a database service that runs alone, and a component's URL."""
 
     name: str
     project: Project
-    nova: Mapping[str, Any]
-
-    def ask(self, *statements: str) -> Any:
-        """Run statements as the component; return the last one's first row."""
-        with pymysql.connect(**self.nova, autocommit=True) as connection, connection.cursor() as cursor:
-            for text in statements:
-                cursor.execute(text)
-            return cursor.fetchone()
+    nova: str
 
 
-@pytest.fixture(scope="module", params=LIKE_MYSQL)
+def configure(project: Project, database: str, components: str = "") -> None:
+    project.configure(f"profile: database\ndatabase: {database}\ncomponents: [{components}]\n")
+
+
+@pytest.fixture(scope="module", params=DATABASES)
 def server(
     request: pytest.FixtureRequest, images: object, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """Bring up a server that speaks MySQL's protocol, with the component nova."""
+    """Bring up a database with the components nova and my-service."""
     scratch = new_project(tmp_path_factory.mktemp(request.param), "server")
-    scratch.configure(f"profile: database\ndatabase: {request.param}\ncomponents: [nova]\n")
+    configure(scratch, request.param, "nova, my-service")
     scratch.devenv("up")
-    yield Server(request.param, scratch, arguments(scratch, "nova"))
+    yield Server(request.param, scratch, url_of(scratch, request.param, "nova"))
     remove(scratch)
+
+
+# The tests of these are about the servers that speak MySQL's protocol.
+like_mysql = pytest.mark.parametrize("server", LIKE_MYSQL, indirect=True)
 
 
 def arguments(project: Project, component: str) -> Mapping[str, Any]:
@@ -87,21 +119,116 @@ def test_every_database_service_is_tested() -> None:
     assert {name for name, service in load_catalogue().items() if service.role == "database"} == {*DATABASES}
 
 
+# ---- every database ----------------------------------------------------------------------------------------------
+
+
+def test_a_component_may_do_everything_in_its_database_and_nothing_elsewhere(server: Server) -> None:
+    made = ("CREATE TABLE own (word VARCHAR(40))", "INSERT INTO own VALUES ('grüße ✓ 🚀')", "SELECT word FROM own")
+    assert [word for (word,) in ask(server.nova, *made)] == ["grüße ✓ 🚀"]
+    ask(server.nova, "DROP TABLE own")
+    for foreign in ("CREATE DATABASE more", "CREATE USER more", "DROP DATABASE my_service"):
+        with pytest.raises(REFUSED):
+            ask(server.nova, foreign)
+    with pytest.raises(REFUSED):
+        connect(server.nova, database="my_service")
+
+
+def test_a_killed_server_keeps_what_it_committed(server: Server, client: docker.DockerClient) -> None:
+    rows = [f"INSERT INTO committed VALUES ({number})" for number in range(200)]
+    ask(server.nova, "CREATE TABLE committed (i INT PRIMARY KEY)", *rows)
+    client.containers.get(f"devenv-{server.project.id}-{server.name}").kill()
+    server.project.devenv("up")
+    assert [*ask(server.nova, "SELECT COUNT(*) FROM committed")] == [(200,)]
+    ask(server.nova, "DROP TABLE committed")
+
+
+def test_an_open_transaction_does_not_keep_a_component_from_being_emptied(server: Server) -> None:
+    url = url_of(server.project, server.name, "my-service")
+    ask(url, "CREATE TABLE t (i INT)")
+    with closing(connect(url)) as forgotten, forgotten.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("INSERT INTO t VALUES (1)")
+        server.project.devenv("reset", "--component", "my-service")
+    ask(url, "CREATE TABLE t (i INT)")
+
+
+# What the administrator of each server asks for the names of accounts.
+ACCOUNTS = {
+    "mysql": "SELECT user FROM mysql.user",
+    "mariadb": "SELECT user FROM mysql.user",
+    "postgresql": "SELECT rolname FROM pg_roles WHERE rolcanlogin",
+}
+
+
+def test_the_next_environment_begins_with_a_copy_and_with_no_credential_of_the_first(
+    server: Server, project: Project
+) -> None:
+    configure(project, server.name)
+    volume = f"devenv-{project.id}-{server.name}-data"
+    assert ("fill", volume, "golden state") in plan_of(project)
+    project.devenv("up")
+    url = url_of(project, server.name)
+    ask(url, "CREATE TABLE t (i INT)", "DROP TABLE t")
+    first = url_of(server.project, server.name)
+    for old in (first, server.nova):
+        with pytest.raises(REFUSED):
+            connect(url, user=str(urlsplit(old).username), password=str(urlsplit(old).password))
+    assert not {"nova", "my_service"} & {account for (account,) in ask(url, ACCOUNTS[server.name])}
+    project.devenv("restart")
+    ask(url, "SELECT 1")
+    ask(first, "SELECT 1")
+
+
+@pytest.mark.long
+def test_a_snapshot_brings_data_back_and_a_reset_takes_it_away(server: Server) -> None:
+    ask(server.nova, "CREATE TABLE saved (i INT)", "INSERT INTO saved VALUES (1)")
+    server.project.devenv("snapshot", "save", "before")
+    ask(server.nova, "DROP TABLE saved")
+    server.project.devenv("snapshot", "restore", "before")
+    assert [*ask(server.nova, "SELECT i FROM saved")] == [(1,)]
+    server.project.devenv("reset")
+    ask(server.nova, "CREATE TABLE saved (i INT)", "DROP TABLE saved")
+    server.project.devenv("snapshot", "rm", "before")
+
+
+# ---- MySQL and MariaDB -------------------------------------------------------------------------------------------
+
+
+@like_mysql
+def test_the_server_has_neither_anonymous_accounts_nor_root_over_tcp_nor_a_test_database(server: Server) -> None:
+    url = url_of(server.project, server.name)
+    (path,) = server.project.state.glob(f"environments/{server.project.id}/secrets.json")
+    root = json.loads(path.read_text())[f"{server.name}.root_password"]
+    for user, password in (("root", ""), ("root", root), ("", ""), ("mysql", ""), ("devenv", ""), ("test", "")):
+        with pytest.raises(pymysql.err.OperationalError, match="Access denied"):
+            connect(url, user=user, password=password, database="mysql")
+    own = {name for (name,) in ask(url, "SELECT DISTINCT user FROM mysql.user WHERE user NOT LIKE 'm%.%'")}
+    assert own - {"PUBLIC"} == {"root", "devenv", "nova", "my_service"}
+    hosts = ask(url, "SELECT host FROM mysql.user WHERE user = 'root'")
+    assert [host for (host,) in hosts] == ["localhost"]
+    databases = {name for (name,) in ask(url, "SHOW DATABASES")}
+    system = {"mysql", "sys", "information_schema", "performance_schema"}
+    assert databases - system == {"devenv", "nova", "my_service"}
+
+
+@like_mysql
 def test_a_row_may_refer_to_itself_by_the_number_that_the_server_gives_it(server: Server) -> None:
     table = (
         "CREATE TABLE node (id INT PRIMARY KEY AUTO_INCREMENT, parent INT, FOREIGN KEY (parent) REFERENCES node (id))"
     )
-    assert server.ask(table, "INSERT INTO node (parent) VALUES (1)", "SELECT id, parent FROM node") == (1, 1)
+    rows = ask(server.nova, table, "INSERT INTO node (parent) VALUES (1)", "SELECT id, parent FROM node")
+    assert rows == ((1, 1),)
 
 
+@like_mysql
 def test_as_many_clients_as_the_server_promises_work_at_the_same_time(server: Server) -> None:
     # Each makes a table in memory to answer.
     query = "SELECT a.c, COUNT(*) FROM (SELECT 1 AS c UNION SELECT 2) a GROUP BY a.c ORDER BY 2, 1"
-    held: list[Any] = []
+    nova, held = arguments(server.project, "nova"), list[Any]()
     with file_limit(MOST_CONNECTIONS + 512), ExitStack() as stack:
         with pytest.raises(pymysql.err.OperationalError, match="Too many connections"):
             for _ in range(MOST_CONNECTIONS + 1):
-                held.append(stack.enter_context(pymysql.connect(**server.nova, ssl_disabled=True)))
+                held.append(stack.enter_context(pymysql.connect(**nova, ssl_disabled=True)))
         for connection in held:
             with connection.cursor() as cursor:
                 cursor.execute(query)
@@ -111,18 +238,21 @@ def test_as_many_clients_as_the_server_promises_work_at_the_same_time(server: Se
             assert cursor.fetchone() == ("Threads_connected", str(MOST_CONNECTIONS))
 
 
+@like_mysql
 def test_the_server_knows_time_zones_by_name(server: Server) -> None:
     noon = "SELECT DATE_FORMAT(CONVERT_TZ('2026-07-01 12:00:00', 'UTC', 'Europe/Paris'), '%H:%i')"
-    assert server.ask("SET time_zone = 'America/New_York'", noon) == ("14:00",)
+    assert ask(server.nova, "SET time_zone = 'America/New_York'", noon) == (("14:00",),)
 
 
+@like_mysql
 @pytest.mark.parametrize("options", [[], ["--single-transaction", "--routines", "--events", "--triggers"]])
 def test_a_component_dumps_its_own_database(server: Server, options: list[str]) -> None:
     word = uuid.uuid4().hex
-    server.ask("CREATE TABLE IF NOT EXISTS t (word VARCHAR(40))", f"INSERT INTO t VALUES ('{word}')")
+    ask(server.nova, "CREATE TABLE IF NOT EXISTS t (word VARCHAR(40))", f"INSERT INTO t VALUES ('{word}')")
+    nova = arguments(server.project, "nova")
     program = {"mariadb": "mariadb-dump"}.get(server.name, "mysqldump")
-    login = [f"--user={server.nova['user']}", f"--password={server.nova['password']}"]
-    dumped = server.project.devenv("exec", server.name, "--", program, *login, *options, server.nova["database"])
+    login = [f"--user={nova['user']}", f"--password={nova['password']}"]
+    dumped = server.project.devenv("exec", server.name, "--", program, *login, *options, nova["database"])
     assert word in dumped.stdout
     assert "denied" not in dumped.stderr.lower()
 
@@ -134,11 +264,15 @@ SETTINGS = {
 }
 
 
+@like_mysql
 def test_the_server_has_the_settings_that_openstack_needs(server: Server) -> None:
     common = {"character_set_server": "utf8mb4", "max_connections": MOST_CONNECTIONS, "require_secure_transport": 0}
     for name, value in {**common, **SETTINGS[server.name]}.items():
-        assert server.ask(f"SELECT @@GLOBAL.{name}") == (value,)
-    assert "TRADITIONAL" in server.ask("SELECT @@GLOBAL.sql_mode")[0]
+        assert ask(server.nova, f"SELECT @@GLOBAL.{name}") == ((value,),)
+    assert "TRADITIONAL" in ask(server.nova, "SELECT @@GLOBAL.sql_mode")[0][0]
+
+
+# ---- MySQL alone -------------------------------------------------------------------------------------------------
 
 
 def logs_in(login: Mapping[str, Any]) -> str:
@@ -172,6 +306,8 @@ def test_clients_need_no_cryptography_after_each_start_of_the_server(
     assert [logs_in(login) for login in logins] == ["", "", ""]
     assert plan_of(project, "mysql") == []
 
+
+# ---- images of others --------------------------------------------------------------------------------------------
 
 # As in the official images: the program that writes the time zones.
 PROGRAM = (

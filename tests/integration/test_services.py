@@ -54,15 +54,6 @@ def test_two_environments_run_side_by_side_with_ports_secrets_and_files_of_their
     assert not (files / "environments").exists()
 
 
-def test_a_killed_database_keeps_what_it_committed(running: Project, client: docker.DockerClient) -> None:
-    rows = "CREATE TABLE t (i INT PRIMARY KEY);" + "".join(f"INSERT INTO t VALUES ({i});" for i in range(200))
-    running.devenv("exec", "mysql", "mysql", "-e", rows)
-    client.containers.get(f"devenv-{running.id}-mysql").kill()
-    running.devenv("up", "mysql")
-    assert running.devenv("exec", "mysql", "mysql", "-Ne", "SELECT COUNT(*) FROM t").stdout.strip() == "200"
-    running.devenv("exec", "mysql", "mysql", "-e", "DROP TABLE t")
-
-
 def test_an_image_with_only_the_servers_binary_works_as_etcd(
     project: Project, client: docker.DockerClient, tmp_path: Path
 ) -> None:
