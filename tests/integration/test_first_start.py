@@ -47,6 +47,10 @@ DATABASES = {
         *("mysql", "/var/lib/mysql", frozenset({"db", "owner"}), "auto.cnf", 4.0),
         *(("mysql", "-Ne"), b"ready for connections"),
     ),
+    "mariadb": Database(
+        *("mariadb", "/var/lib/mysql", frozenset({"db", "owner"}), "aria_log_control", 1.0),
+        *(("mariadb", "-Ne"), b"ready for connections"),
+    ),
     "postgresql": Database(
         *("postgresql", "/srv/postgresql", frozenset({"db"}), "global/pg_control", 0.5),
         *(("psql", "-Atc"), b"ready to accept connections"),
@@ -73,7 +77,7 @@ def server_id(container: Container, database: Database) -> str:
         file = archive.extractfile(archive.getmembers()[0])
         assert file
         content = file.read()
-    # PostgreSQL's file begins with the number; MySQL's has it in a line.
+    # PostgreSQL's file begins with the number, MariaDB's has it near the beginning, MySQL's in a line.
     return content.partition(b"server-uuid=")[2].decode().strip() or content[:8].hex()
 
 
