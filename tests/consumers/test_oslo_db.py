@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from project import DATABASES, new_project, remove
+from databases import DATABASES
+from project import new_project, remove
 from wired import Wired
 
 STORED = {"made": ["by_host", "of_host"], "texts": ["grüße ✓ 🚀"], "left": []}

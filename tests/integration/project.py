@@ -18,6 +18,7 @@ from typing import Any
 
 import docker
 import pytest
+from databases import DATABASES
 
 from devenv.images import golden
 from devenv.lifecycle.environment import Environment
@@ -26,13 +27,6 @@ from devenv.store.places import environment_id
 from tests.integration.inside import REPOSITORY, run_inside, sources, surroundings
 
 Completed = subprocess.CompletedProcess[str]
-
-# The database services, and how the administrator runs a statement in the container of each; rows come out alone.
-DATABASES = {
-    "mysql": ("mysql", "-Ne"),
-    "mariadb": ("mariadb", "-Ne"),
-    "postgresql": ("psql", "-Atc"),
-}
 
 
 @dataclass

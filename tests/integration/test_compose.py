@@ -18,6 +18,7 @@ import pymysql
 import pytest
 import requests
 import yaml
+from databases import DATABASES, REFUSED, ask, connect
 from project import REPOSITORY, Completed, Project, ours, require
 
 FILES = sorted((REPOSITORY / "compose").glob("*/compose.yaml"))
@@ -122,6 +123,28 @@ def test_docker_compose_alone_brings_an_exported_environment_up(
         assert exported.run("up", "--wait").returncode == 0
         check_keystone(exported)
     assert left(client, exported.data["name"]) == NOTHING
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("database", [name for name in DATABASES if name != "mysql"])
+def test_docker_compose_brings_another_database_up(project: Project, compose: list[str], database: str) -> None:
+    project.configure(f"profile: database\ndatabase: {database}\ncomponents: [nova, my-service]\n")
+    with brought_up(project, compose) as exported:
+        (path,) = project.state.glob(f"environments/{project.id}/secrets.json")
+        secrets, scheme = json.loads(path.read_text()), {"mariadb": "mysql"}.get(database, database)
+        (published,) = exported.data["services"][database]["ports"]
+        where = ":".join(published.split(":")[:2])
+        urls = [
+            f"{scheme}://{name}:{secrets[f'{database}/{component}']}@{where}/{name}"
+            for component, name in (("nova", "nova"), ("my-service", "my_service"))
+        ]
+        for _ in range(2):
+            for url in urls:
+                ask(url, "CREATE TABLE kept (i INT)", "DROP TABLE kept")
+            with pytest.raises(REFUSED):
+                connect(urls[0], database="my_service")
+            assert exported.run("restart").returncode == 0
+            assert exported.run("up", "--wait").returncode == 0
 
 
 def check_mysql(exported: Exported) -> None:

@@ -15,10 +15,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import docker
-import psycopg2
 import pymysql
 import pytest
-from project import DATABASES, Project, new_project, plan_of, remove
+from databases import DATABASES, REFUSED, ask, connect
+from project import Project, new_project, plan_of, remove
 
 from devenv.spec.catalogue import load_catalogue
 
@@ -34,29 +34,6 @@ sys.modules["cryptography"] = None
 import pymysql
 pymysql.connect(**json.load(sys.stdin), ssl_disabled=True).close()
 """
-
-
-REFUSED = (pymysql.err.MySQLError, psycopg2.Error)
-
-
-def connect(url: str, **instead: str) -> Any:
-    """Log in with a URL, or with another user, password or database than in it; each statement is a transaction."""
-    parts = urlsplit(url)
-    assert parts.hostname and parts.port and parts.username and parts.password
-    login = {"user": parts.username, "password": parts.password, "database": parts.path[1:]} | instead
-    if parts.scheme.startswith("mysql"):
-        return pymysql.connect(host=parts.hostname, port=parts.port, autocommit=True, **login)  # type: ignore[arg-type]
-    connection = psycopg2.connect(host=parts.hostname, port=parts.port, **login)
-    connection.autocommit = True
-    return connection
-
-
-def ask(url: str, *statements: str) -> Any:
-    """Run statements; return the last one's rows."""
-    with closing(connect(url)) as connection, connection.cursor() as cursor:
-        for text in statements:
-            cursor.execute(text)
-        return cursor.fetchall() if cursor.description else ()
 
 
 def url_of(project: Project, service: str, component: str = "") -> str:
@@ -150,6 +127,19 @@ def test_an_open_transaction_does_not_keep_a_component_from_being_emptied(server
         cursor.execute("INSERT INTO t VALUES (1)")
         server.project.devenv("reset", "--component", "my-service")
     ask(url, "CREATE TABLE t (i INT)")
+
+
+@like_mysql
+def test_an_account_that_somebody_changed_is_put_right_with_the_next_container(server: Server) -> None:
+    changed = "ALTER USER 'nova'@'%' IDENTIFIED BY 'another' ACCOUNT LOCK"
+    ask(url_of(server.project, server.name), changed, "GRANT SELECT ON my_service.* TO 'nova'@'%'")
+    with pytest.raises(REFUSED):
+        connect(server.nova)
+    server.project.devenv("down")
+    server.project.devenv("up")
+    ask(server.nova, "CREATE TABLE t (i INT)", "DROP TABLE t")
+    with pytest.raises(REFUSED):
+        connect(server.nova, database="my_service")
 
 
 # What the administrator of each server asks for the names of accounts.

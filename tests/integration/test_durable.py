@@ -7,7 +7,8 @@ import urllib.request
 from collections.abc import Mapping
 
 import pytest
-from project import DATABASES, Project, one_clear_line, plan_of
+from databases import DATABASES
+from project import Project, one_clear_line, plan_of
 
 # The variables of each database server, with and without `durable`.
 _FAST = {"innodb_flush_log_at_trx_commit": "2", "innodb_flush_method": "nosync", "innodb_doublewrite": "OFF"}

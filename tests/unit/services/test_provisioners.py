@@ -132,10 +132,11 @@ def test_nobody_listening_is_told_as_such(kind: type[Provisioner]) -> None:
         kind(nobody).drop(component())
 
 
-def test_mysql_is_told_in_one_line_too() -> None:
+@pytest.mark.parametrize("kind", ["mysql", "mariadb"])
+def test_mysql_is_told_in_one_line_too(kind: str) -> None:
     nobody = Target("127.0.0.1", 1, "", {"user": "u", "password": ROOT})
     with pytest.raises(ServiceFailed, match=r"cannot create the database of component nova at 127.0.0.1:1: Can't conn"):
-        load_provisioner("mysql")(nobody).ensure(component(database="nova"))
+        load_provisioner(kind)(nobody).ensure(component(database="nova"))
 
 
 def test_postgresql_is_told_in_one_line_too() -> None:
