@@ -13,7 +13,6 @@ from functools import partial
 
 import docker
 import pytest
-from databases import DATABASES
 from docker.models.containers import Container
 from project import Project, until
 from unharmed import unharmed
