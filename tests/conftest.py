@@ -22,7 +22,19 @@ pytest.register_assert_rewrite("tests.contract")
 
 # Tests that ask for one of these fixtures run in one process, since each process would make its own; all others run
 # wherever there is room: `pytest --numprocesses N --dist loadgroup`.
-SHARED = ("running", "guarded", "canary", "figures", "queue", "engine", "place", "kills", "golden", "server")
+SHARED = (
+    "running",
+    "guarded",
+    "canary",
+    "figures",
+    "queue",
+    "engine",
+    "place",
+    "kills",
+    "golden",
+    "server",
+    "on_postgresql",
+)
 _GROUPS = pytest.StashKey[Path]()
 
 

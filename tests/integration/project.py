@@ -195,8 +195,9 @@ class Project:
 
 
 def build_images() -> None:
-    """Build the images that are missing."""
-    subprocess.run([sys.executable, "-m", "devenv", "images", "build"], cwd=REPOSITORY, check=True)
+    """Build the images of all services that are missing."""
+    command = [sys.executable, "-m", "devenv", "images", "build", *load_catalogue()]
+    subprocess.run(command, cwd=REPOSITORY, check=True)
 
 
 class Ports:

@@ -25,7 +25,7 @@ ODD = "a\"b'c%s; -- é"
 
 
 @pytest.fixture(scope="module")
-def shared(images: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def on_postgresql(images: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """Start PostgreSQL and a Keystone that uses it, with two components."""
     scratch = new_project(tmp_path_factory.mktemp("postgresql"), "postgresql")
     scratch.configure("profile: identity\ndatabase: postgresql\ncomponents: [nova, my-service]\n")
@@ -59,9 +59,9 @@ def psql(project: Project, statement: str) -> str:
 
 
 @pytest.fixture
-def work(shared: Project) -> PostgreSQL:
+def work(on_postgresql: Project) -> PostgreSQL:
     """Return the provisioner of the running server."""
-    values = variables(shared)
+    values = variables(on_postgresql)
     names = ("user", "password", "database")
     settings = {name: values[f"DEVENV_POSTGRESQL_{name.upper()}"] for name in names}
     return PostgreSQL(Target("127.0.0.1", int(values["DEVENV_POSTGRESQL_PORT"]), "", settings, "postgresql"))
@@ -83,17 +83,17 @@ def made(work: PostgreSQL) -> Iterator[Callable[..., Component]]:
         work.drop(component)
 
 
-def as_component(shared: Project, component: Component) -> dict[str, str]:
+def as_component(on_postgresql: Project, component: Component) -> dict[str, str]:
     settings = {f"DEVENV_POSTGRESQL_{key.upper()}": value for key, value in component.settings.items()}
-    return variables(shared) | settings
+    return variables(on_postgresql) | settings
 
 
 # ---- components --------------------------------------------------------------------------------------------------
 
 
-def test_a_component_can_do_everything_in_its_database_and_nothing_elsewhere(shared: Project) -> None:
+def test_a_component_can_do_everything_in_its_database_and_nothing_elsewhere(on_postgresql: Project) -> None:
     for name in ("nova", "my-service"):
-        values = variables(shared, name)
+        values = variables(on_postgresql, name)
         identifier = name.replace("-", "_")
         assert ask(values, "SELECT current_user, current_database()") == [(identifier, identifier)]
         ask(values, "CREATE TABLE t (i INT)", "CREATE SCHEMA s", "CREATE EXTENSION pgcrypto", "DROP SCHEMA s")
@@ -106,10 +106,10 @@ def test_a_component_can_do_everything_in_its_database_and_nothing_elsewhere(sha
                 ask(values, dbname=other)
 
 
-def test_text_and_times_are_as_openstack_expects_them(shared: Project) -> None:
+def test_text_and_times_are_as_openstack_expects_them(on_postgresql: Project) -> None:
     names = "server_encoding, timezone, lc_collate, upper"
     query = "SELECT current_setting('server_encoding'), current_setting('timezone'), datcollate, upper('é') "
-    (row,) = ask(variables(shared, "nova"), query + "FROM pg_database WHERE datname = current_database()")
+    (row,) = ask(variables(on_postgresql, "nova"), query + "FROM pg_database WHERE datname = current_database()")
     assert dict(zip(names.split(", "), row, strict=True)) == {
         "server_encoding": "UTF8",
         "timezone": "UTC",
@@ -118,41 +118,43 @@ def test_text_and_times_are_as_openstack_expects_them(shared: Project) -> None:
     }
 
 
-def test_keystone_serves_from_it(shared: Project) -> None:
-    values = variables(shared, "nova")
+def test_keystone_serves_from_it(on_postgresql: Project) -> None:
+    values = variables(on_postgresql, "nova")
     domain = {"id": "default"}
     user = {"name": values["OS_USERNAME"], "domain": domain, "password": values["OS_PASSWORD"]}
     body = {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}}}
     assert requests.post(f"{values['OS_AUTH_URL']}/auth/tokens", json=body, timeout=30).status_code == 201
-    assert ask(variables(shared), "SELECT name FROM local_user WHERE name = 'nova'", dbname="keystone") == [("nova",)]
-    assert "Traceback" not in shared.devenv("logs", "keystone").stdout
+    assert ask(variables(on_postgresql), "SELECT name FROM local_user WHERE name = 'nova'", dbname="keystone") == [
+        ("nova",)
+    ]
+    assert "Traceback" not in on_postgresql.devenv("logs", "keystone").stdout
 
 
-def test_the_client_in_the_container_needs_no_options(shared: Project) -> None:
-    assert psql(shared, "SELECT current_user, current_database()") == "devenv|devenv"
-    assert "CREATE TABLE" in shared.devenv("exec", "postgresql", "pg_dump", "--schema-only", "keystone").stdout
+def test_the_client_in_the_container_needs_no_options(on_postgresql: Project) -> None:
+    assert psql(on_postgresql, "SELECT current_user, current_database()") == "devenv|devenv"
+    assert "CREATE TABLE" in on_postgresql.devenv("exec", "postgresql", "pg_dump", "--schema-only", "keystone").stdout
 
 
-def test_one_component_is_reset_and_the_others_keep_what_they_have(shared: Project) -> None:
+def test_one_component_is_reset_and_the_others_keep_what_they_have(on_postgresql: Project) -> None:
     for name in ("nova", "my-service"):
-        ask(variables(shared, name), "CREATE SCHEMA reset_me")
-    shared.devenv("reset", "--component", "nova")
+        ask(variables(on_postgresql, name), "CREATE SCHEMA reset_me")
+    on_postgresql.devenv("reset", "--component", "nova")
     query = "SELECT count(*) FROM pg_namespace WHERE nspname = 'reset_me'"
-    assert ask(variables(shared, "nova"), query) == [(0,)]
-    assert ask(variables(shared, "my-service"), query, "DROP SCHEMA reset_me", query) == [(0,)]
+    assert ask(variables(on_postgresql, "nova"), query) == [(0,)]
+    assert ask(variables(on_postgresql, "my-service"), query, "DROP SCHEMA reset_me", query) == [(0,)]
 
 
 # ---- the provisioner ---------------------------------------------------------------------------------------------
 
 
 def test_what_was_changed_behind_devenvs_back_is_mended(
-    shared: Project, work: PostgreSQL, made: Callable[..., Component]
+    on_postgresql: Project, work: PostgreSQL, made: Callable[..., Component]
 ) -> None:
     component = made("changed")
-    values = as_component(shared, component)
+    values = as_component(on_postgresql, component)
     ask(values, "CREATE TABLE kept (i INT)")
     ask(
-        variables(shared),
+        variables(on_postgresql),
         "ALTER ROLE changed NOLOGIN CREATEDB PASSWORD 'another' CONNECTION LIMIT 0 VALID UNTIL '2001-01-01'",
         "GRANT nova TO changed",
         "GRANT CONNECT ON DATABASE nova TO changed",
@@ -165,27 +167,27 @@ def test_what_was_changed_behind_devenvs_back_is_mended(
     ask(values, "CREATE SCHEMA mine")
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
         ask(values, "CREATE DATABASE other")
-    for user, database in ((values, "nova"), (variables(shared, "nova"), "changed")):
+    for user, database in ((values, "nova"), (variables(on_postgresql, "nova"), "changed")):
         with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
             ask(user, dbname=database)
 
 
-def test_any_name_is_only_a_name(shared: Project, work: PostgreSQL, made: Callable[..., Component]) -> None:
+def test_any_name_is_only_a_name(on_postgresql: Project, work: PostgreSQL, made: Callable[..., Component]) -> None:
     component = made(ODD, password="p'\"\\%s")
-    values = as_component(shared, component)
+    values = as_component(on_postgresql, component)
     work.ensure(component)
     assert ask(values, "CREATE TABLE t (i INT)", "SELECT current_database()") == [(ODD,)]
     work.drop(component)
-    assert ask(variables(shared), "SELECT 1 FROM pg_database WHERE datname NOT LIKE '_%'") == []
+    assert ask(variables(on_postgresql), "SELECT 1 FROM pg_database WHERE datname NOT LIKE '_%'") == []
     work.drop(component)
 
 
 def test_a_drop_ends_connections_and_takes_all_that_the_role_owns(
-    shared: Project, work: PostgreSQL, made: Callable[..., Component]
+    on_postgresql: Project, work: PostgreSQL, made: Callable[..., Component]
 ) -> None:
     component = made("going")
-    admin = variables(shared)
-    with connect(as_component(shared, component)) as open_one, open_one.cursor() as cursor:
+    admin = variables(on_postgresql)
+    with connect(as_component(on_postgresql, component)) as open_one, open_one.cursor() as cursor:
         open_one.autocommit = False
         cursor.execute("CREATE TABLE t (i INT)")
         ask(
@@ -204,50 +206,50 @@ def test_a_drop_ends_connections_and_takes_all_that_the_role_owns(
 
 
 def test_a_database_that_a_killed_server_half_dropped_is_created_again(
-    shared: Project, work: PostgreSQL, made: Callable[..., Component]
+    on_postgresql: Project, work: PostgreSQL, made: Callable[..., Component]
 ) -> None:
     component = made("halved")
-    ask(variables(shared), "UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'halved'")
+    ask(variables(on_postgresql), "UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'halved'")
     with pytest.raises(psycopg2.OperationalError, match="cannot connect to invalid database"):
-        ask(as_component(shared, component))
+        ask(as_component(on_postgresql, component))
     work.ensure(component)
-    assert ask(as_component(shared, component), "SELECT current_database()") == [("halved",)]
+    assert ask(as_component(on_postgresql, component), "SELECT current_database()") == [("halved",)]
 
 
-def test_many_threads_create_and_drop_at_the_same_time(shared: Project, work: PostgreSQL) -> None:
+def test_many_threads_create_and_drop_at_the_same_time(on_postgresql: Project, work: PostgreSQL) -> None:
     many = [Component(f"m{n}", {"user": f"m{n}", "password": "p", "database": f"m{n}"}) for n in range(64)]
     names = {component.name for component in many}
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(work.ensure, many))
-        made = {row[0] for row in ask(variables(shared), "SELECT datname FROM pg_database")}
+        made = {row[0] for row in ask(variables(on_postgresql), "SELECT datname FROM pg_database")}
         list(pool.map(work.drop, many))
-    left = {row[0] for row in ask(variables(shared), "SELECT datname FROM pg_database")}
+    left = {row[0] for row in ask(variables(on_postgresql), "SELECT datname FROM pg_database")}
     assert made & names == names and not left & names
 
 
 def test_a_refusal_is_in_the_servers_words_and_no_password_reaches_its_log(
-    shared: Project, work: PostgreSQL, made: Callable[..., Component]
+    on_postgresql: Project, work: PostgreSQL, made: Callable[..., Component]
 ) -> None:
     component = made("refused")
-    ask(variables(shared), "ALTER DATABASE refused IS_TEMPLATE true")
+    ask(variables(on_postgresql), "ALTER DATABASE refused IS_TEMPLATE true")
     with pytest.raises(ServiceFailed, match=r"cannot remove the database .*: cannot drop a template database"):
         work.drop(component)
-    ask(variables(shared), "ALTER DATABASE refused IS_TEMPLATE false")
+    ask(variables(on_postgresql), "ALTER DATABASE refused IS_TEMPLATE false")
     canary = uuid.uuid4().hex
     with pytest.raises(ServiceFailed, match=r"cannot create the database .*: role name .*reserved"):
         work.ensure(Component("scratch", {"user": "pg_own", "password": canary, "database": "refused"}))
-    assert canary not in shared.devenv("logs", "postgresql").stdout
+    assert canary not in on_postgresql.devenv("logs", "postgresql").stdout
     with pytest.raises(psycopg2.errors.UndefinedTable):
-        ask(variables(shared), f'SELECT * FROM "{canary}"')
-    assert re.search(f'ERROR: .*"{canary}" does not exist', shared.devenv("logs", "postgresql").stdout)
+        ask(variables(on_postgresql), f'SELECT * FROM "{canary}"')
+    assert re.search(f'ERROR: .*"{canary}" does not exist', on_postgresql.devenv("logs", "postgresql").stdout)
 
 
 def test_a_server_that_stands_still_is_not_waited_for_forever(
-    shared: Project, work: PostgreSQL, client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+    on_postgresql: Project, work: PostgreSQL, client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "PROBE_CONNECT_SECONDS", 0.1)
     monkeypatch.setattr(postgresql, "ANSWER_SECONDS", 0.1)
-    container = client.containers.get(f"devenv-{shared.id}-postgresql")
+    container = client.containers.get(f"devenv-{on_postgresql.id}-postgresql")
     try:
         with pytest.raises(Refused, match=r"^no answer in time$"), work._session() as execute:
             container.pause()
@@ -259,14 +261,14 @@ def test_a_server_that_stands_still_is_not_waited_for_forever(
     postgresql.check(work.target)
 
 
-def test_nobody_logs_in_without_a_password(shared: Project) -> None:
-    values = variables(shared)
+def test_nobody_logs_in_without_a_password(on_postgresql: Project) -> None:
+    values = variables(on_postgresql)
     tried = [(user, password) for user in ("devenv", "postgres", "root", "nobody", "nova") for password in ("", user)]
     for user, password in [*tried, ("postgres", values["DEVENV_POSTGRESQL_PASSWORD"])]:
         with pytest.raises(psycopg2.OperationalError, match=r"no password supplied|password authentication failed"):
             ask(values, user=user, password=password)
         inside = f"host=/tmp dbname=devenv user={user} password='{password}'"
-        done = shared.devenv("exec", "postgresql", "psql", "-wc", "SELECT 1", inside, check=False)
+        done = on_postgresql.devenv("exec", "postgresql", "psql", "-wc", "SELECT 1", inside, check=False)
         assert done.returncode == 2 and "password" in done.stderr
     roles = ask(values, "SELECT rolname FROM pg_roles WHERE rolcanlogin")
     assert {role for (role,) in roles} == {"devenv", "keystone", "nova", "my_service"}
@@ -275,44 +277,44 @@ def test_nobody_logs_in_without_a_password(shared: Project) -> None:
 # ---- the server --------------------------------------------------------------------------------------------------
 
 
-def test_what_is_left_behind_in_the_container_does_not_disturb_the_server(shared: Project) -> None:
+def test_what_is_left_behind_in_the_container_does_not_disturb_the_server(on_postgresql: Project) -> None:
     # It waits until its parent is gone, so that process 1 inherits it, and then fails.
     orphan = "while [ -e /proc/$0 ]; do :; done; echo $$ > /tmp/orphan; exit 3"
     ended = "until [ -s /tmp/orphan ]; do :; done; read id < /tmp/orphan; while [ -e /proc/$id ]; do :; done"
-    with connect(variables(shared)) as connection, connection.cursor() as cursor:
-        shared.devenv("exec", "postgresql", "sh", "-c", f"sh -c '{orphan}' $$ > /dev/null 2>&1 &")
-        shared.devenv("exec", "postgresql", "sh", "-c", ended)
+    with connect(variables(on_postgresql)) as connection, connection.cursor() as cursor:
+        on_postgresql.devenv("exec", "postgresql", "sh", "-c", f"sh -c '{orphan}' $$ > /dev/null 2>&1 &")
+        on_postgresql.devenv("exec", "postgresql", "sh", "-c", ended)
         cursor.execute("SELECT 1")
         assert cursor.fetchall() == [(1,)]
 
 
-def test_it_stops_without_waiting_for_connections(shared: Project, client: docker.DockerClient) -> None:
-    with connect(variables(shared)):
-        shared.devenv("stop", "postgresql")
-    container = client.containers.get(f"devenv-{shared.id}-postgresql")
+def test_it_stops_without_waiting_for_connections(on_postgresql: Project, client: docker.DockerClient) -> None:
+    with connect(variables(on_postgresql)):
+        on_postgresql.devenv("stop", "postgresql")
+    container = client.containers.get(f"devenv-{on_postgresql.id}-postgresql")
     assert container.attrs["State"]["ExitCode"] == 0
-    assert "received fast shutdown request" in shared.devenv("logs", "postgresql").stdout
-    shared.devenv("start", "postgresql")
-    assert plan_of(shared) == []
+    assert "received fast shutdown request" in on_postgresql.devenv("logs", "postgresql").stdout
+    on_postgresql.devenv("start", "postgresql")
+    assert plan_of(on_postgresql) == []
 
 
-def test_killed_it_keeps_what_it_has_committed(shared: Project, client: docker.DockerClient) -> None:
-    values = variables(shared, "nova")
+def test_killed_it_keeps_what_it_has_committed(on_postgresql: Project, client: docker.DockerClient) -> None:
+    values = variables(on_postgresql, "nova")
     with connect(values) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE TABLE committed (i INT)")
         for number in range(200):
             cursor.execute("INSERT INTO committed VALUES (%s)", [number])
-        client.containers.get(f"devenv-{shared.id}-postgresql").kill()
-    shared.devenv("up")
+        client.containers.get(f"devenv-{on_postgresql.id}-postgresql").kill()
+    on_postgresql.devenv("up")
     assert ask(values, "SELECT count(*) FROM committed") == [(200,)]
 
 
-def test_a_lost_password_and_a_lost_database_of_devenvs_own_come_back_with_a_start(shared: Project) -> None:
-    ask(variables(shared), "DROP DATABASE devenv", "ALTER ROLE devenv PASSWORD 'another'", dbname="postgres")
-    shared.devenv("restart", "postgresql")
-    assert ask(variables(shared), "SELECT current_database()") == [("devenv",)]
+def test_a_lost_password_and_a_lost_database_of_devenvs_own_come_back_with_a_start(on_postgresql: Project) -> None:
+    ask(variables(on_postgresql), "DROP DATABASE devenv", "ALTER ROLE devenv PASSWORD 'another'", dbname="postgres")
+    on_postgresql.devenv("restart", "postgresql")
+    assert ask(variables(on_postgresql), "SELECT current_database()") == [("devenv",)]
     # The roles of components keep their passwords.
-    assert ask(variables(shared, "nova"), "SELECT current_user") == [("nova",)]
+    assert ask(variables(on_postgresql, "nova"), "SELECT current_user") == [("nova",)]
 
 
 def test_a_snapshot_brings_back_what_was_there_with_all_logins(project: Project) -> None:
