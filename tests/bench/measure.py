@@ -8,7 +8,7 @@ from tests.bench.engine import Engine
 from tests.bench.process import Done, Failed
 from tests.bench.readiness import up_watched
 from tests.bench.samples import Samples, Tell, operations, ran
-from tests.bench.sides import SERVICES, Devenv, Side
+from tests.bench.sides import OTHER_DATABASES, SERVICES, Devenv, Side
 
 HELP_RUNS, STATUS_RUNS = 20, 5
 COMPONENT_RUNS, MANY = 5, 100
@@ -17,6 +17,11 @@ FIRST_UP, SECOND_UP, GOLDEN_UP, KEPT_UP = "first up", "up again", "up, golden", 
 ENGINE_DOWN = "removed by the engine"
 STATUS, IMPORTS = "status", "imports alone"
 STOP, START, DOWN, DOWN_VOLUMES, RESET = "stop", "start", "down", "down --volumes", "reset"
+
+
+def on(database: str) -> str:
+    """Return the name for the golden start of all four roles with another database than MySQL."""
+    return f"up, golden, on {database}"
 
 
 def alone(service: str) -> str:
@@ -88,15 +93,16 @@ def _look(side: Side, samples: Samples, engine: Engine, tell: Tell) -> None:
 def measure_alone(side: Devenv, rounds: int, engine: Engine, samples: Samples, tell: Tell) -> None:
     """Measure the golden start of each service with what it needs, and in turn that of all four.
 
-    Also measure how long the engine alone takes to remove the four.
+    Also measure it for all four with other databases, and how long the engine alone takes to remove the four.
     """
-    choices: list[tuple[str, ...]] = [(), *((service,) for service in SERVICES)]
-    for services in choices:
+    choices: dict[str, tuple[str, ...]] = {GOLDEN_UP: (), **{alone(service): (service,) for service in SERVICES}}
+    choices |= {on(database): (database, *SERVICES[1:]) for database in OTHER_DATABASES}
+    for services in choices.values():
         have_golden(side, *services)
     for _ in range(rounds):
-        for services in choices:
+        for name, services in choices.items():
             done = _golden(side.up(*services))
-            samples.note(alone(services[0]) if services else GOLDEN_UP, side.name, done, tell)
+            samples.note(name, side.name, done, tell)
             if not services:
                 samples.add(ENGINE_DOWN, side.name, seconds := engine.remove_at_once(side.label))
                 tell(f"  {side.name:<8} {ENGINE_DOWN:<24} {seconds:6.2f} s")

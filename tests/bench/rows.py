@@ -21,11 +21,12 @@ from tests.bench.measure import (
     STATUS,
     STOP,
     alone,
+    on,
 )
 from tests.bench.others import Task
 from tests.bench.readiness import READY
 from tests.bench.samples import Samples, cpu
-from tests.bench.sides import SERVICES
+from tests.bench.sides import OTHER_DATABASES, SERVICES
 from tests.bench.snapshots import ENGINE_COPY, RESTORE, SAVE
 from tests.bench.suite import ALL, MEDIAN, SECONDS, WORST
 
@@ -127,6 +128,8 @@ def make_table(samples: Samples, images_mb: float, peer: str) -> Table:
         if name == GOLDEN_UP:
             slowest, seconds = slowest_alone(samples)
             make.ratio(SLOWEST, golden, f"{_OWN} {alone(slowest)}", seconds, _SLOWEST)
+            for database in OTHER_DATABASES:
+                make.ratio(on(database), make.ours(on(database)), own, golden, None)
     stop, start = make.ours(STOP), make.ours(START)
     both = None if stop is None or start is None else stop + start
     make.ratio(STOP_START, both, own, golden, _STOP_START)

@@ -18,6 +18,7 @@ from tests.bench.process import Done, Failed, Hear, run, run_together
 COMPOSE_FILE = Path(__file__).parent / "compose" / "compose.yaml"
 COMPOSE_VARIABLE = "DEVENV_BENCH_COMPOSE"
 SERVICES = ("mysql", "rabbitmq", "etcd", "keystone")
+OTHER_DATABASES = ("mariadb", "postgresql")
 # Removes every golden state. If this devenv has no such command yet, the images are left.
 FORGET_GOLDEN = ("gc", "--keep", "0")
 GOLDEN_IMAGES = "devenv/golden"

@@ -27,6 +27,7 @@ from tests.bench.measure import (
     START,
     STOP,
     alone,
+    on,
 )
 from tests.bench.others import Missing, Task
 from tests.bench.process import Done, Failed, run, run_together
@@ -44,7 +45,7 @@ from tests.bench.rows import (
 )
 from tests.bench.samples import Samples, cpu, operations
 from tests.bench.scale import Point
-from tests.bench.sides import SERVICES
+from tests.bench.sides import OTHER_DATABASES, SERVICES
 from tests.bench.snapshots import ENGINE_COPY, RESTORE, SAVE
 
 COMPOSE = "docker compose 2.40.3"
@@ -68,6 +69,7 @@ OURS = {
     "component in a test, median": [2.5],
     "component in a test, worst": [80.0],
     **{alone(service): [seconds] for service, seconds in zip(SERVICES, (3.0, 4.0, 1.0, 4.5), strict=True)},
+    **{on(database): [5.0] for database in OTHER_DATABASES},
     **{f"{readiness.READY}{service}": [20.0, 90.0, 30.0] for service in SERVICES},
 }
 THEIRS = {
@@ -161,6 +163,8 @@ def test_devenv_is_held_against_itself_where_the_row_says_so() -> None:
     assert (made[STOP_START].ours, made[STOP_START].peer_value, made[STOP_START].value) == (4.0, 5.0, 0.8)
     assert (made[RESET].value, made[RESET].met, made[RESET].peer) == (1.2, False, "devenv up, golden")
     assert (made[SLOWEST].peer, made[SLOWEST].peer_value) == ("devenv up keystone, golden", 4.5)
+    for database in OTHER_DATABASES:
+        assert (made[on(database)].value, made[on(database)].peer) == (1.0, "devenv up, golden")
 
 
 def test_the_slowest_service_is_known_only_when_all_were_measured() -> None:
