@@ -302,6 +302,7 @@ class Source:
 class Desired:
     """The state that an environment should have. `services` are in order: each after those that it needs.
 
+    `roles` says which service fills each role; a component that has parts of several is configured for that one.
     `sources` are the images that devenv fills new volumes from, by volume; a volume without one begins empty. With
     `keep`, devenv keeps missing golden states for the next environment. `owner` is the token on all that it creates.
     """
@@ -311,6 +312,7 @@ class Desired:
     services: Mapping[str, DesiredService]
     images: tuple[Image, ...] = ()
     components: Mapping[str, ComponentChoice] = field(default_factory=dict)
+    roles: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, Source] = field(default_factory=dict)
     keep: bool = False
     owner: str = ""

@@ -62,7 +62,7 @@ def lent(
                 stack.callback(_end, world, name)
             if ending:
                 stack.callback(ending)
-            defined = world.prepared(names)
+            defined = world.prepared(names, borrowing=True)
             wish = _as_found(world, defined, names)
             with world.timed(watch):
                 bring_up(world, defined, wish, watch)
@@ -89,7 +89,7 @@ def borrow(world: World, names: Sequence[str] = ()) -> Borrowed:
     watch = Watch(world.id, world.report)
     watch.phase("wait for another devenv")
     with world.changing():
-        defined = world.prepared(names)
+        defined = world.prepared(names, borrowing=True)
         wish = _as_found(world, defined, names)
         # If all services run already, do not record that nothing was done.
         missing = set(defined.select(names)) - {*wish.keep_running}

@@ -181,15 +181,15 @@ class World:
         """Read the profile with the project's choices."""
         return load_profile(self.project, self._choice.profile, settings=self._choice.settings)
 
-    def define(self, names: Sequence[str] = ()) -> Definitions:
+    def define(self, names: Sequence[str] = (), join: bool = False) -> Definitions:
         """Read the definitions from the files. Raise ConfigError.
 
-        Those of `names` may fill a role in place of the profile's services (see `with_roles`).
+        Those of `names` may fill a role in place of the profile's services, or `join` them (see `with_roles`).
         """
         own = self.profile()
         switches = {name: choice.switches for name, choice in own.services.items()}
         catalogue = load_catalogue(switches=switches, asked_by=own.source, everywhere={"durable": own.durable})
-        filled = with_roles(own, catalogue, names, self.state.load().roles)
+        filled = with_roles(own, catalogue, names, self.state.load().roles, join)
         roles = {role: name for role, name in filled.roles.items() if role not in own.roles}
         defined = self.with_lent(Definitions(filled, catalogue, roles=roles))
         check_components(defined.profile, catalogue)
@@ -206,9 +206,14 @@ class World:
         citest = self._with_part(CITEST) if CITEST in held else ()
         return replace(defined, lent=frozenset(held - {CITEST}), citest=frozenset(citest))
 
-    def prepared(self, names: Sequence[str]) -> Definitions:
-        """Read the definitions and check what `up` needs, before it asks the engine anything. Raise ConfigError."""
+    def prepared(self, names: Sequence[str], borrowing: bool = False) -> Definitions:
+        """Read the definitions and check what `up` needs, before it asks the engine anything. Raise ConfigError.
+
+        What a run is `borrowing` fills no role in place of services that somebody else uses.
+        """
         defined = self.define(names)
+        if borrowing and defined.roles != self.state.load().roles and self.observe().services:
+            defined = self.define(names, join=True)
         defined.select(names)
         folder.check(self.project, self.folder)
         self.check_trust(defined.own)

@@ -34,13 +34,17 @@ _FORMAT = 1
 
 
 def with_roles(
-    profile: Profile, catalogue: Catalogue, names: Sequence[str] = (), before: Mapping[str, str] | None = None
+    profile: Profile,
+    catalogue: Catalogue,
+    names: Sequence[str] = (),
+    before: Mapping[str, str] | None = None,
+    join: bool = False,
 ) -> Profile:
     """Return the profile with the services that fill roles in it, in place of the shipped profile's.
 
     The profile's own `roles` say which do; else one of `names` that the profile does not have; else `before` does, as
-    remembered. If `names` has the service that fills a role as well, the other one joins it. Raise ConfigError if
-    `roles` names an unknown service, or one of another role.
+    remembered. If `names` has the service that fills a role as well, or with `join`, the other one joins it. Raise
+    ConfigError if `roles` names an unknown service, or one of another role.
     """
     _check_roles(profile, catalogue)
     known = {name: service.role for name, service in catalogue.items()}
@@ -49,7 +53,7 @@ def with_roles(
     roles = {known[name] for name in filled.services if name in known}
     new = [name for name in names if name not in filled.services and known.get(name) in roles]
     settled = {*profile.roles, *(known[name] for name in names if name in filled.services and name in known)}
-    moved = {known[name]: name for name in reversed(new) if known[name] not in settled}
+    moved = {known[name]: name for name in reversed(new) if not join and known[name] not in settled}
     filled = _filled(profile, known, {**chosen, **moved})
     return replace(filled, services={**dict.fromkeys(new, ServiceChoice()), **filled.services})
 
@@ -193,7 +197,17 @@ def resolve(names: Sequence[str], inputs: Inputs) -> Desired:
         services=services,
         images=tuple(service.image for service in services.values()),
         components=inputs.profile.components,
+        roles={inputs.catalogue[name].role: _first_of_role(name, names, inputs) for name in names},
     )
+
+
+def _first_of_role(name: str, names: Sequence[str], inputs: Inputs) -> str:
+    """Return which of these services fills the role of one: as the profile says, else a default, else the first."""
+    role = inputs.catalogue[name].role
+    same = [other for other in names if inputs.catalogue[other].role == role]
+    chosen = inputs.profile.roles.get(role)
+    defaults = [other for other in same if inputs.catalogue[other].default]
+    return chosen if chosen in same else (defaults or same)[0]
 
 
 @dataclass(frozen=True)

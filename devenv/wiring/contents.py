@@ -19,6 +19,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from devenv.errors import ConfigError
 from devenv.model import Catalogue, ComponentChoice, Desired, DesiredService, Provision
@@ -27,6 +28,7 @@ from devenv.spec.template import render_file
 from devenv.wiring import pifpaf
 from devenv.wiring.pifpaf import Pifpaf
 
+T = TypeVar("T")
 # The clouds of the environment, for openstacksdk.
 CLOUDS = "clouds.yaml"
 _OVERLAY = "component.conf"
@@ -214,14 +216,14 @@ def wired_files(desired: Desired, catalogue: Catalogue) -> dict[str, str]:
     endpoints = {name: endpoints_of(service.endpoints) for name, service in services.items()}
     fragments: dict[str, list[str]] = {}
     for name, service in services.items():
-        folder = catalogue[name].wire
-        for path in _templates(folder):
+        for path in _templates(catalogue[name].wire):
             fragments.setdefault(path.name, []).append(render_file(path, service.values))
-        for path in _templates(folder / "component"):
-            if path.name == _OVERLAY and service.own:
-                fragments.setdefault("oslo.conf", []).append(render_file(path, service.own.values))
+    for name, own in one_for_each_role({name: s.own for name, s in services.items() if s.own}, desired).items():
+        for path in _templates(catalogue[name].wire / "component"):
+            if path.name == _OVERLAY:
+                fragments.setdefault("oslo.conf", []).append(render_file(path, own.values))
     for choice in desired.components.values():
-        _add_component(choice, services, catalogue, fragments)
+        _add_component(choice, one_for_each_role(_parts(services, choice.name), desired), catalogue, fragments)
         overlay = "".join(fragments.get(overlay_name(choice.name), ()))
         for section in choice.sections:
             if overlay.count(f"\n[{section}]\n") > 1:
@@ -244,17 +246,26 @@ def overlay_name(component: str) -> str:
     return _OVERLAY.replace("component", component)
 
 
+def one_for_each_role(parts: Mapping[str, T], desired: Desired) -> dict[str, T]:
+    """Return, of what somebody has of services, that of one service for each role: programs are configured for it.
+
+    It is the one that fills the role, if it is among them, else the first.
+    """
+    roles = {name: desired.services[name].role for name in parts}
+    first = {role: name for name, role in reversed(roles.items())}
+    chosen = {role: filler if (filler := desired.roles.get(role, "")) in parts else first[role] for role in first}
+    return {name: part for name, part in parts.items() if chosen[roles[name]] == name}
+
+
 def _add_component(
     choice: ComponentChoice,
-    services: Mapping[str, DesiredService],
+    parts: Mapping[str, Provision],
     catalogue: Catalogue,
     fragments: dict[str, list[str]],
 ) -> None:
     taken = {*fragments, "env", "endpoints.json"}
-    for name, service in services.items():
-        if choice.name not in service.components:
-            continue
-        values = service.components[choice.name].values
+    for name, part in parts.items():
+        values = part.values
         for kind, more in _kinds(choice):
             for path in _templates(catalogue[name].wire / kind):
                 file = path.name.replace("component", choice.name)

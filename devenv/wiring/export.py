@@ -56,7 +56,7 @@ def composed(desired: Desired, catalogue: Catalogue) -> dict[str, str]:
 
 def exported(desired: Desired, catalogue: Catalogue) -> dict[str, str]:
     """Return the files for a tool that uses the services as the administrator."""
-    values = {name: service.values for name, service in desired.services.items()}
+    values = {name: service.values for name, service in contents.one_for_each_role(desired.services, desired).items()}
     return _filled(PRESENT, {"services": _fragments(PRESENT, values, catalogue)})
 
 
