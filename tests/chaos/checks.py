@@ -187,6 +187,7 @@ def keystone_token(values: Mapping[str, str]) -> str:
 
 _LOGINS = {
     "DEVENV_MYSQL_URL": lambda values: _sql(values["DEVENV_MYSQL_URL"]),
+    "DEVENV_MARIADB_URL": lambda values: _sql(values["DEVENV_MARIADB_URL"]),
     "DEVENV_POSTGRESQL_URL": lambda values: _sql(values["DEVENV_POSTGRESQL_URL"]),
     "DATABASE_URL": lambda values: _sql(values["DATABASE_URL"]),
     "DEVENV_RABBITMQ_URL": lambda values: _amqp(values["DEVENV_RABBITMQ_URL"]),

@@ -18,7 +18,6 @@ import pymysql
 import pytest
 import requests
 import yaml
-from databases import DATABASES, REFUSED, ask, connect
 from project import REPOSITORY, Completed, Project, ours, require
 
 FILES = sorted((REPOSITORY / "compose").glob("*/compose.yaml"))
@@ -70,8 +69,8 @@ class Exported:
         """Return the passwords of the users that a JSON file of accounts names."""
         return {user["name"]: user["password"] for user in json.loads(self.file(name))["users"]}
 
-    def sql_passwords(self) -> dict[str, str]:
-        return dict(re.findall(r"ALTER USER '(\w+)'@'\S+ IDENTIFIED BY '(\w+)'", self.file("mysql-accounts.sql")))
+    def sql_passwords(self, name: str = "mysql") -> dict[str, str]:
+        return dict(re.findall(r"ALTER USER '(\w+)'@'\S+ IDENTIFIED BY '(\w+)'", self.file(f"{name}-accounts.sql")))
 
 
 @contextmanager
@@ -126,31 +125,22 @@ def test_docker_compose_alone_brings_an_exported_environment_up(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("database", [name for name in DATABASES if name != "mysql"])
-def test_docker_compose_brings_another_database_up(project: Project, compose: list[str], database: str) -> None:
-    project.configure(f"profile: database\ndatabase: {database}\ncomponents: [nova, my-service]\n")
+def test_an_exported_mariadb_has_the_databases_of_keystone_and_of_the_components(
+    project: Project, compose: list[str]
+) -> None:
+    project.configure(f"profile: identity\ndatabase: mariadb\n{COMPONENTS}")
     with brought_up(project, compose) as exported:
-        (path,) = project.state.glob(f"environments/{project.id}/secrets.json")
-        secrets, scheme = json.loads(path.read_text()), {"mariadb": "mysql"}.get(database, database)
-        (published,) = exported.data["services"][database]["ports"]
-        where = ":".join(published.split(":")[:2])
-        urls = [
-            f"{scheme}://{name}:{secrets[f'{database}/{component}']}@{where}/{name}"
-            for component, name in (("nova", "nova"), ("my-service", "my_service"))
-        ]
-        for _ in range(2):
-            for url in urls:
-                ask(url, "CREATE TABLE kept (i INT)", "DROP TABLE kept")
-            with pytest.raises(REFUSED):
-                connect(urls[0], database="my_service")
-            assert exported.run("restart").returncode == 0
-            assert exported.run("up", "--wait").returncode == 0
+        check_mysql(exported, "mariadb")
+        check_keystone(exported)
+        assert exported.run("restart").returncode == 0
+        assert exported.run("up", "--wait").returncode == 0
+        check_keystone(exported)
 
 
-def check_mysql(exported: Exported) -> None:
-    passwords = exported.sql_passwords()
+def check_mysql(exported: Exported, name: str = "mysql") -> None:
+    passwords = exported.sql_passwords(name)
     assert set(passwords) == {"devenv", "root", "keystone", "nova", "my_service"}
-    common = {"host": "127.0.0.1", "port": exported.port("mysql", 3306)}
+    common = {"host": "127.0.0.1", "port": exported.port(name, 3306)}
     for user, database in (("devenv", "devenv"), ("nova", "nova"), ("my_service", "my_service")):
         with pymysql.connect(user=user, password=passwords[user], database=database, **common) as connection:
             connection.cursor().execute("CREATE TABLE kept (id INT)")

@@ -142,6 +142,7 @@ DATABASES = [
         *("mysql", "my.cnf", pymysql.connect),
         *("SELECT user FROM mysql.user", "SHOW DATABASES", "SELECT @@server_uuid"),
     ),
+    Database(*("mariadb", "my.cnf", pymysql.connect), *("SELECT user FROM mysql.user", "SHOW DATABASES")),
     Database(
         *("postgresql", "postgresql.conf", psycopg2.connect),
         *("SELECT rolname FROM pg_roles", "SELECT datname FROM pg_database"),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
+from databases import DATABASES
 from project import Completed, Project, remove
 
 from devenv.lifecycle.environment import Environment
@@ -16,10 +17,11 @@ from devenv.store.places import environment_id
 from devenv.wiring.contents import from_dotenv
 from tests.chaos import checks, files
 
-SERVICES = ("mysql", "postgresql", "rabbitmq", "etcd", "keystone")
+SERVICES = ("mysql", pytest.param("mariadb", marks=pytest.mark.long), "postgresql", "rabbitmq", "etcd", "keystone")
 # Statements for the names of databases and users, by the variable with the administrator's URL.
 NAMES = {
     "DEVENV_MYSQL_URL": "SELECT schema_name FROM information_schema.schemata UNION ALL SELECT user FROM mysql.user",
+    "DEVENV_MARIADB_URL": "SELECT schema_name FROM information_schema.schemata UNION ALL SELECT user FROM mysql.user",
     "DEVENV_POSTGRESQL_URL": "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles",
 }
 WHICH = ["some", pytest.param("all", marks=pytest.mark.long)]
@@ -88,7 +90,7 @@ def environments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 @pytest.fixture
 def kills(environments: Callable[[str], Project], service: str) -> Project:
     """Return the environment in which the service is."""
-    return environments("postgresql" if service == "postgresql" else "mysql")
+    return environments(service if service in DATABASES else "mysql")
 
 
 def wanted(project: Project, name: str = "") -> None:

@@ -1,4 +1,4 @@
-"""What OpenStack's components and their test suites expect of a database server."""
+"""What components and OpenStack's test suites expect of MySQL and MariaDB."""
 
 from __future__ import annotations
 
@@ -12,18 +12,13 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import docker
 import pymysql
 import pytest
-from databases import DATABASES, REFUSED, ask, connect
+from databases import LIKE_MYSQL, ask, connect
 from project import Project, new_project, plan_of, remove
 
-from devenv.spec.catalogue import load_catalogue
-
-# Those that speak MySQL's protocol.
-LIKE_MYSQL = ["mysql", "mariadb"]
 # devstack's and keystone's `max_connections`.
 MOST_CONNECTIONS = 1024
 
@@ -55,7 +50,7 @@ def configure(project: Project, database: str, components: str = "") -> None:
     project.configure(f"profile: database\ndatabase: {database}\ncomponents: [{components}]\n")
 
 
-@pytest.fixture(scope="module", params=DATABASES)
+@pytest.fixture(scope="module", params=LIKE_MYSQL)
 def server(
     request: pytest.FixtureRequest, images: object, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
@@ -65,10 +60,6 @@ def server(
     scratch.devenv("up")
     yield Server(request.param, scratch, url_of(scratch, request.param, "nova"))
     remove(scratch)
-
-
-# The tests of these are about the servers that speak MySQL's protocol.
-like_mysql = pytest.mark.parametrize("server", LIKE_MYSQL, indirect=True)
 
 
 def arguments(project: Project, component: str) -> Mapping[str, Any]:
@@ -88,15 +79,13 @@ def file_limit(least: int) -> Iterator[None]:
     """Let this process open at least so many files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, least), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_every_database_service_is_tested() -> None:
-    assert {name for name, service in load_catalogue().items() if service.role == "database"} == {*DATABASES}
-
-
-# ---- every database ----------------------------------------------------------------------------------------------
+# ---- components --------------------------------------------------------------------------------------------------
 
 
 def test_a_component_may_do_everything_in_its_database_and_nothing_elsewhere(server: Server) -> None:
@@ -104,9 +93,9 @@ def test_a_component_may_do_everything_in_its_database_and_nothing_elsewhere(ser
     assert [word for (word,) in ask(server.nova, *made)] == ["grüße ✓ 🚀"]
     ask(server.nova, "DROP TABLE own")
     for foreign in ("CREATE DATABASE more", "CREATE USER more", "DROP DATABASE my_service"):
-        with pytest.raises(REFUSED):
+        with pytest.raises(pymysql.err.MySQLError):
             ask(server.nova, foreign)
-    with pytest.raises(REFUSED):
+    with pytest.raises(pymysql.err.MySQLError):
         connect(server.nova, database="my_service")
 
 
@@ -129,44 +118,16 @@ def test_an_open_transaction_does_not_keep_a_component_from_being_emptied(server
     ask(url, "CREATE TABLE t (i INT)")
 
 
-@like_mysql
 def test_an_account_that_somebody_changed_is_put_right_with_the_next_container(server: Server) -> None:
     changed = "ALTER USER 'nova'@'%' IDENTIFIED BY 'another' ACCOUNT LOCK"
     ask(url_of(server.project, server.name), changed, "GRANT SELECT ON my_service.* TO 'nova'@'%'")
-    with pytest.raises(REFUSED):
+    with pytest.raises(pymysql.err.MySQLError):
         connect(server.nova)
     server.project.devenv("down")
     server.project.devenv("up")
     ask(server.nova, "CREATE TABLE t (i INT)", "DROP TABLE t")
-    with pytest.raises(REFUSED):
+    with pytest.raises(pymysql.err.MySQLError):
         connect(server.nova, database="my_service")
-
-
-# What the administrator of each server asks for the names of accounts.
-ACCOUNTS = {
-    "mysql": "SELECT user FROM mysql.user",
-    "mariadb": "SELECT user FROM mysql.user",
-    "postgresql": "SELECT rolname FROM pg_roles WHERE rolcanlogin",
-}
-
-
-def test_the_next_environment_begins_with_a_copy_and_with_no_credential_of_the_first(
-    server: Server, project: Project
-) -> None:
-    configure(project, server.name)
-    volume = f"devenv-{project.id}-{server.name}-data"
-    assert ("fill", volume, "golden state") in plan_of(project)
-    project.devenv("up")
-    url = url_of(project, server.name)
-    ask(url, "CREATE TABLE t (i INT)", "DROP TABLE t")
-    first = url_of(server.project, server.name)
-    for old in (first, server.nova):
-        with pytest.raises(REFUSED):
-            connect(url, user=str(urlsplit(old).username), password=str(urlsplit(old).password))
-    assert not {"nova", "my_service"} & {account for (account,) in ask(url, ACCOUNTS[server.name])}
-    project.devenv("restart")
-    ask(url, "SELECT 1")
-    ask(first, "SELECT 1")
 
 
 @pytest.mark.long
@@ -181,10 +142,9 @@ def test_a_snapshot_brings_data_back_and_a_reset_takes_it_away(server: Server) -
     server.project.devenv("snapshot", "rm", "before")
 
 
-# ---- MySQL and MariaDB -------------------------------------------------------------------------------------------
+# ---- the server --------------------------------------------------------------------------------------------------
 
 
-@like_mysql
 def test_the_server_has_neither_anonymous_accounts_nor_root_over_tcp_nor_a_test_database(server: Server) -> None:
     url = url_of(server.project, server.name)
     (path,) = server.project.state.glob(f"environments/{server.project.id}/secrets.json")
@@ -201,7 +161,6 @@ def test_the_server_has_neither_anonymous_accounts_nor_root_over_tcp_nor_a_test_
     assert databases - system == {"devenv", "nova", "my_service"}
 
 
-@like_mysql
 def test_a_row_may_refer_to_itself_by_the_number_that_the_server_gives_it(server: Server) -> None:
     table = (
         "CREATE TABLE node (id INT PRIMARY KEY AUTO_INCREMENT, parent INT, FOREIGN KEY (parent) REFERENCES node (id))"
@@ -210,7 +169,6 @@ def test_a_row_may_refer_to_itself_by_the_number_that_the_server_gives_it(server
     assert rows == ((1, 1),)
 
 
-@like_mysql
 def test_as_many_clients_as_the_server_promises_work_at_the_same_time(server: Server) -> None:
     # Each makes a table in memory to answer.
     query = "SELECT a.c, COUNT(*) FROM (SELECT 1 AS c UNION SELECT 2) a GROUP BY a.c ORDER BY 2, 1"
@@ -228,13 +186,11 @@ def test_as_many_clients_as_the_server_promises_work_at_the_same_time(server: Se
             assert cursor.fetchone() == ("Threads_connected", str(MOST_CONNECTIONS))
 
 
-@like_mysql
 def test_the_server_knows_time_zones_by_name(server: Server) -> None:
     noon = "SELECT DATE_FORMAT(CONVERT_TZ('2026-07-01 12:00:00', 'UTC', 'Europe/Paris'), '%H:%i')"
     assert ask(server.nova, "SET time_zone = 'America/New_York'", noon) == (("14:00",),)
 
 
-@like_mysql
 @pytest.mark.parametrize("options", [[], ["--single-transaction", "--routines", "--events", "--triggers"]])
 def test_a_component_dumps_its_own_database(server: Server, options: list[str]) -> None:
     word = uuid.uuid4().hex
@@ -254,7 +210,6 @@ SETTINGS = {
 }
 
 
-@like_mysql
 def test_the_server_has_the_settings_that_openstack_needs(server: Server) -> None:
     common = {"character_set_server": "utf8mb4", "max_connections": MOST_CONNECTIONS, "require_secure_transport": 0}
     for name, value in {**common, **SETTINGS[server.name]}.items():
