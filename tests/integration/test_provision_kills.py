@@ -31,11 +31,11 @@ MANY = 10**6
 # services, probes and HTTP reads do not count: a kill after one of them is like a kill after the last step.
 KILLED = """
 import atexit, os, signal, sys, threading
+from pg8000.native import Connection
 from pymysql.cursors import Cursor
 from requests import Session
 from devenv.cli import main as cli
 from devenv.services.base import Provisioner
-from devenv.services.postgresql import Session as PostgreSQL
 
 service, left = sys.argv.pop(1), int(sys.argv.pop(1))
 atexit.register(lambda: print(left, file=sys.stderr))
@@ -60,7 +60,7 @@ def counted(send):
 
 Provisioner.ensure, Provisioner.drop = noted(Provisioner.ensure), noted(Provisioner.drop)
 Cursor.execute, Session.request = counted(Cursor.execute), counted(Session.request)
-PostgreSQL.execute = counted(PostgreSQL.execute)
+Connection.run = counted(Connection.run)
 cli.main()
 """
 
