@@ -12,7 +12,7 @@ from project import REPOSITORY, Project
 from tests.pages import PAGES, commands, from_pifpaf, steps
 
 # The project of a page whose readers have one.
-PROJECTS = {Path("docs/testing.md"): REPOSITORY / "tests" / "examples" / "suite"}
+PROJECTS = dict.fromkeys((Path("README.md"), Path("docs/testing.md")), REPOSITORY / "tests" / "examples" / "suite")
 
 
 @pytest.mark.long

@@ -11,6 +11,9 @@ NAMED = os.environ.get("OS_TEST_DBAPI_ADMIN_CONNECTION", "")
 
 class Schema(test_fixtures.OpportunisticDBTestMixin):
     def setUp(self):
+        if not NAMED and self.FIXTURE.DRIVER != "sqlite":
+            # oslo.db would try whatever server has the usual port.
+            self.skipTest("no database is named")
         super().setUp()
         self.engine = enginefacade.writer.get_engine()
 
