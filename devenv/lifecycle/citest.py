@@ -21,7 +21,7 @@ from devenv.model import DesiredService, Plan
 from devenv.services.base import Component, Provisioner
 from devenv.services.lookup import load_provisioner
 from devenv.services.readiness import target_of
-from devenv.spec.components import CITEST
+from devenv.spec.components import ACCOUNT, CITEST
 from devenv.wiring.contents import citest_variables
 
 T = TypeVar("T")
@@ -29,29 +29,28 @@ T = TypeVar("T")
 _Act = Callable[[Provisioner, Component], T]
 
 
-def databases(defined: Definitions, names: Sequence[str], asked: bool) -> list[str]:
-    """Return those of a run's services that get the account: none unless the run `asked`, or devenv.yaml does.
+def databases(defined: Definitions, names: Sequence[str]) -> list[str]:
+    """Return those of a run's services that can have the account."""
+    return [name for name in defined.select(names) if defined.catalogue[name].citest]
 
-    Raise ConfigError if the run asked, and none of its services can have it.
-    """
-    services = defined.select(names)
-    found = [name for name in services if defined.catalogue[name].citest]
-    if asked and not found:
-        known = " or ".join(sorted(name for name, service in defined.catalogue.items() if service.citest))
-        raise ConfigError(
-            f"cannot lend {CITEST}: no database is among the run's services ({', '.join(services) or 'none'})",
-            f"name one after --citest: {known}",
-        )
-    return found if asked or defined.own.citest else []
+
+def no_database(defined: Definitions, names: Sequence[str]) -> ConfigError:
+    """Return the error of a run that asked for the account and has no database."""
+    services = ", ".join(defined.select(names)) or "none"
+    known = " or ".join(sorted(name for name, service in defined.catalogue.items() if service.citest))
+    return ConfigError(
+        f"cannot lend {ACCOUNT}: no database is among the run's services ({services})",
+        f"name one after --citest: {known}",
+    )
 
 
 @contextmanager
-def lent(world: World, names: Sequence[str], drop: bool = True) -> Iterator[dict[str, str]]:
-    """Have the account in the databases of a run while the body runs; yield the variable that names them to oslo.db.
+def lent(world: World, names: Sequence[str], drop: bool = True, before: str = "") -> Iterator[dict[str, str]]:
+    """Have the account in databases while the body runs; yield the variable that names them to oslo.db.
 
-    The databases work already. The last run drops the account; without `drop`, it leaves that to `loans.clear`. Raise
-    ServiceFailed if a database has an account or data of that name that devenv did not create, or if the account does
-    not work.
+    `before` is the variable's value, of a run around this one. The databases work already. The last run drops the
+    account; without `drop`, it leaves that to `loans.clear`. Raise NotOurs if a database has an account or data of that
+    name that devenv did not create, and ServiceFailed if the account does not work.
     """
     with ExitStack() as stack:
         with world.changing():
@@ -60,7 +59,7 @@ def lent(world: World, names: Sequence[str], drop: bool = True) -> Iterator[dict
                 stack.callback(_take_back, world)
             stack.enter_context(world.state.lent(CITEST, together=True))
             services = _create(world, world.define(names), names)
-        yield citest_variables(services)
+        yield citest_variables(services, before)
 
 
 def _create(world: World, defined: Definitions, names: Sequence[str]) -> dict[str, DesiredService]:
@@ -70,6 +69,8 @@ def _create(world: World, defined: Definitions, names: Sequence[str]) -> dict[st
     known = world.state.load().provisioned
     new = {name: service for name, service in services.items() if service.components[CITEST].pair not in known}
     _refuse_others(_in_each(new, lambda provisioner, account: provisioner.found(account)))
+    # On record before it is there: a killed run leaves it, and a snapshot that is restored meanwhile does not have it.
+    world.state.amend(citest=sorted({*world.state.load().citest, *names}))
     plan = Plan(tuple(provision(service.components[CITEST], "for test suites") for service in services.values()))
     carry_out(world, plan, picture)
     _in_each(services, lambda provisioner, account: provisioner.try_out(account))
@@ -83,7 +84,7 @@ def _refuse_others(found: Mapping[str, str]) -> None:
     for name, what in found.items():
         if what:
             raise NotOurs(
-                f"cannot lend {CITEST} in {name}: it has {what} of that name that devenv did not create",
+                f"cannot lend {ACCOUNT} in {name}: it has {what} of that name that devenv did not create",
                 f"drop that with 'devenv exec {name} …' if nobody needs it, or run without --citest",
             )
 

@@ -108,11 +108,11 @@ class Environment:
 
         world = self._world
         watch = Watch(self.id, world.report, began)
-        defined = world.prepared(names)
+        defined = world.prepared(names, join=False)
         watch.phase("wait for another devenv")
         with world.changing(), world.timed(watch):
+            loans.clear_accounts(world)
             loans.keep(world, defined.select(names))
-            world.keep_roles(defined)
             return bring_up(world, defined, Wish(names, drop, use_golden), watch)
 
     def plan(self, names: Sequence[str] = (), drop: bool = False) -> Plan:
@@ -120,7 +120,7 @@ class Environment:
         from devenv.lifecycle.up import Allowance, Wish, plan_up, preflight
 
         world = self._world
-        picture = world.look(world.define(names), names, check_ports=True)
+        picture = world.look(world.define(names, join=False), names, check_ports=True)
         files = preflight(world, picture)
         return replace(plan_up(world, picture, Wish(names, drop), Allowance()), files=tuple(files.changing))
 
@@ -234,24 +234,31 @@ class Environment:
 
         return loans.lent(self._world, names, component, ending)
 
-    def databases(self, names: Sequence[str] = (), citest: bool = True) -> list[str]:
-        """Return those of the services (all of the profile, if none is named) that have an account for test suites.
+    def databases(self, names: Sequence[str] = (), citest: bool = True, required: bool = True) -> list[str]:
+        """Return those of the services (all of the profile, if none is named) that get an account for test suites.
 
-        Unless `citest` or devenv.yaml asks for it, none has. Raise ConfigError if `citest` does and no service can.
+        Unless `citest` or devenv.yaml asks for it, none does. Raise ConfigError if `citest` asks, it is `required`, and
+        no service can have one.
         """
         from devenv.lifecycle import citest as accounts
 
-        return accounts.databases(self._world.define(names), names, citest)
+        defined = self._world.define(names, join=False)
+        found = accounts.databases(defined, names)
+        if citest and required and not found:
+            raise accounts.no_database(defined, names)
+        return found if citest or defined.own.citest else []
 
-    def citest(self, databases: Sequence[str], drop: bool = True) -> AbstractContextManager[dict[str, str]]:
+    def citest(
+        self, databases: Sequence[str], drop: bool = True, before: str = ""
+    ) -> AbstractContextManager[dict[str, str]]:
         """Have an account for OpenStack's own test suites in `databases` that work; yield the variable for oslo.db.
 
-        The last run drops the account; without `drop`, it leaves that to `clear`. Raise ServiceFailed if a database has
-        such an account that devenv did not create.
+        `before` is the variable's value, of a run around this one. The last run drops the account; without `drop`, it
+        leaves that to `clear`. Raise NotOurs if a database has such an account that devenv did not create.
         """
         from devenv.lifecycle import citest as accounts
 
-        return accounts.lent(self._world, databases, drop) if databases else nullcontext({})
+        return accounts.lent(self._world, databases, drop, before) if databases else nullcontext({})
 
     def shared(self) -> AbstractContextManager[Path]:
         """Be a user of the services that `borrow` brings up; yield a folder to note components in.
@@ -365,8 +372,8 @@ class Environment:
             defined, present = self._present("")
             return export.exported(present, defined.catalogue)
         defined = self._world.define()
-        # Exports leave out components that runs have for a while.
-        defined = replace(defined, lent=frozenset())
+        # Exports leave out what runs have for a while.
+        defined = replace(defined, lent=frozenset(), citest=frozenset())
         if tool == export.COMPOSE:
             return export.composed(self._world.on_paper(defined), defined.catalogue)
         project = self.id.rpartition("-")[0]
@@ -453,7 +460,7 @@ class Environment:
         """
         from devenv.images.inventory import sbom
 
-        defined = self._world.define()
+        defined = self._world.define(names)
         return sbom(self.engine, [defined.images[name] for name in defined.select(names)])
 
     def prune_images(self) -> list[str]:
@@ -470,7 +477,7 @@ class Environment:
         """
         from devenv.images.bundle import cache_keys
 
-        defined = self._world.define()
+        defined = self._world.define(names, join=False)
         return cache_keys(self.id, defined.select(names), defined.profile, defined.catalogue, defined.images)
 
     def save_images(self, target: Path | IO[bytes], names: Sequence[str] = ()) -> Archive:

@@ -21,7 +21,7 @@ from devenv.lifecycle.up import Wish, bring_up
 from devenv.lifecycle.world import Definitions, World, needs
 from devenv.model import Catalogue, Desired, Observed, Plan, ServiceChoice
 from devenv.names import Pair, check_component, identifier
-from devenv.spec.components import check_free
+from devenv.spec.components import CITEST, check_free
 from devenv.wiring.contents import wired_files
 
 # The part of a service that existed before a run brought it up, and exists again when the last run has ended.
@@ -62,7 +62,7 @@ def lent(
                 stack.callback(_end, world, name)
             if ending:
                 stack.callback(ending)
-            defined = world.prepared(names, borrowing=True)
+            defined = _prepared(world, names)
             wish = _as_found(world, defined, names)
             with world.timed(watch):
                 bring_up(world, defined, wish, watch)
@@ -89,7 +89,7 @@ def borrow(world: World, names: Sequence[str] = ()) -> Borrowed:
     watch = Watch(world.id, world.report)
     watch.phase("wait for another devenv")
     with world.changing():
-        defined = world.prepared(names, borrowing=True)
+        defined = _prepared(world, names)
         wish = _as_found(world, defined, names)
         # If all services run already, do not record that nothing was done.
         missing = set(defined.select(names)) - {*wish.keep_running}
@@ -142,6 +142,7 @@ def clear(world: World, others: bool = True) -> None:
     """
     return_services(world)
     with world.changing():
+        clear_accounts(world)
         if (world.state.lendings() or world.state.abandoned()) and (others or not world.state.used()):
             defined = world.define()
             world.adopt(defined.catalogue)
@@ -149,6 +150,15 @@ def clear(world: World, others: bool = True) -> None:
 
 
 # ---- services --------------------------------------------------------------------------------------------------
+
+
+def _prepared(world: World, names: Sequence[str]) -> Definitions:
+    """Read the definitions for a run. Its services fill no role in place of those that somebody else uses."""
+    clear_accounts(world)
+    defined = world.prepared(names, join=False)
+    if defined.roles != world.state.load().roles and world.observe().services:
+        return world.prepared(names)
+    return defined
 
 
 def _as_found(world: World, defined: Definitions, names: Sequence[str]) -> Wish:
@@ -162,8 +172,6 @@ def _as_found(world: World, defined: Definitions, names: Sequence[str]) -> Wish:
     running = [name for name in wanted if observed.runs(name)]
     for name in running:
         _check_pins(defined, name, observed.containers[name].ports)
-    if not observed.services:  # The run's choice is all that anybody uses, until its end.
-        world.keep_roles(defined)
     missing = [name for name in wanted if name not in running and name not in record.borrowed]
     if before := {name: _before(name, observed) for name in missing}:
         world.state.amend(borrowed={**record.borrowed, **before})
@@ -238,6 +246,12 @@ def _check_free(world: World, defined: Definitions, name: str) -> None:
             )
 
 
+def clear_accounts(world: World) -> None:
+    """Drop the account for test suites if runs had it and none has it now. The caller holds the lock."""
+    if world.state.load().citest and not world.state.lendings().get(CITEST):
+        take_back(world, CITEST)
+
+
 def _end(world: World, component: str) -> None:
     with world.changing():
         take_back(world, component)
@@ -273,7 +287,9 @@ def _drop(world: World, defined: Definitions, components: set[str]) -> None:
             plan = Plan(tuple(drop(part, "its run has ended") for part in parts))
             carry_out(world, plan, replace(picture, wanted=picture.everything))
         world.forget_lent(components)
-        if pairs:
+        if CITEST in components:
+            world.state.amend(citest=[])
+        if pairs and picture.observed.containers:
             world.write(wired_files(world.there(defined).wanted, defined.catalogue), defined.catalogue)
     except DevenvError as error:
         names = ", ".join(sorted(components))

@@ -136,6 +136,10 @@ def preflight(world: World, picture: Picture) -> Files:
 def announce(world: World, picture: Picture, may: Allowance) -> None:
     """Record which services lose their data, and tell the user what to know before anything is done."""
     note, wanted = world.report.note, picture.wanted.services
+    for role, name in picture.defined.roles.items():
+        if picture.record.roles.get(role) == name and may == Allowance():
+            note(f"the {role} is {name}, since it was asked for by name; 'devenv up' with another name chooses that")
+    world.keep_roles(picture.defined)
     if may.renewal:
         note_renewal(world, may.renewal)
     elif may == Allowance() and (left := picture.record.renewing.keys() & wanted):

@@ -181,10 +181,11 @@ class World:
         """Read the profile with the project's choices."""
         return load_profile(self.project, self._choice.profile, settings=self._choice.settings)
 
-    def define(self, names: Sequence[str] = (), join: bool = False) -> Definitions:
+    def define(self, names: Sequence[str] = (), join: bool = True) -> Definitions:
         """Read the definitions from the files. Raise ConfigError.
 
-        Those of `names` may fill a role in place of the profile's services, or `join` them (see `with_roles`).
+        Services of `names` that the profile does not have `join` those of the same role, or fill it in their place (see
+        `with_roles`).
         """
         own = self.profile()
         switches = {name: choice.switches for name, choice in own.services.items()}
@@ -196,24 +197,19 @@ class World:
         return replace(defined, images=images_for(filled, catalogue))
 
     def keep_roles(self, defined: Definitions) -> None:
-        """Remember which services fill roles, so that the next command finds them there."""
+        """Remember which services fill roles, so that the next command finds them there. Nothing has changed so far."""
         if defined.roles != self.state.load().roles:
             self.state.amend(roles=defined.roles)
 
     def with_lent(self, defined: Definitions) -> Definitions:
         """Read again which components are lent: runs may have begun and ended during a wait for the lock."""
         held = self._held()
-        citest = self._with_part(CITEST) if CITEST in held else ()
+        citest = self.state.load().citest if CITEST in held else ()
         return replace(defined, lent=frozenset(held - {CITEST}), citest=frozenset(citest))
 
-    def prepared(self, names: Sequence[str], borrowing: bool = False) -> Definitions:
-        """Read the definitions and check what `up` needs, before it asks the engine anything. Raise ConfigError.
-
-        What a run is `borrowing` fills no role in place of services that somebody else uses.
-        """
-        defined = self.define(names)
-        if borrowing and defined.roles != self.state.load().roles and self.observe().services:
-            defined = self.define(names, join=True)
+    def prepared(self, names: Sequence[str], join: bool = True) -> Definitions:
+        """Read the definitions as `define` does; check what `up` needs before it asks the engine. Raise ConfigError."""
+        defined = self.define(names, join)
         defined.select(names)
         folder.check(self.project, self.folder)
         self.check_trust(defined.own)
@@ -396,18 +392,14 @@ class World:
 
     def left_behind(self, defined: Definitions) -> set[str]:
         """Return the components that killed runs had, except those of devenv.yaml and of services."""
-        # A snapshot may have the account for test suites: no file says that a run had it.
-        restored = {CITEST} - self._held() if self._with_part(CITEST) else set()
+        # A snapshot may have the account for test suites, and no file says that a run had it.
+        pairs = [Pair.parse(pair) for pair in self.state.load().provisioned]
+        restored = {pair.component for pair in pairs if pair.component == CITEST} - self._held()
         return (self.state.left_behind() | restored) - defined.listed - needed_components(defined.catalogue)
 
     def _held(self) -> set[str]:
         """Return the components that runs have right now."""
         return {name for name, held in self.state.lendings().items() if held}
-
-    def _with_part(self, component: str) -> set[str]:
-        """Return the services that have a part for a component, by the record."""
-        pairs = [Pair.parse(pair) for pair in self.state.load().provisioned]
-        return {pair.service for pair in pairs if pair.component == component}
 
     def forget_lent(self, components: Collection[str]) -> None:
         """Forget that these components were lent, except those that still have a part of a service."""

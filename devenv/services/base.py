@@ -1,9 +1,9 @@
 """The contracts of a service: a probe that checks it, a provisioner that creates what components get in it.
 
 A probe is a function `check(target)`. It returns when the service works and raises NotReady with the reason when it
-does not work yet. A provisioner is a subclass of Provisioner. `_make` and `_remove` say what to do for one component;
-Where the service supports them, `_empty` says what a reset does,
-`_settle` what a snapshot needs, and `_log_in` what components need after each start. All of them raise
+does not work yet. A provisioner is a subclass of Provisioner. `_make` and `_remove` say what to do for one component.
+Where the service supports them, `_empty` says what a reset does, `_settle` what a snapshot needs, `_log_in` what
+components need after each start, and `_found` and `_try_out` what an account for test suites needs. All of them raise
 Refused with the reason when the service does not let them.
 
 devenv finds both by name among entry points, so another package can bring one (see lookup.py).

@@ -12,6 +12,8 @@ from devenv.errors import NotReady
 from devenv.services import base
 from devenv.services.base import ANSWER_SECONDS, CONNECT_SECONDS, Component, Provisioner, Refused, Target
 
+# The names of databases that show whether an account works.
+_TRIED = re.compile(r"devenv_tries_[0-9a-f]{8}")
 # Less than ANSWER_SECONDS, so that MySQL itself can say that another program holds a table open.
 _LOCK_SECONDS = 10
 
@@ -108,6 +110,12 @@ class MySQL(Provisioner):
                 with suppress(pymysql.OperationalError):  # It ended by itself.
                     cursor.execute(f"KILL {number}")
             cursor.execute(f"DROP DATABASE IF EXISTS {_quoted(component.settings['database'])}")
+            if component.settings.get("rights") == "all":
+                # What a killed devenv left of `_try_out`.
+                cursor.execute("SHOW DATABASES")
+                left = [name for (name,) in cursor.fetchall() if _TRIED.fullmatch(name)]
+                for name in left:
+                    cursor.execute(f"DROP DATABASE IF EXISTS {_quoted(name)}")
 
     def _found(self, component: Component) -> str:
         with self._cursor() as cursor:
@@ -123,7 +131,7 @@ class MySQL(Provisioner):
             return "".join(f"a database with {tables} tables" for (tables,) in cursor.fetchall())
 
     def _try_out(self, component: Component) -> None:
-        name = _quoted(f"{component.settings['database']}_{secrets.token_hex(4)}")
+        name = _quoted(f"devenv_tries_{secrets.token_hex(4)}")
         with self._cursor(component.settings) as cursor:
             cursor.execute(f"CREATE DATABASE {name}")
             cursor.execute(f"DROP DATABASE {name}")

@@ -16,9 +16,11 @@ from devenv.spec.template import render
 
 # The environment's administrator is a component, too. Each service creates it itself, with the secret `password`.
 OWN = "devenv"
-# The component of OpenStack's own test suites. They expect an account with all rights and with this name, which is also
-# its password and its database: see `tools/test-setup.sh` in nova, keystone and others.
-CITEST = "openstack_citest"
+# The component that OpenStack's own test suites use. No project can have one of that name.
+CITEST = f"{OWN}-citest"
+# The account that they expect: with all rights, and with a name that is also its password and its database. See
+# `tools/test-setup.sh` in nova, keystone and others.
+ACCOUNT = "openstack_citest"
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,11 @@ def provision(placed: Placed, values: Mapping[str, str], choice: ComponentChoice
 
 def citest_part(placed: Placed, values: Mapping[str, str]) -> Provision:
     """Return the part of a service that OpenStack's own test suites use; its value `citest.url` is the URL for them."""
-    part = provision(placed, values, ComponentChoice(CITEST), CITEST)
+    part = provision(placed, values, ComponentChoice(ACCOUNT), ACCOUNT)
     url = placed.filled({"citest.url": placed.definition.citest}, part.values)
     settings = {**part.settings, "rights": "all"}
-    return replace(part, settings=settings, digest=digest(settings), values={**part.values, **url})
+    digested = digest(settings)
+    return replace(part, component=CITEST, settings=settings, digest=digested, values={**part.values, **url})
 
 
 def _words(choice: ComponentChoice, password: str) -> dict[str, str]:
@@ -115,7 +118,7 @@ def check_free(name: str, catalogue: Catalogue, where: str = "") -> None:
     why = taken.get(name) or taken.get(identifier(name))
     if name.replace("_", "-").partition("-")[0] == OWN:
         why = "devenv keeps names that begin with it for itself"
-    if identifier(name) == CITEST:
+    if identifier(name) == ACCOUNT:
         why = "'devenv run --citest' lends an account of that name"
     if why:
         raise ConfigError(f"cannot name a component {name!r}{where}: {why}", "choose another name")

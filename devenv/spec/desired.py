@@ -48,10 +48,12 @@ def with_roles(
     """
     _check_roles(profile, catalogue)
     known = {name: service.role for name, service in catalogue.items()}
-    chosen = {role: name for role, name in {**(before or {}), **profile.roles}.items() if name in known}
+    usable = known.keys() - profile.left_out
+    chosen = {role: name for role, name in {**(before or {}), **profile.roles}.items() if name in usable}
     filled = _filled(profile, known, chosen)
     roles = {known[name] for name in filled.services if name in known}
-    new = [name for name in names if name not in filled.services and known.get(name) in roles]
+    roles |= {need.role for name in filled.services if name in known for need in catalogue[name].requires}
+    new = [name for name in names if name not in filled.services and name in usable and known[name] in roles]
     settled = {*profile.roles, *(known[name] for name in names if name in filled.services and name in known)}
     moved = {known[name]: name for name in reversed(new) if not join and known[name] not in settled}
     filled = _filled(profile, known, {**chosen, **moved})
@@ -60,6 +62,10 @@ def with_roles(
 
 def _check_roles(profile: Profile, catalogue: Catalogue) -> None:
     for role, name in profile.roles.items():
+        if name in profile.left_out:
+            raise ConfigError(
+                f"cannot use {name!r} as {role} (in {profile.source}): it is left out", "remove one of both"
+            )
         if name in catalogue and catalogue[name].role == role:
             continue
         fitting = [other for other, service in catalogue.items() if service.role == role]
@@ -257,6 +263,8 @@ def _service(inputs: Inputs, needs: _Needs, components: Iterable[ComponentChoice
         return {key: provision(placed, values, choice, inputs.password(name, key)) for key, choice in one.items()}
 
     given, former = parts_for(components), parts_for(ComponentChoice(component) for component in inputs.former)
+    if definition.citest and CITEST in former:
+        former[CITEST] = citest_part(placed, values)
     if name in inputs.citest:
         given[CITEST] = citest_part(placed, values)
     return replace(

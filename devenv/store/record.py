@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 # Raise it when an older devenv would misread or lose what is in a record.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Record:
     - `renewed`: services in `renewing` that already have other data; devenv does not know yet that they work with it
     - `borrowed`: services that runs have started, each with what existed of it before (see lifecycle/loans.py)
     - `roles`: the services that fill roles since somebody asked for them by name ("database": "postgresql")
+    - `citest`: services in which runs have the account for OpenStack's own test suites
     - `owner`: the token on everything that devenv creates for this environment
     - `saving`: images that devenv creates or removes with a snapshot, until it knows the outcome
     """
@@ -38,13 +39,14 @@ class Record:
     renewed: Sequence[str] = field(default_factory=list)
     borrowed: Mapping[str, str] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
+    citest: Sequence[str] = field(default_factory=list)
     owner: str = ""
     saving: Sequence[str] = field(default_factory=list)
     format: int = FORMAT
 
 
 _VALUES = {"ports": int, "provisioned": str, "renewing": str, "borrowed": str, "roles": str}
-_LISTS = ("files", "unfinished", "renewed", "saving")
+_LISTS = ("files", "unfinished", "renewed", "citest", "saving")
 
 
 def record_of(data: Mapping[str, Any], empty: Record) -> Record:

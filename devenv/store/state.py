@@ -6,7 +6,7 @@
     <state folder>/environments/<id>/timing.json    the steps of the last `up` and their times
     <state folder>/environments/<id>/snapshots/     one file per snapshot, with the secrets of its data, 0600
     <state folder>/environments/<id>/users          held, together with others, by each run that uses the services
-    <state folder>/environments/<id>/lent/<name>    held by the run that uses this component
+    <state folder>/environments/<id>/lent/<name>    held by the run that uses this component, or by several together
     <state folder>/environments/<id>/pools/<token>/ one process's components for tests, and a lock that it holds: a file
                                                     per component, with its passwords once a test asked for its overlay,
                                                     0600
@@ -120,7 +120,7 @@ class State:
     def save(self, record: Record) -> None:
         with self._turn:
             make_private(self.folder)
-            write_files({self._record_path: as_json(asdict(record))})
+            write_files({self._record_path: as_json(asdict(replace(record, format=FORMAT)))})
             self._known = record
 
     def change(self, changed: Callable[[Record], Record]) -> None:

@@ -117,7 +117,9 @@ class Lease:
     def __init__(self, environment: Environment, fresh: bool = False, citest: bool = False) -> None:
         """With `citest`, or if devenv.yaml asks for it, the databases get an account for OpenStack's own suites."""
         self.environment = environment
-        self._fresh, self._citest, self._has_accounts = fresh, citest, False
+        self._fresh, self._citest = fresh, citest
+        # The databases that have the account.
+        self._accounts: set[str] = set()
         self._lock, self._stack = threading.RLock(), ExitStack()
         self._notes: Callable[[], Path] | None = None
         self._known: dict[tuple[str, ...], Borrowed] = {}
@@ -184,7 +186,7 @@ class Lease:
             for pool in self._pools.values():
                 pool.close()
             self._stack.close()
-            self._pools, self._known, self._notes = {}, {}, None
+            self._pools, self._known, self._notes, self._accounts = {}, {}, None, set()
 
     def _pool(self, names: Sequence[str]) -> Pool:
         borrowed, key = self._borrowed(names), _key(names)
@@ -219,7 +221,7 @@ class Lease:
         try:
             self._opened()
             borrowed = self.environment.borrow(names)
-            self.lend_accounts()
+            self.lend_accounts(names)
         except DevenvError as error:
             self._blame(error)
             raise
@@ -228,21 +230,21 @@ class Lease:
         services = {name: borrowed.desired.services[name] for name in names}
         return replace(borrowed, desired=replace(borrowed.desired, services=services))
 
-    def lend_accounts(self) -> None:
-        """Lend the accounts for test suites in all databases of the profile, once, and name them to oslo.db.
+    def lend_accounts(self, names: Sequence[str] = ()) -> None:
+        """Lend the account for test suites in the databases among these services, and name them to oslo.db.
 
-        There are none unless devenv.yaml or the caller of this class asks for them.
+        There is none unless devenv.yaml or the caller of this class asks for it.
         """
         with self._lock:
-            if self._has_accounts:
-                return
-            if databases := self.environment.databases(citest=self._citest):
+            found = self.environment.databases(names, self._citest, required=False)
+            if missing := [name for name in found if name not in self._accounts]:
                 self._opened()
-                self.environment.borrow(databases)
+                self.environment.borrow(missing)
                 # `clear` drops them: this process may not be able to do it at its end.
-                variables = self._stack.enter_context(self.environment.citest(databases, drop=False))
-                os.environ.update(variables)
-            self._has_accounts = True
+                before = os.environ.get(contents.ADMIN_CONNECTION, "")
+                lent = self.environment.citest(missing, drop=False, before=before)
+                os.environ.update(self._stack.enter_context(lent))
+                self._accounts |= {*missing}
 
     def _opened(self) -> Callable[[], Path]:
         """Begin to use the environment unless that is done; return the function that makes notes."""

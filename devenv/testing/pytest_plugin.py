@@ -99,7 +99,7 @@ class Session:
         name = _setting(self._config, "env") or (FRESH if fresh else "default")
         if marked and marked != profile:
             name = f"{FRESH}-{marked}" if name in (FRESH, "default") else f"{name}-{marked}"
-        accounts = self.wants_accounts
+        accounts = self.wants_accounts and not marked
         return self._leases.get(self._config.rootpath, name, marked or profile, settings, bool(fresh), accounts)
 
     def asked(self, ask: Callable[[], T]) -> T:

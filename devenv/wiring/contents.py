@@ -17,18 +17,21 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 from devenv.errors import ConfigError
 from devenv.model import Catalogue, ComponentChoice, Desired, DesiredService, Provision
-from devenv.spec.components import CITEST, endpoints_of
+from devenv.spec.components import ACCOUNT, CITEST, endpoints_of
 from devenv.spec.template import render_file
 from devenv.wiring import pifpaf
 from devenv.wiring.pifpaf import Pifpaf
 
 T = TypeVar("T")
+# The variable that names oslo.db the servers for its tests.
+ADMIN_CONNECTION = "OS_TEST_DBAPI_ADMIN_CONNECTION"
 # The clouds of the environment, for openstacksdk.
 CLOUDS = "clouds.yaml"
 _OVERLAY = "component.conf"
@@ -124,6 +127,9 @@ def job_variables(
     See `conventional` for `named` and `administrator`. With the latter, or with `citest`, oslo.config reads none of the
     variables: they would win over what a test suite gives it.
     """
+    # What the run names comes first, whatever else the component has a part of.
+    roles = {desired.services[name].role: name for name in reversed(named) if name in desired.services}
+    desired = replace(desired, roles={**desired.roles, **roles})
     services, texts = desired.services, wired_files(desired, catalogue)
     text = texts.get(overlay_name(component), "")
     for_suite = administrator is not None or citest
@@ -161,13 +167,15 @@ def _for_runs(views: Mapping[str, Provision], catalogue: Catalogue) -> dict[str,
     }
 
 
-def citest_variables(services: Mapping[str, DesiredService]) -> dict[str, str]:
+def citest_variables(services: Mapping[str, DesiredService], before: str = "") -> dict[str, str]:
     """Return the variable by which oslo.db finds the databases for its tests.
 
-    Without SQLite at its end, tests that are for SQLite would run on the first of the databases.
+    It keeps the URLs of this kind that it had `before`. Without SQLite at its end, tests that are for SQLite would run
+    on the first of the databases.
     """
     urls = [service.components[CITEST].values["citest.url"] for service in services.values()]
-    return {"OS_TEST_DBAPI_ADMIN_CONNECTION": ";".join([*urls, "sqlite://"])}
+    others = [url for url in before.split(";") if f"//{ACCOUNT}:" in url and url not in urls]
+    return {ADMIN_CONNECTION: ";".join([*others, *urls, "sqlite://"])}
 
 
 def from_dotenv(text: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -129,6 +130,58 @@ def test_data_that_is_reset_meanwhile_gets_the_account_again(project: Project, d
     assert accounts(project, database) == []
 
 
+@pytest.mark.parametrize(
+    "meanwhile",
+    [[("snapshot", "restore", "clean")], [("down", "mysql", "--volumes"), ("up",)]],
+    ids=["restore", "down"],
+)
+def test_data_that_is_another_meanwhile_has_the_account_too(project: Project, meanwhile: list[tuple[str, ...]]) -> None:
+    project.configure("profile: database\n")
+    project.devenv("up")
+    project.devenv("snapshot", "save", "clean")
+    with begun(project, "--citest") as (run, variables):
+        for command in meanwhile:
+            project.devenv(*command)
+        ask(urls_in(variables[VARIABLE])[0], f"USE {ACCOUNT}")
+        assert end(run) == 0
+    assert accounts(project, "mysql") == []
+
+
+def test_a_run_of_another_service_takes_the_account_of_a_killed_run_away_too(project: Project) -> None:
+    project.configure("profile: base\n")
+    project.devenv("up", "mysql", "etcd")
+    with begun(project, "--citest", "mysql") as (run, _):
+        os.kill(run.pid, signal.SIGKILL)
+    project.devenv("run", "etcd", "--", "true")
+    assert accounts(project, "mysql") == []
+
+
+def test_nested_runs_name_the_databases_of_both(project: Project) -> None:
+    devenv = [sys.executable, "-m", "devenv", "run"]
+    inner = [*devenv, "--citest", "postgresql", "--", "sh", "-c", f"echo ${VARIABLE}"]
+    first, second, last = urls_in(project.process("run", "--citest", "mysql", "--", *inner).stdout)
+    assert (first.scheme, second.scheme, last.scheme) == ("mysql+pymysql", "postgresql+psycopg2", "sqlite")
+
+
+def test_an_export_meanwhile_has_nothing_of_it(project: Project) -> None:
+    project.configure("profile: database\n")
+    with begun(project, "--citest") as (run, _):
+        assert ACCOUNT not in project.devenv("export", "compose").stdout
+        assert end(run) == 0
+
+
+def test_a_component_that_had_this_name_before_is_kept(project: Project) -> None:
+    project.configure("profile: database\n")
+    project.devenv("up")
+    project.devenv("exec", "mysql", "mysql", "-e", f"CREATE DATABASE {ACCOUNT}")
+    (path,) = project.state.glob("environments/*/record.json")
+    record = json.loads(path.read_text())
+    record["provisioned"][f"mysql/{ACCOUNT}"] = "as an older devenv has noted it"
+    path.write_text(json.dumps(record))
+    assert f"kept the data of {ACCOUNT}" in project.devenv("up").stderr
+    assert accounts(project, "mysql") == [ACCOUNT]
+
+
 @pytest.mark.parametrize("later", [("up",), ("run", "--", "true"), ("gc",), ("run", "--citest", "--", "true")])
 def test_the_account_of_a_killed_run_goes_with_the_next_command(project: Project, later: tuple[str, ...]) -> None:
     project.configure("profile: database\n")
@@ -225,6 +278,25 @@ def test_a_component_cannot_have_its_name(project: Project) -> None:
 
 
 # ---- pytest ------------------------------------------------------------------------------------------------------
+
+
+def test_a_pytest_run_takes_it_away_even_if_others_go_on_using_the_environment(project: Project) -> None:
+    project.configure("profile: database\n")
+    project.devenv("up")
+    (project.folder / "test_suite.py").write_text(
+        "import os, pytest\n"
+        f"def test_one(): assert '{ACCOUNT}' in os.environ['{VARIABLE}']\n"
+        "@pytest.mark.devenv(profile='coordination')\n"
+        "def test_two(devenv_component): assert devenv_component.env['ETCD_ENDPOINTS']\n"
+    )
+    with begun(project) as (run, _):
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--devenv-citest"]
+        done = subprocess.run(
+            command, cwd=project.folder, env=project.environ, capture_output=True, text=True, check=False
+        )
+        assert "2 passed" in done.stdout, done.stdout + done.stderr
+        assert accounts(project, "mysql") == []
+        assert end(run) == 0
 
 
 @pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["one process", "two workers"])

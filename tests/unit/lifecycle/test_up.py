@@ -139,7 +139,7 @@ def test_a_component_that_a_run_has_since_is_known_after_the_wait_for_the_lock(
     monkeypatch.setattr("devenv.lifecycle.up.carry_out", carry_out)
     with ExitStack() as stack:
 
-        def prepared(_: World, _names: Any) -> Definitions:
+        def prepared(_: World, _names: Any, join: bool) -> Definitions:
             stack.enter_context(waits.state.lent("run-1"))  # another process had the lock first
             return read
 

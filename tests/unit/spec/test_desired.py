@@ -157,8 +157,16 @@ def test_a_profile_without_the_role_gets_no_service_of_it_until_one_needs_it(cat
     assert not wanted.services
     needing_one = with_roles(replace(profile("web"), roles={"database": "db2"}), catalogue)
     assert select(needing_one, catalogue) == ["db2", "web"]
+    assert select(with_roles(profile("web"), catalogue, ["db2"]), catalogue, ["db2"]) == ["db2"]
     with pytest.raises(ConfigError, match="profile 'mine' does not have it"):
-        select(with_roles(profile("web"), catalogue, ["db2"]), catalogue, ["db2"])
+        select(with_roles(profile(), catalogue, ["db2"]), catalogue, ["db2"])
+
+
+def test_a_service_that_is_left_out_fills_no_role(catalogue: Catalogue) -> None:
+    wanted = replace(profile("db", "web"), left_out=frozenset({"db2"}))
+    assert with_roles(wanted, catalogue, ["db2"], {"database": "db2"}).services.keys() == {"db", "web"}
+    with pytest.raises(ConfigError, match=r"cannot use 'db2' as database .*: it is left out"):
+        with_roles(replace(wanted, roles={"database": "db2"}), catalogue)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class Broken:
     def shared(self) -> Iterator[Path]:
         yield self._folder
 
-    def databases(self, citest: bool) -> list[str]:
+    def databases(self, names: Sequence[str], citest: bool, required: bool) -> list[str]:
         return []
 
     def selected(self, names: Sequence[str]) -> list[str]:
