@@ -92,7 +92,11 @@ def test_the_list_has_urls_that_sqlalchemy_takes_and_goes_on_from_a_run_around_i
 
 @pytest.mark.parametrize(
     ("database", "common", "in_list"),
-    [("mysql", "mysql:", "mysql+pymysql:"), ("postgresql", "postgresql:", "postgresql+psycopg2:")],
+    [
+        ("mysql", "mysql:", "mysql+pymysql:"),
+        ("mariadb", "mysql:", "mysql+pymysql:"),
+        ("postgresql", "postgresql:", "postgresql+psycopg2:"),
+    ],
 )
 def test_a_databases_url_names_the_driver_in_the_list_alone(database: str, common: str, in_list: str) -> None:
     services = shipped((database,)).services
