@@ -11,7 +11,7 @@ AUDIT := $(VENV)/.audit
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test test-long check unit integration consumers chaos bench soak audit clean venv-package
+.PHONY: help up down test test-long check unit integration consumers chaos bench soak suites audit clean venv-package
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -58,12 +58,17 @@ soak: $(CONSUMERS) ## Put load on for minutes, then many environments up at once
 	@$(DEVENV) doctor --fix
 	@$(VENV)/bin/python -m tests.soak --page docs/reliability.md
 
+suites: $(CONSUMERS) ## Run OpenStack's own test suites on devenv's services; writes docs/suites.md
+	@$(DEVENV) doctor --fix
+	@$(DEVENV) images build mysql mariadb postgresql rabbitmq etcd
+	@$(VENV)/bin/python -m tests.suites --page docs/suites.md
+
 audit: $(AUDIT) ## Look for unsafe code and known vulnerabilities; writes docs/dependencies.md
 	@$(VENV)/bin/ruff check --select S devenv compose
 	@$(VENV)/bin/python -m tests.audit
 
 clean: ## Remove what was installed and made here; containers and data stay
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .suites dist build .mypy_cache .ruff_cache .pytest_cache
 
 # Debian's python3 comes without what makes a virtual environment: a package of its own, per version of Python.
 VENV_PACKAGE := $(patsubst python,python3,$(notdir $(PYTHON)))-venv

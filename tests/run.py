@@ -45,7 +45,8 @@ def lanes(folder: Path, long: bool) -> list[list[Part]]:
     services = ("tests/integration", "tests/consumers", "tests/chaos")
     if long:
         examples = tests("examples", "tests/unit", "-m", "hypothesis", "--hypothesis-profile", "thorough")
-        return [[examples], [engine, tests("long", *services, "-m", "long", *spread)]]
+        suites = Part("suites", (sys.executable, "-m", "tests.suites", "--junitxml", str(folder / "suites.xml")))
+        return [[examples], [engine, tests("long", *services, "-m", "long", *spread), suites]]
     return [
         [
             Part("ruff", (str(_BIN / "ruff"), "check", ".")),

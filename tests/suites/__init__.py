@@ -1,0 +1,1 @@
+"""Run OpenStack's own test suites, unchanged, on devenv's services."""
