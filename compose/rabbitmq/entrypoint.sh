@@ -1,5 +1,5 @@
 #!/bin/sh
-# Create a home, then become the server.
+# Create a home, refuse data of a later version, then become the server.
 set -eu
 umask 027
 
@@ -9,6 +9,22 @@ mkdir -p "$HOME"
 cd "$HOME"
 rm -f .erlang.cookie
 (umask 377 && echo '${secret.cookie}' > .erlang.cookie)
+
+# On the data of a later series (4.3 for 4.0), the server waits forever and says nothing. Its plugins stand beside its
+# programs in every image, and one of them carries its version.
+plugins=$(dirname "$(readlink -f "$(command -v rabbitmq-server)")")/../plugins
+series=$(ls "$plugins" 2> /dev/null | sed -n 's/^rabbit-\([0-9]*\.[0-9]*\).*/\1/p')
+mark=/var/lib/rabbitmq/data/series
+if [ -n "$series" ]; then
+    wrote=$(cat "$mark" 2> /dev/null || echo "$series")
+    if [ "$(printf '%s\n' "$wrote" "$series" | sort -V | tail -n 1)" != "$series" ]; then
+        echo "cannot use the data: RabbitMQ $wrote wrote it, and this is RabbitMQ $series;" \
+            "'devenv reset rabbitmq' starts with new data" >&2
+        exit 1
+    fi
+    mkdir -p /var/lib/rabbitmq/data
+    echo "$series" > "$mark"
+fi
 
 # Use nothing of the image's own configuration: neither its files nor an environment file.
 export RABBITMQ_CONFIG_FILE=/etc/devenv/rabbitmq.conf

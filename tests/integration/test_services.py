@@ -10,7 +10,7 @@ from pathlib import Path
 import docker
 import pytest
 from dotenv import dotenv_values
-from project import REPOSITORY, Project, ours, plan_of
+from project import REPOSITORY, Project, one_clear_line, ours, plan_of
 
 SERVICES = sorted(path.parent.name for path in (REPOSITORY / "compose").glob("*/compose.yaml"))
 
@@ -78,3 +78,17 @@ def test_an_image_with_only_the_servers_binary_works_as_etcd(
         project.devenv("down", "--volumes")
     finally:
         client.images.remove(tag, force=True)
+
+
+def test_data_of_a_later_rabbitmq_is_told_in_one_line(project: Project) -> None:
+    project.configure("profile: messaging\n")
+    project.devenv("up")
+    mark = "/var/lib/rabbitmq/data/series"
+    project.devenv("exec", "rabbitmq", "--", "sh", "-c", f"echo 3.13 > {mark}")
+    project.devenv("restart")
+    project.devenv("exec", "rabbitmq", "--", "sh", "-c", f"grep '^4' {mark} && echo 99.10 > {mark}")
+    refused = project.devenv("restart", check=False)
+    one_clear_line(refused, 5, "cannot use rabbitmq: its container exited 1", "RabbitMQ 99.10 wrote it")
+    assert "'devenv reset rabbitmq' starts with new data" in refused.stderr
+    project.devenv("reset", "rabbitmq")
+    assert project.json("status")["services"]["rabbitmq"]["state"] == "ready"
