@@ -26,8 +26,9 @@ if [ -n "$series" ]; then
     echo "$series" > "$mark"
 fi
 
-# Use nothing of the image's own configuration: neither its files nor an environment file.
+# Use nothing of the image's own configuration: neither its files, which would win, nor an environment file.
 export RABBITMQ_CONFIG_FILE=/etc/devenv/rabbitmq.conf
+export RABBITMQ_CONFIG_FILES=/nonexistent
 export RABBITMQ_ADVANCED_CONFIG_FILE=/nonexistent
 export RABBITMQ_CONF_ENV_FILE=/dev/null
 export RABBITMQ_ENABLED_PLUGINS_FILE=/etc/devenv/enabled_plugins

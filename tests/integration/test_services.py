@@ -80,6 +80,39 @@ def test_an_image_with_only_the_servers_binary_works_as_etcd(
         client.images.remove(tag, force=True)
 
 
+# Its own place and number of the user, settings, folder and volume.
+OFFICIAL_RABBITMQ = """\
+FROM {image}
+USER root
+RUN mv /usr/lib/rabbitmq/lib/rabbitmq_server-* /opt/rabbitmq && rm -rf /usr/lib/rabbitmq /var/lib/rabbitmq && \
+    sed -i 's/^rabbitmq:x:[0-9]*:/rabbitmq:x:12345:/' /etc/passwd && \
+    install -d -o 12345 -m 1777 /var/lib/rabbitmq && \
+    install -d /etc/rabbitmq/conf.d && echo 'listeners.tcp.default = 5999' > /etc/rabbitmq/conf.d/10-defaults.conf
+ENV PATH=/opt/rabbitmq/sbin:/usr/local/bin:/usr/bin:/bin HOME=/var/lib/rabbitmq RABBITMQ_DATA_DIR=/var/lib/rabbitmq
+VOLUME /var/lib/rabbitmq
+ENTRYPOINT ["docker-entrypoint.sh"]
+CMD ["rabbitmq-server"]
+"""
+
+
+@pytest.mark.long
+def test_an_image_of_the_official_ones_shape_works_as_rabbitmq(
+    project: Project, client: docker.DockerClient, tmp_path: Path
+) -> None:
+    image = next(i for i in project.json("images", "list") if i["service"] == "rabbitmq")["reference"]
+    (tmp_path / "Dockerfile").write_text(OFFICIAL_RABBITMQ.format(image=image))
+    tag = f"devenv-test/{uuid.uuid4().hex}:official-shape"
+    client.images.build(path=str(tmp_path), tag=tag, rm=True, forcerm=True)
+    try:
+        project.configure(f"services: {{rabbitmq: {{image: '{tag}'}}}}\nprofile: messaging\n", trusted=True)
+        project.devenv("up")
+        project.devenv("restart")
+        assert project.json("status")["services"]["rabbitmq"]["state"] == "ready"
+        project.devenv("down", "--volumes")
+    finally:
+        client.images.remove(tag, force=True)
+
+
 def test_data_of_a_later_rabbitmq_is_told_in_one_line(project: Project) -> None:
     project.configure("profile: messaging\n")
     project.devenv("up")
