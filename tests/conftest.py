@@ -34,6 +34,7 @@ SHARED = (
     "golden",
     "server",
     "on_postgresql",
+    "newer_base",
 )
 _GROUPS = pytest.StashKey[Path]()
 

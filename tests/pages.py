@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -57,3 +58,22 @@ def from_pifpaf() -> list[tuple[str, str, list[str]]]:
         r"^\| ([\w.]+) \| `pifpaf [^|]+` \| `(devenv [^|]+)` \| ([^|]+) \|", text(Path("docs/pifpaf.md")), re.MULTILINE
     )
     return [(library, after, re.findall(r"`(\w+)`", reads)) for library, after, reads in rows]
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The version of a service that devenv builds, the image that a CI runs, and another version that is tested."""
+
+    built: str
+    official: str
+    tested: str
+
+
+def versions() -> dict[str, Versions]:
+    """Return the row of each service in the table of versions of docs/configuration.md."""
+    rows = re.findall(
+        r"^\| (\w+) \| ([\d.]+) \([^|]+\) \| `([^|]+)` \|(?: ([\d.]+) \([^|]+\))? \|$",
+        text(Path("docs/configuration.md")),
+        re.MULTILINE,
+    )
+    return {service: Versions(*row) for service, *row in rows}

@@ -9,7 +9,8 @@ import click
 import pytest
 
 from devenv.cli.main import main
-from tests.pages import PAGES, REPOSITORY, calls_of_devenv, commands, from_pifpaf, text
+from devenv.spec.catalogue import load_catalogue
+from tests.pages import PAGES, REPOSITORY, calls_of_devenv, commands, from_pifpaf, text, versions
 
 
 def test_the_pages_show_commands() -> None:
@@ -52,6 +53,14 @@ def test_every_command_for_a_suite_of_pifpafs_is_understood_as_what_stands_in_fo
         assert reads
         for call in calls_of_devenv(command.replace(" -- devenv", "; devenv")):
             understand(call)
+
+
+def test_the_table_of_versions_names_what_jobs_of_a_ci_run_and_that_it_is_the_version_that_devenv_builds() -> None:
+    rows = versions()
+    official = {name: service.official for name, service in load_catalogue().items() if service.official}
+    assert {name: row.official for name, row in rows.items()} == official
+    for name, row in rows.items():
+        assert re.fullmatch(rf"v?{re.escape(row.built)}(-management)?", official[name].rpartition(":")[2])
 
 
 def anchors(page: Path) -> set[str]:
