@@ -8,11 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
+from devenv.cli.main import main
+
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [Path("README.md"), *sorted(path.relative_to(REPOSITORY) for path in REPOSITORY.glob("docs/**/*.md"))]
 # Not run from the pages: some install or bring up everything in a clone of their own (test_install), some run the
 # tests, one takes half an hour.
 ELSEWHERE = ("make up", "make down", "make test", "make unit", "make check", "make bench", "git clone")
+# Variables before a command are not the command.
+_ASSIGNED = re.compile(r"[A-Z][A-Z0-9_]*=")
 
 
 def text(page: Path) -> str:
@@ -48,7 +54,7 @@ def calls_of_devenv(command: str) -> Iterator[list[str]]:
             if words[:1] == ["devenv"]:
                 yield words[1:]
             words = []
-        else:
+        elif words or not _ASSIGNED.match(word):
             words.append(word)
 
 
@@ -77,3 +83,12 @@ def versions() -> dict[str, Versions]:
         re.MULTILINE,
     )
     return {service: Versions(*row) for service, *row in rows}
+
+
+def understand(arguments: list[str]) -> None:
+    """Parse a call as the command line does. Raises UsageError for a call that it would refuse."""
+    context, command = main.make_context("devenv", [*arguments]), main
+    while isinstance(command, click.Group):
+        name, found, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        assert name and found
+        context, command = found.make_context(name, rest, parent=context), found  # type: ignore[assignment]

@@ -8,9 +8,8 @@ from pathlib import Path
 import click
 import pytest
 
-from devenv.cli.main import main
 from devenv.spec.catalogue import load_catalogue
-from tests.pages import PAGES, REPOSITORY, calls_of_devenv, commands, from_pifpaf, text, versions
+from tests.pages import PAGES, REPOSITORY, calls_of_devenv, commands, from_pifpaf, text, understand, versions
 
 
 def test_the_pages_show_commands() -> None:
@@ -18,17 +17,10 @@ def test_the_pages_show_commands() -> None:
 
 
 def test_calls_are_found_in_a_line_of_shell() -> None:
-    line = 'eval "$(devenv env)"; devenv images save - etcd | gzip | devenv images load - && echo devenv > a  # devenv'
+    line = (
+        'eval "$(devenv env)"; A=b devenv images save - etcd | gzip | devenv images load - && echo devenv > a  # devenv'
+    )
     assert [*calls_of_devenv(line)] == [["env"], ["images", "save", "-", "etcd"], ["images", "load", "-"]]
-
-
-def understand(arguments: list[str]) -> None:
-    """Parse a call as the command line does. Raises UsageError for a call that it would refuse."""
-    context, command = main.make_context("devenv", [*arguments]), main
-    while isinstance(command, click.Group):
-        name, found, rest = command.resolve_command(context, [*context._protected_args, *context.args])
-        assert name and found
-        context, command = found.make_context(name, rest, parent=context), found  # type: ignore[assignment]
 
 
 def test_a_call_that_the_command_line_refuses_is_noticed() -> None:
