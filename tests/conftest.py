@@ -35,6 +35,7 @@ SHARED = (
     "server",
     "on_postgresql",
     "newer_base",
+    "lending",
 )
 _GROUPS = pytest.StashKey[Path]()
 

@@ -8,15 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 import psycopg2
 import pymysql
 import pytest
-from project import Project, one_clear_line
+from project import Project, new_project, one_clear_line, remove
 from test_run import begun, end
 
 VARIABLE = "OS_TEST_DBAPI_ADMIN_CONNECTION"
@@ -70,20 +71,34 @@ def accounts(project: Project, service: str) -> list[str]:
     return project.devenv("exec", service, *LISTS[service]).stdout.split()
 
 
-@pytest.fixture(params=DATABASES)
-def database(request: pytest.FixtureRequest, project: Project) -> str:
-    """Return the name of a database that runs in the project."""
+class Lending(NamedTuple):
+    """Hold a project and the database that runs in it, without an account for test suites."""
+
+    project: Project
+    database: str
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def lending(
+    request: pytest.FixtureRequest, images: object, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lending]:
+    project = new_project(tmp_path_factory.mktemp(request.param), "lending")
     project.configure(f"profile: database\ndatabase: {request.param}\n")
     project.devenv("up")
-    return str(request.param)
+    yield Lending(project, request.param)
+    remove(project)
+
+
+only_mysql = pytest.mark.parametrize("lending", ["mysql"], indirect=True)
 
 
 # ---- what a suite gets -------------------------------------------------------------------------------------------
 
 
 def test_the_variable_names_the_databases_and_sqlite_and_the_account_may_do_everything(
-    project: Project, database: str
+    lending: Lending,
 ) -> None:
+    project, database = lending
     with begun(project, "--citest", database) as (run, variables):
         url, last = urls_in(variables[VARIABLE])
         assert last.geturl() == "sqlite:"
@@ -98,7 +113,8 @@ def test_the_variable_names_the_databases_and_sqlite_and_the_account_may_do_ever
     assert accounts(project, database) == []
 
 
-def test_runs_at_the_same_time_share_the_account_and_the_last_one_drops_it(project: Project, database: str) -> None:
+def test_runs_at_the_same_time_share_the_account_and_the_last_one_drops_it(lending: Lending) -> None:
+    project, database = lending
     with begun(project, "--citest", database) as (first, variables):
         url, _ = urls_in(variables[VARIABLE])
         ask(url, f"CREATE DATABASE {ACCOUNT}_of_the_first")
@@ -112,7 +128,8 @@ def test_runs_at_the_same_time_share_the_account_and_the_last_one_drops_it(proje
     assert accounts(project, database) == []
 
 
-def test_a_run_that_does_not_ask_gets_none_and_leaves_the_others_alone(project: Project, database: str) -> None:
+def test_a_run_that_does_not_ask_gets_none_and_leaves_the_others_alone(lending: Lending) -> None:
+    project, database = lending
     with begun(project, "--citest", database) as (run, _):
         seen = project.devenv("run", database, "--", "sh", "-c", f"echo ${{{VARIABLE}-none}}").stdout
         assert seen.strip() == "none"
@@ -122,7 +139,8 @@ def test_a_run_that_does_not_ask_gets_none_and_leaves_the_others_alone(project: 
         assert end(run) == 0
 
 
-def test_data_that_is_reset_meanwhile_gets_the_account_again(project: Project, database: str) -> None:
+def test_data_that_is_reset_meanwhile_gets_the_account_again(lending: Lending) -> None:
+    project, database = lending
     with begun(project, "--citest", database) as (run, variables):
         project.devenv("reset", database)
         ask(urls_in(variables[VARIABLE])[0], "SELECT 1")
@@ -130,14 +148,14 @@ def test_data_that_is_reset_meanwhile_gets_the_account_again(project: Project, d
     assert accounts(project, database) == []
 
 
+@only_mysql
 @pytest.mark.parametrize(
     "meanwhile",
     [[("snapshot", "restore", "clean")], [("down", "mysql", "--volumes"), ("up",)]],
     ids=["restore", "down"],
 )
-def test_data_that_is_another_meanwhile_has_the_account_too(project: Project, meanwhile: list[tuple[str, ...]]) -> None:
-    project.configure("profile: database\n")
-    project.devenv("up")
+def test_data_that_is_another_meanwhile_has_the_account_too(lending: Lending, meanwhile: list[tuple[str, ...]]) -> None:
+    project = lending.project
     project.devenv("snapshot", "save", "clean")
     with begun(project, "--citest") as (run, variables):
         for command in meanwhile:
@@ -145,6 +163,7 @@ def test_data_that_is_another_meanwhile_has_the_account_too(project: Project, me
         ask(urls_in(variables[VARIABLE])[0], f"USE {ACCOUNT}")
         assert end(run) == 0
     assert accounts(project, "mysql") == []
+    project.devenv("snapshot", "rm", "clean")
 
 
 def test_a_run_of_another_service_takes_the_account_of_a_killed_run_away_too(project: Project) -> None:
@@ -163,8 +182,9 @@ def test_nested_runs_name_the_databases_of_both(project: Project) -> None:
     assert (first.scheme, second.scheme, last.scheme) == ("mysql+pymysql", "postgresql+psycopg2", "sqlite")
 
 
-def test_an_export_meanwhile_has_nothing_of_it(project: Project) -> None:
-    project.configure("profile: database\n")
+@only_mysql
+def test_an_export_meanwhile_has_nothing_of_it(lending: Lending) -> None:
+    project = lending.project
     with begun(project, "--citest") as (run, _):
         assert ACCOUNT not in project.devenv("export", "compose").stdout
         assert end(run) == 0
@@ -182,10 +202,10 @@ def test_a_component_that_had_this_name_before_is_kept(project: Project) -> None
     assert accounts(project, "mysql") == [ACCOUNT]
 
 
+@only_mysql
 @pytest.mark.parametrize("later", [("up",), ("run", "--", "true"), ("gc",), ("run", "--citest", "--", "true")])
-def test_the_account_of_a_killed_run_goes_with_the_next_command(project: Project, later: tuple[str, ...]) -> None:
-    project.configure("profile: database\n")
-    project.devenv("up")
+def test_the_account_of_a_killed_run_goes_with_the_next_command(lending: Lending, later: tuple[str, ...]) -> None:
+    project = lending.project
     with begun(project, "--citest") as (run, _):
         os.kill(run.pid, signal.SIGKILL)
     assert accounts(project, "mysql") == [ACCOUNT, ACCOUNT]
@@ -193,17 +213,20 @@ def test_the_account_of_a_killed_run_goes_with_the_next_command(project: Project
     assert accounts(project, "mysql") == []
 
 
-def test_a_snapshot_of_meanwhile_brings_no_account_back(project: Project, database: str) -> None:
+def test_a_snapshot_of_meanwhile_brings_no_account_back(lending: Lending) -> None:
+    project, database = lending
     with begun(project, "--citest", database) as (run, _):
         project.devenv("snapshot", "save", "meanwhile")
         assert end(run) == 0
     project.devenv("snapshot", "restore", "meanwhile")
     project.devenv("up")
     assert accounts(project, database) == []
+    project.devenv("snapshot", "rm", "meanwhile")
 
 
 def test_devenv_yaml_can_ask_for_it_in_ci_too_and_needs_no_database_then(project: Project) -> None:
     project.configure("profile: base\nservices: {rabbitmq: false}\ncitest: true\n")
+    project.devenv("up", "mysql", "etcd")
     script = f"echo ${{{VARIABLE}-none}}"
     for command in (["run"], ["ci"], ["ci", "--citest"]):
         seen = project.devenv(*command, "mysql", "--", "sh", "-c", script).stdout
@@ -248,6 +271,7 @@ def test_a_run_without_a_database_is_refused_before_anything_starts(project: Pro
     one_clear_line(done, 3, why, "name one after --citest: ")
 
 
+@only_mysql
 @pytest.mark.parametrize(
     ("made", "what"),
     [
@@ -258,9 +282,8 @@ def test_a_run_without_a_database_is_refused_before_anything_starts(project: Pro
         ),
     ],
 )
-def test_what_the_project_made_itself_is_neither_used_nor_lost(project: Project, made: str, what: str) -> None:
-    project.configure("profile: database\n")
-    project.devenv("up")
+def test_what_the_project_made_itself_is_neither_used_nor_lost(lending: Lending, made: str, what: str) -> None:
+    project = lending.project
     project.devenv("exec", "mysql", "mysql", "-e", made)
     before = accounts(project, "mysql")
     done = project.devenv("run", "--citest", "--", "echo", "ran", check=False)
@@ -269,6 +292,8 @@ def test_what_the_project_made_itself_is_neither_used_nor_lost(project: Project,
     one_clear_line(done, 7, why, "devenv exec mysql")
     project.devenv("gc")
     assert accounts(project, "mysql") == before
+    gone = f"DROP USER IF EXISTS {ACCOUNT}; DROP DATABASE IF EXISTS {ACCOUNT}"
+    project.devenv("exec", "mysql", "mysql", "-e", gone)
 
 
 def test_a_component_cannot_have_its_name(project: Project) -> None:
@@ -280,9 +305,9 @@ def test_a_component_cannot_have_its_name(project: Project) -> None:
 # ---- pytest ------------------------------------------------------------------------------------------------------
 
 
-def test_a_pytest_run_takes_it_away_even_if_others_go_on_using_the_environment(project: Project) -> None:
-    project.configure("profile: database\n")
-    project.devenv("up")
+@only_mysql
+def test_a_pytest_run_takes_it_away_even_if_others_go_on_using_the_environment(lending: Lending) -> None:
+    project = lending.project
     (project.folder / "test_suite.py").write_text(
         "import os, pytest\n"
         f"def test_one(): assert '{ACCOUNT}' in os.environ['{VARIABLE}']\n"
@@ -299,10 +324,10 @@ def test_a_pytest_run_takes_it_away_even_if_others_go_on_using_the_environment(p
         assert end(run) == 0
 
 
+@only_mysql
 @pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["one process", "two workers"])
-def test_a_pytest_run_has_the_account_before_its_first_test(project: Project, workers: list[str]) -> None:
-    project.configure("profile: database\n")
-    project.devenv("up")
+def test_a_pytest_run_has_the_account_before_its_first_test(lending: Lending, workers: list[str]) -> None:
+    project = lending.project
     (project.folder / "test_suite.py").write_text(
         "import os, pymysql\n"
         "def check():\n"

@@ -23,6 +23,8 @@ from docker.models.containers import Container
 from project import REPOSITORY, Project, new_project, not_root, one_clear_line, ours, plan_of, remove, require, until
 from unharmed import ALL, unharmed
 
+from devenv.store.record import FORMAT
+
 NOTHING: dict[str, list[str]] = {"containers": [], "networks": [], "volumes": []}
 
 
@@ -197,7 +199,7 @@ def test_a_record_of_a_newer_devenv_is_left_as_it_is(
     identity, port = project.id, project.env()["DEVENV_ETCD_PORT"]
     folder = project.state / "environments" / identity
     original = (folder / "record.json").read_text()
-    (folder / "record.json").write_text(json.dumps({**json.loads(original), "format": 2, "new": ["thing"]}))
+    (folder / "record.json").write_text(json.dumps({**json.loads(original), "format": FORMAT + 1, "new": ["thing"]}))
     before, there = {path: path.read_bytes() for path in folder.glob("*.json")}, ours(client, identity)
     commands = (["up"], ["plan"], ["status"], ["env"], ["stop"], ["down", "--volumes"], ["reset"], ["gc"])
     refused = [project.devenv(*command, check=False) for command in commands]
@@ -206,7 +208,7 @@ def test_a_record_of_a_newer_devenv_is_left_as_it_is(
     other.devenv("up", "etcd")
     (folder / "record.json").write_text(original)
     for done in refused:
-        one_clear_line(done, 3, "record.json", "newer devenv", "format 2")
+        one_clear_line(done, 3, "record.json", "newer devenv", f"format {FORMAT + 1}")
     assert (after, ours(client, identity)) == (before, there)
     assert other.env()["DEVENV_ETCD_PORT"] != port
 

@@ -54,6 +54,7 @@ def test_a_database_that_cannot_start_becomes_nobodys(project: Project, monkeypa
     assert ("create", "mysql", "no container") in plan_of(project)
 
 
+@pytest.mark.long
 def test_a_reset_of_another_database_moves_nobody(project: Project) -> None:
     project.configure("profile: database\ncomponents: [nova]\n")
     project.devenv("up")
@@ -63,6 +64,7 @@ def test_a_reset_of_another_database_moves_nobody(project: Project) -> None:
     assert connection(project, "nova") == before and before.startswith("postgresql")
 
 
+@pytest.mark.long
 def test_another_database_in_devenv_yaml_gets_keystone_and_the_components(project: Project) -> None:
     project.configure("profile: identity\ncomponents: [nova]\n")
     project.devenv("up")
@@ -106,6 +108,7 @@ def test_a_run_with_another_database_leaves_what_others_use_as_it_is(project: Pr
     assert services(project) == {"mysql": "ready", "keystone": "ready"}
 
 
+@pytest.mark.long
 def test_a_run_alone_has_all_on_the_database_that_it_names(project: Project) -> None:
     project.configure("profile: identity\n")
     devenv = f"{sys.executable} -m devenv"

@@ -28,7 +28,7 @@ from devenv.ports import free_port, holder as port_holder, is_free
 from devenv.store.files import beside, open_to_others, read_json, replace_file, write_files, written_whole
 from devenv.store.locks import held, is_held
 from devenv.store.places import cache_folder, environment_id, state_folder
-from devenv.store.record import Record
+from devenv.store.record import FORMAT, Record
 from devenv.store.registry import all_records, ports_locked
 from devenv.store.state import Notes, State
 
@@ -67,6 +67,16 @@ def test_a_link_to_a_folder_is_the_same_environment(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["/", "/ü/ß", "/x/" + "long" * 50, "/a b;c$(d)", "/-x-", os.fsdecode(b"/p/\xff")])
 def test_an_id_is_safe_in_every_name_on_the_engine(folder: str) -> None:
     assert re.fullmatch(r"[a-z0-9][a-z0-9-]{0,24}-[0-9a-f]{8}", environment_id(Path(folder), "default"))
+
+
+def test_a_record_of_an_older_devenv_is_read_and_then_written_as_this_one_does(tmp_path: Path) -> None:
+    state = State(tmp_path, "default")
+    state.amend(ports={"mysql/sql": 3306})
+    path = state.folder / "record.json"
+    path.write_text(json.dumps({**read_json(path), "format": 1}))
+    assert state.load().ports == {"mysql/sql": 3306} and state.load().format == 1
+    state.amend(profile="base")
+    assert read_json(path)["format"] == FORMAT > 1
 
 
 # ---- where devenv keeps it ---------------------------------------------------------------------------------------
