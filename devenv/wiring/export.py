@@ -76,6 +76,8 @@ def for_jobs(
         for name, values in parts.items()
         if (catalogue[name].wire / "export" / tool).is_file()
     }
+    if tool != _INSIDE:
+        _check_apart(tool, usual_ports(told, catalogue))
     seen = replace(desired, services={name: desired.services[name] for name in told})
     words = {
         "project": project,
@@ -123,6 +125,18 @@ def _resolved(tool: str, profile: Profile, catalogue: Catalogue, images: Mapping
     ports = usual_ports(names, catalogue)
     secrets = dict.fromkeys(secret_names(names, profile, catalogue), _PASSWORD)
     return resolve(names, Inputs("ci", profile, catalogue, images, ports, secrets, inside=tool == _INSIDE))
+
+
+def _check_apart(tool: str, ports: Mapping[str, int]) -> None:
+    """Raise ConfigError if a job would publish two endpoints on one port of its machine."""
+    first: dict[int, str] = {}
+    for key, port in ports.items():
+        if (other := first.setdefault(port, key)) != key:
+            both = " and ".join(name.partition("/")[0] for name in (other, key))
+            raise ConfigError(
+                f"cannot export for {tool}: {both} would both have port {port}",
+                "leave one of them out in devenv.yaml, or use 'devenv ci' in the job",
+            )
 
 
 def _alone(desired: Desired, component: str) -> Desired:

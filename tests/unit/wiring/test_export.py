@@ -292,6 +292,13 @@ def test_a_job_runs_the_image_that_devenv_yaml_names(tool: str) -> None:
     assert "example.org/mysql:8.0" in text and exports.CATALOGUE["etcd"].official in text
 
 
+def test_two_servers_with_one_usual_port_are_refused_where_a_job_would_publish_both() -> None:
+    profile = replace(exports.PROFILE, services={"mysql": ServiceChoice(), "mariadb": ServiceChoice()})
+    with pytest.raises(ConfigError, match="cannot export for github: mysql and mariadb would both have port 3306"):
+        exports.files("github", profile=profile)
+    assert "mariadb" in exports.files("gitlab", profile=profile)[""] and exports.files("zuul", profile=profile)
+
+
 def test_a_component_that_is_not_there_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"cannot find component 'nowa' in devenv.yaml") as caught:
         exports.files("github", "nowa")
