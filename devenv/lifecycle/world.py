@@ -197,7 +197,7 @@ class World:
         return replace(defined, images=images_for(filled, catalogue))
 
     def keep_roles(self, defined: Definitions) -> None:
-        """Remember which services fill roles, so that the next command finds them there. Nothing has changed so far."""
+        """Remember, before anything changes, which services fill roles: the next command finds them there."""
         if defined.roles != self.state.load().roles:
             self.state.amend(roles=defined.roles)
 
