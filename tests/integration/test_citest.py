@@ -296,6 +296,17 @@ def test_what_the_project_made_itself_is_neither_used_nor_lost(lending: Lending,
     project.devenv("exec", "mysql", "mysql", "-e", gone)
 
 
+@only_mysql
+def test_a_tox_ini_that_hides_the_databases_is_told(lending: Lending) -> None:
+    (lending.project.folder / "tox.ini").write_text(f"[testenv]\nsetenv =\n  {VARIABLE}=sqlite://\n")
+    told = f"tox.ini sets {VARIABLE} itself, and so hides devenv's from the tests"
+    tox = str(Path(sys.executable).with_name("tox"))
+    for command in ("run", "ci"):
+        assert told not in lending.project.devenv(command, "--citest", "--", "true").stderr
+        assert told in lending.project.devenv(command, "--citest", "--", tox, "--version").stderr
+    (lending.project.folder / "tox.ini").unlink()
+
+
 def test_a_component_cannot_have_its_name(project: Project) -> None:
     project.configure("components: [openstack_citest]\n")
     done = project.devenv("plan", check=False)
