@@ -175,13 +175,6 @@ def _command(context: click.Context) -> list[str]:
     return command
 
 
-def _before() -> str:
-    """Return what names oslo.db the databases of a run around this one."""
-    from devenv.wiring.contents import ADMIN_CONNECTION
-
-    return os.environ.get(ADMIN_CONNECTION, "")
-
-
 def _run(
     context: click.Context,
     component: str,
@@ -195,7 +188,7 @@ def _run(
 
     environment = environment_of(context, wait_timeout)
     databases = environment.databases(services, citest)
-    with environment.lent(services, component) as name, environment.citest(databases, before=_before()) as more:
+    with environment.lent(services, component) as name, environment.citest(databases) as more:
         for line in hidden(command, Path.cwd(), more, os.environ):
             click.echo(line, err=True)
         variables = environment.run_variables(name, services, _administrator(context), bool(databases))

@@ -19,8 +19,7 @@ from devenv.lifecycle.plan import provision
 from devenv.lifecycle.world import Definitions, World
 from devenv.model import DesiredService, Plan
 from devenv.services.base import Component, Provisioner
-from devenv.services.lookup import load_provisioner
-from devenv.services.readiness import target_of
+from devenv.services.readiness import provisioner_of
 from devenv.spec.components import ACCOUNT, CITEST
 from devenv.wiring.contents import citest_variables
 
@@ -91,8 +90,7 @@ def _refuse_others(found: Mapping[str, str]) -> None:
 
 def _in_each(services: Mapping[str, DesiredService], act: _Act[T]) -> dict[str, T]:
     def one(service: DesiredService) -> T:
-        kind = load_provisioner(service.provisioner["kind"])
-        with closing(kind(target_of(service, service.provisioner))) as provisioner:
+        with closing(provisioner_of(service)) as provisioner:
             return act(provisioner, Component(CITEST, service.components[CITEST].settings))
 
     with ThreadPoolExecutor(max(1, len(services))) as pool:
@@ -110,5 +108,4 @@ def _tell_port(world: World, name: str, service: DesiredService, defined: Defini
 
 def _take_back(world: World) -> None:
     with world.changing():
-        if not world.state.lendings().get(CITEST):
-            loans.take_back(world, CITEST)
+        loans.clear_accounts(world)

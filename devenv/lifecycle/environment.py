@@ -5,6 +5,7 @@ A method imports the steps that it takes, so `status` and `env`, which take none
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -242,22 +243,24 @@ class Environment:
         """
         from devenv.lifecycle import citest as accounts
 
+        # Most runs ask for none, and need no catalogue to know that.
+        if not citest and not self._world.profile().citest:
+            return []
         defined = self._world.define(names, join=False)
         found = accounts.databases(defined, names)
         if citest and required and not found:
             raise accounts.no_database(defined, names)
-        return found if citest or defined.own.citest else []
+        return found
 
-    def citest(
-        self, databases: Sequence[str], drop: bool = True, before: str = ""
-    ) -> AbstractContextManager[dict[str, str]]:
+    def citest(self, databases: Sequence[str], drop: bool = True) -> AbstractContextManager[dict[str, str]]:
         """Have an account for OpenStack's own test suites in `databases` that work; yield the variable for oslo.db.
 
-        `before` is the variable's value, of a run around this one. The last run drops the account; without `drop`, it
+        The variable keeps what a run around this one has named. The last run drops the account; without `drop`, it
         leaves that to `clear`. Raise NotOurs if a database has such an account that devenv did not create.
         """
         from devenv.lifecycle import citest as accounts
 
+        before = os.environ.get(contents.ADMIN_CONNECTION, "")
         return accounts.lent(self._world, databases, drop, before) if databases else nullcontext({})
 
     def shared(self) -> AbstractContextManager[Path]:

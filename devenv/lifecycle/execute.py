@@ -35,8 +35,7 @@ from devenv.model import (
     Timing,
 )
 from devenv.services.base import Component, Provisioner
-from devenv.services.lookup import load_provisioner
-from devenv.services.readiness import Patience, target_of, wait_until_ready
+from devenv.services.readiness import Patience, provisioner_of, wait_until_ready
 
 # Seconds that a service may take to start from its golden state, ten times the usual. Then devenv starts it without.
 _GOLDEN_SECONDS = 60
@@ -382,8 +381,7 @@ def _provisioner(service: DesiredService, context: Context) -> Provisioner:
     """Return the one provisioner of the service in this run: it keeps connections and logins for all components."""
     with context.opening:
         if service.name not in context.provisioners:
-            kind = load_provisioner(service.provisioner["kind"])
-            context.provisioners[service.name] = kind(target_of(service, service.provisioner))
+            context.provisioners[service.name] = provisioner_of(service)
         return context.provisioners[service.name]
 
 

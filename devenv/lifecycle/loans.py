@@ -248,7 +248,7 @@ def _check_free(world: World, defined: Definitions, name: str) -> None:
 
 def clear_accounts(world: World) -> None:
     """Drop the account for test suites if runs had it and none has it now. The caller holds the lock."""
-    if world.state.load().citest and not world.state.lendings().get(CITEST):
+    if world.state.lendings().get(CITEST) is False:
         take_back(world, CITEST)
 
 

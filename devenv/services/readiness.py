@@ -11,8 +11,8 @@ from typing import Any
 from devenv.engine.protocol import Engine
 from devenv.errors import DevenvError, NotReady, NotReadyInTime, ServiceFailed, tells_of_full_disk
 from devenv.model import DesiredService, Observed
-from devenv.services.base import Target
-from devenv.services.lookup import load_probe
+from devenv.services.base import Provisioner, Target
+from devenv.services.lookup import load_probe, load_provisioner
 from devenv.spec.components import endpoints_of
 
 # The pauses between two looks at a service that is not ready. One look takes less than 0.5 ms of a processor.
@@ -46,6 +46,11 @@ def target_of(service: DesiredService, settings: Mapping[str, str]) -> Target:
     """Return the server that a probe or a provisioner of this service talks to, by the settings of either."""
     endpoint = service.endpoints[settings["endpoint"]]
     return Target(endpoint.host, endpoint.port, endpoint.url, settings, service.name)
+
+
+def provisioner_of(service: DesiredService) -> Provisioner:
+    """Return a new provisioner of the service, which acts as its administrator."""
+    return load_provisioner(service.provisioner["kind"])(target_of(service, service.provisioner))
 
 
 def wait_until_ready(

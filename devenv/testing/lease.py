@@ -241,9 +241,7 @@ class Lease:
                 self._opened()
                 self.environment.borrow(missing)
                 # `clear` drops them: this process may not be able to do it at its end.
-                before = os.environ.get(contents.ADMIN_CONNECTION, "")
-                lent = self.environment.citest(missing, drop=False, before=before)
-                os.environ.update(self._stack.enter_context(lent))
+                os.environ.update(self._stack.enter_context(self.environment.citest(missing, drop=False)))
                 self._accounts |= {*missing}
 
     def _opened(self) -> Callable[[], Path]:

@@ -14,8 +14,7 @@ from threading import Lock
 from devenv.errors import DevenvError
 from devenv.model import Catalogue, ComponentChoice, Desired, Provision
 from devenv.services.base import Component, Provisioner
-from devenv.services.lookup import load_provisioner
-from devenv.services.readiness import target_of
+from devenv.services.readiness import provisioner_of
 from devenv.spec.components import Placed, provision
 from devenv.store.state import new_secret
 
@@ -51,9 +50,7 @@ class Pool:
     ) -> None:
         services = {name: s for name, s in desired.services.items() if s.provisioner}
         self._desired, self.catalogue, self._notes = replace(desired, services=services), catalogue, notes
-        self._provisioners: dict[str, Provisioner] = {
-            name: load_provisioner(s.provisioner["kind"])(target_of(s, s.provisioner)) for name, s in services.items()
-        }
+        self._provisioners: dict[str, Provisioner] = {name: provisioner_of(s) for name, s in services.items()}
         self._left = {name for name, one in self._provisioners.items() if name in going and one.slow_to_drop}
         self._ahead: deque[Made] = deque()
         self._lock = Lock()

@@ -175,8 +175,9 @@ def test_a_run_of_another_service_takes_the_account_of_a_killed_run_away_too(pro
     assert accounts(project, "mysql") == []
 
 
-def test_nested_runs_name_the_databases_of_both(project: Project) -> None:
-    devenv = [sys.executable, "-m", "devenv", "run"]
+@pytest.mark.parametrize("command", ["run", "ci"])
+def test_nested_runs_name_the_databases_of_both(project: Project, command: str) -> None:
+    devenv = [sys.executable, "-m", "devenv", command]
     inner = [*devenv, "--citest", "postgresql", "--", "sh", "-c", f"echo ${VARIABLE}"]
     first, second, last = urls_in(project.process("run", "--citest", "mysql", "--", *inner).stdout)
     assert (first.scheme, second.scheme, last.scheme) == ("mysql+pymysql", "postgresql+psycopg2", "sqlite")

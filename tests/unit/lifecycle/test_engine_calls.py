@@ -101,7 +101,7 @@ def environment(engine: HttpEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "devenv.yaml").write_text("components: [nova]\n")
     engine.other = Kept(list(Environment(tmp_path).image_references().values())).answer
     monkeypatch.setattr("devenv.services.readiness.load_probe", lambda _: lambda target: None)
-    monkeypatch.setattr("devenv.lifecycle.execute.load_provisioner", lambda _: Provisioner)
+    monkeypatch.setattr("devenv.services.readiness.load_provisioner", lambda _: Provisioner)
     made_for = Environment(tmp_path)
     made = made_for.up(use_golden=False)
     assert len(made.services) == 4

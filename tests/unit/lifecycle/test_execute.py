@@ -133,7 +133,7 @@ def test_one_provisioner_serves_all_components_of_a_service(
     parts = {name: part(f"db/{name}") for name in ("nova", "glance")}
     settings = {"kind": "fake", "endpoint": "main", "prepare": "true"}
     database = service("db", provisioner=settings, prepared="p", components=parts, former={"old": part("db/old")})
-    monkeypatch.setattr(module, "load_provisioner", lambda _: recording_provisioner(engine.calls))
+    monkeypatch.setattr(readiness, "load_provisioner", lambda _: recording_provisioner(engine.calls))
     told: dict[str, str] = {}
     operations = plan("prepare db", ("provision db/nova", "prepare db"), ("provision db/glance", "prepare db"))
     drop = plan(("drop db/old", "provision db/nova", "provision db/glance"))
@@ -155,7 +155,7 @@ def test_a_login_that_fails_is_told_and_left_to_the_next_up(
 
     parts = {name: part(f"db/{name}") for name in ("nova", "glance")}
     database = service("db", provisioner={"kind": "fake", "endpoint": "main"}, components=parts)
-    monkeypatch.setattr(module, "load_provisioner", lambda _: Choosy)
+    monkeypatch.setattr(readiness, "load_provisioner", lambda _: Choosy)
     told: dict[str, str] = {}
     notes: list[str] = []
     logins = plan("log in db/nova", "log in db/glance")
@@ -169,7 +169,7 @@ def test_a_login_that_fails_is_told_and_left_to_the_next_up(
 def test_a_whole_plan_brings_services_up_in_order(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     database = service("db", provisioner={"kind": "fake", "endpoint": "main"})
     target = desired(database, consumer("web", "db", "service_healthy"))
-    monkeypatch.setattr(module, "load_provisioner", lambda _: recording_provisioner(engine.calls))
+    monkeypatch.setattr(readiness, "load_provisioner", lambda _: recording_provisioner(engine.calls))
     told: dict[str, str] = {}
     run = context(engine, *target.services.values(), journal=Provisions(told))
     timings = execute(make_plan(target, Observed()), run, Recorder())
