@@ -175,7 +175,7 @@ def test_a_run_of_another_service_takes_the_account_of_a_killed_run_away_too(pro
     assert accounts(project, "mysql") == []
 
 
-@pytest.mark.parametrize("command", ["run", "ci"])
+@pytest.mark.parametrize("command", ["run", pytest.param("ci", marks=pytest.mark.long)])
 def test_nested_runs_name_the_databases_of_both(project: Project, command: str) -> None:
     devenv = [sys.executable, "-m", "devenv", command]
     inner = [*devenv, "--citest", "postgresql", "--", "sh", "-c", f"echo ${VARIABLE}"]

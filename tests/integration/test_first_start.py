@@ -58,7 +58,7 @@ DATABASES = {
 }
 
 
-@pytest.fixture(params=DATABASES)
+@pytest.fixture(params=["mysql", *(pytest.param(name, marks=pytest.mark.long) for name in ("mariadb", "postgresql"))])
 def database(request: pytest.FixtureRequest) -> Database:
     return DATABASES[request.param]
 

@@ -158,7 +158,10 @@ def token_of(env: dict[str, str], user: str, password: str, project: str = "") -
     return requests.post(f"{env['OS_AUTH_URL']}/auth/tokens", json=request, timeout=30)
 
 
-@pytest.mark.parametrize("database", DATABASES, ids=lambda database: database.name)
+@pytest.mark.parametrize(
+    "database",
+    [pytest.param(one, id=one.name, marks=[pytest.mark.long] * (one.name != "mysql")) for one in DATABASES],
+)
 def test_the_next_environment_begins_with_the_schema_but_with_no_credential_of_the_first(
     database: Database,
     project: Project,

@@ -193,7 +193,9 @@ def registry(client: docker.DockerClient) -> Iterator[Registry]:
                 client.images.remove(found["Id"], force=True)
 
 
-@pytest.mark.parametrize("pinned", [False, True], ids=["by tag", "pinned"])
+@pytest.mark.parametrize(
+    "pinned", [pytest.param(False, id="by tag", marks=pytest.mark.long), pytest.param(True, id="pinned")]
+)
 def test_the_base_is_what_was_pulled_and_says_by_its_digest_what_that_was(
     project: Project, checkout: Path, client: docker.DockerClient, registry: Registry, tiny: str, pinned: bool
 ) -> None:

@@ -17,7 +17,12 @@ from devenv.store.places import environment_id
 from devenv.wiring.contents import from_dotenv
 from tests.chaos import checks, files
 
-SERVICES = ("mysql", pytest.param("mariadb", marks=pytest.mark.long), "postgresql", "rabbitmq", "etcd", "keystone")
+SERVICES = (
+    "mysql",
+    pytest.param("mariadb", marks=pytest.mark.long),
+    pytest.param("postgresql", marks=pytest.mark.long),
+    *("rabbitmq", "etcd", "keystone"),
+)
 # Statements for the names of databases and users, by the variable with the administrator's URL.
 NAMES = {
     "DEVENV_MYSQL_URL": "SELECT schema_name FROM information_schema.schemata UNION ALL SELECT user FROM mysql.user",

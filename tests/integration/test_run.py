@@ -165,7 +165,9 @@ def test_variables_pass_through_tox_beside_what_it_passes_and_what_the_user_chan
     assert len(lines) == 2 and all(re.fullmatch(r"http://127.0.0.1:\d+ kept mine", line) for line in lines), lines
 
 
-@pytest.mark.parametrize("where", ["option", "variable", "above"])
+@pytest.mark.parametrize(
+    "where", ["above", *(pytest.param(where, marks=pytest.mark.long) for where in ("option", "variable"))]
+)
 def test_variables_pass_through_tox_whose_configuration_is_elsewhere(etcd: Project, where: str) -> None:
     (etcd.folder / "ci").mkdir()
     (etcd.folder / "ci/tox.ini").write_text(TOX)
