@@ -245,7 +245,7 @@ def test_without_a_token_the_one_that_is_found_is_trusted(bench: Bench) -> None:
 
 
 def test_a_volume_that_a_container_uses_stays(bench: Bench) -> None:
-    container = bench.created(volumes={bench.volume(): "/var/lib/one"})
+    container = bench.running(volumes={bench.volume(): "/var/lib/one"})
     assert bench.observe().volumes == {bench.volume(): "one"}
     with pytest.raises(ServiceFailed, match=f"cannot remove volume {bench.volume()}"):
         bench.engine.remove_volume(bench.volume())
@@ -253,6 +253,15 @@ def test_a_volume_that_a_container_uses_stays(bench: Bench) -> None:
     assert bench.observe().volumes == {bench.volume(): "one"}
     bench.engine.remove_volume(bench.volume())
     assert bench.observe().volumes == {}
+
+
+def test_what_a_killed_devenv_created_late_is_in_no_removals_way(bench: Bench) -> None:
+    bench.created(volumes={bench.volume(): "/var/lib/one"})
+    bench.created(name="two")
+    bench.engine.remove_volume(bench.volume())
+    bench.engine.remove_network(bench.network)
+    found = bench.observe()
+    assert (found.volumes, found.networks) == ({}, ()) and "one" not in found.containers
 
 
 # ---- containers --------------------------------------------------------------------------------------------------

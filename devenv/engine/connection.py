@@ -186,15 +186,16 @@ def unless_taken(name: str) -> Iterator[None]:
         ) from error
 
 
-def made_late(connection: Connection, path: str, labels: Mapping[str, str]) -> str:
-    """Return the id of the network or container at `path` if it carries these labels; else nothing.
+def made_late(connection: Connection, path: str, labels: Mapping[str, str]) -> str | None:
+    """Return the id of the network or container at `path` if it carries these labels, "" if it carries others.
 
-    The engine finishes what a killed devenv asked for. Then an object of this environment already has the name.
+    The engine finishes what a killed devenv asked for. Then an object of this environment already has the name. Return
+    None while the engine is still making it: it refuses the name then, and shows nobody whose it is.
     """
     try:
         found = connection.client.ask("GET", path)
-    except Refused:
-        return ""
+    except Refused as error:
+        return None if error.status == 404 else ""
     return str(found["Id"]) if labels.items() <= (found.get("Config", found)["Labels"] or {}).items() else ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import IO, Any
 
@@ -23,6 +24,10 @@ from devenv.ports import HOST
 
 # Seconds. The engine says nothing while it copies, and the data may be gigabytes.
 COPY_TIMEOUT = 1800.0
+# For how many seconds devenv waits for the engine to finish a container that a killed devenv asked for, and how often
+# it looks. Copying a folder into a volume takes that long, and until then Docker 20.10 lists the container but cannot
+# find it, and Docker 28 does not list it.
+LATE_SECONDS, LOOK_SECONDS = TIMEOUT, 0.1
 _OCI_RUNTIME = re.compile(r"\bOCI (runtime|permission)\b")
 _PORT_TAKEN = ("port is already allocated", "address already in use")
 # The user of a container that devenv never starts, in case somebody else does.
@@ -62,16 +67,23 @@ def create(connection: Connection, service: DesiredService, labels: Labels, netw
 def created(
     connection: Connection, name: str, labels: Labels, wanted: Mapping[str, Any], timeout: float = TIMEOUT
 ) -> str:
-    """Create a container and return its id. Raises NotOurs if another one has the name."""
-    query, client = {"name": name}, connection.client
+    """Create a container, in place of one that a killed devenv asked for. Return its id.
+
+    Raises NotOurs if another one has the name.
+    """
+    until = time.monotonic() + LATE_SECONDS
     with unless_taken(name):
-        try:
-            return str(client.ask("POST", "/containers/create", query, wanted, timeout)["Id"])
-        except Refused as error:
-            if not says_taken(error) or not (late := made_late(connection, f"/containers/{name}/json", labels)):
-                raise
-            remove(connection, late)
-        return str(client.ask("POST", "/containers/create", query, wanted, timeout)["Id"])
+        while True:
+            try:
+                return str(connection.client.ask("POST", "/containers/create", {"name": name}, wanted, timeout)["Id"])
+            except Refused as error:
+                late = made_late(connection, f"/containers/{name}/json", labels) if says_taken(error) else ""
+                if late == "" or time.monotonic() > until:
+                    raise
+            if late:
+                remove(connection, late)
+            else:
+                time.sleep(LOOK_SECONDS)
 
 
 def never_started(image: str, labels: Mapping[str, str], mounts: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:

@@ -154,10 +154,13 @@ class Engine(Protocol):
         """
 
     def remove_network(self, network: str) -> None:
-        """Remove a network by id. Does nothing if it is gone."""
+        """Remove a network by id. Does nothing if it is gone.
+
+        What the engine makes late for a killed devenv is in no removal's way: a container that never started goes, too.
+        """
 
     def remove_volume(self, name: str) -> None:
-        """Remove a volume and its data. Does nothing if it is gone."""
+        """Remove a volume and its data, and late containers as above. Does nothing if it is gone."""
 
     def create(self, service: DesiredService, labels: Labels, network: str) -> str:
         """Create the service's container, which does not run yet, and return its id.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
 from devenv.engine import containers
 from devenv.engine.connection import Connection, asking, made_late, says_taken, unless_gone, unless_taken
 from devenv.engine.http import Refused
-from devenv.engine.ownership import filler
+from devenv.engine.ownership import Listed, filler, split
 from devenv.engine.protocol import Labels
 from devenv.errors import AddressPoolExhausted, NotOurs
-from devenv.model import LABEL_SERVICE
+from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER, LABEL_SERVICE
 
 # Docker and Podman use these words if they have no addresses left for another network.
 _NO_ADDRESSES = ("address pool", "free subnet")
@@ -35,7 +39,13 @@ def create_network(connection: Connection, name: str, labels: Labels) -> str:
 def remove_network(connection: Connection, network: str) -> None:
     """Remove a network by id, unless it is gone."""
     with asking(f"remove network {network}"), unless_gone():
-        connection.client.ask("DELETE", f"/networks/{network}")
+        try:
+            connection.client.ask("DELETE", f"/networks/{network}")
+        except Refused as error:
+            # Podman also counts containers that never started.
+            if error.status == 404 or not _remove_late(connection, f"/networks/{network}", {"network": network}).late:
+                raise
+            connection.client.ask("DELETE", f"/networks/{network}")
 
 
 def ensure_volume(connection: Connection, name: str, labels: Labels, service: str) -> None:
@@ -68,6 +78,43 @@ def fill_volume(connection: Connection, volume: str, image: str, folder: str, la
 
 
 def remove_volume(connection: Connection, name: str) -> None:
-    """Remove a volume and its data, unless it is gone."""
+    """Remove a volume and its data, unless it is gone. Raises ServiceFailed if a container uses it.
+
+    Containers that the engine made late for a killed devenv do not count: they go first.
+    """
+    until = time.monotonic() + containers.LATE_SECONDS
     with asking(f"remove volume {name}"), unless_gone():
-        connection.client.ask("DELETE", f"/volumes/{name}")
+        while True:
+            try:
+                connection.client.ask("DELETE", f"/volumes/{name}")
+                return
+            except Refused as error:
+                if error.status != 409 or time.monotonic() > until:
+                    raise
+                if _remove_late(connection, f"/volumes/{name}", {"volume": name}).others:
+                    raise
+            time.sleep(containers.LOOK_SECONDS)
+
+
+class _Users(NamedTuple):
+    """The containers that use a volume or network: made late for a killed devenv, and all others."""
+
+    late: list[str]
+    others: list[str]
+
+
+def _remove_late(connection: Connection, path: str, using: Mapping[str, str]) -> _Users:
+    """Remove what the engine made late among the containers that use the volume or network at `path`.
+
+    Such a container has the labels of the volume or network, a name that devenv gives, and never started.
+    """
+    client = connection.client
+    labels = client.ask("GET", path).get("Labels") or {}
+    found = client.ask("GET", "/containers/json", {"all": True, "filters": using})
+    unused = [{**one, "Labels": one["Labels"] or {}} for one in found if one["State"] == "created"]
+    listed: Listed = {"container": unused, "network": [], "volume": []}
+    ours, _ = split(labels.get(LABEL_ENVIRONMENT, ""), listed, labels.get(LABEL_OWNER, ""))
+    late = [str(container["Id"]) for container in ours["container"]]
+    for container in late:
+        containers.remove(connection, container)
+    return _Users(late, [str(container["Id"]) for container in found if container["Id"] not in late])

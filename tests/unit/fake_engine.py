@@ -259,8 +259,11 @@ class FakeEngine:
     def remove_volume(self, name: str) -> None:
         self._call("remove volume", name)
         with self._lock:
-            if any(name in c.mounts.values() for c in self._containers.values()):
+            users = [c for c in self._containers.values() if name in c.mounts.values()]
+            if any(c.state.status != "created" for c in users):
                 self._refuse(f"remove volume {name}: a container uses it")
+            for late in users:
+                del self._containers[late.id]
             self._volumes.pop(name, None)
             left = {one: service for one, service in self.observed.volumes.items() if one != name}
             self.observed = replace(self.observed, volumes=left)

@@ -39,6 +39,13 @@ ONE = service("one", options=ContainerOptions(nofile=4096))
 CREATE = "POST /containers/create"
 
 
+class Turns(list[Any]):
+    """Answers of an engine in turn; the last stays."""
+
+    def next(self) -> Any:
+        return self.pop(0) if len(self) > 1 else self[0]
+
+
 class Requests(Client):
     """Keeps every request. Answers with what `answers` holds by "METHOD /path", else with an id."""
 
@@ -60,6 +67,7 @@ class Requests(Client):
             self.limits[what] = timeout
         answer = self.answers.get(what, {"Id": "c1", "Labels": OWN})
         self.answers.update(self.then.get(what, {}))
+        answer = answer.next() if isinstance(answer, Turns) else answer
         if isinstance(answer, Exception):
             raise answer
         yield answer if isinstance(answer, bytes) else json.dumps(answer).encode()
@@ -662,7 +670,96 @@ def test_a_container_gets_its_time_to_stop() -> None:
 def test_what_is_gone_is_gone(what: str, act: Any) -> None:
     act(engine({what: Refused(404, "no such thing")})[0])
     with pytest.raises(ServiceFailed, match=r"cannot .*: it is in use"):
-        act(engine({what: Refused(409, "it is in use")})[0])
+        act(engine({what: Refused(409, "it is in use"), "GET /containers/json": [listed("c1", {})]})[0])
+
+
+# ---- what the engine makes late for a killed devenv --------------------------------------------------------------
+
+IN_USE = Refused(409, "remove v: volume is in use - [0123]")
+FILLER = {**listed("late", {}), "Names": ["/devenv-e-one-data-fill"], "State": "created"}
+UNKNOWN = Refused(404, "no such container")
+
+
+def in_use(*users: Any, until: str, **answers: Any) -> tuple[Docker, Requests]:
+    """Return an engine that refuses to remove volume v, which has these users in turn, until that request."""
+    asked, client = engine({"DELETE /volumes/v": IN_USE, "GET /containers/json": Turns(users), **answers})
+    client.then[until] = {"DELETE /volumes/v": {}}
+    return asked, client
+
+
+@pytest.mark.parametrize("name", ["devenv-e-one-data-fill", "devenv-e-one"])
+def test_a_container_that_the_engine_made_late_goes_before_its_volume(name: str) -> None:
+    asked, client = in_use([{**FILLER, "Names": [f"/{name}"]}], until="DELETE /containers/late")
+    asked.remove_volume("v")
+    assert client.whats[-2:] == ["DELETE /containers/late", "DELETE /volumes/v"]
+    assert client.query("GET /containers/json") == {"all": True, "filters": {"volume": "v"}}
+
+
+def test_a_container_that_the_engine_still_makes_is_waited_for_where_it_is_not_listed() -> None:
+    asked, client = in_use([], [], [FILLER], until="DELETE /containers/late")
+    asked.remove_volume("v")
+    assert client.whats.count("DELETE /volumes/v") == 4
+
+
+def test_a_container_that_the_engine_still_makes_is_waited_for_where_it_is_listed() -> None:
+    # Docker 20.10 lists it, and knows nothing of it when it is to be removed.
+    asked, client = in_use([FILLER], until="GET /volumes/v")
+    client.answers |= {"DELETE /containers/late": UNKNOWN, "DELETE /volumes/v": Turns([IN_USE, IN_USE, {}])}
+    client.then.clear()
+    asked.remove_volume("v")
+    assert client.whats.count("DELETE /containers/late") == 2
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        {**FILLER, "State": "running"},
+        {**FILLER, "Names": ["/copy"]},
+        {**FILLER, "Labels": {**FILLER["Labels"], LABEL_OWNER: "other"}},
+        {**FILLER, "Labels": None},
+    ],
+    ids=["it runs", "another name", "another token", "no label"],
+)
+def test_a_container_that_was_not_made_late_keeps_its_volume(user: Any) -> None:
+    asked, client = in_use([{**user, "Id": "stranger"}, FILLER], until="DELETE /containers/late")
+    with pytest.raises(ServiceFailed, match="cannot remove volume v: remove v: volume is in use"):
+        asked.remove_volume("v")
+    assert "DELETE /containers/stranger" not in client.whats and client.whats.count("DELETE /volumes/v") == 1
+
+
+def test_a_volume_whose_user_never_shows_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devenv.engine.containers.LATE_SECONDS", 0)
+    with pytest.raises(ServiceFailed, match="cannot remove volume v"):
+        in_use([], until="never")[0].remove_volume("v")
+
+
+def test_a_name_of_a_container_that_the_engine_still_makes_is_waited_for() -> None:
+    visible = {"Id": "late", "Config": {"Labels": OWN}}
+    asked, client = engine({"GET /containers/devenv-env-one/json": Turns([UNKNOWN, UNKNOWN, visible])})
+    client.answers[CREATE] = Refused(409, "it is there")
+    client.then["DELETE /containers/late"] = {CREATE: {"Id": "c2"}}
+    assert asked.create(ONE, OWN, "n") == "c2"
+
+
+def test_a_name_that_nothing_shows_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devenv.engine.containers.LATE_SECONDS", 0)
+    asked, _ = engine({"GET /containers/devenv-env-one/json": UNKNOWN, CREATE: Refused(409, "it is there")})
+    with pytest.raises(NotOurs, match="cannot create devenv-env-one"):
+        asked.create(ONE, OWN, "n")
+
+
+@pytest.mark.parametrize("user", [FILLER, {**FILLER, "Id": "stranger", "Labels": {}}], ids=["late", "a stranger"])
+def test_a_network_goes_with_what_was_made_late_on_it_and_with_nothing_else(user: Any) -> None:
+    refused = Refused(500, "network n is being used by the following container(s): late")
+    asked, client = engine({"DELETE /networks/n": refused, "GET /containers/json": [user]})
+    client.then["DELETE /containers/late"] = {"DELETE /networks/n": {}}
+    if user is FILLER:
+        asked.remove_network("n")
+        assert client.whats[-2:] == ["DELETE /containers/late", "DELETE /networks/n"]
+    else:
+        with pytest.raises(ServiceFailed, match="cannot remove network n"):
+            asked.remove_network("n")
+        assert "DELETE /containers/stranger" not in client.whats
 
 
 IN_PROGRESS = Refused(409, "removal of container x is already in progress")
