@@ -489,7 +489,7 @@ VARIABLES = [
     ),
     ("`DOCKER_TLS_VERIFY`, `DOCKER_CERT_PATH`", "TLS for `DOCKER_HOST`, as for `docker`"),
     ("`DOCKER_CONTEXT`, `DOCKER_CONFIG`", "docker's context, and the folder with docker's settings"),
-    ("`XDG_RUNTIME_DIR`", "the folder with a rootless engine's socket; `/run/user/UID` if not set"),
+    ("`XDG_RUNTIME_DIR`", "the folder with a rootless engine's socket; devenv also tries `/run/user/UID`"),
     ("`XDG_STATE_HOME`, `XDG_CACHE_HOME`", "on Linux, replace `~/.local/state` and `~/.cache`"),
     ("`SHELL`", "the shell that `devenv shell` opens; `/bin/sh` if not set"),
     ("`NO_COLOR`", "no colours"),

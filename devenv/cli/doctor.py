@@ -53,12 +53,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Answer:
-    """Hold the answers of the engine, asked once; `missing` are the services whose image it does not have."""
+    """Hold the answers of the engine, asked once.
+
+    `missing` are the services whose image it does not have, `passed_over` the sockets that let nobody in.
+    """
 
     url: str
     origin: str
     about: About
     missing: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
 
 
 def diagnose(images: Mapping[str, str], ports: Mapping[int, str], host: Host | None = None) -> list[Check]:
@@ -135,7 +139,8 @@ def _words(error: Exception) -> str:
 def _ask(wanted: Wanted) -> Answer:
     url, origin = connection.endpoint_in_use()
     engine = connect()
-    return Answer(url, origin, engine.about(), _missing(engine, wanted.images))
+    passed_over = tuple(connection.passed_over(url))
+    return Answer(url, origin, engine.about(), _missing(engine, wanted.images), passed_over)
 
 
 def _engine_missing(error: NoEngine, host: Host) -> Check:
@@ -151,7 +156,10 @@ def _engine_missing(error: NoEngine, host: Host) -> Check:
 
 
 def check_engine(wanted: Wanted, answer: Answer) -> Check:
-    return Check("engine", "ok", f"{answer.about.name} answers at {answer.url} (from {answer.origin})")
+    detail = f"{answer.about.name} answers at {answer.url} (from {answer.origin})"
+    if answer.passed_over:
+        detail += f"; not at {', '.join(answer.passed_over)}"
+    return Check("engine", "ok", detail)
 
 
 def check_version(wanted: Wanted, answer: Answer) -> Check:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from devenv.engine.http import Client, HttpClient, Refused, speaks
 from devenv.errors import NoEngine, NoSpace, NotOurs, ServiceFailed, tells_of_full_disk
@@ -23,28 +23,92 @@ _HINT = "'devenv doctor' shows what is missing, 'devenv doctor --fix' fixes it"
 _REFUSED_HINT = "'devenv doctor' checks the engine, and the engine's own log says more; then run the same again"
 _CONTEXT_HINT = "'docker context ls' lists the contexts"
 _DEFAULT_SOCKET = "/var/run/docker.sock"
+_ROOTFUL_PODMAN = "/run/podman/podman.sock"
+# What `_reason` says of a socket that does not exist, and of one that this user may not open.
+_ABSENT, _DENIED = "no such socket", "permission denied"
+# Seconds until somebody at a socket has to let a client in.
+_KNOCK_SECONDS = 5.0
 
 
 # ---- where it is -------------------------------------------------------------------------------------------------
 
 
+class _Socket(NamedTuple):
+    """A place where an engine may listen, where that is known from, and why nothing answers there ("" if it does)."""
+
+    path: str
+    origin: str
+    fault: str
+
+
 def endpoint_in_use() -> tuple[str, str]:
-    """Return the engine's URL and where devenv found it: DOCKER_HOST, a context, rootless, podman or default."""
+    """Return the engine's URL and where devenv found it: DOCKER_HOST, a context, rootless, podman or default.
+
+    If nobody named one, it is the first socket that lets this user in; without any, the first that exists.
+    """
+    if named := _named_endpoint():
+        return named
+    found: list[_Socket] = []
+    for one in _sockets():
+        if not one.fault:
+            return f"unix://{one.path}", one.origin
+        found.append(one)
+    # Of a socket in a folder that this user may not enter, nobody knows whether it exists.
+    one = next((one for one in found if _exists(one.path)), found[0])
+    return f"unix://{one.path}", one.origin
+
+
+def passed_over(url: str) -> list[str]:
+    """Return the sockets that devenv tried in vain before or beside that one, each as "PATH (reason)"."""
+    found: list[str] = []
+    for one in () if _named_endpoint() else _sockets():
+        if not one.fault:
+            break
+        if one.fault != _ABSENT and url != f"unix://{one.path}":
+            found.append(f"{one.path} ({one.fault})")
+    return found
+
+
+def _named_endpoint() -> tuple[str, str] | None:
+    """Return the engine that DOCKER_HOST or a docker context names: devenv never takes another one for it."""
     if host := os.environ.get("DOCKER_HOST"):
         return host, "DOCKER_HOST"
     if (context := os.environ.get("DOCKER_CONTEXT") or _current_context()) != "default":
         return _endpoint_of(context), f"context {context}"
-    runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
-    candidates = (
-        (_DEFAULT_SOCKET, "default"),
-        (f"{runtime}/docker.sock", "rootless"),
-        (f"{runtime}/podman/podman.sock", "podman"),
-        ("/run/podman/podman.sock", "podman"),
-    )
-    for path, origin in candidates:
-        if Path(path).is_socket():
-            return f"unix://{path}", origin
-    return f"unix://{_DEFAULT_SOCKET}", "default"
+    return None
+
+
+def _sockets() -> Iterator[_Socket]:
+    """Yield the sockets of engines, those that the docker command line uses first."""
+    own = f"/run/user/{os.getuid()}"
+    # After `su` or `sudo -E`, the variable may be unset or name another user's folder.
+    runtimes = dict.fromkeys((os.environ.get("XDG_RUNTIME_DIR") or own, own))
+    places = [(_DEFAULT_SOCKET, "default")]
+    places += [(f"{runtime}/docker.sock", "rootless") for runtime in runtimes]
+    places += [(f"{runtime}/podman/podman.sock", "podman") for runtime in runtimes]
+    for path, origin in (*places, (_ROOTFUL_PODMAN, "podman")):
+        yield _Socket(path, origin, _fault(path))
+
+
+def _fault(path: str) -> str:
+    """Return why nobody lets this user in at a socket, "" if somebody does."""
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(_KNOCK_SECONDS)
+            client.connect(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return _ABSENT
+    except OSError as error:
+        return _reason(error)
+    return ""
+
+
+def _exists(path: str) -> bool:
+    try:
+        Path(path).stat()
+    except OSError:
+        return False
+    return True
 
 
 def _docker_folder() -> Path:
@@ -115,8 +179,20 @@ def open_connection() -> Connection:
     try:
         return Connection(url, origin)
     except (Refused, OSError) as error:
-        hint = "run: pip install 'docker[ssh]'" if "paramiko" in str(error) else _HINT
-        raise NoEngine(f"cannot reach a container engine at {url} ({origin}): {_reason(error)}", hint) from error
+        reason = _reason(error)
+        hint = "run: pip install 'docker[ssh]'" if "paramiko" in str(error) else _hint(url, reason)
+        raise NoEngine(f"cannot reach a container engine at {url} ({origin}): {reason}", hint) from error
+
+
+def _hint(url: str, reason: str) -> str:
+    """Return what to do if nothing answers at that URL, and which other sockets devenv tried."""
+    hint = _HINT
+    if reason == _DENIED and url == f"unix://{_DEFAULT_SOCKET}":
+        from devenv.engine.install import Host, group_hint
+
+        hint = group_hint(Host())
+    others = passed_over(url)
+    return f"{hint}; devenv also tried {', '.join(others)}" if others else hint
 
 
 # ---- how it fails ------------------------------------------------------------------------------------------------
@@ -126,10 +202,10 @@ def _reason(error: Exception) -> str:
     """Return the cause of an error in few words: libraries wrap it several times."""
     text = str(error)
     for pattern, reason in (
-        ("FileNotFoundError", "no such socket"),
-        ("No such file", "no such socket"),
-        ("PermissionError", "permission denied"),
-        ("Permission denied", "permission denied"),
+        ("FileNotFoundError", _ABSENT),
+        ("No such file", _ABSENT),
+        ("PermissionError", _DENIED),
+        ("Permission denied", _DENIED),
         ("ConnectionRefusedError", "connection refused"),
         ("Connection refused", "connection refused"),
         ("timed out", "timed out"),

@@ -244,10 +244,10 @@ def base_packages(host: Host) -> tuple[str, ...]:
 
 def advice(url: str, origin: str, host: Host) -> tuple[str, bool]:
     """Return what to do when no engine answers at `url`, and whether bring_up_engine may do it."""
-    if hint := _foreign_hint(url, origin):
+    if hint := _foreign_hint(url, origin, host):
         return hint, False
     if host.listening(SOCKET) == "denied" and running_engine(host):
-        return _group_hint(host), False
+        return group_hint(host), False
     if obstacle(host):
         return f"run: {command_here(host)}", False
     return "run: devenv doctor --fix", True
@@ -258,7 +258,7 @@ def advice(url: str, origin: str, host: Host) -> tuple[str, bool]:
 
 def bring_up_engine(url: str, origin: str, say: Say, host: Host) -> None:
     """Make this host's default engine answer. Raises NoEngine with the command if it cannot."""
-    if hint := _foreign_hint(url, origin):
+    if hint := _foreign_hint(url, origin, host):
         what = f"{origin} names it, and it is not this host's default engine"
         raise NoEngine(f"cannot start the engine at {url}: {what}", hint=hint)
     if host.listening(SOCKET, _PING) == "yes":
@@ -304,15 +304,16 @@ def clear_stale_state(say: Say, host: Host) -> None:
         _remove(CONTAINERD_SOCKET, "no containerd listens on it", say, host)
 
 
-def _foreign_hint(url: str, origin: str) -> str:
+def _foreign_hint(url: str, origin: str, host: Host) -> str:
     """Return what to do about an engine that is not the host's default one; "" for that one."""
     if url in DEFAULT_URLS:
         return ""
     if origin == "rootless":
         return "run: systemctl --user start docker"
     if origin == "podman":
-        rootful = url.startswith("unix:///run/podman/")
-        return f"run: {'sudo systemctl' if rootful else 'systemctl --user'} start podman.socket"
+        # Root's socket is for root alone: another user starts one of his own.
+        rootful = url.startswith("unix:///run/podman/") and host.uid() == 0
+        return f"run: systemctl {'' if rootful else '--user '}start podman.socket"
     back = "docker context use default" if origin.startswith("context") else f"unset {origin}"
     return f"start that engine, or go back to the default one: {back}"
 
@@ -342,14 +343,15 @@ def _wait_until_answers(host: Host, daemon: Daemon) -> None:
             raise NoEngine(f"cannot start the engine: {what}", hint=hint, detail=_tail(daemon))
         if state == "denied":
             what = f"permission denied on {SOCKET}"
-            raise NoEngine(f"cannot use the engine: {what}", hint=_group_hint(host))
+            raise NoEngine(f"cannot use the engine: {what}", hint=group_hint(host))
         if host.now() >= deadline:
             what = f"no answer on {SOCKET} after {START_SECONDS:.0f} s"
             raise NoEngine(f"cannot start the engine: {what}", hint=hint, detail=_tail(daemon))
         host.pause()
 
 
-def _group_hint(host: Host) -> str:
+def group_hint(host: Host) -> str:
+    """Return how this user may use the engine of root."""
     import grp
     import pwd
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import socket
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +19,15 @@ import requests
 import urllib3.exceptions
 from fake_http_engine import HttpEngine, http_engine
 
-from devenv.engine.connection import Connection, asking, endpoint_in_use, open_connection, unless_gone, unless_taken
+from devenv.engine.connection import (
+    Connection,
+    asking,
+    endpoint_in_use,
+    open_connection,
+    passed_over,
+    unless_gone,
+    unless_taken,
+)
 from devenv.engine.http import HttpClient, NoAnswer, Refused
 from devenv.engine.sdk import Sdk, _translated, forget_missing_helpers
 from devenv.errors import Cancelled, DevenvError, NoEngine, NotOurs, ServiceFailed
@@ -177,6 +190,119 @@ def test_without_a_context_it_is_a_socket(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     url, origin = endpoint_in_use()
     assert url.startswith("unix:///") and not origin.startswith("context")
+
+
+@contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Act as a user who may not open everything."""
+    before = os.geteuid()
+    os.seteuid(before or 65534)
+    yield
+    os.seteuid(before)
+
+
+@dataclass
+class Sockets:
+    """A folder with all places of sockets: docker.sock, podman.sock, and below own/ those of the user."""
+
+    folder: Path
+    opened: ExitStack
+
+    def listen(self, name: str, state: str = "answers") -> str:
+        """Make a socket at which somebody answers, nobody does ("stale"), or only root may knock ("denied")."""
+        path, server = self.folder / name, socket.socket(socket.AF_UNIX)
+        server.bind(str(path))
+        path.chmod(0o600 if state == "denied" else 0o666)
+        if state == "stale":
+            server.close()
+        else:
+            server.listen()
+            self.opened.enter_context(server)
+        return str(path)
+
+
+@pytest.fixture
+def sockets(docker_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sockets]:
+    with tempfile.TemporaryDirectory(prefix="devenv-") as folder, ExitStack() as opened:
+        (Path(folder) / "own/podman").mkdir(parents=True)
+        Path(folder).chmod(0o755)
+        monkeypatch.setattr("devenv.engine.connection._DEFAULT_SOCKET", f"{folder}/docker.sock")
+        monkeypatch.setattr("devenv.engine.connection._ROOTFUL_PODMAN", f"{folder}/podman.sock")
+        monkeypatch.setenv("XDG_RUNTIME_DIR", f"{folder}/own")
+        monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
+        yield Sockets(Path(folder), opened)
+
+
+@pytest.mark.parametrize("state", ["stale", "denied"])
+@pytest.mark.parametrize("answers", ["own/docker.sock", "own/podman/podman.sock", "podman.sock"])
+def test_a_socket_that_lets_nobody_in_hides_none_that_does(sockets: Sockets, state: str, answers: str) -> None:
+    sockets.listen("docker.sock", state)
+    sockets.listen(answers)
+    with ordinary_user():
+        assert endpoint_in_use()[0] == f"unix://{sockets.folder}/{answers}"
+        reason = "permission denied" if state == "denied" else "connection refused"
+        assert passed_over(endpoint_in_use()[0]) == [f"{sockets.folder}/docker.sock ({reason})"]
+
+
+def test_the_first_socket_that_lets_somebody_in_is_the_engines(sockets: Sockets) -> None:
+    for name in ("docker.sock", "own/docker.sock", "podman.sock"):
+        sockets.listen(name)
+    assert endpoint_in_use() == (f"unix://{sockets.folder}/docker.sock", "default")
+    assert passed_over(endpoint_in_use()[0]) == []
+
+
+@pytest.mark.parametrize("variable", [None, "", "/nonexistent"])
+def test_a_users_own_socket_is_found_without_the_variable(
+    sockets: Sockets, monkeypatch: pytest.MonkeyPatch, variable: str | None
+) -> None:
+    if variable is None:
+        monkeypatch.delenv("XDG_RUNTIME_DIR")
+    else:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", variable)
+    tried: list[str] = []
+    monkeypatch.setattr("devenv.engine.connection._fault", lambda path: tried.append(path) or "no such socket")
+    endpoint_in_use()
+    assert "/run/user/4000000/docker.sock" in tried and "/run/user/4000000/podman/podman.sock" in tried
+    assert all(path.startswith("/") for path in tried)
+
+
+def test_sockets_in_folders_that_nobody_may_enter_are_passed_over(sockets: Sockets) -> None:
+    sockets.listen("own/podman/podman.sock")
+    (sockets.folder / "own").chmod(0o700)
+    with ordinary_user():
+        url, _ = endpoint_in_use()
+        assert passed_over("") == [
+            f"{sockets.folder}/own/docker.sock (permission denied)",
+            f"{sockets.folder}/own/podman/podman.sock (permission denied)",
+        ]
+    assert url == f"unix://{sockets.folder}/docker.sock"
+
+
+def test_where_none_lets_us_in_the_hint_names_the_group_and_all_that_were_tried(sockets: Sockets) -> None:
+    sockets.listen("docker.sock", "denied")
+    sockets.listen("own/docker.sock", "stale")
+    sockets.listen("podman.sock", "denied")
+    with ordinary_user(), pytest.raises(NoEngine, match=r"/docker\.sock \(default\): permission denied$") as caught:
+        open_connection()
+    assert "group docker" in caught.value.hint or "usermod -aG docker" in caught.value.hint
+    tried = f"{sockets.folder}/own/docker.sock (connection refused), {sockets.folder}/podman.sock (permission denied)"
+    assert caught.value.hint.endswith(f"; devenv also tried {tried}")
+
+
+@pytest.mark.parametrize("how", ["DOCKER_HOST", "a context"])
+def test_an_engine_that_was_named_and_does_not_answer_is_replaced_by_no_other(
+    sockets: Sockets, docker_folder: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    sockets.listen("docker.sock")
+    dead = sockets.listen("dead.sock", "stale")
+    if how == "DOCKER_HOST":
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{dead}")
+    else:
+        monkeypatch.setenv("DOCKER_CONTEXT", "c")
+        context(docker_folder, "c", at(f"unix://{dead}"))
+    with pytest.raises(NoEngine, match=f"cannot reach a container engine at unix://{dead}") as caught:
+        open_connection()
+    assert "tried" not in caught.value.hint
 
 
 @pytest.mark.parametrize("content", ['{"Name": "odd"', "[]", '{"Name": "odd"}', "", '{"Endpoints": {"docker": 3}}'])

@@ -128,12 +128,17 @@ def test_root_on_another_distribution_is_told_the_command(tmp_path):
         ("unix:///home/u/.docker/desktop.sock", "context desktop-linux", "context use default"),
         ("unix:///run/user/1/docker.sock", "rootless", "systemctl --user start docker"),
         ("unix:///run/user/1/podman/podman.sock", "podman", "--user start podman.socket"),
-        ("unix:///run/podman/podman.sock", "podman", "sudo systemctl start podman.socket"),
+        ("unix:///run/podman/podman.sock", "podman", "run: systemctl start podman.socket"),
     ],
 )
 def test_an_engine_that_is_not_the_default_one_is_left_alone(machine, url, origin, hint):
     assert hint in failure(machine, (url, origin)).hint
     assert machine.ran + machine.spawned == NOTHING
+
+
+def test_an_ordinary_user_starts_a_podman_of_his_own(tmp_path):
+    hint = failure(FakeHost(tmp_path, uid=1000), ("unix:///run/podman/podman.sock", "podman")).hint
+    assert hint == "run: systemctl --user start podman.socket"
 
 
 def test_a_second_engine_is_never_started_beside_one_that_does_not_answer(machine):
