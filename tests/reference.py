@@ -480,8 +480,11 @@ VALUES = [
     ("`${host}`, `${port}`", "only in the `url` of an endpoint: that endpoint, from either side"),
 ]
 VARIABLES = [
-    ("`DEVENV_STATE_DIR`", "the folder for state; on Linux `~/.local/state/devenv` if not set"),
-    ("`DEVENV_CACHE_DIR`", "the folder for caches; on Linux `~/.cache/devenv` if not set"),
+    ("`DEVENV_STATE_DIR`", "the folder for state, an absolute path; on Linux `~/.local/state/devenv` if not set"),
+    (
+        "`DEVENV_CACHE_DIR`",
+        "the folder for caches, an absolute path; on Linux `~/.cache/devenv` if not set, `STATE/cache` without a home",
+    ),
     (
         "`DOCKER_HOST`",
         "the engine, as for `docker`; `ssh://` needs `pip install 'docker[ssh]'`. Set `ServerAliveInterval` for ssh,"

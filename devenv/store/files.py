@@ -231,8 +231,8 @@ def make_private(folder: Path) -> None:
         make_folders(folder)
     except OSError as error:
         raise DevenvError(
-            f"cannot create the state folder {folder}: {error.strerror}",
-            hint="set DEVENV_STATE_DIR to a folder that you may write to",
+            f"cannot create {folder}: {error.strerror}",
+            hint="set DEVENV_STATE_DIR and DEVENV_CACHE_DIR, or HOME, to folders that you may write to",
         ) from error
 
 

@@ -16,17 +16,56 @@ from devenv.store.files import open_to_others, real_path
 
 def state_folder() -> Path:
     """Return the folder of devenv's state: DEVENV_STATE_DIR, else the platform's place for a user's state."""
-    return _own("DEVENV_STATE_DIR", platformdirs.user_state_path)
+    folder = named_by("DEVENV_STATE_DIR") or _below_home(platformdirs.user_state_path)
+    if folder is None:
+        reason = f"HOME is not set, and the system knows no home of user {os.getuid()}"
+        hint = "set HOME or DEVENV_STATE_DIR to a folder that you may write to"
+        raise ConfigError(f"cannot choose a folder for devenv's state: {reason}", hint)
+    return _private(folder, "DEVENV_STATE_DIR")
 
 
 def cache_folder() -> Path:
-    """Return the folder of files that devenv can create again: DEVENV_CACHE_DIR, else the platform's place."""
-    return _own("DEVENV_CACHE_DIR", platformdirs.user_cache_path)
+    """Return the folder of files that devenv can create again: DEVENV_CACHE_DIR, else the platform's place.
+
+    If no home is known, it is in the state folder.
+    """
+    folder = named_by("DEVENV_CACHE_DIR") or _below_home(platformdirs.user_cache_path) or state_folder() / "cache"
+    return _private(folder, "DEVENV_CACHE_DIR")
 
 
-def _own(variable: str, default: Callable[[str], Path]) -> Path:
-    """Return a folder of this user. Raise ConfigError if others could change what is in it."""
-    folder = Path(os.environ.get(variable) or default("devenv"))
+def named_by(variable: str) -> Path | None:
+    """Return the place that a variable names, or None if it is not set.
+
+    Raise ConfigError for a relative path, which would be another place in each working directory.
+    """
+    if not (text := os.environ.get(variable)):
+        return None
+    if Path(text).is_absolute():
+        return Path(text)
+    # Only a shell expands ~. Path.expanduser raises if no home is known.
+    meant = Path(os.path.expanduser(text)).absolute()  # noqa: PTH111
+    raise ConfigError(f"cannot use {variable}={text}: the path is relative", f"write {variable}={meant}")
+
+
+def _below_home(usual: Callable[[str], Path]) -> Path | None:
+    """Return the platform's place, or None if no home is known."""
+    try:
+        folder = usual("devenv")
+    except RuntimeError:
+        return None
+    # Older releases of platformdirs return a path that begins with ~, or with a relative HOME.
+    return folder if folder.is_absolute() else None
+
+
+def _private(folder: Path, variable: str) -> Path:
+    """Return the folder. Raise ConfigError if this user may not see it, or others could change what is in it."""
+    try:
+        folder.stat()
+    except PermissionError:  # HOME is another user's after `su` or `sudo -E`, for one.
+        hint = f"set {variable}, or HOME, to a folder of your own"
+        raise ConfigError(f"cannot use {folder}: no permission to look into it", hint) from None
+    except OSError:
+        pass  # devenv creates it, or says why not.
     if reason := open_to_others(real_path(folder)):
         hint = f"'chmod go-w {folder}' if it is yours, else set {variable} to a folder of your own"
         raise ConfigError(f"cannot use {folder}: {reason}", hint)

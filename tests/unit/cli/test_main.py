@@ -513,7 +513,7 @@ def test_a_state_folder_that_cannot_be_made_is_one_clear_line(
     own_world.mkdir(parents=True)
     (own_world / "file").touch()
     monkeypatch.setenv("DEVENV_STATE_DIR", str(own_world / "file/state"))
-    assert_clear_error(run(command), 1, "cannot create the state folder", "DEVENV_STATE_DIR")
+    assert_clear_error(run(command), 1, "cannot create ", "file/state", "DEVENV_STATE_DIR", "HOME")
 
 
 def test_an_unforeseen_refusal_of_the_host_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
