@@ -113,7 +113,8 @@ def _exists(path: str) -> bool:
 
 def _docker_folder() -> Path:
     """Return the folder in which the docker command line keeps its settings and contexts."""
-    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    # Not Path.home, which raises for a user without HOME whom the system does not know.
+    return Path(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"))  # noqa: PTH111
 
 
 def _current_context() -> str:
