@@ -36,6 +36,16 @@ def check_component(name: str) -> str:
     return name
 
 
+def user_name(uid: int) -> str:
+    """Return what people call a user of this host: "user nova", or "user id 54321" if the system has no name."""
+    import pwd
+
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"user id {uid}"
+
+
 def identifier(component: str) -> str:
     """Return a component's name with `_` for each dash, which SQL, for one, would need in quotes."""
     return component.replace("-", "_")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pwd
 import socket
 from collections.abc import Iterable
 from pathlib import Path
 
 from devenv.errors import NotOurs
+from devenv.names import user_name
 
 HOST = "127.0.0.1"
 # The addresses that receive connections to 127.0.0.1, as /proc/net/tcp and tcp6 write them: any and loopback, of both
@@ -55,7 +55,7 @@ def holder(port: int, root: Path = Path("/")) -> str:
                 return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
         except OSError:
             continue
-    return f"a process of {_user(min(sockets.values()))}" if sockets else "another program"
+    return f"a process of {user_name(min(sockets.values()))}" if sockets else "another program"
 
 
 def _listeners(port: int, root: Path) -> dict[str, int]:
@@ -71,10 +71,3 @@ def _listeners(port: int, root: Path) -> dict[str, int]:
             if fields[3] == _LISTEN and address in _LOOPBACK and int(number, 16) == port:
                 found[fields[9]] = int(fields[7])
     return found
-
-
-def _user(uid: int) -> str:
-    try:
-        return f"user {pwd.getpwuid(uid).pw_name}"
-    except KeyError:
-        return f"user id {uid}"

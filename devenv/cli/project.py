@@ -27,10 +27,12 @@ _PATH = click.Path(path_type=Path)
 def init(context: click.Context) -> None:
     """Write a commented devenv.yaml for this project."""
     from devenv.spec.profile import PROJECT_FILE, existing_folder, project_file_text
+    from devenv.store.files import give_away
 
     path = existing_folder(context.find_root().params["project"] or Path()) / PROJECT_FILE
     try:
         with path.open("x", encoding="utf-8") as stream:
+            give_away(stream.fileno(), path)
             stream.write(project_file_text())
     except FileExistsError:
         raise ConfigError(f"cannot write {path}: it exists", hint="edit it, or remove it first") from None

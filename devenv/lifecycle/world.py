@@ -6,6 +6,7 @@ of the files, a `Picture` holds the desired and the observed state.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from devenv.engine import connect
 from devenv.engine.protocol import Engine
-from devenv.errors import Cancelled, ConfigError, DevenvError
+from devenv.errors import Cancelled, ConfigError, DevenvError, NotOurs
 from devenv.images.references import BASE, images_for
 from devenv.model import (
     Catalogue,
@@ -30,7 +31,7 @@ from devenv.model import (
     Report,
     ServiceChoice,
 )
-from devenv.names import Names, Pair, check_name, hint_for
+from devenv.names import Names, Pair, check_name, hint_for, user_name
 from devenv.ports import holder
 from devenv.spec import trust
 from devenv.spec.catalogue import load_catalogue
@@ -40,7 +41,7 @@ from devenv.spec.ports import Taken, choose_ports
 from devenv.spec.profile import load_profile
 from devenv.store.record import Record
 from devenv.store.registry import all_records, ports_locked
-from devenv.store.state import Notes, State, new_token
+from devenv.store.state import Notes, State, new_token, user_of
 from devenv.wiring import contents, folder
 from devenv.wiring.project_files import ProjectFiles
 
@@ -222,12 +223,24 @@ class World:
     # ---- what is there, and what should be -------------------------------------------------------------------
 
     def observe(self) -> Observed:
-        """Return what the engine has of the environment. Report objects that only carry its label, each once."""
-        observed = self.engine.observe(self.id, self.state.load().owner)
+        """Return what the engine has of the environment. Report objects that only carry its label, each once.
+
+        Raise NotOurs, before anything changes, if it belongs to another user, who alone has its passwords.
+        """
+        known = self.state.load().owner
+        observed = self.engine.observe(self.id, known)
+        self._check_user("" if known else observed.owner)
         if new := [stranger for stranger in observed.strangers if stranger not in self.strangers]:
             self.report.note(f"left alone, labelled as this environment's and not made by it: {', '.join(new)}")
         self.strangers = observed.strangers
         return observed
+
+    def _check_user(self, token: str) -> None:
+        if (user := user_of(token)) is not None and user != os.geteuid():
+            raise NotOurs(
+                f"cannot use environment {self.id}: it belongs to {user_name(user)}, who brought it up in this folder",
+                hint="let that user run the same, or have an environment of your own: 'devenv --env NAME up'",
+            )
 
     def look(self, defined: Definitions, names: Sequence[str] = (), check_ports: bool = False) -> Picture:
         """Return the desired and the observed state. Record nothing.

@@ -240,7 +240,37 @@ def make_folders(folder: Path) -> None:
     """Create a folder with those above it, for their owner alone. Raise OSError."""
     # With `parents`, only the last one would get the mode.
     for part in [part for part in (*reversed(folder.parents), folder) if not part.exists()]:
-        part.mkdir(mode=0o700, exist_ok=True)
+        create_folder(part)
+
+
+def create_folder(folder: Path) -> None:
+    """Create a folder for its owner alone, unless it exists. Raise OSError."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if os.geteuid() == 0 and folder.stat().st_uid == 0:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            give_away(descriptor, folder)
+        finally:
+            os.close(descriptor)
+
+
+def create_empty(path: Path) -> None:
+    """Create an empty file for its owner alone, unless it exists. Raise OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        give_away(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
+def give_away(descriptor: int, path: Path) -> None:
+    """Let what root has created belong to the owner of the folder that it is in.
+
+    After `sudo devenv up`, a user can still change and remove what is in the project.
+    """
+    if os.geteuid() == 0:
+        owner = path.parent.stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def write_files(files: Mapping[Path, bytes], mode: int = 0o600) -> None:
@@ -329,6 +359,7 @@ class _Draft:
         self._fresh.unlink(missing_ok=True)
         descriptor = os.open(self._fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
+            give_away(descriptor, self.path)
             yield stream
 
     def write(self, content: bytes, dress: Callable[[int], None]) -> None:

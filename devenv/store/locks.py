@@ -12,7 +12,7 @@ from threading import Event
 from typing import IO
 
 from devenv.errors import Cancelled
-from devenv.store.files import make_private, unwritable
+from devenv.store.files import give_away, make_private, unwritable
 
 _POLL_SECONDS = 0.05
 # A program that only looks whether a lock is held holds it for a moment.
@@ -105,7 +105,9 @@ def _open(path: Path) -> IO[str]:
 
     A holder replaces its text, so this follows no link in its place.
     """
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600), "a+")
+    stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600), "a+")
+    give_away(stream.fileno(), path)
+    return stream
 
 
 def _note_holder(stream: IO[str]) -> None:

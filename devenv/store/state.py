@@ -32,7 +32,7 @@ from typing import Any
 
 from devenv.errors import ConfigError
 from devenv.names import Pair
-from devenv.store.files import as_json, make_private, read_json, write_files
+from devenv.store.files import as_json, create_empty, make_private, read_json, write_files
 from devenv.store.locks import GLANCES, held, held_if_free, is_held, shared
 from devenv.store.places import environment_id, state_folder
 from devenv.store.record import FORMAT, Record, record_of
@@ -50,8 +50,17 @@ def new_secret() -> str:
 
 
 def new_token() -> str:
-    """Return a token that tells one environment from all others, also from later ones with the same id."""
-    return secrets.token_hex(16)
+    """Return a token that tells one environment from all others, also from later ones with the same id.
+
+    It says which user has the record of the environment, with its passwords.
+    """
+    return f"{os.geteuid()}-{secrets.token_hex(16)}"
+
+
+def user_of(token: str) -> int | None:
+    """Return the id of the user who has the record of an environment, or None if an older devenv made its token."""
+    found = re.match(r"(\d{1,10})-", token)
+    return int(found[1]) if found else None
 
 
 class State:
@@ -219,7 +228,7 @@ class State:
         for folder in self._abandoned_pools():
             make_private(self._lent)
             for path in _noted(folder):
-                (self._lent / path.stem).touch(mode=0o600)
+                create_empty(self._lent / path.stem)
             shutil.rmtree(folder, ignore_errors=True)
 
     def _abandoned_pools(self) -> list[Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from devenv.errors import ConfigError
 from devenv.spec.profile import WIRED_FOLDER
-from devenv.store.files import beside, folder_obstacle, way_out, write_files
+from devenv.store.files import beside, create_folder, folder_obstacle, way_out, write_files
 from devenv.store.locks import held
 from devenv.store.places import state_folder
 
@@ -79,7 +79,7 @@ def _make(project: Path, folder: Path) -> None:
     check(project, folder)
     for part in _parts(project, folder):
         try:
-            part.mkdir(mode=0o700, exist_ok=True)
+            create_folder(part)
         except OSError as error:
             reason = "it is not a folder" if part.exists() else error.strerror
             raise ConfigError(f"cannot create {part}: {reason}", hint="make room or allow writing there") from error

@@ -32,6 +32,7 @@ from devenv.lifecycle.environment import Environment
 from devenv.model import Observed, ObservedContainer, Profile
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.profile import load_profile
+from devenv.store.state import new_token
 
 ROOT = Path(__file__).parents[3]
 NEED_AN_ENGINE = (
@@ -514,6 +515,28 @@ def test_a_state_folder_that_cannot_be_made_is_one_clear_line(
     (own_world / "file").touch()
     monkeypatch.setenv("DEVENV_STATE_DIR", str(own_world / "file/state"))
     assert_clear_error(run(command), 1, "cannot create ", "file/state", "DEVENV_STATE_DIR", "HOME")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(one for one in NEED_AN_ENGINE if one[1:] not in (["list"], ["prune"])),
+        *(["reset"], ["wire"], ["snapshot", "save", "x"], ["export", "devstack"], ["gc"]),
+        *(["run", "--", "true"], ["ci", "--", "true"]),
+    ],
+    ids=" ".join,
+)
+def test_the_environment_of_another_user_is_left_alone_and_told_whose_it_is(
+    arguments: list[str], empty: FakeEngine, project: Path, own_world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as as_another:
+        as_another.setattr("os.geteuid", lambda: 54321)
+        empty.observed = replace(empty.observed, owner=new_token())
+    result = run(*arguments)
+    assert result.exit_code == 7, result.stderr
+    assert "it belongs to user id 54321" in result.stderr and "'devenv --env NAME up'" in result.stderr
+    assert {*empty.calls} <= {"observe", "images"}
+    assert not [*project.iterdir()] and not [*own_world.glob("state/environments/*/secrets.json")]
 
 
 def test_an_unforeseen_refusal_of_the_host_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,12 +25,22 @@ import pytest
 
 from devenv.errors import Cancelled, ConfigError, DevenvError, NotOurs
 from devenv.ports import free_port, holder as port_holder, is_free
-from devenv.store.files import beside, open_to_others, read_json, replace_file, write_files, written_whole
+from devenv.store.files import (
+    beside,
+    create_empty,
+    make_private,
+    open_to_others,
+    read_json,
+    replace_file,
+    write_files,
+    written_whole,
+)
 from devenv.store.locks import held, is_held
 from devenv.store.places import cache_folder, environment_id, state_folder
 from devenv.store.record import FORMAT, Record
 from devenv.store.registry import all_records, ports_locked
-from devenv.store.state import Notes, State
+from devenv.store.state import Notes, State, new_token, user_of
+from devenv.wiring import folder
 
 
 @pytest.fixture
@@ -77,6 +87,11 @@ def test_a_record_of_an_older_devenv_is_read_and_then_written_as_this_one_does(t
     assert state.load().ports == {"mysql/sql": 3306} and state.load().format == 1
     state.amend(profile="base")
     assert read_json(path)["format"] == FORMAT > 1
+
+
+def test_a_token_says_whose_the_environment_is() -> None:
+    assert user_of(new_token()) == os.geteuid() and new_token() != new_token()
+    assert user_of("0" * 32) is None and user_of("") is None and user_of("a-b") is None
 
 
 # ---- where devenv keeps it ---------------------------------------------------------------------------------------
@@ -159,6 +174,22 @@ def test_a_relative_folder_of_the_desktops_is_left_out_of_account(monkeypatch: p
         monkeypatch.setenv(f"XDG_{name}_HOME", "rel")
     monkeypatch.setenv("HOME", "/h")
     assert all(folder.is_absolute() and folder.is_relative_to("/h") for folder in (state_folder(), cache_folder()))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_creates_belongs_to_the_owner_of_the_folder_it_is_in(tmp_path: Path) -> None:
+    os.chown(tmp_path, 54321, 54322)
+    folder.write(tmp_path, tmp_path / ".devenv", {"env": "A=1\n", "nova.conf.d/nova.conf": ""}, ())
+    make_private(tmp_path / "state" / "deep")
+    create_empty(tmp_path / "state" / "empty")
+    with held(tmp_path / "state" / "lock", pytest.fail), written_whole(tmp_path / "whole"):
+        pass
+    write_files({tmp_path / "again": b"1"})
+    os.chown(tmp_path / "again", 0, 0)
+    write_files({tmp_path / "again": b"2"})
+    found = [*tmp_path.rglob("*")]
+    assert len(found) == 11 and {(path.stat().st_uid, path.stat().st_gid) for path in found} == {(54321, 54322)}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in found} == {0o600, 0o700}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user for a while")
