@@ -37,6 +37,7 @@ def _changed(
     world.check_trust(defined.own)
     with world.changing():
         picture = world.existing(world.with_lent(defined), names)
+        world.check_ports(picture)
         loans.keep(world, picture.wanted.services)
         plan = make(picture.wanted, picture.observed, picture.record.provisioned)
         return Result(plan, picture.wanted.services, carry_out(world, plan, picture))

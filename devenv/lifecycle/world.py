@@ -278,6 +278,13 @@ class World:
             self._keep_ports(defined.profile, ports, "")
             return self._resolved(defined, selected, ports, keep=True)
 
+    def check_ports(self, picture: Picture) -> None:
+        """Raise NotOurs, naming the holder, if another program has a port that the wanted services keep."""
+        names = [*picture.wanted.services]
+        # Containers that exist keep their ports, whatever is pinned by now.
+        unpinned = replace(picture.defined.own, services=dict.fromkeys(names, ServiceChoice()))
+        self._chosen(names, replace(picture.defined, own=unpinned), picture.observed, check=True)
+
     def _everything(self, defined: Definitions, selected: list[str], observed: Observed) -> list[str]:
         """Return the selected services, and others that have a container, with the needs of both."""
         present = [name for name in observed.containers if name in defined.catalogue and name not in selected]

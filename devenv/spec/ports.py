@@ -111,7 +111,7 @@ def _pins(names: Iterable[str], profile: Profile, catalogue: Catalogue) -> dict[
 def _lost(key: str, port: int, pinned: bool, holder: str) -> NotOurs:
     service, _, endpoint = key.partition("/")
     why = "pinned in devenv.yaml" if pinned else "given to this environment before"
-    other = "pin another one" if pinned else "pin another one in devenv.yaml"
+    other = "pin another one" if pinned else "choose another one in devenv.yaml and run 'devenv up'"
     return NotOurs(
         f"cannot publish {service} ({endpoint}) on 127.0.0.1:{port} ({why}): {holder} has it",
         hint=f"stop that program, or {other}: 'services: {{{service}: {{ports: {{{endpoint}: PORT}}}}}}'",

@@ -413,6 +413,20 @@ def test_of_two_containers_of_a_service_the_one_that_runs_is_meant(monkeypatch: 
     assert Environment().containers() == Environment().containers(["mysql"]) == {"mysql": "1"}
 
 
+@pytest.mark.parametrize("command", ["start", "restart"])
+def test_a_stopped_service_whose_port_is_taken_is_left_alone_and_the_holder_named(
+    command: str, empty: FakeEngine
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        stopped = ObservedContainer("1", "devenv-x-etcd", "etcd", "exited", ports={2379: port})
+        empty.observed = Observed({"etcd": stopped})
+        result = run(command, "etcd")
+    assert_clear_error(result, 7, f"127.0.0.1:{port} (given to this environment before)", f"(pid {os.getpid()}) has it")
+    assert "choose another one in devenv.yaml and run 'devenv up'" in result.stderr
+    assert empty.calls == ["observe"]
+
+
 # ---- going down --------------------------------------------------------------------------------------------------
 
 GOING_DOWN = pytest.mark.parametrize("command", ["down", "stop"])

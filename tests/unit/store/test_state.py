@@ -806,6 +806,53 @@ def test_a_port_is_free_unless_somebody_listens() -> None:
     assert port_holder(port) == "another program"
 
 
+def test_a_connection_that_has_a_port_is_told_with_its_program() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        port = client.getsockname()[1]
+        assert port_holder(port).startswith("a connection of ") and f"(pid {os.getpid()})" in port_holder(port)
+
+
+def kernel(root: Path, ephemeral: str, reserved: str = "") -> Path:
+    """Write the settings of a kernel below a folder."""
+    settings = root / "proc/sys/net/ipv4"
+    settings.mkdir(parents=True)
+    (settings / "ip_local_port_range").write_text(ephemeral)
+    (settings / "ip_local_reserved_ports").write_text(f"{reserved}\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("ephemeral", "reserved", "allowed"),
+    [
+        ("32768\t60999\n", "", range(10000, 30000)),
+        ("32768\t60999\n", "8080,10000-19999", range(20000, 30000)),
+        ("10000\t65535\n", "1024-1999", range(2000, 10000)),
+        # A machine on which nothing is outside of the range, and settings that are no numbers.
+        ("1024\t65535\n", "", range(1024, 65536)),
+        ("?", "?", range(10000, 30000)),
+    ],
+)
+def test_a_port_to_keep_is_none_that_an_outgoing_connection_gets(
+    ephemeral: str, reserved: str, allowed: range, tmp_path: Path
+) -> None:
+    root = kernel(tmp_path, ephemeral, reserved)
+    ports = [free_port((), root) for _ in range(20)]
+    assert all(port in allowed for port in ports) and len({*ports}) > 1
+
+
+def test_where_the_system_does_not_say_ports_are_below_all_usual_ranges(tmp_path: Path) -> None:
+    assert free_port((), tmp_path) in range(10000, 30000)
+
+
+def test_forked_processes_do_not_choose_the_same_ports() -> None:
+    code = (
+        "import os; from devenv.ports import free_port\n"
+        "free_port(()); os.fork(); print(free_port(()), free_port(()), flush=True); os._exit(0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len({*done.stdout.splitlines()}) == 2
+
+
 def test_a_free_port_is_none_of_those_to_avoid() -> None:
     assert free_port([]) != 0
     with pytest.raises(NotOurs, match="cannot find a free port"):
