@@ -158,17 +158,17 @@ def _no_root(value: Any) -> str:
 
 _strings = [_text]
 _name = All(str, Match(NAME, msg=f"expected a name: {NAME_RULE}"))
-_port = All(int, Range(min=1, max=65535, msg="expected a port from 1 to 65535"))
+_port = All(strict_yaml.integer, Range(min=1, max=65535, msg="expected a port from 1 to 65535"))
 
 # No key gives a container more than the engine gives by default, and the keys that give it less are required.
 # `read_only` can be false because a server may need to write to its image's folders.
 _CONTAINER = {
     Required("image"): _text,
     Required("user"): _no_root,
-    Required("read_only"): bool,
+    Required("read_only"): strict_yaml.flag,
     Required("cap_drop"): Equal(["ALL"], msg="expected [ALL]"),
     Required("security_opt"): Equal(["no-new-privileges:true"], msg='expected ["no-new-privileges:true"]'),
-    Required("pids_limit"): All(int, Range(min=1, msg="expected a number above 0")),
+    Required("pids_limit"): All(strict_yaml.integer, Range(min=1, msg="expected a number above 0")),
     Required("mem_limit"): All(_size, Range(min=1, msg="expected a size above 0")),
     Optional("build"): Schema(".", required=True),
     Optional("hostname"): _name,
@@ -180,8 +180,8 @@ _CONTAINER = {
     Optional("volumes"): [_matching(_VOLUME, "NAME:/path")],
     Optional("tmpfs"): _strings,
     Optional("ports"): [_matching(_PORT, "127.0.0.1::PORT, since devenv chooses the host's port")],
-    Optional("init"): bool,
-    Optional("ulimits"): {Required("nofile"): int},
+    Optional("init"): strict_yaml.flag,
+    Optional("ulimits"): {Required("nofile"): strict_yaml.integer},
     Optional("shm_size"): _size,
     Optional("stop_signal"): _text,
     Optional("stop_grace_period"): _duration,
@@ -212,8 +212,8 @@ _DEVENV: dict[Any, Any] = {
     Optional("extra"): _name,
     Optional("settings"): {_SMALL: _text},
     Optional("golden"): [_volume_name],
-    Optional("resumes"): bool,
-    Optional("default"): bool,
+    Optional("resumes"): strict_yaml.flag,
+    Optional("default"): strict_yaml.flag,
     Optional("citest"): _text,
     Optional("requires"): {
         _name: {

@@ -22,19 +22,13 @@ PROJECT_FILE = "devenv.yaml"
 WIRED_FOLDER = ".devenv"
 DEFAULT_PROFILE = "base"
 
-_NAME = Match(NAME, msg=f"expected a name: {NAME_RULE}")
+_NAME = All(strict_yaml.text, Match(NAME, msg=f"expected a name: {NAME_RULE}"))
 _IMAGE = Match(IMAGE, msg="expected an image such as mysql:8.4")
-
-
-def _integer(value: Any) -> int:
-    """Accept a number, but not true or false, which Python takes for 1 and 0."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise Invalid("expected int")
-    return value
 
 
 def _switch(value: Any) -> bool:
     """Accept a switch of a service. Only the service itself knows the names."""
+    value = strict_yaml.switched(value)
     if not isinstance(value, bool):
         raise Invalid(f"{strict_yaml.UNKNOWN}, or a switch of the service, which is true or false")
     return value
@@ -42,7 +36,7 @@ def _switch(value: Any) -> bool:
 
 _SETTINGS = {
     Optional("image"): All(str, _IMAGE),
-    Optional("ports"): {str: All(_integer, Range(min=1, max=65535, msg="expected a port from 1 to 65535"))},
+    Optional("ports"): {str: All(strict_yaml.integer, Range(min=1, max=65535, msg="expected a port from 1 to 65535"))},
     Optional(str): _switch,
 }
 
@@ -53,7 +47,7 @@ def _text_like(pattern: str, expected: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if not isinstance(value, str) or not compiled.match(value):
             raise Invalid(expected)
-        return value
+        return str(value)
 
     return check
 
@@ -106,7 +100,7 @@ class _Named:
 def _components(value: Any) -> dict[str, Any]:
     """Accept a list of names, or a mapping from names to settings."""
     if value is None or isinstance(value, list):
-        value = dict.fromkeys(Schema([str])(value or []))
+        value = dict.fromkeys(Schema([strict_yaml.text])(value or []))
     if not isinstance(value, dict):
         raise Invalid("expected a list of components, or a mapping from components to settings")
     rule = f"expected a component's name: {COMPONENT_RULE}"
@@ -136,6 +130,7 @@ def _services(value: Any) -> dict[str, Any]:
         value = dict.fromkeys(Schema([_NAME])(value))
     if not isinstance(value, dict):
         raise Invalid("expected a list of services, or a mapping from services to settings")
+    value = {name: strict_yaml.switched(settings) for name, settings in value.items()}
     # One schema per service: an `Any` over its settings would blame the service, not the one wrong key.
     simple = Either(None, False)
     schema = {name: simple if settings in (None, False) else _SETTINGS for name, settings in value.items()}
@@ -145,20 +140,14 @@ def _services(value: Any) -> dict[str, Any]:
     return dict(Schema(schema)(value))
 
 
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise Invalid("expected true or false")
-    return value
-
-
 # The keys that choose the service of a role.
 _ROLES = ("database",)
 _COMMON = {
-    Optional("description"): str,
-    **{Optional(role): All(str, _NAME) for role in _ROLES},
+    Optional("description"): strict_yaml.text,
+    **{Optional(role): _NAME for role in _ROLES},
     Optional("services"): _Named(_services, {str: _SETTINGS}),
-    Optional("durable"): _flag,
-    Optional("citest"): _flag,
+    Optional("durable"): strict_yaml.flag,
+    Optional("citest"): strict_yaml.flag,
 }
 # A profile extends another one, a project picks one.
 _FILES = {

@@ -1,4 +1,8 @@
-"""Read strict YAML: a mapping with string keys, no tags, no duplicate keys, no alias bomb, and lines for errors."""
+"""Read strict YAML: a mapping with string keys, no tags, no duplicate keys, no alias bomb, and lines for errors.
+
+The parser knows YAML 1.1, in which 023771 is 10233, 33:06 is 1986, yes is true and 1.50 is 1.5. A scalar that does not
+look like what it means there is `Written`: its text for a key that takes text, an error for one that takes a number.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,32 @@ from devenv.errors import ConfigError
 from devenv.names import did_you_mean
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}
+_YAML = "tag:yaml.org,2002:"
+_MERGE = f"{_YAML}merge"
+# Plain words that the parser takes for something that no key here is.
+_WORDS = {_MERGE, f"{_YAML}timestamp", f"{_YAML}value"}
+_PLAIN = {f"{_YAML}{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")} | _WORDS
 # A devenv file is a page or two. More is a mistake or an attack.
 _MOST_BYTES = 256 * 1024
 _MOST_NODES = 10_000
 _MOST_DEPTH = 30
 # The beginning of an error about a key that the schema does not know. A schema's own check may use it, too.
 UNKNOWN = "unknown key"
+
+
+class Written(str):
+    """The text of a scalar that YAML 1.1 reads as something else, its `meaning`."""
+
+    meaning: Any
+
+    def __new__(cls, text: str, meaning: Any) -> Written:
+        written = super().__new__(cls, text)
+        written.meaning = meaning
+        return written
+
+    def __deepcopy__(self, _: Any) -> Written:
+        return self
+
 
 Key = tuple[str | int, ...]
 Contradictions = Callable[[Mapping[str, Any]], Iterable[tuple[Key, str]]]
@@ -71,6 +94,7 @@ def understood(
             told = [(_line(key, lines), f"{_dotted(key)}{what}") for key, what in (contradictions or _none)(checked)]
             problems += [f"{path}:{line}: {text}" for line, text in sorted(told)]
             if not problems:
+                checked = _as_text(checked)
                 return checked
         except voluptuous.MultipleInvalid as error:
             worded = [_worded(invalid, lines, schema) for invalid in error.errors]
@@ -135,7 +159,7 @@ def _plain(
         if problem not in problems:
             problems.append(problem)
         return None
-    if node.tag not in _PLAIN and node.tag != "tag:yaml.org,2002:merge":
+    if node.tag not in _PLAIN:
         problems.append(f"{path}:{line}: {_dotted(key)}tag {node.tag} is not allowed: quote the value")
         return None
     kind = "seq" if isinstance(node, yaml.SequenceNode) else "map" if isinstance(node, yaml.MappingNode) else ""
@@ -147,13 +171,30 @@ def _plain(
         return [_plain(item, (*key, i), lines, problems, path, budget) for i, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, key, lines, problems, path, budget)
-    if tagged == "str":
-        return node.value
     try:
-        return yaml.SafeLoader("").construct_object(node)
+        return _scalar(node.value, node)
     except (ValueError, LookupError, yaml.YAMLError):
         problems.append(f"{path}:{line}: {_dotted(key)}not a valid {tagged}: quote the value")
         return None
+
+
+def _scalar(text: str, node: yaml.Node) -> Any:
+    """Return the value of a scalar: its text, if it does not look like what YAML 1.1 reads."""
+    if node.tag == f"{_YAML}str":
+        return text
+    if node.tag in _WORDS:
+        return Written(text, text)
+    meaning = yaml.SafeLoader("").construct_object(node)
+    return meaning if meaning is None or text == _shown(meaning) else Written(text, meaning)
+
+
+def _as_text(data: Any) -> Any:
+    """Return checked data in which what is written is plain text, which other code can write and compare."""
+    if isinstance(data, dict):
+        return {key: _as_text(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_as_text(value) for value in data]
+    return str(data) if isinstance(data, Written) else data
 
 
 def _mapping(
@@ -163,7 +204,9 @@ def _mapping(
     for name_node, value_node in node.value:
         line = name_node.start_mark.line + 1
         name = name_node.value
-        if not isinstance(name, str) or name_node.tag not in _PLAIN:
+        if name_node.tag == _MERGE:
+            problems.append(f"{path}:{line}: {_dotted(key)}merge keys (<<) are not taken: write the keys themselves")
+        elif not isinstance(name, str) or name_node.tag not in _PLAIN:
             problems.append(f"{path}:{line}: {_dotted(key)}a key must be a plain string")
         elif name in result:
             problems.append(f"{path}:{line}: {_dotted((*key, name))}duplicate key")
@@ -223,5 +266,44 @@ def _dotted(key: Key) -> str:
     return ".".join(str(part) for part in key) + ": " if key else ""
 
 
+# ---- types for schemas -------------------------------------------------------------------------------------------
+
+
+def text(value: Any) -> str:
+    """Accept a scalar as it is written."""
+    if not isinstance(value, str | int | float):
+        raise voluptuous.Invalid("expected text")
+    return _shown(value)
+
+
+def integer(value: Any) -> int:
+    """Accept a number in plain digits, but not true or false, which Python takes for 1 and 0."""
+    if isinstance(value, Written) and value.meaning != value:
+        raise voluptuous.Invalid(f"expected int in plain digits: YAML 1.1 reads {value} as {_shown(value.meaning)}")
+    if isinstance(value, str):
+        raise voluptuous.Invalid(f"expected int, and {value[:40]!r} is text")
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise voluptuous.Invalid("expected int")
+    return value
+
+
+def flag(value: Any) -> bool:
+    """Accept true or false, also as the words of YAML 1.1: yes and no, on and off."""
+    value = switched(value)
+    if not isinstance(value, bool):
+        raise voluptuous.Invalid("expected true or false")
+    return value
+
+
+def switched(value: Any) -> Any:
+    """Return true or false for a word of YAML 1.1 that means it, and any other value as it is."""
+    return value.meaning if isinstance(value, Written) and isinstance(value.meaning, bool) else value
+
+
+def _shown(meaning: Any) -> str:
+    """Return a value as people write it."""
+    return str(meaning).lower() if isinstance(meaning, bool) else str(meaning)
+
+
 def _kind(data: Any) -> str:
-    return {list: "list", str: "string", type(None): "nothing"}.get(type(data), type(data).__name__)
+    return {list: "list", str: "string", Written: "string", type(None): "nothing"}.get(type(data), type(data).__name__)

@@ -186,7 +186,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("services/web/hostname", "Web Server", "services.web.hostname: expected a name"),
     ("services/web/entrypoint", "sh -c x", "services.web.entrypoint: expected a list"),
     ("services/web/environment", {"A": True}, "services.web.environment.A: expected text"),
-    ("services/web/read_only", "yes", "services.web.read_only: expected bool"),
+    ("services/web/read_only", "yes", "services.web.read_only: expected true or false"),
     ("services/web/volumes", ["/root:/data"], "services.web.volumes.0: expected NAME:/path"),
     ("services/web/volumes", ["data:/data:rw"], "services.web.volumes.0: expected NAME:/path"),
     ("services/web/ports", ["8080:80"], "services.web.ports.0: expected 127.0.0.1::PORT"),

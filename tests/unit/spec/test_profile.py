@@ -158,6 +158,25 @@ def test_anything_but_true_or_false_is_told_with_file_and_line(project: Path, pr
     assert error.detail == (f"{project / 'devenv.yaml'}:2: durable: expected true or false",)
 
 
+@pytest.mark.parametrize(
+    ("port", "how"),
+    [
+        *[("023771", "YAML 1.1 reads 023771 as 10233"), ("33:06", "YAML 1.1 reads 33:06 as 1986"), ("1e3", "is text")],
+        *[("0x5000", "YAML 1.1 reads 0x5000 as 20480"), ("20_379", "YAML 1.1 reads 20_379 as 20379")],
+    ],
+)
+def test_a_port_is_the_number_that_stands_there_or_an_error(project: Path, port: str, how: str) -> None:
+    (problem,) = refused(own(project, f"services:\n  c: {{ports: {{http: {port}}}}}\n")).detail
+    assert problem.startswith(f"{project / 'devenv.yaml'}:2: services.c.ports.http: expected int") and how in problem
+
+
+def test_words_for_true_and_false_are_switches_and_elsewhere_text(project: Path, profiles: Path) -> None:
+    text = "description: No\ndurable: yes\nservices: {a: off, c: {auth: on}}\ncomponents: [on, off]\n"
+    found = load_profile(own(project, text), "more", profiles)
+    assert (found.description, found.durable, "a" in found.services) == ("No", True, False)
+    assert found.services["c"].switches == {"auth": True} and [*found.components] == ["on", "off"]
+
+
 # ---- where devenv.yaml is ----------------------------------------------------------------------------------------
 
 

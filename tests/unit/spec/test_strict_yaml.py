@@ -60,9 +60,7 @@ def test_a_duplicate_key_is_refused_where_it_stands_again(path: Path) -> None:
     assert error.detail == (f"{path}:4: a.b: duplicate key",)
 
 
-@pytest.mark.parametrize(
-    "value", ["!!python/object/apply:os.system ['true']", "!!binary aGk=", "!mine x", "2024-01-01", "!!set {a}"]
-)
+@pytest.mark.parametrize("value", ["!!python/object/apply:os.system ['true']", "!!binary aGk=", "!mine x", "!!set {a}"])
 def test_a_tag_is_refused(path: Path, value: str) -> None:
     (problem,) = refused(path, f"x: 1\na: {value}\n").detail
     assert problem.startswith(f"{path}:2: a: tag ")
@@ -95,15 +93,66 @@ def test_a_value_that_is_not_what_it_says_is_refused(path: Path, value: str) -> 
 @pytest.mark.parametrize(
     "content",
     [
-        *("? [a]\n: 1\n", "? {a: 1}\n: 1\n", "a: &a {b: 1}\nc:\n  <<: *a\n", "c: {b: 1, <<: [{b: 1}, {b: 2}]}\n"),
-        *("2024-01-01: x\n", "=: x\n", "!mine a: x\n"),
+        *("? [a]\n: 1\n", "? {a: 1}\n: 1\n", "!mine a: x\n"),
     ],
 )
 def test_a_key_that_is_no_plain_string_is_refused(path: Path, content: str) -> None:
     assert "a key must be a plain string" in refused(path, content).detail[0]
 
 
-@pytest.mark.parametrize("key", ["1", "0x1", "1.50", "yes", "null", "~", "''"])
+@pytest.mark.parametrize(
+    ("content", "line"), [("a: &a {b: 1}\nc:\n  <<: *a\n", 3), ("c: {b: 1, <<: [{b: 1}, {b: 2}]}\n", 1)]
+)
+def test_a_merge_key_is_refused_by_its_name(path: Path, content: str, line: int) -> None:
+    (problem,) = refused(path, content).detail
+    assert problem == f"{path}:{line}: c: merge keys (<<) are not taken: write the keys themselves"
+
+
+# ---- what YAML 1.1 reads as something else -----------------------------------------------------------------------
+
+# A text, and how YAML 1.1 reads it.
+ODD = {
+    **{"023771": "10233", "33:06": "1986", "0x5000": "20480", "20_379": "20379", "0b11": "3", "+5": "5", "-0": "0"},
+    **{".5": "0.5", "1.50": "1.5", "1e3": "", "1.0e+3": "1000.0", "190:20:30.15": "685230.15", ".inf": "inf"},
+    **{"yes": "true", "on": "true", "No": "false", "OFF": "false", "True": "true", "y": "", "0o17": ""},
+    **{"2024-01-01": "", "2001-12-14t21:59:43.10-05:00": "", "=": "", "<<": "", "09": "", "1.2.3": "", "12e03": ""},
+}
+
+
+@pytest.mark.parametrize("text", [*ODD, "5", "-5", "2.5", "true", "'023'", '"yes"'])
+def test_a_key_for_text_takes_what_stands_there(path: Path, text: str) -> None:
+    path.write_text(f"a: {text}\nb: [{{c: {text}}}]\n")
+    found = strict_yaml.read(path, Schema({"a": strict_yaml.text, "b": [{"c": strict_yaml.text}]}))
+    assert found == {"a": text.strip("'\""), "b": [{"c": text.strip("'\"")}]}
+    assert type(found["a"]) is str
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_a_key_for_a_number_takes_plain_digits_and_an_error_says_how_others_are_read(path: Path, text: str) -> None:
+    (problem,) = refused(path, f"a: {text}\n", Schema({"a": strict_yaml.integer})).detail
+    how = f"in plain digits: YAML 1.1 reads {text} as {ODD[text]}" if ODD[text] else f", and {text!r} is text"
+    assert problem == f"{path}:1: a: expected int{'' if how.startswith(',') else ' '}{how}"
+
+
+@pytest.mark.parametrize("word", ["yes", "Yes", "on", "ON", "true", "True", "no", "off", "Off", "false", "FALSE"])
+def test_a_switch_takes_every_word_for_it(path: Path, word: str) -> None:
+    path.write_text(f"a: {word}\n")
+    assert strict_yaml.read(path, Schema({"a": strict_yaml.flag})) == {"a": word.lower() in ("yes", "on", "true")}
+
+
+@pytest.mark.parametrize("text", ["1", "023", "'yes'", "y", "~", "2024-01-01"])
+def test_a_switch_takes_nothing_else(path: Path, text: str) -> None:
+    (problem,) = refused(path, f"a: {text}\n", Schema({"a": strict_yaml.flag})).detail
+    assert problem.endswith("a: expected true or false")
+
+
+def test_no_value_is_anything_but_plain_data(path: Path) -> None:
+    path.write_text("\n".join(f"k{i}: [{{x: {text}}}]" for i, text in enumerate(ODD)))
+    found = [value[0]["x"] for value in strict_yaml.read(path, ANYTHING).values()]
+    assert found == [*ODD] and {*map(type, found)} == {str}
+
+
+@pytest.mark.parametrize("key", [*(one for one in ODD if one != "<<"), "1", "0x1", "1.50", "yes", "null", "~", "''"])
 def test_a_key_is_the_text_that_stands_there(path: Path, key: str) -> None:
     path.write_text(f"{key}: x\n")
     assert strict_yaml.read(path, ANYTHING) == {key.strip("'"): "x"}

@@ -97,6 +97,13 @@ def test_clouds_of_that_content_are_left_alone() -> None:
     assert put(OURS) == Merged(OURS, ())
 
 
+def test_what_yaml_readers_disagree_about_stays_as_it_is_written() -> None:
+    odd = [*("0755", "33:06", "0x10", "1_000", ".5", "1.50", "1e3", "yes", "On", "2024-01-01", "0o17", "~", "1.0e+3")]
+    text = "".join(f"k{i}: {value}  # {i}\n" for i, value in enumerate(odd)) + "no: off\n0x1: &a {on: 1}\n<<: *a\n"
+    merged = put(text)
+    assert merged.text.startswith(text) and without(merged) == Merged(text, ())
+
+
 # ---- what happens in between -------------------------------------------------------------------------------------
 
 
