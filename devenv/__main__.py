@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 
+from devenv.cli.streams import guard
+
 
 def main() -> None:
+    # First of all: a socket must not get the number of a standard stream that the caller closed.
+    guard()
     try:
         from devenv.cli.main import main as command_line
     except KeyboardInterrupt:

@@ -84,6 +84,10 @@ def _exit_codes() -> Iterator[str]:
     yield "`run`, `shell`, `ci` and `exec` end with the code of their command: 126 if it cannot run, 127 if it does not"
     yield "exist, 128 plus the number of the signal that ended it. `ci --timeout` ends with 124 when the time is over."
     yield ""
+    yield "A closed standard stream counts as `/dev/null`. A line of progress or of an error that nobody can read is"
+    yield "lost and changes nothing: the disk under the log is full, or the terminal has gone. If devenv cannot write"
+    yield "its output, the code is 1. If nobody reads the output any more (`devenv logs | head`), it is 0."
+    yield ""
 
 
 def _services() -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from devenv.cli.streams import NobodyReads
 from devenv.errors import DevenvError
 
 if TYPE_CHECKING:
@@ -68,20 +69,14 @@ class Group(click.Group):
                 signal.signal(signal.SIGTERM, _ignored)
             click.echo("interrupted", err=True)
             sys.exit(_INTERRUPTED)
+        except NobodyReads:
+            # E.g. `devenv logs | head`, or `devenv --help | true`.
+            sys.exit(0)
         except OSError as error:
             _show_where()
             hint = "free disk space or fix permissions, then run the same command again"
             show(DevenvError(f"cannot continue: {error}", hint))
             sys.exit(DevenvError.exit_code)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        # Not in `main`: outside of `invoke`, click handles it and ends with 1.
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            # The reader has closed the pipe, e.g. `devenv logs | head`.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> None:

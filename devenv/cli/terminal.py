@@ -182,7 +182,9 @@ def _raw_terminal(tty: bool) -> Iterator[None]:
         terminal.setraw(sys.stdin)
         yield
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        # The terminal may be gone.
+        with suppress(termios.error):
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 @contextmanager

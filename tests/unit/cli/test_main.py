@@ -699,12 +699,3 @@ def test_init_never_overwrites(project: Path) -> None:
 @pytest.mark.parametrize("place", ["/nonexistent", "/dev/null"])
 def test_init_where_nothing_can_be_written_is_exit_code_3(place: str) -> None:
     assert_clear_error(run("--project", place, "init"), 3, place)
-
-
-def test_who_has_read_enough_makes_nothing_fail(project: Path) -> None:
-    read, write = os.pipe()
-    os.close(read)
-    command = [sys.executable, "-m", "devenv", "--project", str(project), "snapshot", "list"]
-    with os.fdopen(write) as nobody:
-        done = subprocess.run(command, stdout=nobody, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
