@@ -78,7 +78,7 @@ def _exit_codes() -> Iterator[str]:
     yield "| 0 | done |"
     tree = re.findall(r"(\w+)\s+(\d)  (.*)", errors.__doc__ or "")
     codes = [(int(code), meaning) for _, code, meaning in tree] + [(2, "the command line is wrong")]
-    for code, meaning in [*sorted(codes), (130, "interrupted: Ctrl-C, or SIGTERM")]:
+    for code, meaning in [*sorted(codes), (130, "interrupted: Ctrl-C, SIGTERM or SIGHUP")]:
         yield f"| {code} | {meaning} |"
     yield ""
     yield "`run`, `shell`, `ci` and `exec` end with the code of their command: 126 if it cannot run, 127 if it does not"

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130
 _FORMATS = click.Choice(["text", "json"])
+# Signals that end devenv as Ctrl-C does: a service manager's or a CI's, and that of a terminal that closes.
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Group(click.Group):
@@ -48,8 +50,8 @@ class Group(click.Group):
         # Importing creates many objects and hardly any garbage: collecting this rarely saves a tenth of a second.
         gc.set_threshold(100_000, 50, 50)
         in_main_thread = threading.current_thread() is threading.main_thread()
-        if in_main_thread and signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
-            signal.signal(signal.SIGTERM, _terminated)
+        if in_main_thread:
+            _handle(_ENDING, _terminated)
         # The name of a folder need not be text, and not every locale has every letter.
         if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -65,8 +67,7 @@ class Group(click.Group):
         except (click.Abort, KeyboardInterrupt):
             if in_main_thread:
                 # Nothing is left to do. Python would print a traceback if it were interrupted while it ends.
-                signal.signal(signal.SIGINT, _ignored)
-                signal.signal(signal.SIGTERM, _ignored)
+                _handle((signal.SIGINT, *_ENDING), _ignored)
             click.echo("interrupted", err=True)
             sys.exit(_INTERRUPTED)
         except NobodyReads:
@@ -82,10 +83,18 @@ class Group(click.Group):
 def _terminated(_number: int, _frame: FrameType | None) -> None:
     """End as Ctrl-C does: paused containers continue, and devenv removes what it started for a command.
 
-    Do so once: timeout(1) sends SIGTERM twice, to the command and to its group. SIGKILL ends devenv immediately.
+    Do so once: timeout(1) sends SIGTERM twice, to the command and to its group, and a terminal that closes sends SIGHUP
+    from the kernel and from the shell. SIGKILL and SIGQUIT end devenv immediately.
     """
-    signal.signal(signal.SIGTERM, _ignored)
+    _handle(_ENDING, _ignored)
     raise KeyboardInterrupt
+
+
+def _handle(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> None:
+    """Set the handler of these signals, except of those that the caller has devenv ignore, as nohup does."""
+    for number in numbers:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def _ignored(_number: int, _frame: FrameType | None) -> None:

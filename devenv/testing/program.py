@@ -16,7 +16,9 @@ from devenv.errors import DevenvError
 from devenv.testing.tox import passed_on
 
 # Signals that a terminal or a CI system sends to a program.
-_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+# Signals of keys: Ctrl-C, and Ctrl-\ with most terminals.
+_TYPED = (signal.SIGINT, signal.SIGQUIT)
 # Signals that ask a program to end.
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT)
 # As in a shell.
@@ -141,11 +143,11 @@ class _Received:
 def _signals_held(in_foreground: bool) -> Iterator[_Received]:
     """Pass signals on, and let none end this process before it has cleaned up.
 
-    In the foreground the terminal sends Ctrl-C to the program itself. Signals that are ignored (nohup, a background job
-    of a script) stay ignored, also for the program.
+    In the foreground the terminal sends what is typed to the program itself. Signals that are ignored (nohup, a
+    background job of a script) stay ignored, also for the program.
     """
     received = _Received()
-    handlers = dict.fromkeys(_PASSED_ON, received) | {signal.SIGINT: _ignored if in_foreground else received}
+    handlers = dict.fromkeys(_PASSED_ON, received) | dict.fromkeys(_TYPED, _ignored if in_foreground else received)
     handlers = {number: handler for number, handler in handlers.items() if signal.getsignal(number) != signal.SIG_IGN}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:

@@ -332,6 +332,14 @@ def test_a_signal_goes_to_the_command_and_all_is_cleaned_up(etcd: Project, clien
     assert ours(client, etcd.id) == NOTHING
 
 
+def test_a_terminal_that_closes_while_services_come_up_leaves_nothing(
+    etcd: Project, client: docker.DockerClient
+) -> None:
+    code, _ = etcd._until("create etcd", signal.SIGHUP, "run", "--", "true")
+    assert code == 130
+    assert ours(client, etcd.id) == NOTHING
+
+
 def test_ctrl_c_ends_the_command_once_and_all_is_cleaned_up(etcd: Project, client: docker.DockerClient) -> None:
     code = """
 import signal, sys

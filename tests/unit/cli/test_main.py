@@ -234,8 +234,8 @@ def test_an_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (result.exit_code, result.stdout) == (130, "") and "interrupted" in result.stderr
 
 
-def interrupted(body: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a group like devenv's to its end; its body may signal itself with `tell`."""
+def interrupted(body: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a command in a group like devenv's to its end, with a line `before`; its body may signal itself."""
     code = f"""
 import atexit, os, signal, click
 from devenv.cli.common import Group
@@ -245,28 +245,37 @@ def main(): pass
 @main.command()
 def command():
 {textwrap.indent(textwrap.dedent(body), "    ")}
+{before}
 main(["command"])
 """
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_signal_at_the_very_end_changes_nothing(number: str) -> None:
     done = interrupted(f"atexit.register(tell, signal.{number})\ntell(signal.{number})")
     assert (done.returncode, done.stderr.strip()) == (130, "interrupted")
 
 
-def test_a_second_sigterm_does_not_end_what_the_first_began() -> None:
+@pytest.mark.parametrize("first", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("second", ["SIGTERM", "SIGHUP"])
+def test_a_second_signal_does_not_end_what_the_first_began(first: str, second: str) -> None:
     done = interrupted(
-        """
+        f"""
         try:
-            tell(signal.SIGTERM)
+            tell(signal.{first})
         finally:
-            tell(signal.SIGTERM)
+            tell(signal.{second})
             print("cleaned up")
         """
     )
     assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "cleaned up\n", "interrupted")
+
+
+def test_a_closed_terminal_does_not_end_what_nohup_began() -> None:
+    before = "signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    done = interrupted("tell(signal.SIGHUP)\nprint('still here')", before)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "still here\n", "")
 
 
 # ---- no engine ---------------------------------------------------------------------------------------------------

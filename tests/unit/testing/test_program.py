@@ -155,7 +155,7 @@ sys.exit(program.run_group([sys.executable, "-c", {inner!r}], {{}}))
         assert run.returncode == 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT, signal.SIGQUIT])
 def test_signals_go_to_the_program_and_not_to_devenv(number: signal.Signals) -> None:
     inner = f"""
 import signal
@@ -189,6 +189,16 @@ signal.signal({number.value}, signal.SIG_IGN)
 sys.exit(program.{run}([sys.executable, "-c", {inner!r}], {{}}))
 """
     assert subprocess.run([sys.executable, "-c", outer], check=False, start_new_session=True).returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_a_key_reaches_the_program_once_since_the_terminal_sends_it(number: signal.Signals) -> None:
+    sent: list[int] = []
+    with program._signals_held(in_foreground=True) as received:
+        received.to(sent.append)
+        signal.raise_signal(number)
+        signal.raise_signal(signal.SIGTERM)
+    assert sent == [signal.SIGTERM]
 
 
 def test_handlers_are_afterwards_what_they_were() -> None:
