@@ -86,8 +86,9 @@ def test_the_dotenv_says_how_to_reach_the_database(env: dict[str, str]) -> None:
     assert current_database(sqlalchemy.create_engine(env["SQLALCHEMY_DATABASE_URI"])) == "nova"
 
 
-def test_the_dotenv_says_how_to_reach_the_message_queue(env: dict[str, str]) -> None:
+def test_the_dotenv_says_how_to_reach_the_message_queue(env: dict[str, str], clients: dict[str, Any]) -> None:
     assert carries_a_message(kombu.Connection(env["AMQP_URL"]))
+    assert env["TRANSPORT_URL"] == clients["oslo_messaging"]["url"]
 
 
 def test_the_dotenv_is_enough_for_openstacksdk(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
