@@ -516,7 +516,7 @@ VARIABLES = [
 ]
 WRITTEN = [
     ("`.devenv/.gitignore`", "keeps the folder out of git"),
-    ("`.devenv/env`", "what `devenv env` prints: `NAME='value'` lines"),
+    ("`.devenv/env`", "what `devenv env` prints: `NAME=value` lines"),
     ("`.devenv/endpoints.json`", "host, port and URL of every endpoint by service"),
     ("`.devenv/oslo.conf`", "the overlay of the component `devenv`, which every environment has"),
     ("`.devenv/COMPONENT.conf.d/`", "the overlay alone in a folder, for `--config-dir`"),

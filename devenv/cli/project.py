@@ -12,6 +12,7 @@ import click
 
 from devenv.cli.common import environment_of, format_option, print_json
 from devenv.errors import ConfigError
+from devenv.wiring.formats import FORMATS
 
 if TYPE_CHECKING:
     from devenv.wiring.merge import Change
@@ -101,10 +102,10 @@ def doctor(context: click.Context, fix: bool, format_: str) -> None:
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["json", "dotenv", "shell"]),
+    type=click.Choice([*FORMATS]),
     default="dotenv",
     show_default=True,
-    help="Print in this format.",
+    help="Print in this format. env-file: for Docker and GitHub, which would keep quotes.",
 )
 @click.pass_context
 def env(context: click.Context, component: str, format_: str) -> None:
@@ -115,8 +116,6 @@ def env(context: click.Context, component: str, format_: str) -> None:
 
     In a shell: eval "$(devenv env --format shell)"
     """
-    from devenv.wiring.contents import FORMATS
-
     click.echo(FORMATS[format_](environment_of(context).env(component)), nl=False)
 
 

@@ -14,8 +14,6 @@ services (see `wired_files`), which stand in these folders of a service:
 from __future__ import annotations
 
 import json
-import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -27,6 +25,7 @@ from devenv.model import Catalogue, ComponentChoice, Desired, DesiredService, Pr
 from devenv.spec.components import ACCOUNT, CITEST, endpoints_of
 from devenv.spec.template import render_file
 from devenv.wiring import pifpaf
+from devenv.wiring.formats import as_dotenv, from_dotenv
 from devenv.wiring.pifpaf import Pifpaf
 
 T = TypeVar("T")
@@ -36,8 +35,6 @@ ADMIN_CONNECTION = "OS_TEST_DBAPI_ADMIN_CONNECTION"
 CLOUDS = "clouds.yaml"
 _OVERLAY = "component.conf"
 _REPEATABLE = "# Repeatable"
-# In single quotes a shell takes everything but a quote literally. Libraries know escapes, variables and more line ends.
-_UNQUOTABLE = re.compile(r"['\x00-\x1f\x7f-\x9f\u2028\u2029]|\\(?=\\|\Z)|\$\{")
 _HEADER = "# Written by devenv; 'devenv up' replaces it.\n"
 
 
@@ -178,39 +175,6 @@ def citest_variables(services: Mapping[str, DesiredService], before: str = "") -
     return {ADMIN_CONNECTION: ";".join([*others, *urls, "sqlite://"])}
 
 
-def from_dotenv(text: str) -> dict[str, str]:
-    """Return the values of a text that `as_dotenv` wrote, or of a template in its form."""
-    pairs = (line.partition("=") for line in text.splitlines() if "=" in line and not line.startswith("#"))
-    return {name: value.strip("'") for name, _, value in pairs}
-
-
-def as_json(values: Mapping[str, str]) -> str:
-    """Return one JSON object."""
-    return json.dumps(values, indent=2) + "\n"
-
-
-def as_dotenv(values: Mapping[str, str]) -> str:
-    """Return NAME='value' lines. Raise ConfigError for a value that some programs would read as another one."""
-    return "".join(f"{name}='{_quotable(name, value)}'\n" for name, value in values.items())
-
-
-def as_shell(values: Mapping[str, str]) -> str:
-    """Return lines for `eval` in a POSIX shell."""
-    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
-
-
-FORMATS = {"json": as_json, "dotenv": as_dotenv, "shell": as_shell}
-
-
-def _quotable(name: str, value: str) -> str:
-    if found := _UNQUOTABLE.search(value):
-        raise ConfigError(
-            f"cannot write {name} to a .env file: some programs misread {found[0]!r} in its value",
-            "change the outputs in the service's compose.yaml",
-        )
-    return value
-
-
 # ---- the files -----------------------------------------------------------------------------------------------
 
 
@@ -302,7 +266,12 @@ def _templates(folder: Path) -> list[Path]:
 
 
 def _joined(path: str, texts: Sequence[str]) -> str:
-    """Join what several services add to one file: merge JSON objects, put all else one below the other."""
+    """Join what several services add to one file: merge JSON objects, quote variables where they need it.
+
+    Put all else one below the other.
+    """
+    if path.endswith(".env"):
+        return _HEADER + as_dotenv(from_dotenv("".join(texts)))
     if not path.endswith(".json"):
         return _HEADER + "".join(texts)
     merged: dict[str, object] = {}

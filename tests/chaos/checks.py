@@ -17,7 +17,7 @@ import requests
 from requests import Session
 
 from devenv.images.snapshot import Snapshot
-from devenv.wiring.contents import from_dotenv
+from devenv.wiring.formats import from_dotenv
 from tests.integration.project import Completed, Project, snapshot_images
 
 _LABEL = "io.devenv.environment"

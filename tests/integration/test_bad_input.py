@@ -14,7 +14,7 @@ import pytest
 from project import Project, not_root, one_clear_line, ours, require
 from unharmed import ALL, unharmed
 
-from devenv.wiring.contents import from_dotenv
+from devenv.wiring.formats import from_dotenv
 
 TALKS = "for i in $(seq 30); do echo line $i; done"
 

@@ -14,7 +14,7 @@ from project import Completed, Project, remove
 from devenv.lifecycle.environment import Environment
 from devenv.names import identifier
 from devenv.store.places import environment_id
-from devenv.wiring.contents import from_dotenv
+from devenv.wiring.formats import from_dotenv
 from tests.chaos import checks, files
 
 SERVICES = (

@@ -11,7 +11,7 @@ from typing import Any
 
 from project import Project
 
-from devenv.wiring.contents import from_dotenv
+from devenv.wiring.formats import from_dotenv
 
 Tell = Callable[..., str]
 ALL = ("mysql", "rabbitmq", "etcd", "keystone")

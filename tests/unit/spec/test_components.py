@@ -209,7 +209,7 @@ def test_a_login_for_etcd_is_written_only_where_it_asks_for_one() -> None:
     target = desired(NOVA, switches=switched["switches"])
     written = wired_files(target, catalogue)
     assert target.services["etcd"].components["nova"].settings["user"] == "nova"
-    assert "ETCDCTL_USER='nova:" in written["nova.env"]
+    assert "ETCDCTL_USER=nova:" in written["nova.env"]
     assert "backend_url" not in written["nova.conf"] and "backend_url" not in written["oslo.conf"]
     assert flat_map(target.services)["DEVENV_ETCD_USER"] == "root"
     assert "DEVENV_ETCD_USER" not in flat_map(desired(NOVA).services)

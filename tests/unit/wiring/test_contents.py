@@ -1,8 +1,7 @@
-"""Files that programs read: the flat map in three formats, and the files under .devenv/."""
+"""What programs read: the flat map, and the files under .devenv/."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import stat
@@ -13,26 +12,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import dotenv
 import pytest
 import yaml
 from builders import SECRET, shipped
-from hypothesis import given, strategies as st
 from oslo_config import cfg
+from shells import sourced
 
 from devenv.errors import ConfigError
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.components import endpoints_of
 from devenv.store.files import beside
 from devenv.wiring import folder as wired_folder
-from devenv.wiring.contents import as_dotenv, as_json, as_shell, flat_map, from_dotenv, known_files, wired_files
+from devenv.wiring.contents import flat_map, known_files, wired_files
 from devenv.wiring.folder import folder_of
 
 DESIRED = shipped()
 CATALOGUE = load_catalogue()
 FLAT = flat_map(DESIRED.services)
 FILES = wired_files(DESIRED, CATALOGUE)
-URL_CHARACTERS = st.text("abcXYZ019-_.~:/?#[]@!$&()*+,;=% ")
 
 
 # ---- the flat map ------------------------------------------------------------------------------------------------
@@ -60,40 +57,11 @@ def test_the_flat_map_is_the_hosts_view() -> None:
     assert FLAT["OS_AUTH_URL"] == FLAT["DEVENV_KEYSTONE_URL"] == "http://127.0.0.1:5000/v3"
 
 
-def sourced(text: str, names: list[str]) -> dict[str, str]:
-    """Return what bash has in its environment after reading the file."""
-    script = f'set -a; . /dev/stdin; for n in {" ".join(names)}; do printf \'%s=%s\\0\' "$n" "${{!n}}"; done'
-    done = subprocess.run(["bash", "-uc", script], input=text, capture_output=True, text=True, check=True, env={})
-    assert not done.stderr
-    return dict(pair.split("=", 1) for pair in done.stdout.rstrip("\0").split("\0"))
-
-
-def test_bash_reads_the_dotenv_and_the_shell_format() -> None:
-    odd = {**FLAT, "ODD": 'a b  #c "d" $HOME `e` \\ * & ; | < >', "EMPTY": ""}
-    assert sourced(as_dotenv(odd), list(odd)) == sourced(as_shell(odd), list(odd)) == odd
-
-
-def test_json_and_dotenv_libraries_read_their_formats() -> None:
-    assert json.loads(as_json(FLAT)) == FLAT
-    assert dotenv.dotenv_values(stream=io.StringIO(FILES["env"])) == FLAT
-
-
-@given(st.dictionaries(st.from_regex(r"[A-Z][A-Z_]{0,8}", fullmatch=True), URL_CHARACTERS, min_size=1))
-def test_any_url_comes_back_from_a_dotenv_library(values: dict[str, str]) -> None:
-    assert dotenv.dotenv_values(stream=io.StringIO(as_dotenv(values)), interpolate=False) == values
-
-
-@pytest.mark.parametrize("value", ["it's", "a\nb", "a\rb"])
-def test_a_value_that_dotenv_cannot_hold_is_refused(value: str) -> None:
-    with pytest.raises(ConfigError, match="cannot write X"):
-        as_dotenv({"X": value})
-
-
 # ---- what the files say --------------------------------------------------------------------------------------------
 
 
 def test_the_env_file_can_be_sourced() -> None:
-    assert sourced(FILES["env"], list(FLAT)) == FLAT
+    assert sourced(FILES["env"]) == FLAT
 
 
 def test_endpoints_are_told_to_programs() -> None:
@@ -160,8 +128,7 @@ def test_openstack_clients_read_their_files() -> None:
     clouds = yaml.safe_load(FILES["clouds.yaml"])["clouds"]
     assert clouds["devenv-admin"]["auth"]["auth_url"] == FLAT["OS_AUTH_URL"]
     assert clouds["devenv"]["auth"] | {"username": "demo", "password": SECRET} == clouds["devenv"]["auth"]
-    names = [name for name in FLAT if name.startswith("OS_")]
-    assert sourced(FILES["openrc"], names) == {name: FLAT[name] for name in names}
+    assert sourced(FILES["openrc"]) == {name: value for name, value in FLAT.items() if name.startswith("OS_")}
 
 
 # ---- writing them ------------------------------------------------------------------------------------------------
@@ -439,11 +406,3 @@ def test_a_full_disk_leaves_the_file_before_whole(tmp_path: Path, monkeypatch: p
         write(tmp_path, {**FILES, "env": "new"}, ())
     assert (tmp_path / ".devenv/env").read_text() == FILES["env"]
     assert {path.name for path in (tmp_path / ".devenv").iterdir()} == {*FILES, ".gitignore"}
-
-
-# ---- what a run gets ---------------------------------------------------------------------------------------------
-
-
-def test_a_dotenv_comes_back() -> None:
-    values = {"A": "1", "URL": "mysql://u:p@h/d?a=b&c='".replace("'", ""), "EMPTY": ""}
-    assert from_dotenv("# a comment\n" + as_dotenv(values)) == values

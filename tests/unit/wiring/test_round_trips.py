@@ -32,7 +32,7 @@ from devenv.spec.components import check_components
 from devenv.spec.desired import Inputs, resolve, secret_names, select
 from devenv.spec.profile import load_profile
 from devenv.store.places import environment_id
-from devenv.wiring import clouds, contents, export, ini
+from devenv.wiring import clouds, contents, export, formats, ini
 from devenv.wiring.compose import compose_file
 
 CATALOGUE = load_catalogue()
@@ -203,7 +203,7 @@ def test_a_shell_reads_what_the_parsers_read(tmp_path: Path) -> None:
         except ConfigError:
             return
         flat = contents.flat_map(desired.services)
-        found.append((contents.as_shell(flat), flat))
+        found.append((formats.as_shell(flat), flat))
         found.append(("unset HOME\n" + files["openrc"], {k: v for k, v in flat.items() if k.startswith("OS_")}))
         found.extend((f"set -a\n{text}", from_dotenv(text)) for name, text in files.items() if name.endswith("env"))
 
@@ -227,12 +227,12 @@ def test_any_value_is_read_by_a_shell_and_a_dotenv_library_as_it_is_or_refused(t
 
     @given(variables)
     def written(values: dict[str, str]) -> None:
-        found.append((contents.as_shell(values), values))
-        assert json.loads(contents.as_json(values)) == values
+        found.append((formats.as_shell(values), values))
+        assert json.loads(formats.as_json(values)) == values
         with suppress(ConfigError):
-            text = contents.as_dotenv(values)
+            text = formats.as_dotenv(values)
             found.append((f"set -a\n{text}", values))
-            assert from_dotenv(text) == contents.from_dotenv(text) == values
+            assert from_dotenv(text) == formats.from_dotenv(text) == values
 
     written()
     scripts, meant = zip(*found, strict=True)

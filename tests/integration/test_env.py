@@ -1,0 +1,36 @@
+"""Programs read what `devenv env` prints as it is meant."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import docker
+from project import Project, require
+
+from devenv.wiring.formats import as_env_file
+
+# Values that would need quotes elsewhere.
+ODD = {"ODD": " a 'b' \"c\" #d $HOME \\ é ", "EMPTY": "", "HASH": "#", "EQUAL": "a=b=c"}
+
+
+def in_container(client: docker.DockerClient, image: str, file: Path) -> dict[str, str]:
+    """Return the variables of a container that docker's command line creates with this file."""
+    create = ["docker", "create", "--env-file", str(file), image, "true"]
+    name = subprocess.run(create, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        pairs = client.api.inspect_container(name)["Config"]["Env"]
+    finally:
+        client.api.remove_container(name)
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def test_a_container_gets_every_value_as_it_is(running: Project, client: docker.DockerClient, tmp_path: Path) -> None:
+    require("" if shutil.which("docker") else "docker's command line is not installed")
+    image, known = running.json("status")["services"]["etcd"]["image"], running.env()
+    (tmp_path / "known").write_text(running.devenv("env", "--format", "env-file").stdout)
+    (tmp_path / "odd").write_text(as_env_file(ODD))
+    for file in (running.folder / ".devenv/env", tmp_path / "known"):
+        assert in_container(client, image, file).items() >= known.items()
+    assert in_container(client, image, tmp_path / "odd").items() >= ODD.items()
