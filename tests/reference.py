@@ -481,6 +481,7 @@ VALUES = [
         "for components: the entry in the service catalog, or empty",
     ),
     ("`${section.name}`, `.type`", "in `wire/section/` and `wire/typed-section/`: a section that the component lists"),
+    ("`${unset}`", "in files right under `wire/`: the command that takes the variables of `wire/unset/` from a shell"),
     ("`${host}`, `${port}`", "only in the `url` of an endpoint: that endpoint, from either side"),
 ]
 VARIABLES = [

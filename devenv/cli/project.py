@@ -116,7 +116,9 @@ def env(context: click.Context, component: str, format_: str) -> None:
 
     In a shell: eval "$(devenv env --format shell)"
     """
-    click.echo(FORMATS[format_](environment_of(context).env(component)), nl=False)
+    environment = environment_of(context)
+    variables = environment.env(component)
+    click.echo(FORMATS[format_](variables, environment.replaced(variables)), nl=False)
 
 
 def _wire_arguments(command: Callable[..., None]) -> Callable[..., None]:

@@ -192,5 +192,5 @@ def _run(
         for line in hidden(command, Path.cwd(), more, os.environ):
             click.echo(line, err=True)
         variables = environment.run_variables(name, services, _administrator(context), bool(databases))
-        code = run_program(command, {**variables, **more})
+        code = run_program(command, {**variables, **more}, environment.replaced(variables))
     sys.exit(code)

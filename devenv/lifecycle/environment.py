@@ -6,7 +6,7 @@ A method imports the steps that it takes, so `status` and `env`, which take none
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -361,6 +361,15 @@ class Environment:
         overlay = self.folder / contents.overlay_name(component)
         defined, present = self._present(component)
         return contents.run_variables(present, component, overlay, defined.catalogue, names, administrator, citest)[0]
+
+    def replaced(self, variables: Collection[str]) -> list[str]:
+        """Return what a program must not inherit beside these variables: with OS_AUTH_URL, OS_CLOUD and others.
+
+        It would talk to another cloud.
+        """
+        from devenv.spec.catalogue import load_catalogue
+
+        return contents.replaced(variables, load_catalogue())
 
     def export(self, tool: str, component: str = "") -> dict[str, str]:
         """Return the environment in another tool's format, by the file's name, which is empty if there is only one.

@@ -116,9 +116,10 @@ class _Running:
             self._log.lines(hidden(job.command, Path.cwd(), more, os.environ))
             # Unfolded: people open the log for the output of the command, which may have groups of its own.
             self._log.end()
+            replaced = self._environment.replaced(variables)
             began = time.monotonic()
             try:
-                story.code = code = run_group(job.command, {**variables, **more}, job.limit)
+                story.code = code = run_group(job.command, {**variables, **more}, replaced, job.limit)
             finally:
                 story.seconds = time.monotonic() - began
         return code

@@ -82,6 +82,11 @@ class DevenvFixture(fixtures.Fixture):
         return self.component.env
 
     @property
+    def environ(self) -> dict[str, str]:
+        """Return all variables for a program that runs as the component."""
+        return self.component.environ
+
+    @property
     def overlay(self) -> Path:
         """Return the path of its options for oslo.config, for `--config-file`."""
         return self.component.overlay

@@ -86,6 +86,15 @@ class LentComponent:
         return variables
 
     @property
+    def environ(self) -> dict[str, str]:
+        """Return all variables for a program that runs as the component: `env`, and what this process has besides.
+
+        Leave out what would lead the program to another cloud, such as OS_CLOUD.
+        """
+        replaced = contents.replaced(self.env, self._pool.catalogue)
+        return {name: value for name, value in os.environ.items() if name not in replaced} | self.env
+
+    @property
     def overlay(self) -> Path:
         """Return the path of its options for oslo.config, for `--config-file`."""
         return Path(self.env["DEVENV_OSLO_CONF"])

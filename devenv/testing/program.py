@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -42,23 +42,33 @@ class OutOfTime(DevenvError):
     exit_code = _OUT_OF_TIME
 
 
-def run_program(command: Sequence[str], variables: Mapping[str, str]) -> int:
+def run_program(command: Sequence[str], variables: Mapping[str, str], replaced: Collection[str] = ()) -> int:
     """Run a program to its end; return its exit code, or 128 plus the number of the signal that ended it.
 
-    Raises CannotRun if the program does not exist.
+    It has the variables of this process, without those in `replaced`, and `variables`. Raises CannotRun if the program
+    does not exist.
     """
-    with _signals_held(_in_foreground()) as received, _started(command, variables) as process:
+    with _signals_held(_in_foreground()) as received, _started(command, variables, replaced) as process:
         received.to(process.send_signal)
         return _code_of(process.wait())
 
 
-def run_group(command: Sequence[str], variables: Mapping[str, str], limit: float | None = None) -> int:
+def run_group(
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    replaced: Collection[str] = (),
+    limit: float | None = None,
+) -> int:
     """Run a program as `run_program` does, in a session of its own: signals reach all processes that it starts.
 
     Raises OutOfTime after `limit` seconds. In that case, and after a signal that asks it to end, no process of its
     group is left.
     """
-    with _signals_held(False) as received, _started(command, variables, alone=True) as process, _Ending(process) as end:
+    with (
+        _signals_held(False) as received,
+        _started(command, variables, replaced, alone=True) as process,
+        _Ending(process) as end,
+    ):
         received.to(end.signal)
         try:
             return _code_of(process.wait(limit))
@@ -68,10 +78,13 @@ def run_group(command: Sequence[str], variables: Mapping[str, str], limit: float
             raise OutOfTime(f"cannot finish {command[0]} within {limit:g} s: devenv ended it", hint) from expired
 
 
-def _started(command: Sequence[str], variables: Mapping[str, str], alone: bool = False) -> subprocess.Popen[bytes]:
+def _started(
+    command: Sequence[str], variables: Mapping[str, str], replaced: Collection[str], alone: bool = False
+) -> subprocess.Popen[bytes]:
+    kept = {name: value for name, value in os.environ.items() if name not in replaced}
     try:
         # Any command: the user chose it.
-        env = {**os.environ, **passed_on(Path.cwd(), variables, os.environ, command)}
+        env = {**kept, **passed_on(Path.cwd(), variables, os.environ, command)}
         return subprocess.Popen(command, env=env, start_new_session=alone)  # noqa: S603
     except OSError as error:
         failure = CannotRun(f"cannot run {command[0]}: {error.strerror}", "check the name of the program")

@@ -9,12 +9,13 @@ services (see `wired_files`), which stand in these folders of a service:
     wire/section/         for each section that a component lists
     wire/typed-section/   for each of those with the type of the other service
     wire/run/             more variables for `devenv run`
+    wire/unset/           not templates: variables that a program must not read beside those that it gets
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,7 +26,7 @@ from devenv.model import Catalogue, ComponentChoice, Desired, DesiredService, Pr
 from devenv.spec.components import ACCOUNT, CITEST, endpoints_of
 from devenv.spec.template import render_file
 from devenv.wiring import pifpaf
-from devenv.wiring.formats import as_dotenv, from_dotenv
+from devenv.wiring.formats import as_dotenv, from_dotenv, unset
 from devenv.wiring.pifpaf import Pifpaf
 
 T = TypeVar("T")
@@ -175,6 +176,16 @@ def citest_variables(services: Mapping[str, DesiredService], before: str = "") -
     return {ADMIN_CONNECTION: ";".join([*others, *urls, "sqlite://"])}
 
 
+def replaced(variables: Collection[str], catalogue: Catalogue) -> list[str]:
+    """Return what else programs read together with some of these variables.
+
+    A program that gets OS_AUTH_URL from devenv and OS_CLOUD or OS_TOKEN from the caller would talk to another cloud.
+    """
+    families = [_unset(service.wire) for service in catalogue.values()]
+    together = [names for names in families if any(name in variables for name in names)]
+    return [name for names in together for name in names if name not in variables]
+
+
 # ---- the files -----------------------------------------------------------------------------------------------
 
 
@@ -189,7 +200,8 @@ def wired_files(desired: Desired, catalogue: Catalogue) -> dict[str, str]:
     fragments: dict[str, list[str]] = {}
     for name, service in services.items():
         for path in _templates(catalogue[name].wire):
-            fragments.setdefault(path.name, []).append(render_file(path, service.values))
+            values = {**service.values, "unset": unset(_unset(catalogue[name].wire)).rstrip()}
+            fragments.setdefault(path.name, []).append(render_file(path, values))
     for name, own in one_for_each_role({name: s.own for name, s in services.items() if s.own}, desired).items():
         for path in _templates(catalogue[name].wire / "component"):
             if path.name == _OVERLAY:
@@ -263,6 +275,13 @@ def _kinds(choice: ComponentChoice) -> Iterator[tuple[str, dict[str, str]]]:
 @cache
 def _templates(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.is_file())
+
+
+@cache
+def _unset(wire: Path) -> list[str]:
+    """Return the names in the files of the folder `unset`; a comment has a line of its own."""
+    lines = [line for path in _templates(wire / "unset") for line in path.read_text("utf-8").splitlines()]
+    return [name for line in lines if not line.startswith("#") for name in line.split()]
 
 
 def _joined(path: str, texts: Sequence[str]) -> str:

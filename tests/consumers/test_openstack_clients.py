@@ -17,6 +17,9 @@ from keystoneauth1 import loading
 from oslo_config import cfg
 from wired import SDK_WARNINGS, Wired
 
+from devenv.spec.catalogue import load_catalogue
+from devenv.wiring.contents import replaced
+
 pytestmark = SDK_WARNINGS
 
 COMPUTE_URL = "http://127.0.0.1:8774/v2.1"
@@ -75,9 +78,24 @@ def issued(wired: Wired, script: str, extra: Mapping[str, str]) -> dict[str, str
     return dict(json.loads(done.stdout))
 
 
-def test_openstack_issues_the_administrators_token_after_openrc(wired: Wired) -> None:
-    stale = {"OS_CLOUD": "elsewhere", "OS_SYSTEM_SCOPE": "all"}
-    token = issued(wired, "source .devenv/openrc; openstack token issue -f json", stale)
+# What a shell may have for a login to another cloud.
+ELSEWHERE = ["OS_AUTH_URL", *replaced(["OS_AUTH_URL"], load_catalogue())]
+
+
+def test_every_variable_by_which_keystoneauth_logs_in_is_known() -> None:
+    plugins = [loading.get_plugin_loader(name) for name in loading.get_available_plugin_names()]
+    names = {name for plugin in plugins for option in plugin.get_options() for name in option.argparse_envvars}
+    assert "OS_APPLICATION_CREDENTIAL_SECRET" in names
+    assert names <= {*ELSEWHERE}
+
+
+@pytest.mark.parametrize(
+    "load",
+    ["source .devenv/openrc", pytest.param('eval "$($DEVENV env --format shell)"', marks=pytest.mark.long)],
+)
+def test_openstack_issues_the_administrators_token_whatever_the_shell_had(wired: Wired, load: str) -> None:
+    stale = {**dict.fromkeys(ELSEWHERE, "elsewhere"), "DEVENV": f"{sys.executable} -m devenv"}
+    token = issued(wired, f"{load}; openstack token issue -f json", stale)
     with connection(wired, "devenv-admin") as conn:
         assert token["user_id"] == conn.current_user_id
         assert token["project_id"] == conn.current_project_id

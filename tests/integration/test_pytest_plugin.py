@@ -81,6 +81,13 @@ def test_every_test_has_a_fresh_component_and_nothing_is_left(running: Project, 
             assert devenv_component.env["OS_USERNAME"] == devenv_component.name
             assert devenv.service("rabbitmq").endpoints["management"].port
 
+        def test_another_cloud(devenv_component, monkeypatch):
+            monkeypatch.setenv("OS_CLOUD", "production")
+            monkeypatch.setenv("OS_TEST_TIMEOUT", "5")
+            environ = devenv_component.environ
+            assert "OS_CLOUD" not in environ and environ["OS_TEST_TIMEOUT"] == "5"
+            assert environ.items() >= devenv_component.env.items()
+
         def test_oslo(devenv_oslo_conf, devenv_component):
             from oslo_config import cfg
             conf, path = devenv_oslo_conf
@@ -89,7 +96,7 @@ def test_every_test_has_a_fresh_component_and_nothing_is_left(running: Project, 
             assert path == devenv_component.overlay and path.stat().st_mode & 0o777 == 0o600
         """,
     )
-    outcome(pytest_run(running), passed=8)
+    outcome(pytest_run(running), passed=9)
     (running.folder / "test_all.py").unlink()
     assert all_of(running, client) == before
     assert not [*(running.folder / ".devenv").glob("test-*")]

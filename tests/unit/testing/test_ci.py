@@ -55,6 +55,9 @@ class Lent:
     def citest(self, databases: Any) -> AbstractContextManager[dict[str, str]]:
         return nullcontext({})
 
+    def replaced(self, variables: Any) -> list[str]:
+        return ["ELSEWHERE"]
+
     def status(self) -> dict[str, ServiceStatus]:
         return {"web": READY}
 
@@ -97,8 +100,11 @@ def test_the_exit_code_is_the_commands_and_artifacts_are_collected_while_service
     assert collected == [["up"]] and environment.did == ["up", "down"]
 
 
-def test_the_command_gets_the_variables_of_the_services_and_names_that_the_job_asks_for() -> None:
-    code = "import os; exit(os.environ['NAMED'] + os.environ['PREFIX'] != 'web dbA')"
+def test_the_command_gets_the_variables_of_the_services_and_names_that_the_job_asks_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ELSEWHERE", "1")
+    code = "import os; exit(os.environ['NAMED'] + os.environ['PREFIX'] + os.environ.get('ELSEWHERE', '') != 'web dbA')"
     assert done(Lent(), code, services=("web", "db"), administrator=Pifpaf("A")) == (0, [])
 
 

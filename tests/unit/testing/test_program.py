@@ -25,6 +25,13 @@ def test_variables_are_added_to_those_that_there_are(monkeypatch: pytest.MonkeyP
     assert run_program(["sh", "-c", 'test "$MINE$THEIRS" = 12'], {"THEIRS": "2"}) == 0
 
 
+def test_variables_that_others_replace_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINE", "1")
+    script = 'test -z "${MINE+there}"'
+    assert run_program(["sh", "-c", script], {}, ["MINE", "NOT_THERE"]) == 0
+    assert run_group(["sh", "-c", script], {}, ["MINE"]) == 0
+
+
 def test_what_is_no_program_is_told_as_a_shell_would(tmp_path: Path) -> None:
     with pytest.raises(CannotRun, match="cannot run no-such-program: No such file") as missing:
         run_program(["no-such-program"], {})

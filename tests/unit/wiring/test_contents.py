@@ -23,8 +23,9 @@ from devenv.spec.catalogue import load_catalogue
 from devenv.spec.components import endpoints_of
 from devenv.store.files import beside
 from devenv.wiring import folder as wired_folder
-from devenv.wiring.contents import flat_map, known_files, wired_files
+from devenv.wiring.contents import flat_map, known_files, replaced, wired_files
 from devenv.wiring.folder import folder_of
+from devenv.wiring.formats import as_shell
 
 DESIRED = shipped()
 CATALOGUE = load_catalogue()
@@ -129,6 +130,38 @@ def test_openstack_clients_read_their_files() -> None:
     assert clouds["devenv-admin"]["auth"]["auth_url"] == FLAT["OS_AUTH_URL"]
     assert clouds["devenv"]["auth"] | {"username": "demo", "password": SECRET} == clouds["devenv"]["auth"]
     assert sourced(FILES["openrc"]) == {name: value for name, value in FLAT.items() if name.startswith("OS_")}
+
+
+# ---- what belongs to another cloud -------------------------------------------------------------------------------
+
+ELSEWHERE = {"OS_CLOUD": "production", "OS_TOKEN": "t", "OS_SYSTEM_SCOPE": "all", "OS_PROJECT_ID": "1"}
+KEPT = {
+    **{"OS_TEST_TIMEOUT": "60", "OS_DEBUG": "1", "OS_STDOUT_CAPTURE": "1", "OS_LOG_CAPTURE": "1"},
+    **{
+        "OS_CLIENT_CONFIG_FILE": "clouds.yaml",
+        "OS_COMPUTE_API_VERSION": "2.79",
+        "OS_DATABASE__CONNECTION": "sqlite://",
+    },
+}
+
+
+def test_variables_of_a_login_replace_all_of_another_one() -> None:
+    names = replaced(FLAT, CATALOGUE)
+    assert ELSEWHERE.keys() <= {*names}
+    assert not {*names} & {*FLAT, *KEPT}
+
+
+def test_without_a_login_to_keystone_nothing_is_replaced() -> None:
+    services = {name: service for name, service in DESIRED.services.items() if name != "keystone"}
+    assert replaced(flat_map(services), CATALOGUE) == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "sh"])
+def test_a_shell_loses_what_leads_to_another_cloud(shell: str) -> None:
+    before = {**ELSEWHERE, **KEPT, "OS_USERNAME": "me"}
+    own = {name: value for name, value in FLAT.items() if name.startswith("OS_")}
+    assert sourced(FILES["openrc"], shell, before) == {**KEPT, **own}
+    assert sourced(as_shell(FLAT, replaced(FLAT, CATALOGUE)), shell, before) == {**KEPT, **FLAT}
 
 
 # ---- writing them ------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from shells import sourced
 
 from devenv.errors import ConfigError
 from devenv.wiring.contents import flat_map
-from devenv.wiring.formats import as_dotenv, as_env_file, as_json, as_shell, from_dotenv
+from devenv.wiring.formats import FORMATS, as_dotenv, as_env_file, as_json, as_shell, from_dotenv
 
 FLAT = flat_map(shipped().services)
 ODD = {**FLAT, "ODD": 'a b  #c "d" $HOME `e` \\ * & ; | < > ~', "EMPTY": ""}
@@ -50,3 +50,10 @@ def test_a_value_that_dotenv_cannot_hold_is_refused(value: str) -> None:
 def test_a_value_of_several_lines_is_refused_where_a_line_is_all_there_is(value: str) -> None:
     with pytest.raises(ConfigError, match="cannot write X to a file without quotes"):
         as_env_file({"A": "1", "X": value})
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_shell_alone_takes_variables_away(name: str) -> None:
+    text = FORMATS[name]({"OS_AUTH_URL": "http://x"}, ["OS_CLOUD", "OS_TOKEN"])
+    assert text.startswith("unset OS_CLOUD OS_TOKEN\n") == (name == "shell")
+    assert ("OS_CLOUD" in text) == (name == "shell")
