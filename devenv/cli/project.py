@@ -178,19 +178,25 @@ def _print_changes(changes: Sequence[Change], done: str, show: bool) -> None:
     metavar="NAME",
     help="Use this component's login in a CI job; default: the first in devenv.yaml.",
 )
+@click.option(
+    "--install",
+    default="",
+    metavar="SOURCE",
+    help="Install devenv from here in a CI job: a URL for pip, a path in the project, or a requirement.",
+)
 @click.option("--output", type=_PATH, metavar="PATH", help="Write this file (zuul: below this folder), do not print.")
 @click.pass_context
-def export(context: click.Context, tool: str, component: str, output: Path | None) -> None:
+def export(context: click.Context, tool: str, component: str, install: str, output: Path | None) -> None:
     """Export the environment in another tool's format.
 
     The tools are compose, devstack, github, gitlab and zuul. For devstack the services have to run; devenv makes the
     other formats from devenv.yaml. The formats compose and devstack are for this machine and contain passwords; those
-    for a CI contain none.
+    for a CI contain none. A CI's jobs need --install, unless the project's requirements say where devenv comes from.
     """
     from devenv.wiring.export import as_text, write
 
     environment = environment_of(context)
-    files = environment.export(tool, component)
+    files = environment.export(tool, component, install)
     if not output:
         click.echo(as_text(files), nl=False)
         return

@@ -371,15 +371,17 @@ class Environment:
 
         return contents.replaced(variables, load_catalogue())
 
-    def export(self, tool: str, component: str = "") -> dict[str, str]:
+    def export(self, tool: str, component: str = "", install: str = "") -> dict[str, str]:
         """Return the environment in another tool's format, by the file's name, which is empty if there is only one.
 
-        A CI gets a login for `component`, else for the first of devenv.yaml. Only devstack needs an engine. Raise
-        ConfigError for a tool that devenv does not know.
+        A CI gets a login for `component`, else for the first of devenv.yaml, and installs devenv from `install`. Only
+        devstack needs an engine. Raise ConfigError for a tool that devenv does not know, and if nobody says where a CI
+        gets devenv.
         """
         from devenv.wiring import export
+        from devenv.wiring.packages import packages_of
 
-        export.check_tool(tool)
+        export.check_tool(tool, install)
         if tool == export.PRESENT:
             defined, present = self._present("")
             return export.exported(present, defined.catalogue)
@@ -388,8 +390,8 @@ class Environment:
         defined = replace(defined, lent=frozenset(), citest=frozenset())
         if tool == export.COMPOSE:
             return export.composed(self._world.on_paper(defined), defined.catalogue)
-        project = self.id.rpartition("-")[0]
-        return export.for_jobs(tool, project, component, defined.own, defined.catalogue, defined.images)
+        name, packages = self.id.rpartition("-")[0], packages_of(self.project, tool, install)
+        return export.for_jobs(tool, name, component, defined.own, defined.catalogue, defined.images, packages)
 
     def container(self, name: str) -> ObservedContainer:
         """Return the running container of a service. Raise ConfigError if it has none."""

@@ -1,15 +1,15 @@
 """Export the environment in other tools' formats, from templates under compose/export/: a file or folder per tool.
 
 A template can use `${services}`, the filled-in templates `export/TOOL` of the services, and `${variables}`,
-`${project}`, `${names}`, `${left_out}` and `${devenv}`, what to install. A name alone on a line gives its indentation
-to all lines of its value.
+`${project}`, `${names}` and `${left_out}`. `${install}` is what pip installs for devenv and the project,
+`${requirements}` what it installs for the project alone. A name alone on a line gives its indentation to all lines of
+its value.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from devenv.spec.template import render, render_file
 from devenv.store.files import check_place, way_out, write_files
 from devenv.wiring import contents
 from devenv.wiring.compose import compose_file
+from devenv.wiring.packages import Packages
 
 COMPOSE = "compose"
 # This export describes what runs now; all others describe what devenv would create.
@@ -44,9 +45,12 @@ def tools() -> list[str]:
     return sorted(path.name for path in _folder().glob("*"))
 
 
-def check_tool(tool: str) -> None:
+def check_tool(tool: str, install: str = "") -> None:
+    """Raise ConfigError for a tool that devenv does not know, and if it is to install devenv and cannot."""
     if tool not in tools():
         raise ConfigError(f"cannot export for {tool!r}", hint_for(tool, tools(), "devenv exports for"))
+    if install and tool in SECRET:
+        raise ConfigError(f"cannot export for {tool} with --install: it installs no devenv", "leave --install out")
 
 
 def composed(desired: Desired, catalogue: Catalogue) -> dict[str, str]:
@@ -61,7 +65,13 @@ def exported(desired: Desired, catalogue: Catalogue) -> dict[str, str]:
 
 
 def for_jobs(
-    tool: str, project: str, component: str, profile: Profile, catalogue: Catalogue, images: Mapping[str, Image]
+    tool: str,
+    project: str,
+    component: str,
+    profile: Profile,
+    catalogue: Catalogue,
+    images: Mapping[str, Image],
+    packages: Packages,
 ) -> dict[str, str]:
     """Return the files for a CI: services with their own ports and a login for the component, or the administrator's.
 
@@ -82,7 +92,8 @@ def for_jobs(
     words = {
         "project": project,
         "names": ", ".join(parts),
-        "devenv": _requirement({catalogue[name].extra for name in parts} - {""}),
+        "install": packages.with_devenv({catalogue[name].extra for name in parts} - {""}),
+        "requirements": packages.of_project(),
         "left_out": ", ".join(name for name in parts if name not in told) or "none",
         "services": _fragments(tool, told, catalogue) or "{}",
         "variables": _variables(seen, component, catalogue),
@@ -152,11 +163,6 @@ def _alone(desired: Desired, component: str) -> Desired:
     services = {n: replace(s, components=part(s.own, s.components)) for n, s in desired.services.items()}
     choice = desired.components.get(component, ComponentChoice(component))
     return replace(desired, services=services, components={component: choice})
-
-
-def _requirement(extras: set[str]) -> str:
-    """Return what pip has to install, quoted for a shell or YAML if that needs it."""
-    return shlex.quote(f"openstack-devenv[{','.join(sorted(extras))}]") if extras else "openstack-devenv"
 
 
 def _variables(desired: Desired, component: str, catalogue: Catalogue) -> str:

@@ -196,7 +196,7 @@ def work(canary: Canary) -> None:
     for command in COMMANDS:
         canary.devenv("--debug", *command.split())
     for tool in ("github", "gitlab", "zuul"):
-        canary.devenv("export", tool)
+        canary.devenv("export", tool, "--install", "./devenv.whl")
     for tool in ("compose", "devstack"):
         canary.devenv("export", tool, "--output", tool)
     canary.devenv(
@@ -427,8 +427,8 @@ def test_no_secret_is_in_what_leaves_the_machine(canary: Canary) -> None:
     for path in (*artifacts, canary.project.folder / "s.md", canary.project.folder / "trace.json"):
         assert not canary.secrets_in(path.read_bytes()), path
     for tool in ("github", "gitlab", "zuul"):
-        assert "services" in canary.said[f"export {tool}"]
-        assert not canary.secrets_in(canary.said[f"export {tool}"]), tool
+        assert "services" in canary.said[f"export {tool} --install ./devenv.whl"]
+        assert not canary.secrets_in(canary.said[f"export {tool} --install ./devenv.whl"]), tool
 
 
 def test_exports_that_are_told_to_hold_passwords_are_for_their_owner_alone(canary: Canary) -> None:

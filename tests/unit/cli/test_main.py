@@ -193,7 +193,7 @@ def test_what_the_profile_no_longer_has_is_told(project: Path, monkeypatch: pyte
         (("plan",), "symbolic link"),
         (("up",), "symbolic link"),
         (("--project", "loop", "plan"), "no such folder"),
-        (("export", "zuul", "--output", "loop"), "loop"),
+        (("export", "zuul", "--install", "./devenv.whl", "--output", "loop"), "loop"),
     ],
 )
 def test_a_link_to_itself_is_exit_code_3(

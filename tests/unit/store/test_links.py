@@ -33,9 +33,9 @@ PLANTED = [
     ("out", ["images", "save", "out/images.tar"]),
     ("out", ["export", "compose", "--output", "out"]),
     ("out", ["export", "compose", "--output", "out/compose.yaml"]),
-    ("out", ["export", "zuul", "--output", "out"]),
-    (".zuul.d", ["export", "zuul", "--output", "."]),
-    ("playbooks", ["export", "zuul", "--output", "."]),
+    ("out", ["export", "zuul", "--install", "./devenv.whl", "--output", "out"]),
+    (".zuul.d", ["export", "zuul", "--install", "./devenv.whl", "--output", "."]),
+    ("playbooks", ["export", "zuul", "--install", "./devenv.whl", "--output", "."]),
     (".devenv", ["up"]),
     (".devenv", ["run", "--", "true"]),
     (".devenv", ["reset"]),
@@ -99,7 +99,7 @@ ELSEWHERE = [
     ["ci", "--summary", "{}", "--", "true"],
     ["images", "save", "{}"],
     ["export", "compose", "--output", "{}"],
-    ["export", "zuul", "--output", "{}"],
+    ["export", "zuul", "--install", "./devenv.whl", "--output", "{}"],
 ]
 
 

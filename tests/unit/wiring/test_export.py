@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,8 +25,9 @@ from devenv.lifecycle.environment import Environment
 from devenv.model import ComponentChoice, Desired, Profile, ServiceChoice, ServiceDefinition
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.desired import Inputs, resolve, secret_names
-from devenv.wiring import export
+from devenv.wiring import export, packages as packages_module
 from devenv.wiring.compose import compose_file
+from devenv.wiring.packages import Packages
 from tests import exports
 
 SCHEMAS = {"github": "vendor.github-workflows", "gitlab": "vendor.gitlab-ci", "compose": "vendor.compose-spec"}
@@ -202,7 +204,8 @@ def test_an_etcd_with_logins_starts_with_them() -> None:
 
 
 def test_what_cis_are_told_is_as_it_was_read_by_a_person() -> None:
-    there = {path: path.read_text() for path in exports.FOLDER.rglob("*") if path.is_file()}
+    files = (path for path in exports.FOLDER.rglob("*") if path.is_file())
+    there = {path: path.read_text() for path in (*files, exports.PAGE)}
     assert there == exports.pages(), "look at what changed, then run: python -m tests.exports"
 
 
@@ -243,12 +246,34 @@ def test_gitlab_waits_for_the_port_that_is_used() -> None:
     assert ports == {"mysql": "3306", "rabbitmq": "5672", "etcd": "2379"}
 
 
-def test_the_other_job_is_three_lines() -> None:
-    steps = DATA["github"]["jobs"]["with-devenv"]["steps"]
-    assert steps[0]["uses"].startswith("actions/checkout")
-    lines = [step["run"] for step in steps[1:]]
-    assert lines == ["pip install openstack-devenv", "devenv ci -- python3 -m pytest"]
-    assert lines == DATA["gitlab"]["with-devenv"]["script"][1:]
+def test_what_a_reader_changes_comes_before_what_services_and_programs_are_told() -> None:
+    for tool, jobs, last in (("github", DATA["github"]["jobs"], "env"), ("gitlab", DATA["gitlab"], "variables")):
+        assert list(jobs) == ["with-devenv", "with-services"], tool
+        assert list(jobs["with-services"])[-2:] == ["services", last]
+    job = yaml.safe_load(ZUUL[".zuul.d/devenv.yaml"])[0]["job"]
+    assert list(job)[:3] == ["name", "description", "vars"] and next(iter(job["vars"])) == "devenv_command"
+
+
+@pytest.mark.parametrize("job", ["with-devenv", "with-services"])
+def test_a_job_sets_up_python_installs_what_the_project_requires_and_keeps_its_results(job: str) -> None:
+    needs = "-r test-requirements.txt -e ."
+    steps = DATA["github"]["jobs"][job]["steps"]
+    uses = [step["uses"].partition("@")[0] for step in steps if "uses" in step]
+    assert uses[:2] == ["actions/checkout", "actions/setup-python"]
+    (upload,) = (step for step in steps if "upload-artifact" in step.get("uses", ""))
+    assert upload["if"] == "always()" and "junit.xml" in upload["with"]["path"]
+    (install,) = (step["run"] for step in steps if "pip install" in step.get("run", ""))
+    scripts = DATA["gitlab"][job]["script"]
+    assert [line for line in scripts if "pip install" in line] == [install] and install.rstrip().endswith(needs)
+    assert DATA["gitlab"][job]["artifacts"]["when"] == "always"
+    assert ("openstack-devenv @" in install) == ("actions/cache" in uses) == (job == "with-devenv")
+
+
+def test_both_jobs_with_devenv_do_the_same() -> None:
+    steps = [step["run"].strip() for step in DATA["github"]["jobs"]["with-devenv"]["steps"] if "run" in step]
+    script = [line.strip() for line in DATA["gitlab"]["with-devenv"]["script"]]
+    assert script[:2] == ["python3 -m venv .venv", ". .venv/bin/activate"]
+    assert {line for line in steps if line.startswith(("pip", "devenv ci"))} <= {*script}
 
 
 def test_without_a_component_a_job_has_the_login_of_devenv_itself() -> None:
@@ -259,15 +284,45 @@ def test_without_a_component_a_job_has_the_login_of_devenv_itself() -> None:
     assert "OS_DEFAULT__TRANSPORT_URL" not in job["env"]
 
 
+def installed_by_zuul(files: dict[str, str]) -> list[str]:
+    """Return the words of the command that installs devenv."""
+    tasks = yaml.safe_load(files["playbooks/devenv/pre.yaml"])[0]["tasks"]
+    (command,) = (cmd for task in tasks if "pip install" in (cmd := task["ansible.builtin.command"]["cmd"]))
+    return shlex.split(command.replace("{{ devenv_venv }}", "venv"))
+
+
 def test_a_job_of_zuul_installs_what_devenv_needs_for_the_services() -> None:
     profile = replace(exports.PROFILE, services={"postgresql": ServiceChoice()})
-    installed = [
-        task["ansible.builtin.pip"]["name"]
-        for one in (ZUUL, exports.files("zuul", profile=profile))
-        for task in yaml.safe_load(one["playbooks/devenv/pre.yaml"])[0]["tasks"]
-        if "ansible.builtin.pip" in task
-    ]
-    assert installed == ["openstack-devenv", "openstack-devenv[postgresql]"]
+    found = [installed_by_zuul(files)[2] for files in (ZUUL, exports.files("zuul", profile=profile))]
+    url = "@ git+https://git.example.org/devenv@v0.1.0"
+    assert found == [f"openstack-devenv {url}", f"openstack-devenv[postgresql] {url}"]
+
+
+def test_a_job_of_zuul_collects_logs_and_a_report_where_the_base_job_looks_for_them() -> None:
+    job = yaml.safe_load(ZUUL[".zuul.d/devenv.yaml"])[0]["job"]
+    (task,) = yaml.safe_load(ZUUL["playbooks/devenv/run.yaml"])[0]["tasks"]
+    words = task["ansible.builtin.command"]["argv"]
+    options = dict(zip(words[2:8:2], words[3:9:2], strict=True))
+    assert words[1] == "ci" and options["--artifacts"] == "{{ devenv_logs }}"
+    assert job["vars"]["devenv_logs"].endswith("/zuul-output/logs/devenv")
+    assert job["vars"]["devenv_timeout"] < job["timeout"]
+
+
+# What somebody may name: none of it may end the line, the quotes or the file that it is written to.
+ODD = ["./a b.whl", "./it's.whl", "./a#b: c.whl", "./$(id).whl", "./`id`.whl", "./é.whl", '"./a".whl', "./%s;&|.whl"]
+
+
+@pytest.mark.parametrize("source", [*ODD, "openstack-devenv>=0.1, <1", "git+https://git.example.org/a?b=c&d#egg=x"])
+def test_a_source_is_one_word_for_pip_whatever_is_in_it(source: str) -> None:
+    packages = Packages(source)
+    meant = ["pip", "install", packages_module.requirement(source, ()), "pytest"]
+    github = yaml.safe_load(exports.files("github", packages=packages)[""])["jobs"]["with-devenv"]["steps"]
+    (step,) = (step["run"] for step in github if "pip install" in step.get("run", ""))
+    gitlab = yaml.safe_load(exports.files("gitlab", packages=packages)[""])["with-devenv"]["script"]
+    (line,) = (line for line in gitlab if "pip install" in line)
+    assert shlex.split(step) == shlex.split(line) == meant
+    assert installed_by_zuul(exports.files("zuul", packages=packages))[1:] == meant[1:]
+    assert "\n" not in step.strip()
 
 
 @pytest.mark.parametrize("tool", ["github", "gitlab"])
@@ -278,7 +333,7 @@ def test_a_job_has_the_database_that_the_project_has(tool: str, tmp_path: Path) 
     assert exports.CATALOGUE["postgresql"].official in text and "mysql" not in text
     login = {"POSTGRES_USER": "nova", "POSTGRES_PASSWORD": "devenv", "POSTGRES_DB": "nova"}
     assert all(f'{name}: "{value}"' in text or f"{name}: {value}" in text for name, value in login.items())
-    assert "pip install 'openstack-devenv[postgresql]'" in text
+    assert "pip install 'openstack-devenv[postgresql] @ git+https://git.example.org/devenv@v0.1.0'" in text
     # Over TCP: the image first runs a server that only listens on a socket.
     assert tool == "gitlab" or "PGPASSWORD=devenv psql -h 127.0.0.1 -U nova -d nova" in text
 
@@ -307,7 +362,7 @@ def test_a_component_that_is_not_there_is_an_error() -> None:
 
 def test_the_zuul_job_names_playbooks_that_are_there() -> None:
     job, project = yaml.safe_load(ZUUL[".zuul.d/devenv.yaml"])
-    assert {job["job"][kind] for kind in ("pre-run", "run", "post-run")} == ZUUL.keys() - {".zuul.d/devenv.yaml"}
+    assert {job["job"][kind] for kind in ("pre-run", "run")} == ZUUL.keys() - {".zuul.d/devenv.yaml"}
     assert project["project"]["check"]["jobs"] == [job["job"]["name"]] == ["my-project-devenv"]
 
 
@@ -352,18 +407,18 @@ def test_no_engine_is_asked_and_what_was_made_once_is_kept(project: Path) -> Non
 def test_a_file_with_passwords_is_for_its_owner_alone(project: Path) -> None:
     text = devenv(project, "compose")
     devenv(project, "compose", "--output", str(project / "compose.yaml"))
-    devenv(project, "gitlab", "--output", str(project / "ci.yaml"))
+    devenv(project, "gitlab", "--install", "./devenv.whl", "--output", str(project / "ci.yaml"))
     assert (project / "compose.yaml").read_text() == text
     assert (project / "compose.yaml").stat().st_mode & 0o777 == 0o600
     assert (project / "ci.yaml").stat().st_mode & 0o777 == 0o644
 
 
 def test_several_files_go_below_a_folder_or_into_one_stream(project: Path) -> None:
-    printed = devenv(project, "zuul", "--output", str(project))
-    names = [".zuul.d/devenv.yaml", *(f"playbooks/devenv/{name}.yaml" for name in ("post", "pre", "run"))]
+    printed = devenv(project, "zuul", "--install", "./devenv.whl", "--output", str(project))
+    names = [".zuul.d/devenv.yaml", *(f"playbooks/devenv/{name}.yaml" for name in ("pre", "run"))]
     assert printed.splitlines() == [f"wrote {project / name}" for name in names]
-    stream = devenv(project, "zuul")
-    assert len(list(yaml.safe_load_all(stream))) == 4
+    stream = devenv(project, "zuul", "--install", "./devenv.whl")
+    assert len(list(yaml.safe_load_all(stream))) == 3
     assert [line.removeprefix("# ") for line in stream.splitlines() if line.removeprefix("# ") in names] == names
 
 

@@ -34,6 +34,7 @@ from devenv.spec.profile import load_profile
 from devenv.store.places import environment_id
 from devenv.wiring import clouds, contents, export, formats, ini
 from devenv.wiring.compose import compose_file
+from devenv.wiring.packages import Packages
 
 CATALOGUE = load_catalogue()
 GUARDED = load_catalogue(switches={"etcd": {"auth": True}})
@@ -282,7 +283,8 @@ def test_a_cis_file_takes_a_name_for_a_text(tmp_path: Path, name: str) -> None:
     profile = load_profile(tmp_path)
     images = images_for(profile, CATALOGUE)
     github, gitlab = (
-        read_yaml(export.for_jobs(tool, name, "", profile, CATALOGUE, images)[""]) for tool in ("github", "gitlab")
+        read_yaml(export.for_jobs(tool, name, "", profile, CATALOGUE, images, Packages("./devenv.whl"))[""])
+        for tool in ("github", "gitlab")
     )
     job, other = github["jobs"]["with-services"], gitlab["with-services"]
     told = [job["env"], *(service["env"] for service in job["services"].values())]
@@ -298,7 +300,8 @@ def test_a_cis_file_takes_a_name_for_a_text(tmp_path: Path, name: str) -> None:
 def test_a_folder_of_any_name_gives_a_job_its_name(tmp_path: Path, folder: str) -> None:
     project = environment_id(tmp_path / folder, "default").rpartition("-")[0]
     profile = load_profile(tmp_path)
-    files = export.for_jobs("zuul", project, "", profile, CATALOGUE, images_for(profile, CATALOGUE))
+    images = images_for(profile, CATALOGUE)
+    files = export.for_jobs("zuul", project, "", profile, CATALOGUE, images, Packages("./devenv.whl"))
     job, listed = read_yaml(files[".zuul.d/devenv.yaml"])
     assert job["job"]["name"] == f"{project}-devenv" and re.fullmatch(r"[a-z0-9-]+", project)
     assert listed["project"]["check"]["jobs"] == listed["project"]["gate"]["jobs"] == [f"{project}-devenv"]

@@ -1,0 +1,143 @@
+"""Say what a CI's job installs with pip: devenv from where its user says, and what the project requires.
+
+devenv never adds an index to look in. If its name were in none, whoever registers it later would run in these jobs.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from devenv import __version__
+from devenv.errors import ConfigError
+
+NAME = "openstack-devenv"
+# What a job installs if the project says nothing: its command runs pytest.
+_DEFAULT = ("pytest",)
+_FILES = ("requirements.txt", "test-requirements.txt")
+_TEST_EXTRAS = ("test", "tests", "testing")
+# The name, its extras, and a version or ` @ URL`.
+_REQUIREMENT = re.compile(r"openstack[-_.]devenv(?:\s*\[(?P<extras>[\w,. -]*)\])?(?P<rest>\s*(?:$|[@<>=!~].*))", re.I)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.I)
+_PATH = re.compile(r"\.|.*(/|\.whl$|\.tar\.gz$|\.zip$)")
+# A line of a requirements file that says where devenv comes from.
+_SOURCE = re.compile(r"(?=.*openstack[-_.]devenv)[^#]*(://|\.whl\b|\.tar\.gz\b)", re.I)
+_EXAMPLES = (
+    "--install 'git+https://git.example.org/devenv@v{0}'",
+    "--install ./openstack_devenv-{0}-py3-none-any.whl",
+    "--install 'openstack-devenv=={0}' if an index of yours has it",
+)
+
+
+@dataclass(frozen=True)
+class Packages:
+    """What a job installs: devenv from `source`, which is empty if the project's requirements name one."""
+
+    source: str
+    project: tuple[str, ...] = _DEFAULT
+
+    def of_project(self) -> str:
+        """Return pip's arguments for what the project requires, quoted for a shell."""
+        return shlex.join(self.project)
+
+    def with_devenv(self, extras: Collection[str]) -> str:
+        """Return pip's arguments for devenv with these extras, and for what the project requires."""
+        return shlex.join([*([requirement(self.source, extras)] if self.source else []), *self.project])
+
+
+def packages_of(project: Path, tool: str, source: str) -> Packages:
+    """Return what a job of this project installs.
+
+    Raise ConfigError if nobody says where devenv comes from, or `source` and the project both do.
+    """
+    pinned = next((file for file, line in _requirements(project) if _SOURCE.match(line)), "")
+    if source and pinned:
+        reason = f"{pinned} says where devenv comes from"
+        raise ConfigError(f"cannot export for {tool} with --install: {reason}", "leave --install out")
+    if source:
+        _check(source)
+    elif not pinned:
+        raise ConfigError(
+            f"cannot export for {tool} without --install: the job installs devenv from where you say",
+            " or ".join(_EXAMPLES).format(__version__),
+        )
+    return Packages(source, _of_project(project) or _DEFAULT)
+
+
+def requirement(source: str, extras: Collection[str]) -> str:
+    """Return what pip understands: the source with these extras beside its own."""
+    if named := _REQUIREMENT.fullmatch(source):
+        own = {extra.strip() for extra in (named["extras"] or "").split(",")} - {""}
+        return NAME + _in_brackets({*own, *extras}) + named["rest"]
+    if _URL.fullmatch(source):
+        return f"{NAME}{_in_brackets(extras)} @ {source}"
+    return source + _in_brackets(extras)
+
+
+def _in_brackets(extras: Collection[str]) -> str:
+    return f"[{','.join(sorted(extras))}]" if extras else ""
+
+
+def _check(source: str) -> None:
+    """Raise ConfigError for a source that pip would not understand, that is more than one, or that holds a login."""
+    named = _REQUIREMENT.fullmatch(source)
+    url = named["rest"].strip().removeprefix("@").strip() if named else source
+    odd = not source.isprintable() or source != source.strip() or source.startswith("-")
+    if "{" in source:
+        # GitHub and Ansible do that before any shell reads its quotes.
+        raise ConfigError(f"cannot install devenv from {source!r}: CIs replace what is in braces", "name it without")
+    if odd or not (named or _URL.fullmatch(source) or _PATH.match(source)):
+        raise ConfigError(
+            f"cannot install devenv from {source!r}: it is no URL, no path and no requirement of {NAME}",
+            "name one of them: " + " or ".join(_EXAMPLES).format(__version__),
+        )
+    login, at, rest = urlsplit(url).netloc.rpartition("@") if _URL.fullmatch(url) else ("", "", "")
+    # An ssh URL has the name of a user, and that is no secret.
+    if at and (":" in login or "ssh" not in urlsplit(url).scheme):
+        raise ConfigError(
+            f"cannot write a login for {rest} to a file that you commit",
+            "leave it out of --install: pip reads logins from ~/.netrc, and git has credential helpers",
+        )
+
+
+# ---- the project -------------------------------------------------------------------------------------------------
+
+
+def _of_project(project: Path) -> tuple[str, ...]:
+    """Return pip's arguments for the project's requirements files and its own package, if it has them."""
+    files = [word for name in _FILES if (project / name).is_file() for word in ("-r", name)]
+    described = _pyproject(project)
+    if not (described.keys() & {"project", "build-system"} or (project / "setup.py").is_file()):
+        return tuple(files)
+    return (*files, "-e", "." + _in_brackets(_test_extras(described)))
+
+
+def _requirements(project: Path) -> Iterator[tuple[str, str]]:
+    """Yield each file and line that `_of_project` makes pip read."""
+    for name in _FILES:
+        if (project / name).is_file():
+            yield from ((name, line) for line in (project / name).read_text(errors="replace").splitlines())
+    described = _pyproject(project)
+    extras = _test_extras(described)
+    table = described.get("project", {})
+    for lines in (table.get("dependencies", ()), *(table["optional-dependencies"][extra] for extra in extras)):
+        yield from (("pyproject.toml", line) for line in lines)
+
+
+def _test_extras(described: Mapping[str, Any]) -> list[str]:
+    known = described.get("project", {}).get("optional-dependencies", {})
+    return [extra for extra in _TEST_EXTRAS if extra in known]
+
+
+def _pyproject(project: Path) -> dict[str, Any]:
+    path = project / "pyproject.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {error}", "correct the file") from error
