@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import docker
 import pytest
-import yaml
-from project import REPOSITORY, Project, one_clear_line, ours
+from project import Project, one_clear_line, ours
 
 from devenv.lifecycle.environment import Environment
 from devenv.testing import write_artifacts
@@ -169,61 +164,3 @@ def test_what_cannot_be_done_is_one_clear_line_before_anything_is(etcd: Project,
     refused = etcd.devenv("ci", "etcd", check=False)
     assert refused.returncode == 2 and "cannot run nothing" in refused.stderr
     assert ours(client, etcd.id) == NOTHING
-
-
-# ---- the examples of docs/ci.md ----------------------------------------------------------------------------------
-
-
-def example(file: str) -> Any:
-    """Return the content of a file that docs/ci.md shows."""
-    blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs" / "ci.md").read_text(), re.DOTALL)
-    (found,) = (block for block in blocks if block.startswith(f"# {file}\n"))
-    return yaml.safe_load(found)
-
-
-def run_lines(project: Project, lines: list[str], **variables: str) -> str:
-    """Run these lines as a job does, except those that install something; return what it prints."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    (project.folder / "tests").mkdir()
-    (project.folder / "tests" / "test_it.py").write_text(
-        "import os\n\ndef test_it():\n    assert os.environ['ETCD_ENDPOINTS']\n"
-    )
-    script = "\n".join(line for line in lines if not line.startswith("pip install"))
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=project.folder,
-        env={**project.environ, "PATH": path, **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-@pytest.mark.long
-def test_the_workflow_for_github_works_on_a_machine_with_and_without_a_cache(project: Project) -> None:
-    project.configure("profile: coordination\n")
-    steps = example(".github/workflows/test.yml")["jobs"]["test"]["steps"]
-    (cache,) = (step for step in steps if step.get("id") == "cache")
-    output = project.folder / "output"
-    lines = [step["run"] for step in steps if "run" in step]
-    said = run_lines(project, lines * 2, GITHUB_ACTIONS="true", GITHUB_OUTPUT=str(output))
-    keys = dict(line.split("=") for line in output.read_text().splitlines())
-    for text in (cache["with"]["key"], cache["with"]["restore-keys"]):
-        assert keys[re.fullmatch(r"\$\{\{ steps\.devenv\.outputs\.(\w+) \}\}", text)[1]].startswith("devenv-")  # type: ignore[index]
-    assert (project.folder / cache["with"]["path"]).exists()
-    assert "loaded 2 images" in said and "1 passed" in said
-    (upload,) = (step for step in steps if "upload-artifact" in step.get("uses", ""))
-    for path in upload["with"]["path"].split():
-        assert (project.folder / path).exists()
-
-
-def test_the_job_for_gitlab_works_on_a_machine_with_and_without_a_cache(project: Project) -> None:
-    project.configure("profile: coordination\n")
-    job = example(".gitlab-ci.yml")["test"]
-    said = run_lines(project, [*job["script"], *job["script"]], GITLAB_CI="true")
-    assert "loaded 2 images" in said and "1 passed" in said and "section_start" in said
-    assert len(list((project.folder / job["cache"]["paths"][0]).glob("devenv-*.tar"))) == 1
-    for path in [*job["artifacts"]["paths"], job["artifacts"]["reports"]["junit"]]:
-        assert (project.folder / path).exists()

@@ -12,15 +12,6 @@ import pytest
 from project import REPOSITORY, Project, ours
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(REPOSITORY)]
-    subprocess.run(build, check=True, capture_output=True)
-    (built,) = folder.glob("*.whl")
-    return built
-
-
 def test_the_wheel_brings_its_services_and_nothing_else_of_the_checkout(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for service in (REPOSITORY / "compose").glob("*/compose.yaml"):
