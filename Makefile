@@ -11,7 +11,7 @@ AUDIT := $(VENV)/.audit
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test test-long check unit integration consumers chaos bench soak suites audit clean venv-package
+.PHONY: help up down test test-long check unit integration consumers chaos bench soak suites audit dist clean venv-package
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -66,6 +66,9 @@ suites: $(CONSUMERS) ## Run OpenStack's own test suites on devenv's services; wr
 audit: $(AUDIT) ## Look for unsafe code and known vulnerabilities; writes docs/dependencies.md
 	@$(VENV)/bin/ruff check --select S devenv compose
 	@$(VENV)/bin/python -m tests.audit
+
+dist: $(INSTALLED) ## Build a wheel and a source archive into dist/ and check them; TAG=vX.Y.Z for a release
+	@$(VENV)/bin/python -m tests.dist $(if $(TAG),--tag '$(TAG)')
 
 clean: ## Remove what was installed and made here; containers and data stay
 	rm -rf $(VENV) .suites dist build .mypy_cache .ruff_cache .pytest_cache

@@ -24,6 +24,21 @@ def test_the_wheel_brings_its_services_and_nothing_else_of_the_checkout(wheel: P
 
 
 @pytest.mark.long
+def test_make_dist_builds_files_that_pass_all_checks(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(clone)], check=True)
+    build = [sys.executable, "-m", "tests.dist"]
+    for tag, code in (("", 0), ("v99", 1)):
+        done = subprocess.run(
+            [*build, *(["--tag", tag] if tag else [])], cwd=clone, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+    assert "cannot release this:\nthe tag is v99, and devenv.__version__ is " in done.stderr
+    # The release that was not one left the files of before.
+    assert {path.suffix for path in (clone / "dist").iterdir()} == {".whl", ".gz"}
+
+
+@pytest.mark.long
 def test_the_wheel_works_from_another_folder(project: Project, wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "empty"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
@@ -40,6 +55,7 @@ def test_the_wheel_works_from_another_folder(project: Project, wheel: Path, tmp_
     installed = json.loads(devenv("images", "list", "--format", "json"))
     assert installed == project.json("images", "list")
     assert devenv("help", "wiring").startswith("# ")
+    assert devenv("--version").strip().endswith(wheel.name.split("-")[1])
     devenv("up", "etcd")
     assert json.loads(devenv("status", "--format", "json"))["services"]["etcd"]["state"] == "ready"
     devenv("down", "--volumes")
