@@ -26,8 +26,9 @@ _TEST_EXTRAS = ("test", "tests", "testing")
 _REQUIREMENT = re.compile(r"openstack[-_.]devenv(?:\s*\[(?P<extras>[\w,. -]*)\])?(?P<rest>\s*(?:$|[@<>=!~].*))", re.I)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.I)
 _PATH = re.compile(r"\.|.*(/|\.whl$|\.tar\.gz$|\.zip$)")
-# A line of a requirements file that says where devenv comes from.
-_SOURCE = re.compile(r"(?=.*openstack[-_.]devenv)[^#]*(://|\.whl\b|\.tar\.gz\b)", re.I)
+# A line of a requirements file that names devenv, and what in it says where devenv comes from.
+_NAMED = re.compile(r"(?!\s*#).*openstack[-_.]devenv", re.I)
+_SOURCE = re.compile(r"[^#]*(://|\.whl\b|\.tar\.gz\b)", re.I)
 _EXAMPLES = (
     "--install 'git+https://git.example.org/devenv@v{0}'",
     "--install ./openstack_devenv-{0}-py3-none-any.whl",
@@ -37,18 +38,27 @@ _EXAMPLES = (
 
 @dataclass(frozen=True)
 class Packages:
-    """What a job installs: devenv from `source`, which is empty if the project's requirements name one."""
+    """What a job installs: devenv from `source`, which is empty if the project's requirements name one.
+
+    `named` says that those name devenv, but no source of it. Only beside the source does pip not ask an index for it.
+    """
 
     source: str
     project: tuple[str, ...] = _DEFAULT
+    named: bool = False
 
     def of_project(self) -> str:
         """Return pip's arguments for what the project requires, quoted for a shell."""
-        return shlex.join(self.project)
+        return shlex.join([*self._beside_name(), *self.project])
 
     def with_devenv(self, extras: Collection[str]) -> str:
         """Return pip's arguments for devenv with these extras, and for what the project requires."""
-        return shlex.join([*([requirement(self.source, extras)] if self.source else []), *self.project])
+        sources = [*self._beside_name(), *([requirement(self.source, extras)] if self.source else [])]
+        return shlex.join([*dict.fromkeys(sources), *self.project])
+
+    def _beside_name(self) -> list[str]:
+        # Without extras: pip before 24 does not see that the source with extras is what the name asks for.
+        return [requirement(self.source, ())] if self.named else []
 
 
 def packages_of(project: Path, tool: str, source: str) -> Packages:
@@ -56,7 +66,8 @@ def packages_of(project: Path, tool: str, source: str) -> Packages:
 
     Raise ConfigError if nobody says where devenv comes from, or `source` and the project both do.
     """
-    pinned = next((file for file, line in _requirements(project) if _SOURCE.match(line)), "")
+    lines = [(file, line) for file, line in _requirements(project) if _NAMED.match(line)]
+    pinned = next((file for file, line in lines if _SOURCE.match(line)), "")
     if source and pinned:
         reason = f"{pinned} says where devenv comes from"
         raise ConfigError(f"cannot export for {tool} with --install: {reason}", "leave --install out")
@@ -67,7 +78,7 @@ def packages_of(project: Path, tool: str, source: str) -> Packages:
             f"cannot export for {tool} without --install: the job installs devenv from where you say",
             " or ".join(_EXAMPLES).format(__version__),
         )
-    return Packages(source, _of_project(project) or _DEFAULT)
+    return Packages(source, _of_project(project) or _DEFAULT, named=bool(lines and source))
 
 
 def requirement(source: str, extras: Collection[str]) -> str:

@@ -119,7 +119,15 @@ def test_a_project_that_says_only_the_name_does_not_say_where_devenv_comes_from(
     with pytest.raises(ConfigError, match="cannot export for gitlab without --install") as caught:
         packages_of(tmp_path, "gitlab", "")
     assert "--install 'git+https://" in caught.value.hint and ".whl" in caught.value.hint
-    assert packages_of(tmp_path, "gitlab", URL) == Packages(URL, ("-r", "requirements.txt"))
+    packages = packages_of(tmp_path, "gitlab", URL)
+    assert packages == Packages(URL, ("-r", "requirements.txt"), named=text.startswith("openstack"))
+
+
+def test_no_job_lets_pip_look_for_a_name_that_the_project_requires(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("openstack-devenv>=0.1\n")
+    packages = packages_of(tmp_path, "github", "./a.whl")
+    assert packages.of_project() == packages.with_devenv(()) == "./a.whl -r requirements.txt"
+    assert packages.with_devenv({"postgresql"}) == "./a.whl './a.whl[postgresql]' -r requirements.txt"
 
 
 def test_a_pyproject_that_is_no_toml_is_said(tmp_path: Path) -> None:
