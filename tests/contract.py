@@ -13,7 +13,7 @@ import socket
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +316,22 @@ def test_a_container_runs_until_it_is_stopped(bench: Bench) -> None:
     assert bench.engine.state(container).status == "running"
     bench.engine.remove(container)
     assert bench.observe().containers == {}
+
+
+def test_all_environments_are_listed_as_each_one_is_observed(bench: Bench) -> None:
+    bench.created(volumes={bench.volume(): "/var/lib/one"}, ports={80: free_port()})
+    for owners in ({bench.environment: bench.owner}, {}, {bench.environment: "another"}):
+        seen = bench.engine.observe(bench.environment, owners.get(bench.environment, ""))
+        assert bench.engine.environments(owners)[bench.environment] == replace(seen, images={})
+    assert "contract-none" not in bench.engine.environments({"contract-none": "token"})
+
+
+def test_the_memory_of_a_container_and_the_size_of_its_data_are_measured(bench: Bench) -> None:
+    container = bench.running(WRITES, volumes={bench.volume(): "/var/lib/one"})
+    assert bench.engine.memory(container) in range(1, 10**9)
+    assert bench.engine.volume_sizes()[bench.volume()] in range(len("kept\n"), 10**6)
+    bench.engine.remove(container)
+    assert bench.engine.memory(container) is None
 
 
 def test_a_container_that_ended_says_how(bench: Bench) -> None:

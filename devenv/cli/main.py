@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from devenv import __version__
 from devenv.cli.common import (
@@ -27,6 +28,7 @@ from devenv.cli.common import (
     timeout_option,
 )
 from devenv.cli.data import gc, reset, snapshot
+from devenv.cli.environments import known_ids, ls
 from devenv.cli.help import help_
 from devenv.cli.images import images
 from devenv.cli.project import doctor, env, export, init, trust, unwire, wire
@@ -34,6 +36,7 @@ from devenv.cli.run import ci, run, shell
 
 if TYPE_CHECKING:
     from devenv.lifecycle.environment import Environment
+    from devenv.model import Result
 
 
 @click.group(name="devenv", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -142,12 +145,38 @@ def up(
     is_flag=True,
     help="Remove the data, too. Without SERVICE, also remove secrets and files.",
 )
+@click.option(
+    "--id",
+    "identity",
+    metavar="ID",
+    shell_complete=known_ids,
+    help="Take down the environment that `devenv ls` lists as ID, not that of this folder.",
+)
 @format_option
 @click.pass_context
-def down(context: click.Context, services: tuple[str, ...], volumes: bool, format_: str) -> None:
-    """Remove containers and the network; with --volumes also data."""
+def down(context: click.Context, services: tuple[str, ...], volumes: bool, identity: str | None, format_: str) -> None:
+    """Remove containers and the network; with --volumes also data.
+
+    If the project folder of an environment is gone, name the environment by --id; --volumes then removes its
+    snapshots, too.
+    """
     began = time.monotonic()
-    print_done(environment_of(context).down(services, volumes), format_, "down", began)
+    result = (
+        environment_of(context).down(services, volumes)
+        if identity is None
+        else _down(context, identity, services, volumes)
+    )
+    print_done(result, format_, "down", began)
+
+
+def _down(context: click.Context, identity: str, services: tuple[str, ...], volumes: bool) -> Result:
+    from devenv.cli.progress import reporter
+    from devenv.lifecycle.down import by_id
+
+    root = context.find_root()
+    if root.params["project"] or root.get_parameter_source("env_name") == ParameterSource.COMMANDLINE:
+        raise click.UsageError("cannot use --id with --project or --env: each of them names an environment")
+    return by_id(identity, services, volumes, reporter(sys.stderr, plain=root.params["debug"]))
 
 
 @click.command()
@@ -274,7 +303,7 @@ def plan(context: click.Context, services: tuple[str, ...], drop: bool, format_:
 # In the order in which `devenv --help` lists them.
 for _command in (
     *(up, down, stop, start, restart, reset, snapshot),
-    *(status, wait, logs, exec_, plan),
+    *(status, ls, wait, logs, exec_, plan),
     *(env, wire, unwire, export),
     *(run, shell, ci),
     *(images, gc, doctor, trust, init, help_),

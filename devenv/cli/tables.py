@@ -65,7 +65,7 @@ def rows_table(headings: Sequence[str], rows: Iterable[Sequence[str]], colours: 
     """
     cells = [tuple(headings), *map(tuple, rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    excess = sum(widths) + 2 * (len(widths) - 1) - _width()
+    excess = sum(widths) + 2 * (len(widths) - 1) - terminal_width()
     if excess > 0:
         widest = widths.index(max(widths))
         widths[widest] = max(_NARROWEST, widths[widest] - excess)
@@ -92,7 +92,7 @@ def summary(environment: Environment, result: Result, seconds: float) -> None:
     spans = service_spans(result.timings)
     total = max((ended for _, ended in spans.values()), default=0.0)
     # Without changes the bars would compare nothing, and a narrow terminal has no room for them.
-    wide = bool(result.plan.changes) and _width() >= _WIDE
+    wide = bool(result.plan.changes) and terminal_width() >= _WIDE
     rows = []
     for name, service in result.services.items():
         where = " ".join(f"{endpoint.host}:{endpoint.port}" for endpoint in service.endpoints.values())
@@ -104,13 +104,13 @@ def summary(environment: Environment, result: Result, seconds: float) -> None:
     own = [name for name in inside if name.partition(".")[0] not in result.components]
     if inside:
         names = ", ".join([*own, *(["the components' files"] if own != inside else [])])
-        click.echo(textwrap.fill(names, _width(), initial_indent=f"wrote to {folder}: ", **_UNBROKEN))
+        click.echo(textwrap.fill(names, terminal_width(), initial_indent=f"wrote to {folder}: ", **_UNBROKEN))
     else:
         click.echo(f"{folder} is up to date")
     if result.components:
         first = os.path.relpath(folder / f"{result.components[0]}.conf")
         names = f"{', '.join(result.components)} (--config-file {first} …)"
-        click.echo(textwrap.fill(names, _width(), initial_indent="components: ", **_UNBROKEN))
+        click.echo(textwrap.fill(names, terminal_width(), initial_indent="components: ", **_UNBROKEN))
     for path in result.written:
         if not path.is_relative_to(folder):
             click.echo(f"merged into {path}")
@@ -120,7 +120,8 @@ def summary(environment: Environment, result: Result, seconds: float) -> None:
     click.echo(f"{done} in {seconds:.1f} s")
 
 
-def _width() -> int:
+def terminal_width() -> int:
+    """Return how many characters fit on a line."""
     return shutil.get_terminal_size().columns
 
 
@@ -154,7 +155,7 @@ _BETWEEN_MARKS = 6
 
 def timing_chart(run: Run) -> str:
     """Return a chart with a bar for each operation on one axis of time, and the critical path in words."""
-    shown, width = rows(run), min(_width(), _WIDEST)
+    shown, width = rows(run), min(terminal_width(), _WIDEST)
     names = min(max(len(text) for text in ("OPERATION", *(row.name for row in shown))), _LONGEST_NAME)
     room, seconds = max(_NARROWEST, width - names - len("  123456.78  ")), max(run.seconds, 0.001)
     day = datetime.fromisoformat(run.began).astimezone().strftime("%Y-%m-%d %H:%M:%S")

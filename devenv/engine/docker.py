@@ -47,11 +47,20 @@ class Docker:
     def observe(self, environment: str, owner: str) -> Observed:
         return observe.observe(self._at, environment, owner)
 
+    def environments(self, owners: Mapping[str, str]) -> dict[str, Observed]:
+        return observe.environments(self._at, owners)
+
     def check_names(self, desired: Desired, observed: Observed) -> None:
         ownership.check_names(desired, observed)
 
     def state(self, container: str) -> ContainerState:
         return observe.state(self._at, container)
+
+    def memory(self, container: str) -> int | None:
+        return observe.memory(self._at, container)
+
+    def volume_sizes(self) -> dict[str, int]:
+        return observe.volume_sizes(self._at)
 
     def publisher(self, port: int) -> str:
         return observe.publisher(self._at, port)

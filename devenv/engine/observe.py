@@ -1,4 +1,4 @@
-"""Ask the engine about itself, about an environment and about single containers."""
+"""Ask the engine about itself, about environments and about single containers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from devenv.engine.connection import Connection, asking, own_container
+from devenv.engine.connection import Connection, asking, own_container, unless_gone
 from devenv.engine.http import decoded
 from devenv.engine.images import images
-from devenv.engine.ownership import carries, name_of, split, trusted
+from devenv.engine.ownership import Listed, carries, name_of, split, trusted
 from devenv.engine.protocol import About, ContainerState
 from devenv.errors import ConfigError, DevenvError
 from devenv.model import (
@@ -89,18 +89,36 @@ def check_reach(connection: Connection) -> None:
         )
 
 
-# ---- an environment ----------------------------------------------------------------------------------------------
+# ---- environments ------------------------------------------------------------------------------------------------
 
 
 def observe(connection: Connection, environment: str, owner: str) -> Observed:
     """Return everything that carries the environment's label, and every image: four requests."""
-    filters, client = _label(environment), connection.client
+    listed = _listed(connection, _label(environment))
+    return _observed(environment, listed, owner, images(connection))
+
+
+def environments(connection: Connection, owners: Mapping[str, str]) -> dict[str, Observed]:
+    """Return what every environment has, by its id, without images: three requests."""
+    found: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+    listed = _listed(connection, {"label": LABEL_ENVIRONMENT})
+    for kind, objects in listed.items():
+        for one in objects:
+            found.setdefault(one["Labels"][LABEL_ENVIRONMENT], {kind: [] for kind in listed})[kind].append(one)
+    return {one: _observed(one, its, owners.get(one, ""), {}) for one, its in found.items()}
+
+
+def _listed(connection: Connection, filters: Mapping[str, str]) -> Listed:
+    client = connection.client
     with asking("list containers, networks and volumes"):
-        listed = {
+        return {
             "container": client.ask("GET", "/containers/json", {"all": True, "filters": filters}),
             "network": client.ask("GET", "/networks", {"filters": filters}),
             "volume": _volumes(connection, filters),
         }
+
+
+def _observed(environment: str, listed: Listed, owner: str, images: Mapping[str, str]) -> Observed:
     owner = owner or trusted(environment, listed)
     ours, strangers = split(environment, listed, owner)
     containers: dict[str, ObservedContainer] = {}
@@ -116,7 +134,7 @@ def observe(connection: Connection, environment: str, owner: str) -> Observed:
         networks=tuple(network["Id"] for network in ours["network"]),
         # The volume of a container's files comes and goes with the container.
         volumes={v["Name"]: v["Labels"][LABEL_SERVICE] for v in ours["volume"] if LABEL_SERVICE in v["Labels"]},
-        images=images(connection),
+        images=images,
         extra=tuple(extra),
         owner=owner,
         strangers=strangers,
@@ -124,7 +142,7 @@ def observe(connection: Connection, environment: str, owner: str) -> Observed:
 
 
 def _container(listed: Mapping[str, Any], networks: Mapping[str, str]) -> ObservedContainer:
-    """Read one entry of the engine's container list. A label that is no JSON counts as empty: it only means drift.
+    """Read one entry of the engine's container list. A label that devenv did not write counts as empty.
 
     `networks` maps names to ids: Podman before 5.4 says the name where Docker says the id.
     """
@@ -146,7 +164,7 @@ def _container(listed: Mapping[str, Any], networks: Mapping[str, str]) -> Observ
         image=listed["Image"],
         config_hash=labels.get(LABEL_CONFIG_HASH, ""),
         parts=decoded(LABEL_CONFIG_PARTS),
-        ports={int(inside): int(host) for inside, host in decoded(LABEL_PORTS).items()},
+        ports={int(inside): host for inside, host in decoded(LABEL_PORTS).items() if _is_port(inside, host)},
         exit_code=int(exited[1]) if exited else None,
         networks=tuple(
             networks.get(n["NetworkID"], n["NetworkID"])
@@ -154,6 +172,10 @@ def _container(listed: Mapping[str, Any], networks: Mapping[str, str]) -> Observ
             if n["NetworkID"]
         ),
     )
+
+
+def _is_port(inside: str, host: object) -> bool:
+    return inside.isascii() and inside.isdigit() and isinstance(host, int)
 
 
 def leftover_volumes(connection: Connection, environment: str, owner: str) -> tuple[str, ...]:
@@ -213,6 +235,27 @@ def state(connection: Connection, container: str) -> ContainerState:
     found = inspect(connection, container)["State"]
     status = _STATES.get(found["Status"], found["Status"])
     return ContainerState(status, int(found.get("ExitCode") or 0), bool(found.get("OOMKilled")))
+
+
+def memory(connection: Connection, container: str) -> int | None:
+    """Return how many bytes of memory a running container uses, without what the kernel can drop from its cache."""
+    with asking(f"ask for the memory of container {container}"), unless_gone():
+        stats = connection.client.ask("GET", f"/containers/{container}/stats", {"stream": False, "one-shot": True})
+        # Without an answer, or without figures, it has just ended.
+        found = (stats or {}).get("memory_stats") or {}
+        more = found.get("stats") or {}
+        # The kernel's two versions of control groups name it differently.
+        cache = more.get("total_inactive_file", more.get("inactive_file", 0))
+        return max(0, found["usage"] - cache) if found.get("usage") else None
+    return None
+
+
+def volume_sizes(connection: Connection) -> dict[str, int]:
+    """Return the size of every volume in bytes. The engine walks through all of them for that."""
+    with asking("measure volumes"):
+        found = connection.client.ask("GET", "/system/df", {"type": "volume"})["Volumes"] or ()
+    sizes = {volume["Name"]: (volume.get("UsageData") or {}).get("Size", -1) for volume in found}
+    return {name: size for name, size in sizes.items() if size >= 0}
 
 
 def publisher(connection: Connection, port: int) -> str:

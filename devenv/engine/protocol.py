@@ -130,11 +130,26 @@ class Engine(Protocol):
         are strangers. Without a token, `observe` trusts the one that it finds (see ownership.py).
         """
 
+    def environments(self, owners: Mapping[str, str]) -> dict[str, Observed]:
+        """Return what every environment has, by its id, as `observe` does; without images.
+
+        `owners` are the tokens of known environments, by id.
+        """
+
     def check_names(self, desired: Desired, observed: Observed) -> None:
         """Raise NotOurs if a stranger has a name that `create`, `create_network` or `fill_volume` is going to use."""
 
     def state(self, container: str) -> ContainerState:
         """Return how a container is doing. Raises ServiceFailed if the container does not exist."""
+
+    def memory(self, container: str) -> int | None:
+        """Return how many bytes of memory a running container uses; None if the engine does not say.
+
+        Some engines take a second to answer.
+        """
+
+    def volume_sizes(self) -> dict[str, int]:
+        """Return the size in bytes of each volume that the engine can measure, by name. This reads all volumes."""
 
     def publisher(self, port: int) -> str:
         """Return the running container that publishes this host port, in words for a person; empty without one."""

@@ -1,4 +1,4 @@
-"""Stop and take down what an environment has, even if its project folder is gone."""
+"""Stop and take down what an environment has, from anywhere and even if its project folder is gone."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from devenv.errors import ConfigError
+from devenv.engine import connect
+from devenv.errors import ConfigError, DevenvError, NotOurs
 from devenv.images import snapshot
 from devenv.lifecycle.execute import carry_out
 from devenv.lifecycle.plan import plan_down, plan_stop
 from devenv.lifecycle.world import Picture, World, needs
-from devenv.model import Catalogue, Observed, ObservedContainer, Report, Result
+from devenv.model import LABEL_ENVIRONMENT, Catalogue, Observed, ObservedContainer, Report, Result
 from devenv.names import Pair, hint_for
 from devenv.store import registry
 from devenv.store.record import Record
@@ -82,6 +83,37 @@ def _volumes(world: World, observed: Observed, names: Collection[str]) -> dict[s
     if not names:
         return {**observed.volumes, **dict.fromkeys(world.engine.leftover_volumes(world.id, observed.owner), "")}
     return {volume: service for volume, service in observed.volumes.items() if service in names}
+
+
+# ---- environments of any folder -------------------------------------------------------------------------------
+
+
+def by_id(identity: str, names: Sequence[str], volumes: bool, report: Report) -> Result:
+    """Take down an environment of this user, as `take_down` does, wherever its project folder is or was.
+
+    Without `names`, `volumes` also removes the snapshots of an environment whose project folder is gone: nothing else
+    can use them. Raise NotOurs for one that this user has no record of, ConfigError if there is no such environment.
+    """
+    record = next((record for record in registry.all_records() if record.id == identity), None)
+    if record is None:
+        raise _not_on_record(identity)
+    world = _known_by(record, report)
+    if volumes and not names and record in registry.gone():
+        return _remove(world)
+    with world.changing():
+        return take_down(world, names, volumes)
+
+
+def _not_on_record(identity: str) -> DevenvError:
+    known = [record.id for record in registry.all_records()]
+    if identity not in connect().environments({}):
+        hint = f"{hint_for(identity, known, 'this user has')}; 'devenv ls' lists all"
+        return ConfigError(f"cannot find environment {identity!r}", hint)
+    label = f"label={LABEL_ENVIRONMENT}={identity}"
+    return NotOurs(
+        f"cannot take down {identity}: there is no record of it here, so another user may have made it",
+        f"'devenv down' in its project folder, or as its user; 'docker ps --all --filter {label}' shows its containers",
+    )
 
 
 # ---- environments whose project folder is gone ---------------------------------------------------------------

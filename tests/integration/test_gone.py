@@ -1,4 +1,4 @@
-"""Project folders that are moved or deleted while their environment runs."""
+"""Project folders that are moved or deleted while their environment runs, which people then see from elsewhere."""
 
 from __future__ import annotations
 
@@ -93,3 +93,20 @@ def test_what_is_not_gone_is_not_removed(project: Project, here: Project, client
     one_clear_line(here.devenv("gc", "--remove", project.id, check=False), 3, project.id, "down --volumes")
     one_clear_line(here.devenv("gc", "--remove", "nobody-12345678", check=False), 3, "nobody-12345678")
     assert ours(client, project.id) == before
+
+
+def test_a_deleted_folders_environment_is_listed_and_taken_down_by_its_id(
+    project: Project, here: Project, client: docker.DockerClient
+) -> None:
+    project.devenv("up", "etcd")
+    identity = project.id
+    shutil.rmtree(project.folder)
+    (found,) = (one for one in here.json("ls", "--usage") if one["id"] == identity)
+    assert (found["project"], found["gone"], found["state"]) == (str(project.folder), True, "running")
+    assert found["services"]["etcd"]["ports"].keys() == {"2379"} and found["memory"] > 0
+    here.devenv("down", "--id", identity)
+    assert [len(names) for names in ours(client, identity).values()] == [0, 0, 1]
+    stranger = Project(here.folder, here.folder / "other state")
+    one_clear_line(stranger.devenv("down", "--id", identity, "--volumes", check=False), 7, identity, "no record")
+    here.devenv("down", "--id", identity, "--volumes")
+    assert ours(client, identity) == {"containers": [], "networks": [], "volumes": []}

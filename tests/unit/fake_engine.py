@@ -178,6 +178,11 @@ class FakeEngine:
                 strangers=(*self.observed.strangers, *strangers),
             )
 
+    def environments(self, owners: Mapping[str, str]) -> dict[str, Observed]:
+        made = (*self._containers.values(), *self._networks.values(), *self._volumes.values())
+        ids = {one.labels[LABEL_ENVIRONMENT] for one in made}
+        return {one: replace(self.observe(one, owners.get(one, "")), images={}) for one in ids}
+
     def _listed(self, name: str, labels: Labels, **more: Any) -> dict[str, Any]:
         """Return an object as engines list it."""
         return {"Name": name, "Labels": labels, **more}
@@ -206,6 +211,12 @@ class FakeEngine:
             return made.state
         found = self._put_there(container) or self._refuse(f"inspect container {container}: no such container")
         return ContainerState(found.state, found.exit_code or 0)
+
+    def memory(self, container: str) -> int | None:
+        return 1024**2 if self._status(container) == "running" else None
+
+    def volume_sizes(self) -> dict[str, int]:
+        return {name: sum(len(one or b"") for one in held.files.values()) for name, held in self._volumes.items()}
 
     def publisher(self, port: int) -> str:
         with self._lock:

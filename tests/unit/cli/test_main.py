@@ -44,6 +44,8 @@ NEED_AN_ENGINE = (
     ["restart"],
     ["status"],
     ["status", "--format", "json"],
+    ["ls"],
+    ["down", "--id", "nova-1a2b3c4d"],
     ["wait"],
     ["logs"],
     ["exec", "mysql", "true"],
@@ -543,7 +545,7 @@ def test_a_state_folder_that_cannot_be_made_is_one_clear_line(
 @pytest.mark.parametrize(
     "arguments",
     [
-        *(one for one in NEED_AN_ENGINE if one[1:] not in (["list"], ["prune"])),
+        *(one for one in NEED_AN_ENGINE if one[0] != "ls" and one[1:2] not in (["list"], ["prune"], ["--id"])),
         *(["reset"], ["wire"], ["snapshot", "save", "x"], ["export", "devstack"], ["gc"]),
         *(["run", "--", "true"], ["ci", "--", "true"]),
     ],

@@ -14,6 +14,7 @@ from builders import inspected
 from fake_http_engine import Answer, Asked, HttpEngine, http_engine
 
 from devenv.lifecycle.environment import Environment
+from devenv.lifecycle.listing import list_environments
 from devenv.model import LABEL_OWNER, LABEL_SERVICE
 
 # Libraries that load slowly: each takes a tenth of a second, or a part of it.
@@ -140,6 +141,13 @@ def test_one_look_at_the_engine_does(
     assert engine.connections == 1
 
 
+def test_three_requests_list_all_environments(engine: HttpEngine, environment: Callable[[], Environment]) -> None:
+    (found,) = list_environments()
+    assert found.id == environment().id and len(found.services) == 4
+    assert engine.whats == OBSERVE[:3]
+    assert engine.connections == 1
+
+
 def test_a_second_up_has_nothing_to_do(environment: Callable[[], Environment]) -> None:
     assert not environment().up().plan.changes
 
@@ -176,6 +184,10 @@ def test_looking_loads_what_reads_files_and_nothing_else(
     probes = {"amqp", "cryptography", "pymysql", "devenv.services.http"} if command == "status" else set()
     assert modules & SLOW <= READING | probes
     assert modules & SELDOM <= probes
+
+
+def test_a_list_of_environments_loads_nothing_slow(environment: Callable[[], Environment]) -> None:
+    assert not loaded("ls", folder=environment().project) & (SLOW | SELDOM)
 
 
 @pytest.mark.parametrize("command", ["stop", "down"])

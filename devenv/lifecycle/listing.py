@@ -1,0 +1,109 @@
+"""List all environments that the engine has, beside what this user's records say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from devenv.engine import connect
+from devenv.engine.protocol import Engine
+from devenv.errors import ServiceFailed
+from devenv.model import Observed
+from devenv.store import registry
+from devenv.store.record import Record
+from devenv.store.state import State
+
+_MOST_REQUESTS = 64
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One environment: what the engine has of it, and its record. Without a record, this user did not make it.
+
+    `gone` says that its project folder was moved or deleted, `used` that a run uses it now. `leftover` are services
+    that a killed run left. `memory` (in use) and `disk` (of data) are bytes by service, None where nobody measured.
+    """
+
+    id: str
+    observed: Observed
+    record: Record | None = None
+    gone: bool = False
+    used: bool = False
+    leftover: tuple[str, ...] = ()
+    memory: Mapping[str, int | None] = field(default_factory=dict)
+    disk: Mapping[str, int | None] = field(default_factory=dict)
+
+    @property
+    def services(self) -> dict[str, str]:
+        """Return the state of each service's container, or "down" for a service that only has data."""
+        states = {name: container.state for name, container in self.observed.containers.items()}
+        return dict(sorted({**dict.fromkeys(self.observed.services, "down"), **states}.items()))
+
+    @property
+    def state(self) -> str:
+        """Return the state that all containers have, "partly" if they differ, "down" if there are none.
+
+        It is "leftover" if a killed run left all of them.
+        """
+        containers = self.observed.containers
+        if containers and containers.keys() <= {*self.leftover}:
+            return "leftover"
+        states = {container.state for container in containers.values()} or {"down"}
+        state = states.pop() if len(states) == 1 else "partly"
+        return "stopped" if state == "exited" else state
+
+
+def list_environments(usage: bool = False) -> list[Listed]:
+    """Return every environment with a container, volume or network; those without a record come last.
+
+    With `usage`, also measure memory and disk. This asks for no service's readiness, and changes nothing.
+    """
+    engine = connect()
+    records = {record.id: record for record in registry.all_records()}
+    found = engine.environments({record.id: record.owner for record in records.values() if record.owner})
+    gone = {record.id for record in registry.gone()}
+    # Without the token of any devenv, an object only carries the label: it makes no environment.
+    made = {identity: observed for identity, observed in found.items() if observed.owner or identity in records}
+    listed = [
+        _described(identity, observed, records.get(identity), identity in gone) for identity, observed in made.items()
+    ]
+    listed.sort(key=lambda one: (not one.record, one.record.project if one.record else "", one.id))
+    return _measured(engine, listed) if usage else listed
+
+
+def _described(identity: str, observed: Observed, record: Record | None, gone: bool) -> Listed:
+    if record is None:
+        return Listed(identity, observed)
+    used = State(Path(record.project), record.name, identity).used()
+    left = () if used else tuple(name for name in record.borrowed if name in observed.services)
+    return Listed(identity, observed, record, gone, used, left)
+
+
+def _measured(engine: Engine, listed: list[Listed]) -> list[Listed]:
+    """Ask for all sizes at the same time: an engine may take a second for the memory of each container."""
+    running = [c.id for one in listed for c in one.observed.containers.values() if c.running]
+
+    def memory_of(container: str) -> int | None:
+        with suppress(ServiceFailed):
+            return engine.memory(container)
+        return None
+
+    sizes: dict[str, int] = {}
+    with ThreadPoolExecutor(min(len(running) + 1, _MOST_REQUESTS)) as pool:
+        volumes = pool.submit(engine.volume_sizes)
+        memory = dict(zip(running, pool.map(memory_of, running), strict=True))
+        # Docker before 23 measures for one at a time, and refuses others meanwhile.
+        with suppress(ServiceFailed):
+            sizes = volumes.result()
+    return [_sized(one, memory, sizes) for one in listed]
+
+
+def _sized(one: Listed, memory: Mapping[str, int | None], sizes: Mapping[str, int]) -> Listed:
+    used = {name: memory[c.id] for name, c in one.observed.containers.items() if c.running}
+    disk: dict[str, int | None] = {}
+    for volume, service in one.observed.volumes.items():
+        disk[service] = (disk.get(service) or 0) + sizes[volume] if volume in sizes else disk.get(service)
+    return replace(one, memory=used, disk=disk)
