@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import socket
@@ -13,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from devenv.engine import docker_config
 from devenv.engine.http import Client, HttpClient, Refused, speaks
 from devenv.errors import NoEngine, NoSpace, NotOurs, ServiceFailed, tells_of_full_disk
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 _HINT = "'devenv doctor' shows what is missing, 'devenv doctor --fix' fixes it"
 _REFUSED_HINT = "'devenv doctor' checks the engine, and the engine's own log says more; then run the same again"
-_CONTEXT_HINT = "'docker context ls' lists the contexts"
 _DEFAULT_SOCKET = "/var/run/docker.sock"
 _ROOTFUL_PODMAN = "/run/podman/podman.sock"
 # What `_reason` says of a socket that does not exist, and of one that this user may not open.
@@ -73,8 +71,8 @@ def _named_endpoint() -> tuple[str, str] | None:
     """Return the engine that DOCKER_HOST or a docker context names: devenv never takes another one for it."""
     if host := os.environ.get("DOCKER_HOST"):
         return host, "DOCKER_HOST"
-    if (context := os.environ.get("DOCKER_CONTEXT") or _current_context()) != "default":
-        return _endpoint_of(context), f"context {context}"
+    if (context := docker_config.current_context()) != "default":
+        return docker_config.endpoint_of(context) or f"unix://{_DEFAULT_SOCKET}", f"context {context}"
     return None
 
 
@@ -109,33 +107,6 @@ def _exists(path: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _docker_folder() -> Path:
-    """Return the folder in which the docker command line keeps its settings and contexts."""
-    # Not Path.home, which raises for a user without HOME whom the system does not know.
-    return Path(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"))  # noqa: PTH111
-
-
-def _current_context() -> str:
-    try:
-        return str(json.loads((_docker_folder() / "config.json").read_text()).get("currentContext") or "default")
-    except (OSError, ValueError, AttributeError):
-        # The docker command line also goes on if it cannot read its settings.
-        return "default"
-
-
-def _endpoint_of(context: str) -> str:
-    """Return the URL of the engine that a docker context names. Raises NoEngine if no context has that name."""
-    # The docker command line keeps a context there.
-    file = _docker_folder() / "contexts" / "meta" / hashlib.sha256(context.encode()).hexdigest() / "meta.json"
-    try:
-        return json.loads(file.read_text())["Endpoints"]["docker"].get("Host") or f"unix://{_DEFAULT_SOCKET}"
-    except FileNotFoundError:
-        # The docker command line refuses, too: another engine than the one you meant would be a surprise.
-        raise NoEngine(f"cannot find docker context {context!r}", _CONTEXT_HINT) from None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise NoEngine(f"cannot read docker context {context!r}: {file} is damaged", _CONTEXT_HINT) from error
 
 
 # ---- how it is reached -------------------------------------------------------------------------------------------

@@ -14,15 +14,18 @@ import socket
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
 from typing import Any
 from urllib.parse import quote, unquote_plus, urlencode
 
 _log = logging.getLogger(__name__)
-# Seconds that one request may take. Only an engine that hangs takes longer; builds have a limit of their own.
+# Seconds that one request may take. Only an engine that hangs takes longer; builds and pulls have a limit of their own.
 TIMEOUT = 120.0
+# Seconds without a word from an engine that builds or pulls: a step may be silent for long.
+WORK_TIMEOUT = 1800.0
 # Bytes per read: data of hundreds of MB go through here.
 CHUNK = 1 << 20
 # The oldest and newest version of the API that devenv knows. Engine 29 has the newest and refuses those below 1.44.
@@ -63,6 +66,15 @@ class Client(ABC):
         OSError if no answer comes or the answer breaks off.
         """
 
+    @abstractmethod
+    def lines(
+        self, path: str, query: Query, body: Body = None, headers: Mapping[str, str] | None = None
+    ) -> Generator[bytes, None, None]:
+        """Ask for work that takes long, with POST; yield the lines in which the engine tells of it, as they come.
+
+        Raises what `stream` raises.
+        """
+
     def ask(
         self, method: str, path: str, query: Query | None = None, body: Body = None, timeout: float = TIMEOUT
     ) -> Any:
@@ -93,14 +105,36 @@ class HttpClient(Client):
     def stream(
         self, method: str, path: str, query: Query | None = None, body: Body = None, timeout: float = TIMEOUT
     ) -> Generator[bytes, None, None]:
-        data, headers = encoded(body)
+        with self._answer(method, path, query, body, {}, timeout) as answer:
+            yield from _chunks_of(answer, answer.read)
+
+    def lines(
+        self, path: str, query: Query, body: Body = None, headers: Mapping[str, str] | None = None
+    ) -> Generator[bytes, None, None]:
+        with self._answer("POST", path, query, body, headers or {}, WORK_TIMEOUT, quiet=True) as answer:
+            yield from in_lines(_chunks_of(answer, answer.read1))
+
+    @contextmanager
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        query: Query | None,
+        body: Body,
+        headers: Mapping[str, str],
+        timeout: float,
+        quiet: bool = False,
+    ) -> Iterator[HTTPResponse]:
+        """Send a request and lend its answer. If `quiet`, log no query: that of a build may hold passwords."""
+        data, kind = encoded(body)
         where, began = f"/v{self.version}{target(path, query)}", time.monotonic()
-        connection, answer = self._sent(method, where, data, headers, timeout)
-        log_answer(method, unquote_plus(where), answer.status, time.monotonic() - began)
+        connection, answer = self._sent(method, where, data, {**kind, **headers}, timeout)
+        logged = where.partition("?")[0] if quiet else unquote_plus(where)
+        log_answer(method, logged, answer.status, time.monotonic() - began)
         try:
             if answer.status >= 400:
                 raise Refused(answer.status, words_of(_all_of(answer)))
-            yield from _chunks_of(answer)
+            yield answer
         finally:
             self._done(connection, answer)
 
@@ -176,12 +210,13 @@ def _open(url: str, timeout: float) -> HTTPConnection:
     return _SocketConnection(url.removeprefix("unix://"), timeout)
 
 
-def _chunks_of(answer: HTTPResponse) -> Iterator[bytes]:
+def _chunks_of(answer: HTTPResponse, read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """Yield an answer in chunks: large ones with `answer.read`, each as it comes with `answer.read1`."""
     # An engine always says where an answer ends, unless it stops before that.
     if answer.length is None and not answer.chunked:
         raise NoAnswer("it stopped in the middle of an answer")
     try:
-        while chunk := answer.read(CHUNK):
+        while chunk := read(CHUNK):
             yield chunk
         # Reading in chunks does not notice that some of the length is missing.
         if answer.length:
@@ -190,8 +225,18 @@ def _chunks_of(answer: HTTPResponse) -> Iterator[bytes]:
         raise NoAnswer("it stopped in the middle of an answer") from error
 
 
+def in_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines that chunks make up, each as soon as it is complete."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
+
+
 def _all_of(answer: HTTPResponse) -> bytes:
-    return b"".join(_chunks_of(answer))
+    return b"".join(_chunks_of(answer, answer.read))
 
 
 def _close(connections: Iterable[HTTPConnection]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +15,7 @@ from devenv.engine import containers
 from devenv.engine.connection import Connection, asking, failure
 from devenv.engine.http import CHUNK, Refused, decoded
 from devenv.engine.image_names import familiar
+from devenv.engine.logins import login_for
 from devenv.engine.ownership import name_of
 from devenv.model import LABEL_ENVIRONMENT, SHARED
 
@@ -71,13 +73,20 @@ def _familiar(image: Mapping[str, Any]) -> dict[str, Any]:
 
 def pull(connection: Connection, reference: str, progress: Callable[[str], None]) -> None:
     """Pull an image by its full reference: with a tag or a digest."""
-    name, _, tag = (reference, "", "") if "@" in reference else reference.rpartition(":")
+    name, _, tag = reference.rpartition("@" if "@" in reference else ":")
+    login = login_for(reference, progress)
     hint = "check the name and the network, or build it under that name"
-    with asking(f"pull image {reference}", hint):
-        for line in connection.sdk.pull(name, tag or None):
-            if "error" in line:
-                raise Refused(0, line["error"])
-            progress(str(line.get("status", "")))
+    hint = f"{login.fault}, so devenv pulled without a login; mend that, or {hint}" if login.fault else hint
+    with (
+        asking(f"pull image {reference}", hint),
+        closing(
+            connection.client.lines("/images/create", {"fromImage": name, "tag": tag}, None, login.headers)
+        ) as lines,
+    ):
+        for message in _told(lines):
+            if "error" in message:
+                raise Refused(0, message["error"])
+            progress(str(message.get("status", "")))
 
 
 def build(
@@ -88,21 +97,32 @@ def build(
     labels: Mapping[str, str],
     progress: Callable[[str], None],
 ) -> None:
-    """Build an image from a tar stream. Raises ServiceFailed with the last lines of the step that failed."""
-    lines: list[str] = []
-    with asking(f"build image {tag}"):
-        step = "its first step"
-        for message in connection.sdk.build(tag, context, arguments, labels):
+    """Build an image from a tar stream. Raises ServiceFailed with the last lines of the step that failed.
+
+    No login goes with it: it stands on an image that the engine has.
+    """
+    query = {
+        "t": tag,
+        "buildargs": json.dumps(dict(arguments)),
+        "labels": json.dumps(dict(labels)),
+        # Remove what steps leave, also those of a build that fails.
+        "rm": True,
+        "forcerm": True,
+    }
+    said: list[str] = []
+    step = "its first step"
+    with asking(f"build image {tag}"), closing(connection.client.lines("/build", query, context.read())) as lines:
+        for message in _told(lines):
             text = re.sub(r"\x1b\[[0-9;]*m", "", message.get("stream", "")).strip()
             if re.match(r"step \d", text, re.IGNORECASE):
-                step, lines = text, []
+                step, said = text, []
             progress(text.partition("\n")[0])
-            lines.extend(text.splitlines())
+            said.extend(text.splitlines())
             if "error" in message:
                 raise failure(
                     f"cannot build image {tag}: {step} failed: {message['error']}".splitlines()[0],
                     hint="the last lines of that step are above; 'devenv images build' tries again",
-                    detail=lines[-20:],
+                    detail=said[-20:],
                 )
 
 
@@ -134,9 +154,14 @@ def load_images(connection: Connection, stream: Iterable[bytes]) -> None:
 
 def _check_told(answer: Iterable[bytes]) -> None:
     """Raise Refused if the engine says in the middle of its answer that it failed."""
-    for message in map(decoded, b"".join(answer).splitlines()):
+    for message in _told(b"".join(answer).splitlines()):
         if "error" in message:
             raise Refused(0, message["error"])
+
+
+def _told(lines: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
+    """Yield the messages of an engine, one a line."""
+    return map(decoded, filter(bytes.strip, lines))
 
 
 def _chunks(file: Path) -> Iterator[bytes]:

@@ -6,14 +6,14 @@ Only this module imports docker. That takes a tenth of a second, so connection.p
 from __future__ import annotations
 
 import os
-import shutil
+import re
 import socket
 import ssl
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import IO, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import docker
@@ -21,23 +21,25 @@ import docker.errors
 import requests
 import urllib3.exceptions
 from docker.context import ContextAPI
-from docker.utils import kwargs_from_env
+from docker.utils import config, kwargs_from_env
 
 from devenv.engine.http import (
     CHUNK,
     TIMEOUT,
+    WORK_TIMEOUT,
     Body,
     Client,
     NoAnswer,
     Query,
     Refused,
     encoded,
+    in_lines,
     log_answer,
     target,
     words_of,
 )
 
-_BUILD_TIMEOUT = 1800
+_HIDING = threading.Lock()
 
 
 class Sdk(Client):
@@ -49,14 +51,12 @@ class Sdk(Client):
 
     def __init__(self, url: str, origin: str, version: str = "auto") -> None:
         with _translated():
-            self._client = docker.APIClient(
+            self._client = _made(
                 version=version, timeout=int(TIMEOUT), use_ssh_client=url.startswith("ssh:"), **_arguments(url, origin)
             )
         # A proxy from the environment must not come between devenv and the engine.
         self._client.trust_env = False
         self._client.hooks["response"].append(_logged)
-        # The client read these from ~/.docker/config.json; the stubs leave them out.
-        forget_missing_helpers(self._client._auth_configs)  # type: ignore[attr-defined]
 
     @cached_property
     def podman(self) -> bool:
@@ -66,37 +66,29 @@ class Sdk(Client):
     def stream(
         self, method: str, path: str, query: Query | None = None, body: Body = None, timeout: float = TIMEOUT
     ) -> Generator[bytes, None, None]:
-        data, headers = encoded(body)
+        with self._answer(method, path, query, body, {}, timeout) as answer:
+            yield from answer.iter_content(CHUNK)
+
+    def lines(
+        self, path: str, query: Query, body: Body = None, headers: Mapping[str, str] | None = None
+    ) -> Generator[bytes, None, None]:
+        with self._answer("POST", path, query, body, headers or {}, WORK_TIMEOUT) as answer:
+            yield from in_lines(answer.iter_content(CHUNK))
+
+    @contextmanager
+    def _answer(
+        self, method: str, path: str, query: Query | None, body: Body, headers: Mapping[str, str], timeout: float
+    ) -> Iterator[requests.Response]:
+        data, kind = encoded(body)
         url = f"{self._client.base_url}/v{self._client.api_version}{target(path, query)}"
+        headers = {**kind, **headers}
         with (
             _translated(),
             self._client.request(method, url, data=data, headers=headers, timeout=timeout, stream=True) as answer,
         ):
             if answer.status_code >= 400:
                 raise Refused(answer.status_code, words_of(answer.content))
-            yield from answer.iter_content(CHUNK)
-
-    def pull(self, name: str, tag: str | None) -> Iterator[Mapping[str, Any]]:
-        """Pull an image with the user's credentials; yield the engine's messages."""
-        with _translated():
-            yield from self._client.pull(name, tag=tag, stream=True, decode=True)
-
-    def build(
-        self, tag: str, context: IO[bytes], arguments: Mapping[str, str], labels: Mapping[str, str]
-    ) -> Iterator[Mapping[str, Any]]:
-        """Build an image from a tar file with the user's credentials; yield the engine's messages."""
-        with _translated():
-            yield from self._client.build(
-                fileobj=context,
-                custom_context=True,
-                tag=tag,
-                buildargs=dict(arguments),
-                labels=dict(labels),
-                rm=True,
-                forcerm=True,
-                decode=True,
-                timeout=_BUILD_TIMEOUT,
-            )
+            yield answer
 
     def follow(self, container: str, tail: int | Literal["all"]) -> Iterator[bytes]:
         """Yield a container's log as it comes, until the container ends."""
@@ -188,6 +180,20 @@ def _logged(answer: requests.Response, *_: object, **__: object) -> None:
     log_answer(asked.method or "", path, answer.status_code, answer.elapsed.total_seconds())
 
 
+def _made(**arguments: Any) -> docker.APIClient:
+    """Make the library's client, also where it stumbles over docker's config.json: nothing here needs that."""
+    try:
+        return docker.APIClient(**arguments)
+    except (docker.errors.InvalidConfigFile, ValueError, TypeError, AttributeError):
+        # Nobody else in this process can use the file either, so hiding it for a moment does no harm.
+        with _HIDING:
+            find, config.find_config_file = config.find_config_file, lambda config_path=None: None
+            try:
+                return docker.APIClient(**arguments)
+            finally:
+                config.find_config_file = find
+
+
 def _arguments(url: str, origin: str) -> dict[str, Any]:
     if origin == "DOCKER_HOST":
         return dict(kwargs_from_env())
@@ -197,15 +203,6 @@ def _arguments(url: str, origin: str) -> dict[str, Any]:
         except Exception as error:  # the library raises bare exceptions for files that it cannot read
             raise NoAnswer(f"cannot read its context: {error}") from error
     return {"base_url": url}
-
-
-def forget_missing_helpers(credentials: dict[str, Any]) -> None:
-    """Drop credential helpers that are not installed: each build and pull would fail, even of public images."""
-    if (store := credentials.get("credsStore")) and not shutil.which(f"docker-credential-{store}"):
-        del credentials["credsStore"]
-    for registry, helper in list((credentials.get("credHelpers") or {}).items()):
-        if not shutil.which(f"docker-credential-{helper}"):
-            del credentials["credHelpers"][registry]
 
 
 @contextmanager
@@ -218,4 +215,5 @@ def _translated() -> Iterator[None]:
     except docker.errors.DockerException as error:
         raise Refused(0, str(error)) from error
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise NoAnswer(str(error)) from error
+        # The library's words may hold a request's query, and that of a build the user's proxies.
+        raise NoAnswer(re.sub(r"\?\S+", "", str(error))) from error

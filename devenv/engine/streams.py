@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from devenv.engine.connection import Connection, asking
+from devenv.engine.http import in_lines
 from devenv.engine.protocol import Tail
 
 # The engine sends frames: a byte that says which output, three unused, four for the length, and the text.
@@ -71,12 +72,8 @@ def logs(connection: Connection, container: str, tail: Tail, since: float, times
 def follow(connection: Connection, container: str, tail: Tail) -> Iterator[str]:
     """Yield the lines of a container's log as they come, until the container ends."""
     with asking(f"follow the logs of container {container}"):
-        pending = b""
-        for chunk in connection.sdk.follow(container, tail):
-            *lines, pending = (pending + chunk).split(b"\n")
-            yield from (line.decode(errors="replace") for line in lines)
-        if pending:
-            yield pending.decode(errors="replace")
+        for line in in_lines(connection.sdk.follow(container, tail)):
+            yield line.decode(errors="replace")
 
 
 def execute(connection: Connection, container: str, command: Sequence[str], tty: bool) -> DockerSession:

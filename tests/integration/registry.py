@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import io
@@ -20,13 +21,17 @@ _LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 @dataclass
 class Registry:
-    """A registry: `blobs` by digest, `manifests` by digest and by tag, and in `asked` the manifests asked for."""
+    """A registry: `blobs` by digest, `manifests` by digest and by tag, and in `asked` the manifests asked for.
+
+    With a `login` ("user:password"), it answers nobody else.
+    """
 
     address: str
     digest: str
     blobs: dict[str, bytes]
     manifests: dict[str, bytes]
     asked: list[str] = field(default_factory=list)
+    login: str = ""
 
     def name(self, tag: str = "", digest: str = "") -> str:
         return f"{self.address}/debian" + (f":{tag}" if tag else "") + (f"@{digest}" if digest else "")
@@ -60,6 +65,8 @@ def serving(content: str, architecture: str, tag: str) -> Iterator[Registry]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if registry.login and self.headers.get("Authorization") != f"Basic {_encoded(registry.login)}":
+                return self._refuse()
             *_, kind, what = self.path.split("/")
             if self.path == "/v2/":
                 return self._answer("application/json", b"{}")
@@ -69,6 +76,12 @@ def serving(content: str, architecture: str, tag: str) -> Iterator[Registry]:
             self._answer("application/octet-stream", registry.blobs.get(what))
 
         do_HEAD = do_GET
+
+        def _refuse(self) -> None:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="test"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def _answer(self, kind: str, body: bytes | None) -> None:
             self.send_response(404 if body is None else 200)
@@ -90,6 +103,10 @@ def serving(content: str, architecture: str, tag: str) -> Iterator[Registry]:
             yield registry
         finally:
             server.shutdown()
+
+
+def _encoded(login: str) -> str:
+    return base64.b64encode(login.encode()).decode()
 
 
 def _digest(content: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import uuid
@@ -233,6 +234,30 @@ def test_another_image_than_the_pinned_one_is_not_taken(
     assert registry.digest in registry.asked
     assert "cannot pull image" in failure.value.detail[0] and "digest" in failure.value.detail[0]
     assert not [tag for tag in tags(client) if reference in tag]
+
+
+def test_a_pull_goes_with_the_users_login_and_without_one_if_the_helper_fails(
+    registry: Registry, client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    helper = tmp_path / "docker-credential-devenv-test"
+    (tmp_path / "config.json").write_text(json.dumps({"credHelpers": {registry.address: "devenv-test"}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    engine, name = connect(), registry.name(TAG)
+
+    def pulled() -> bool:
+        engine.pull(name, lambda _: None)
+        return engine.remove_image(name)
+
+    helper.write_text("#!/bin/sh\necho pass not initialised; exit 1\n")
+    helper.chmod(0o755)
+    assert pulled()
+    registry.login = "user:secret"
+    with pytest.raises(ServiceFailed, match=f"cannot pull image {name}") as failure:
+        pulled()
+    assert failure.value.hint.startswith("docker-credential-devenv-test fails (exit code 1: pass not initialised)")
+    helper.write_text("""#!/bin/sh\necho '{"Username": "user", "Secret": "secret"}'\n""")
+    assert pulled()
 
 
 # ---- what is in the images ---------------------------------------------------------------------------------------

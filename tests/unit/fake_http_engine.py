@@ -29,6 +29,7 @@ class Asked:
     whole: bool
     kind: str
     connection: int
+    login: str = ""
 
     @property
     def json(self) -> Any:
@@ -37,7 +38,10 @@ class Asked:
 
 @dataclass
 class HttpEngine:
-    """`answers` holds a status and JSON (or bytes) by "METHOD /path", or a function that makes them from a request."""
+    """`answers` holds a status and JSON (or bytes) by "METHOD /path", or a function that makes them from a request.
+
+    The function may return an iterator of bytes: each goes out as it comes.
+    """
 
     url: str = ""
     api: str = "1.41"
@@ -98,11 +102,14 @@ def http_engine() -> Iterator[HttpEngine]:
             body, whole = self.body()
             what = f"{self.command} /{path}"
             kind = self.headers.get("Content-Type") or ""
-            asked = Asked(what, parse_qs(url.query), body, whole, kind, self.connection_number)
+            login = self.headers.get("X-Registry-Auth") or ""
+            asked = Asked(what, parse_qs(url.query), body, whole, kind, self.connection_number, login)
             with lock:
                 engine.asked.append(asked)
                 engine.versions.add(version)
             status, data = engine.answer(asked)
+            if isinstance(data, Iterator):
+                return self.tell(data)
             self.say(status, data if isinstance(data, bytes) else json.dumps(data).encode())
 
         def body(self) -> tuple[bytes, bool]:
@@ -116,6 +123,14 @@ def http_engine() -> Iterator[HttpEngine]:
                 if not size:
                     return body, True
             return body, False
+
+        def tell(self, pieces: Iterator[bytes]) -> None:
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for piece in pieces:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            self.wfile.write(b"0\r\n\r\n")
 
         def say(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
             self.send_response(status)

@@ -29,7 +29,7 @@ from devenv.engine.connection import (
     unless_taken,
 )
 from devenv.engine.http import HttpClient, NoAnswer, Refused
-from devenv.engine.sdk import Sdk, _translated, forget_missing_helpers
+from devenv.engine.sdk import Sdk, _translated
 from devenv.errors import Cancelled, DevenvError, NoEngine, NotOurs, ServiceFailed
 
 
@@ -83,6 +83,13 @@ def test_a_refusal_of_which_nothing_more_is_known_says_where_to_look() -> None:
     assert "'devenv doctor'" in caught.value.hint
 
 
+def test_the_librarys_words_are_told_without_the_query_of_a_request() -> None:
+    words = "Max retries exceeded with url: /v1.41/build?buildargs=s3cret (Caused by NewConnectionError('no route'))"
+    with pytest.raises(NoEngine) as caught, asking("do it"), _translated():
+        raise requests.ConnectionError(words)
+    assert "s3cret" not in str(caught.value) and "no route" in str(caught.value)
+
+
 @pytest.mark.parametrize("error", [NotOurs("cannot x"), Cancelled(), KeyboardInterrupt(), ZeroDivisionError()])
 def test_what_is_no_failure_of_the_engine_comes_out_as_it_is(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, asking("do it"):
@@ -111,35 +118,6 @@ def test_what_is_gone_already_is_as_gone_as_if_we_had_done_it() -> None:
         raise refusal(404)
     with pytest.raises(ServiceFailed), asking("remove it"), unless_gone():
         raise refusal(409, "it is in use")
-
-
-# ---- credentials -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Install one credential helper, and nothing else."""
-    (tmp_path / "docker-credential-here").touch(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-
-
-@pytest.mark.usefixtures("installed")
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ({}, {}),
-        ({"auths": {"r": {"auth": "x"}}}, {"auths": {"r": {"auth": "x"}}}),
-        ({"credsStore": "gone"}, {}),
-        ({"credsStore": "here"}, {"credsStore": "here"}),
-        ({"credsStore": ""}, {"credsStore": ""}),
-        ({"credHelpers": None}, {"credHelpers": None}),
-        ({"credHelpers": {"a": "gone", "b": "here", "c": "gone"}}, {"credHelpers": {"b": "here"}}),
-        ({"credsStore": "here", "credHelpers": {"a": "gone"}}, {"credsStore": "here", "credHelpers": {}}),
-    ],
-)
-def test_credential_helpers_that_are_not_installed_are_forgotten(before: dict[str, Any], after: dict[str, Any]) -> None:
-    forget_missing_helpers(before)
-    assert before == after
 
 
 # ---- where the engine is -----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import json
 import tarfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +72,12 @@ class Requests(Client):
             raise answer
         yield answer if isinstance(answer, bytes) else json.dumps(answer).encode()
 
+    def lines(
+        self, path: str, query: Query, body: Body = None, headers: Mapping[str, str] | None = None
+    ) -> Generator[bytes, None, None]:
+        self.headers = headers or {}
+        yield from b"".join(self.stream("POST", path, query, body)).splitlines(keepends=True)
+
     @property
     def whats(self) -> list[str]:
         return [what for what, _, _ in self.asked]
@@ -84,23 +90,14 @@ class Requests(Client):
         return [query for asked, query, _ in self.asked if asked == what][-1]
 
 
-class Library:
-    """Stands in for the work that only the docker library does: says what it was given."""
-
-    def __init__(self, says: Iterable[dict[str, str]] = ()) -> None:
-        self.says = says
-        self.asked: list[tuple[Any, ...]] = []
-
-    def pull(self, *arguments: Any) -> Iterable[dict[str, str]]:
-        self.asked.append(arguments)
-        return self.says
-
-    build = pull
-
-
-def engine(answers: dict[str, Any] | None = None, says: Iterable[dict[str, str]] = ()) -> tuple[Docker, Requests]:
+def engine(answers: dict[str, Any] | None = None) -> tuple[Docker, Requests]:
     client = Requests(answers or {})
-    return Docker(SimpleNamespace(client=client, sdk=Library(says), url="unix:///x")), client  # type: ignore[arg-type]
+    return Docker(SimpleNamespace(client=client, url="unix:///x")), client  # type: ignore[arg-type]
+
+
+def says(*messages: Mapping[str, Any]) -> bytes:
+    """Return what an engine tells of its work: a message a line."""
+    return b"".join(json.dumps(message).encode() + b"\r\n" for message in messages)
 
 
 # ---- looking -----------------------------------------------------------------------------------------------------
@@ -560,17 +557,20 @@ def test_any_other_refusal_to_start_names_the_service() -> None:
 # ---- building ----------------------------------------------------------------------------------------------------
 
 
+BUILD, PULL = "POST /build", "POST /images/create"
+
+
 def test_a_failed_build_shows_the_end_of_the_failing_step() -> None:
-    stream = [
+    said = says(
         {"stream": "Step 1/2 : FROM x\n"},
         {"stream": "fine\n"},
         {"stream": "STEP 2/2: RUN y\n"},
         {"stream": "\x1b[91mno such package\n\x1b[0m"},
         {"error": "returned 100"},
-    ]
+    )
     told: list[str] = []
     with pytest.raises(ServiceFailed, match="cannot build image i:1: STEP 2/2: RUN y failed: returned 100") as caught:
-        engine(says=stream)[0].build("i:1", io.BytesIO(), {}, {}, told.append)
+        engine({BUILD: said})[0].build("i:1", io.BytesIO(), {}, {}, told.append)
     assert caught.value.detail == ("STEP 2/2: RUN y", "no such package")
     assert told[:4] == ["Step 1/2 : FROM x", "fine", "STEP 2/2: RUN y", "no such package"]
 
@@ -580,27 +580,72 @@ def test_an_interrupt_ends_a_build_in_the_middle_of_a_step() -> None:
         if text == "2":
             raise Cancelled
 
-    stream = ({"stream": text} for text in ["Step 1/1 : RUN x", "1", "2", "3"])
+    class Slow(Requests):
+        """Says one line after the other, and knows whether somebody wants more."""
+
+        def __init__(self) -> None:
+            super().__init__({})
+            self.left, self.ended = ["Step 1/1 : RUN x", "1", "2", "3"], False
+
+        def lines(self, *_: Any) -> Generator[bytes, None, None]:
+            try:
+                while self.left:
+                    yield says({"stream": self.left.pop(0)})
+            finally:
+                self.ended = True
+
+    slow = Slow()
     with pytest.raises(Cancelled):
-        engine(says=stream)[0].build("i:1", io.BytesIO(), {}, {}, interrupted)
-    assert next(stream) == {"stream": "3"}
+        Docker(SimpleNamespace(client=slow, url="unix:///x")).build("i:1", io.BytesIO(), {}, {}, interrupted)  # type: ignore[arg-type]
+    assert slow.left == ["3"] and slow.ended
+
+
+def test_a_build_gets_its_files_its_arguments_and_no_login(docker_config: Path) -> None:
+    docker_config.write_text('{"auths": {"docker.io": {"auth": "dTpw"}}, "credsStore": "fails"}')
+    asked, client = engine({BUILD: says({"stream": "done"})})
+    asked.build("i:1", io.BytesIO(b"tar"), {"A": "1"}, {"l": "2"}, lambda _: None)
+    query = {"t": "i:1", "buildargs": '{"A": "1"}', "labels": '{"l": "2"}', "rm": True, "forcerm": True}
+    assert client.asked == [(BUILD, query, b"tar")] and client.headers == {}
 
 
 @pytest.mark.parametrize(
     ("reference", "name", "tag"),
-    [("mysql:8", "mysql", "8"), ("r:5000/a/b:1", "r:5000/a/b", "1"), ("mysql@sha256:1", "mysql@sha256:1", None)],
+    [("mysql:8", "mysql", "8"), ("r:5000/a/b:1", "r:5000/a/b", "1"), ("mysql@sha256:1", "mysql", "sha256:1")],
 )
-def test_an_image_is_pulled_by_tag_or_digest(reference: str, name: str, tag: str | None) -> None:
-    asked, _ = engine(says=[{"status": "Pulling"}, {"id": "x"}])
+def test_an_image_is_pulled_by_tag_or_digest(reference: str, name: str, tag: str) -> None:
+    asked, client = engine({PULL: says({"status": "Pulling"}, {"id": "x"})})
     told: list[str] = []
     asked.pull(reference, told.append)
-    assert asked._at.sdk.asked == [(name, tag)]  # type: ignore[attr-defined]
+    assert client.asked == [(PULL, {"fromImage": name, "tag": tag}, b"")] and client.headers == {}
     assert told == ["Pulling", ""]
 
 
 def test_a_pull_that_fails_half_way_is_a_clear_error() -> None:
     with pytest.raises(ServiceFailed, match="cannot pull image mysql:8: no space left"):
-        engine(says=[{"error": "no space left"}])[0].pull("mysql:8", lambda _: None)
+        engine({PULL: says({"error": "no space left"})})[0].pull("mysql:8", lambda _: None)
+
+
+def test_a_pull_sends_the_users_login(docker_config: Path) -> None:
+    docker_config.write_text('{"auths": {"r:5000": {"auth": "dTpw"}}}')
+    asked, client = engine({PULL: says({"status": "done"})})
+    asked.pull("r:5000/a:1", lambda _: None)
+    assert list(client.headers) == ["X-Registry-Auth"]
+    asked.pull("other:5000/a:1", lambda _: None)
+    assert client.headers == {}
+
+
+def test_a_pull_that_fails_for_want_of_a_login_names_the_helper_that_gave_none(docker_config: Path) -> None:
+    docker_config.write_text('{"credsStore": "nowhere"}')
+    engine({PULL: says({"status": "done"})})[0].pull("mysql:8", lambda _: None)
+    with pytest.raises(ServiceFailed, match="cannot pull image mysql:8: denied") as caught:
+        engine({PULL: says({"error": "denied"})})[0].pull("mysql:8", lambda _: None)
+    assert caught.value.hint.startswith("docker-credential-nowhere is not installed, so devenv pulled without a login")
+
+
+@pytest.fixture
+def docker_config(own_world: Path) -> Path:
+    (own_world / "docker").mkdir(parents=True)
+    return own_world / "docker/config.json"
 
 
 def test_an_image_that_is_in_use_is_not_removed() -> None:

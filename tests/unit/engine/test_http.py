@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fake_http_engine import HttpEngine, http_engine
 
-from devenv.engine.http import CHUNK, HttpClient, NoAnswer, Refused, _hung_up, agreed, speaks, target, words_of
+from devenv.engine.http import CHUNK, Client, HttpClient, NoAnswer, Refused, _hung_up, agreed, speaks, target, words_of
 from devenv.engine.sdk import Sdk
 
 
@@ -133,6 +133,60 @@ def test_a_long_answer_comes_in_large_chunks(client: HttpClient, engine: HttpEng
     engine.other = lambda _: (200, data)
     chunks = list(client.stream("GET", "/x"))
     assert b"".join(chunks) == data and [len(c) for c in chunks] == [CHUNK, CHUNK, len(data) - 2 * CHUNK]
+
+
+# ---- work that takes long ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["HttpClient", "Sdk"])
+def either(request: pytest.FixtureRequest, engine: HttpEngine) -> Iterator[Client]:
+    if request.param == "HttpClient":
+        yield HttpClient(engine.url)
+    else:
+        sdk = Sdk(engine.url, "default", "1.41")
+        yield sdk
+        sdk._client.close()
+
+
+def test_what_an_engine_tells_of_its_work_comes_line_by_line_while_it_works(either: Client, engine: HttpEngine) -> None:
+    heard = threading.Event()
+
+    def told() -> Iterator[bytes]:
+        yield b'{"a": 1}\r\n{"b"'
+        # Nothing more comes before somebody has the first line.
+        assert heard.wait(20)
+        yield b": 2}\r\n"
+
+    engine.answers["POST /build"] = lambda _: (200, told())
+    lines = either.lines("/build", {"t": "i"}, b"tar", {"X-Registry-Auth": "login"})
+    first = next(lines)
+    heard.set()
+    assert [line.strip() for line in (first, *lines)] == [b'{"a": 1}', b'{"b": 2}']
+    asked = engine.last("POST /build")
+    assert (asked.query, asked.body, asked.login, asked.kind) == ({"t": ["i"]}, b"tar", "login", "application/x-tar")
+
+
+def test_work_that_an_engine_refuses_or_does_not_finish_is_told(either: Client, engine: HttpEngine) -> None:
+    with pytest.raises(Refused, match="no answer to POST /build"):
+        engine.other = lambda asked: (500, {"message": f"no answer to {asked.what}"})
+        next(either.lines("/build", {}))
+
+    def broken() -> Iterator[bytes]:
+        yield b"{}\r\n"
+        raise BrokenPipeError
+
+    engine.answers["POST /build"] = lambda _: (200, broken())
+    lines = either.lines("/build", {})
+    assert next(lines).strip() == b"{}"
+    with pytest.raises(NoAnswer):
+        next(lines)
+
+
+def test_the_query_of_a_build_is_in_no_log(either: Client, caplog: pytest.LogCaptureFixture) -> None:
+    query = {"buildargs": '{"http_proxy": "http://u:s3cret@proxy"}'}
+    with caplog.at_level("DEBUG", "devenv"):
+        list(either.lines("/build", query))
+    assert caplog.records and "s3cret" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from socketserver import BaseServer, StreamRequestHandler, ThreadingTCPServer, ThreadingUnixStreamServer
 
+import docker.utils.config
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -101,3 +102,14 @@ def test_output_that_comes_with_the_answer_is_not_lost(url: str, first: bytes, m
         while data := stream.recv(4096):
             parts += session.output(data)
     assert b"".join(text for _, text in parts) == first[8:] + b"second"
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "3", '{"auths": {"r": 3}}', '{"auths": {"r": {"auth": "dTp"}}}', '{"proxies": [1]}', "\xff"]
+)
+def test_a_config_json_that_the_library_cannot_read_does_not_matter(own_world: Path, content: str) -> None:
+    (own_world / "docker").mkdir(parents=True)
+    (own_world / "docker/config.json").write_text(content, encoding="latin-1")
+    before = docker.utils.config.find_config_file
+    Sdk("unix:///nonexistent", "default", "1.41")
+    assert docker.utils.config.find_config_file is before
