@@ -8,7 +8,7 @@
     │   ├── NoSpace                    the engine's disk is full
     │   ├── AddressPoolExhausted       the engine has no addresses left for another network
     │   └── LimitRefused               the engine may not set a limit that a container asks for
-    ├── NotReadyInTime              6  a service runs but did not become ready
+    ├── NotReadyInTime              6  a service runs but did not become ready; also: `status --exit-code` shows one
     └── NotOurs                     7  something in the way does not belong to devenv
         └── PortTaken                  another program has a port that a container was to publish
 

@@ -33,6 +33,7 @@ from devenv.cli.help import help_
 from devenv.cli.images import images
 from devenv.cli.project import doctor, env, export, init, trust, unwire, wire
 from devenv.cli.run import ci, run, shell
+from devenv.errors import NotReadyInTime
 
 if TYPE_CHECKING:
     from devenv.lifecycle.environment import Environment
@@ -216,11 +217,18 @@ def restart(context: click.Context, services: tuple[str, ...], wait_timeout: flo
 
 @click.command()
 @services_argument
+@click.option("--exit-code", is_flag=True, help="End with 6 unless each service that somebody asked for is ready.")
 @_timing_options
 @format_option
 @click.pass_context
-def status(context: click.Context, services: tuple[str, ...], timing: bool, trace: Path | None, format_: str) -> None:
-    """Show whether each service is ready, where it is, or why not."""
+def status(
+    context: click.Context, services: tuple[str, ...], exit_code: bool, timing: bool, trace: Path | None, format_: str
+) -> None:
+    """Show whether each service is ready, where it is, or why not.
+
+    Without SERVICE, shows the services of devenv.yaml and others that have a container. Without devenv.yaml, shows
+    those that have been started. JSON always has all of the profile.
+    """
     environment = environment_of(context)
     more = _timing_json(environment, timing)
     if trace:
@@ -232,12 +240,14 @@ def status(context: click.Context, services: tuple[str, ...], timing: bool, trac
         from devenv.testing.artifacts import status_data
 
         print_json({**status_data(environment, found), **more})
-        return
-    from devenv.cli.tables import status_table, timing_chart
+    else:
+        from devenv.cli.tables import status_table, timing_chart
 
-    click.echo(status_table(found))
-    if timing:
-        click.echo(timing_chart(environment.timing()))
+        click.echo(status_table({name: found[name] for name in found.wanted}))
+        if timing:
+            click.echo(timing_chart(environment.timing()))
+    if exit_code and any(found[name].state != "ready" for name in found.wanted):
+        sys.exit(NotReadyInTime.exit_code)
 
 
 @click.command()

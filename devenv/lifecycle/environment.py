@@ -35,6 +35,14 @@ if TYPE_CHECKING:
     from devenv.wiring.pifpaf import Pifpaf
 
 
+class Statuses(dict[str, ServiceStatus]):
+    """The status of each service by its name. Somebody asked for the services in `wanted`."""
+
+    def __init__(self, statuses: Mapping[str, ServiceStatus], wanted: Collection[str]) -> None:
+        super().__init__(statuses)
+        self.wanted = [name for name in statuses if name in wanted]
+
+
 class Environment:
     """A set of base services for one project folder and one name.
 
@@ -311,7 +319,7 @@ class Environment:
 
     # ---- looking ---------------------------------------------------------------------------------------------
 
-    def status(self, names: Sequence[str] = ()) -> dict[str, ServiceStatus]:
+    def status(self, names: Sequence[str] = ()) -> Statuses:
         """Return the status of the named services; of all in the profile and all that exist, if none is named."""
         world = self._world
         picture = world.look(world.define(names), names)
@@ -321,7 +329,7 @@ class Environment:
             found = pool.map(lambda service: status_of(service, picture.observed, world.engine), services.values())
             statuses = dict(zip(services, found, strict=True))
         world.note_works([name for name, status in statuses.items() if status.state == "ready"])
-        return statuses
+        return Statuses(statuses, names or world.asked_for(picture))
 
     def timing(self) -> Run:
         """Return what the last `up` did and when, even if it failed. Raise ConfigError if none is on record."""

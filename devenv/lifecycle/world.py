@@ -335,6 +335,15 @@ class World:
         nothing = Desired(self.id, Names(self.id).network, {})
         return Picture(Definitions(Profile("", {}), load_catalogue()), nothing, nothing, observed, record)
 
+    def asked_for(self, picture: Picture) -> set[str]:
+        """Return the services that have a container or data, and those of a profile that somebody chose.
+
+        The profile that devenv takes by itself counts only as long as nothing exists.
+        """
+        existing = picture.observed.services
+        chosen = picture.defined.own.file or self._choice.profile
+        return existing | ({*picture.wanted.services} if chosen or not existing else set())
+
     def existing(self, defined: Definitions, names: Sequence[str]) -> Picture:
         """Look; want the services that have a container: those of `names`, or all.
 
@@ -349,10 +358,10 @@ class World:
         """Return the containers of these services, or all. Raise ConfigError if one is missing, or all are."""
         for name in names:
             if name not in observed.containers:
-                raise ConfigError(
-                    f"cannot find a container of {name!r} in {self.id}",
-                    hint=f"{hint_for(name, observed.containers, 'it has')}; 'devenv up' creates them",
-                )
+                known = name in load_catalogue()
+                meant = "" if known else f"{hint_for(name, observed.containers, 'it has')}; "
+                create = f"'devenv up {name}' creates it" if known else "'devenv up' creates them"
+                raise ConfigError(f"cannot find a container of {name!r} in {self.id}", hint=meant + create)
         if not observed.containers:
             raise ConfigError(f"cannot find a container of {self.id}", hint="'devenv up' creates them")
         return [observed.containers[name] for name in names or observed.containers]

@@ -28,7 +28,7 @@ from devenv.services.readiness import ServiceStatus
 from devenv.store.files import folder_obstacle, make_folders, reason_of, write_files
 
 if TYPE_CHECKING:
-    from devenv.lifecycle.environment import Environment
+    from devenv.lifecycle.environment import Environment, Statuses
 
 HIDDEN = "***"
 # The part of a URL that holds a password.
@@ -76,10 +76,10 @@ def hider(environment: Environment, passwords: Iterable[str] = ()) -> Callable[[
     return hide
 
 
-def status_data(environment: Environment, found: Mapping[str, ServiceStatus]) -> dict[str, Any]:
+def status_data(environment: Environment, found: Statuses) -> dict[str, Any]:
     """Return what `devenv status --format json` prints. Passwords are hidden; `devenv env` prints them."""
     identity = {"id": environment.id, "name": environment.name, "project": str(environment.project)}
-    services = {name: _status(one) for name, one in found.items()}
+    services = {name: {**_status(one), "wanted": name in found.wanted} for name, one in found.items()}
     return {"environment": identity, "services": services, "strangers": list(environment.strangers)}
 
 

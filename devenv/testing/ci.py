@@ -126,7 +126,7 @@ class _Running:
 
     def _before_services_stop(self) -> None:
         with suppress(DevenvError):
-            self._story.services = self._environment.status()
+            self._story.services = self._environment.status(self._environment.selected(self._job.services))
         if self._story.code != 0:
             self._print_logs()
         if self._job.artifacts:

@@ -29,7 +29,8 @@ from devenv.cli.main import main
 from devenv.errors import ConfigError, DevenvError, NoEngine, NotOurs, NotReadyInTime, ServiceFailed
 from devenv.images.references import images_for
 from devenv.lifecycle.environment import Environment
-from devenv.model import Observed, ObservedContainer, Profile
+from devenv.model import DesiredService, Observed, ObservedContainer, Profile
+from devenv.services.readiness import ServiceStatus
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.profile import load_profile
 from devenv.store.state import new_token
@@ -75,6 +76,14 @@ def leave_no_socket() -> Iterator[None]:
     """Let go of the library's open sockets while their warning is ignored."""
     yield
     gc.collect()
+
+
+@pytest.fixture
+def empty(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    """Connect devenv to an engine that has nothing."""
+    engine = FakeEngine()
+    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
+    return engine
 
 
 def run(*arguments: str) -> Result:
@@ -400,6 +409,62 @@ def test_status_of_one_service_shows_that_one(monkeypatch: pytest.MonkeyPatch) -
     assert set(json.loads(run("status", "etcd", "--format", "json").stdout)["services"]) == {"etcd"}
 
 
+def told(*arguments: str) -> set[str]:
+    """Return the services in the table of `status`."""
+    return {line.split()[0] for line in run("status", *arguments).stdout.splitlines()[1:]}
+
+
+def wanted(*arguments: str) -> set[str]:
+    """Return the services that the JSON of `status` calls wanted; it always has all of the profile."""
+    services = json.loads(run("status", "--format", "json", *arguments).stdout)["services"]
+    return {name for name, one in services.items() if one["wanted"]}
+
+
+ALL = {"mysql", "keystone", "rabbitmq", "etcd"}
+
+
+def test_status_shows_what_was_asked_for(project: Path, empty: FakeEngine) -> None:
+    assert told() == wanted() == ALL  # nothing has been: this is what `up` starts
+    empty.observed = Observed(
+        {"etcd": ObservedContainer("1", "devenv-id-etcd", "etcd", "exited", exit_code=0)}, volumes={"data": "rabbitmq"}
+    )
+    assert told() == wanted() == {"etcd", "rabbitmq"}
+    assert told("mysql") == wanted("mysql") == {"mysql"}
+    assert json.loads(run("status", "--format", "json").stdout)["services"].keys() == ALL
+    (project / "devenv.yaml").write_text("profile: database\n")
+    assert told() == wanted() == {"mysql", "etcd"}
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+@pytest.mark.parametrize(
+    ("states", "services", "code"),
+    [
+        ({"mysql": "ready", "etcd": "ready"}, [], 0),
+        ({"mysql": "absent", "etcd": "ready"}, [], 6),
+        ({"mysql": "absent", "etcd": "ready"}, ["etcd"], 0),
+        ({"mysql": "ready", "etcd": "failed"}, [], 6),
+        ({"mysql": "ready", "etcd": "starting"}, [], 6),
+        ({"mysql": "ready", "etcd": "stopped"}, ["etcd"], 6),
+    ],
+)
+def test_a_script_learns_whether_what_was_asked_for_is_ready(
+    states: dict[str, str],
+    services: list[str],
+    code: int,
+    format_: str,
+    project: Path,
+    empty: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def status_of(service: DesiredService, *_: object) -> ServiceStatus:
+        return ServiceStatus(service.role, states[service.name], "", "", {})
+
+    monkeypatch.setattr("devenv.lifecycle.environment.status_of", status_of)
+    (project / "devenv.yaml").write_text("profile: database\nservices: [etcd]\n")
+    arguments = ["status", *services, "--format", format_]
+    assert (run(*arguments).exit_code, run(*arguments, "--exit-code").exit_code) == (0, code)
+
+
 def test_a_status_has_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
     services = json.loads(run("status", "--format", "json").stdout)["services"]
@@ -415,6 +480,16 @@ def test_a_status_has_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_not_there_is_told_with_what_to_do(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
     assert_clear_error(run(*command), 3, "devenv up")
+
+
+@pytest.mark.parametrize("command", ["logs", "start", "restart", "wait", "exec"])
+def test_a_service_whose_container_was_removed_is_told_with_what_creates_it(command: str, empty: FakeEngine) -> None:
+    empty.observed = Observed({"mysql": ObservedContainer("1", "devenv-id-mysql", "mysql", "running")})
+    more = ["true"] if command == "exec" else []
+    assert_clear_error(
+        run(command, "etcd", *more), 3, "cannot find a container of 'etcd'", "hint: 'devenv up etcd' creates it\n"
+    )
+    assert_clear_error(run(command, "nosuch", *more), 3, "'nosuch'", "hint: it has: mysql; ")
 
 
 def test_of_two_containers_of_a_service_the_one_that_runs_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,14 +516,6 @@ def test_a_stopped_service_whose_port_is_taken_is_left_alone_and_the_holder_name
 # ---- going down --------------------------------------------------------------------------------------------------
 
 GOING_DOWN = pytest.mark.parametrize("command", ["down", "stop"])
-
-
-@pytest.fixture
-def empty(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    """Connect devenv to an engine that has nothing."""
-    engine = FakeEngine()
-    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
-    return engine
 
 
 @GOING_DOWN

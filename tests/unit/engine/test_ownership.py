@@ -12,7 +12,7 @@ from fake_engine import FakeEngine, Recorder
 
 from devenv.engine.ownership import Listed, carries, check_names, name_of, split, trusted
 from devenv.errors import NotOurs
-from devenv.lifecycle.environment import Environment
+from devenv.lifecycle.environment import Environment, Statuses
 from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER, LABEL_SERVICE, DesiredService, Observed
 from devenv.testing.artifacts import status_data
 
@@ -217,7 +217,7 @@ def test_strangers_are_told_of_once_and_left_alone(project: Path) -> None:
     assert not {call for call in engine.calls if "xyz" in call or call.endswith(" v")}
     # Otherwise the next `up` would trust a stranger that has one of devenv's names.
     assert environment.state.load().owner == "t"
-    assert status_data(environment, {})["strangers"] == ["container xyz", "volume v"]
+    assert status_data(environment, Statuses({}, ()))["strangers"] == ["container xyz", "volume v"]
 
 
 def test_a_stranger_with_our_name_ends_an_up_before_anything_is_done(project: Path) -> None:

@@ -58,7 +58,10 @@ class Lent:
     def replaced(self, variables: Any) -> list[str]:
         return ["ELSEWHERE"]
 
-    def status(self) -> dict[str, ServiceStatus]:
+    def selected(self, names: Sequence[str]) -> list[str]:
+        return [*names]
+
+    def status(self, names: Sequence[str]) -> dict[str, ServiceStatus]:
         return {"web": READY}
 
     def containers(self) -> dict[str, str]:
