@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -25,6 +26,7 @@ from devenv.images.references import BASE, LABEL_CONTENT, stale_images
 from devenv.lifecycle.environment import Environment
 from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE, SHARED, Profile
 from devenv.spec.catalogue import load_catalogue
+from tests.pages import versions
 
 TAG = "trixie-slim"
 # An etcd of nothing but the base. A comment makes it another one for each test.
@@ -344,3 +346,11 @@ def test_an_image_that_is_not_there_has_no_bill_of_materials(project: Project) -
     refused = project.devenv("images", "sbom", check=False)
     one_clear_line(refused, 3, "cannot list packages: example.invalid/etcd:1 not there", "devenv images build")
     assert "not here" in project.devenv("images", "list").stdout
+
+
+def test_the_servers_have_the_versions_that_the_pages_name(project: Project) -> None:
+    project.configure("services: {mariadb: {}, postgresql: {}}\n")
+    found = {name: image["version"] for name, image in listed(project).items()}
+    for name, row in versions().items():
+        # Before the colon is Debian's epoch.
+        assert re.match(rf"(\d+:)?{re.escape(row.built)}(?!\d)", found[name]), name

@@ -55,6 +55,17 @@ def test_the_table_of_versions_names_what_jobs_of_a_ci_run_and_that_it_is_the_ve
         assert re.fullmatch(rf"v?{re.escape(row.built)}(-management)?", official[name].rpartition(":")[2])
 
 
+def test_the_readme_names_the_versions_of_all_servers() -> None:
+    lines = text(Path("README.md")).splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("| MySQL |"))
+    names, _, numbers = ([word.strip() for word in line.strip("|").split("|")] for line in lines[first : first + 3])
+    said = dict(zip(map(str.lower, names), numbers, strict=True))
+    keystone = re.search(r"^keystone==(\d+\.\d+)\.", text(Path("compose/keystone/requirements.txt")), re.MULTILINE)
+    assert keystone
+    assert said == {name: row.built for name, row in versions().items()} | {"keystone": keystone[1]}
+    assert said.keys() == load_catalogue().keys()
+
+
 def anchors(page: Path) -> set[str]:
     """Return the places in a page that a link can name, as GitHub makes them from headings."""
     headings = re.findall(r"^#+ (.*)$", _prose(page), re.MULTILINE)
