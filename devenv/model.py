@@ -95,6 +95,19 @@ class ComponentDefinition:
 
 
 @dataclass(frozen=True)
+class Client:
+    """A program with which people use a service.
+
+    `command` runs in the service's container. Without one, the program is on the user's machine, where the Python
+    package `package` installs it, and finds its login in clouds.yaml, by these variables.
+    """
+
+    command: tuple[str, ...] = ()
+    package: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ServiceDefinition:
     """One service as its Compose file defines it; templates are not filled in yet.
 
@@ -102,7 +115,7 @@ class ServiceDefinition:
     folder with the templates of wired files. `package` is the package in the image whose version is the service's, and
     `official` the public image of that version, for CIs. `extra` is the extra of devenv's own package with what its
     probe and provisioner need. The `default` service of a role fills it where a profile says nothing else. `citest` is
-    the URL by which OpenStack's own test suites use its account for them.
+    the URL by which OpenStack's own test suites use its account for them. `clients` are by name, the usual one first.
     """
 
     name: str
@@ -133,6 +146,7 @@ class ServiceDefinition:
     resumes: bool = False
     default: bool = False
     citest: str = ""
+    clients: Mapping[str, Client] = field(default_factory=dict)
     wire: Path = Path("wire")
 
 

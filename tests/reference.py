@@ -42,6 +42,10 @@ def _commands() -> Iterator[str]:
     yield ""
     yield from _options(main)
     yield from _tree(main, "devenv")
+    yield "### `devenv CLIENT [ARGUMENT]...`"
+    yield ""
+    yield "Run a client of a service with these arguments. [clients.md](clients.md) lists the clients."
+    yield ""
 
 
 def _tree(group: click.Group, path: str) -> Iterator[str]:
@@ -81,8 +85,9 @@ def _exit_codes() -> Iterator[str]:
     for code, meaning in [*sorted(codes), (130, "interrupted: Ctrl-C, SIGTERM or SIGHUP")]:
         yield f"| {code} | {meaning} |"
     yield ""
-    yield "`run`, `shell`, `ci` and `exec` end with the code of their command: 126 if it cannot run, 127 if it does not"
-    yield "exist, 128 plus the number of the signal that ended it. `ci --timeout` ends with 124 when the time is over."
+    yield "`run`, `shell`, `ci`, `exec` and clients end with the code of their command: 126 if it cannot run, 127 if it"
+    yield "does not exist, 128 plus the number of the signal that ended it. `ci --timeout` ends with 124 when the time"
+    yield "is over."
     yield ""
     yield "A closed standard stream counts as `/dev/null`. A line of progress or of an error that nobody can read is"
     yield "lost and changes nothing: the disk under the log is full, or the terminal has gone. If devenv cannot write"
@@ -367,6 +372,12 @@ DEVENV: Words = {
         "template",
         "a database's URL for OpenStack's own test suites; its provisioner knows `rights: all`",
         "citest: mysql+pymysql://$${output.USER}:…/",
+    ),
+    "clients": (
+        "mapping",
+        "programs that are commands of devenv, the usual one first: the command in the container; or the `package` of a"
+        " program of the user's machine, and with what `environment` it logs in by clouds.yaml",
+        "clients: {etcdctl: [etcdctl]}",
     ),
     "endpoints": (
         "mapping",

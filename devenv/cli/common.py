@@ -35,14 +35,18 @@ class Group(click.Group):
     def list_commands(self, _: click.Context) -> list[str]:
         return list(self.commands)
 
+    def known(self) -> list[str]:
+        """Return the names of all that one can call."""
+        return list(self.commands)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if name not in self.commands and not name.startswith("-") and not ctx.resilient_parsing:
+        if not name.startswith("-") and not ctx.resilient_parsing and self.get_command(ctx, name) is None:
             from devenv.names import did_you_mean
 
-            meant = did_you_mean(name, self.commands)
+            meant = did_you_mean(name, self.known())
             ctx.fail(f"{ctx.command_path} has no command {name!r}{'; ' if meant else ''}{meant}")
         return super().resolve_command(ctx, args)
 

@@ -16,8 +16,8 @@ import click
 from click.core import ParameterSource
 
 from devenv import __version__
+from devenv.cli.clients import GroupWithClients
 from devenv.cli.common import (
-    Group,
     environment_of,
     format_option,
     operations_of,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from devenv.model import Result
 
 
-@click.group(name="devenv", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(name="devenv", cls=GroupWithClients, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--project", type=click.Path(path_type=Path), help="Use the project of this folder, not of the current.")
 @click.option("--env", "env_name", default="default", metavar="NAME", help="Use this environment of the project.")
 @click.option("--profile", default="", metavar="NAME", help="Use this profile instead of the one in devenv.yaml.")
@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 def main(project: Path | None, env_name: str, profile: str, debug: bool) -> None:
     """Run MySQL, RabbitMQ, etcd and Keystone for OpenStack services.
 
-    They are ready when `devenv up` returns. `devenv help` lists the pages of the manual.
+    They are ready when `devenv up` returns. `devenv mysql`, `psql`, `rabbitmqctl`, `etcdctl` and `openstack` are their
+    clients. `devenv help` lists the pages of the manual.
     """
     if debug:
         show_debugging()

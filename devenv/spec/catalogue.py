@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from voluptuous import All, Any as Either, Equal, Invalid, Match, Optional, Range, Required, Schema
+from voluptuous import All, Any as Either, Equal, Invalid, Length, Match, Optional, Range, Required, Schema
 
 from devenv.errors import ConfigError
 from devenv.model import (
     HEALTHY,
     STARTED,
+    Client,
     ComponentDefinition,
     ConfigFile,
     ContainerOptions,
@@ -189,6 +190,9 @@ _CONTAINER = {
 _volume_name = All(str, Match(NAME, msg="expected the name of a volume"))
 _CAPITALS = Match(re.compile(r"[A-Z_]+\Z"), msg="expected a name in capitals")
 _SMALL = Match(re.compile(r"[a-z][a-z_]*\Z"), msg="expected a name: lower-case letters and _")
+_PROGRAM = Match(re.compile(r"[a-z][a-z0-9_-]*\Z"), msg="expected the name of a program")
+_PACKAGE = Match(re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z"), msg="expected the name of a Python package")
+_ON_HOST = {Required("package"): _PACKAGE, Optional("environment"): {_CAPITALS: _text}}
 _COMPONENT = {
     Optional("urls"): {_name: _text},
     Optional("outputs"): {_CAPITALS: _text},
@@ -215,6 +219,7 @@ _DEVENV: dict[Any, Any] = {
     Optional("resumes"): strict_yaml.flag,
     Optional("default"): strict_yaml.flag,
     Optional("citest"): _text,
+    Optional("clients"): {_PROGRAM: Either(All([_text], Length(min=1)), _ON_HOST)},
     Optional("requires"): {
         _name: {
             Required("condition"): Either(STARTED, HEALTHY, msg=f"expected {STARTED} or {HEALTHY}"),
@@ -346,11 +351,16 @@ def _definition(name: str, data: Mapping[str, Any], path: Path) -> ServiceDefini
         resumes=devenv.get("resumes", False),
         default=devenv.get("default", False),
         citest=devenv.get("citest", ""),
+        clients={key: _client(client) for key, client in devenv.get("clients", {}).items()},
         wire=folder / devenv.get("wire", "wire"),
         requires=tuple(
             Requirement(role, need["condition"], need["component"]) for role, need in devenv.get("requires", {}).items()
         ),
     )
+
+
+def _client(client: list[str] | dict[str, Any]) -> Client:
+    return Client(tuple(client)) if isinstance(client, list) else Client(**client)
 
 
 def _config_file(configs: Mapping[str, Any], folder: Path, used: Mapping[str, Any]) -> ConfigFile:

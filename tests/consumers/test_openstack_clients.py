@@ -107,6 +107,14 @@ def test_openstack_issues_a_components_token_by_what_devenv_env_says(wired: Wire
         assert token["user_id"] == conn.current_user_id
 
 
+@pytest.mark.long
+def test_openstack_of_devenv_knows_the_clouds_of_the_environment_and_not_the_callers(wired: Wired) -> None:
+    stale = {"OS_CLOUD": "elsewhere", "OS_CLIENT_CONFIG_FILE": "/nonexistent", "OS_PROJECT_ID": "0"}
+    token = issued(wired, "python -m devenv openstack --os-cloud devenv-admin token issue -f json", stale)
+    with connection(wired, "devenv-admin") as conn:
+        assert token["user_id"] == conn.current_user_id
+
+
 def test_openstack_issues_a_components_token_by_clouds_yaml(wired: Wired) -> None:
     files = {"OS_CLIENT_CONFIG_FILE": ".devenv/clouds.yaml"}
     token = issued(wired, "openstack --os-cloud nova token issue -f json", files)

@@ -176,3 +176,27 @@ def test_the_library_says_the_same_as_the_command_line(running: Project, env: di
         check=True,
     )
     assert env == __import__("json").loads(done.stdout)
+
+
+# ---- clients that devenv runs ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "printed"),
+    [
+        (["mysql", "-Ne", "SELECT CURRENT_USER(), DATABASE()"], "devenv@%\tdevenv\n"),
+        (["mysqldump", "--no-data", "keystone", "project"], "CREATE TABLE `project`"),
+        (["mysqladmin", "ping"], "mysqld is alive"),
+        (["rabbitmqctl", "-q", "list_vhosts"], "devenv"),
+        (["etcd", "endpoint", "health"], "is healthy"),
+    ],
+    ids=lambda words: words[0] if isinstance(words, list) else "",
+)
+def test_a_client_is_logged_in(words: list[str], printed: str, running: Project) -> None:
+    done = running.devenv(*words)
+    assert printed in done.stdout + done.stderr
+
+
+def test_a_client_reads_its_input_and_its_exit_code_is_devenvs(running: Project) -> None:
+    done = running.process("mysql", "-N", stdin="SELECT 40+2;\nSELEC\n", check=False)
+    assert (done.returncode, done.stdout) == (1, "42\n") and "ERROR 1064" in done.stderr

@@ -12,6 +12,10 @@ import pytest
 from dotenv import dotenv_values
 from project import REPOSITORY, Project, one_clear_line, ours, plan_of
 
+from devenv.lifecycle.environment import Environment
+from devenv.spec.catalogue import load_catalogue
+
+PATH = ("/usr/bin", "/usr/sbin")
 SERVICES = sorted(path.parent.name for path in (REPOSITORY / "compose").glob("*/compose.yaml"))
 
 
@@ -28,6 +32,8 @@ def test_each_service_goes_through_its_whole_life(service: str, project: Project
     assert [name.rpartition("-")[2] for name in ours(client, project.id)["containers"]] == needed
     assert {key for key in statuses[service]} == {"role", "state", "image", "container", "endpoints", "reason"}
 
+    assert missing_clients(project, service) == []
+
     assert plan_of(project, service) == []
     again = project.json("up", service)
     assert {op["action"] for op in again["operations"]} == {"ready"}
@@ -36,6 +42,19 @@ def test_each_service_goes_through_its_whole_life(service: str, project: Project
     project.devenv("down", "--volumes")
     assert ours(client, project.id) == {"containers": [], "networks": [], "volumes": []}
     assert not (project.folder / ".devenv").exists()
+
+
+def missing_clients(project: Project, service: str) -> list[str]:
+    """Return the clients that the service names and its container does not have."""
+    with project.inside():
+        environment = Environment()
+        container = environment.container(service).id
+        return [
+            name
+            for name, one in load_catalogue()[service].clients.items()
+            if one.command
+            and not any(environment.engine.has(container, f"{folder}/{one.command[0]}") for folder in PATH)
+        ]
 
 
 def test_two_environments_run_side_by_side_with_ports_secrets_and_files_of_their_own(project: Project) -> None:

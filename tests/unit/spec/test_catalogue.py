@@ -9,6 +9,7 @@ import pytest
 from builders import compose_data, line_of, write_service
 
 from devenv.errors import ConfigError
+from devenv.model import Client
 from devenv.services.base import Provisioner
 from devenv.services.lookup import load_probe, load_provisioner
 from devenv.spec.catalogue import load_catalogue, load_service
@@ -61,6 +62,15 @@ def test_a_shipped_service_is_complete(name: str) -> None:
     assert all(file.source.is_file() for file in service.files)
     # All four can run read-only; another service may have to write to its image's folders.
     assert service.options.read_only
+
+
+def test_a_client_is_a_command_in_the_container_or_a_package_of_the_users_machine(tmp_path: Path) -> None:
+    here = {"package": "web-client", "environment": {"CLOUD": "$$x"}}
+    data = edited("x-devenv/clients", {"webctl": ["webctl", "--local"], "web-client": here})
+    assert load_service(write_service(tmp_path, data)).clients == {
+        "webctl": Client(("webctl", "--local")),
+        "web-client": Client(package="web-client", environment={"CLOUD": "$x"}),
+    }
 
 
 def test_what_the_file_says_is_in_the_model(tmp_path: Path) -> None:
@@ -216,6 +226,16 @@ WRONG: list[tuple[str, Any, str]] = [
     ("x-devenv/endpoints/http/port", "80", "x-devenv.endpoints.http.port: expected int"),
     ("x-devenv/golden", "data", "x-devenv.golden: expected a list"),
     ("x-devenv/golden", ["Data"], "x-devenv.golden.0: expected the name of a volume"),
+    ("x-devenv/clients", {"Mysql": ["mysql"]}, "x-devenv.clients.Mysql: expected the name of a program"),
+    ("x-devenv/clients", {"--help": ["mysql"]}, "x-devenv.clients.--help: expected the name of a program"),
+    ("x-devenv/clients", {"mysql": []}, "x-devenv.clients.mysql: "),
+    ("x-devenv/clients", {"mysql": "mysql"}, "x-devenv.clients.mysql: "),
+    (
+        "x-devenv/clients",
+        {"x": {"package": "a b"}},
+        "x-devenv.clients.x.package: expected the name of a Python package",
+    ),
+    ("x-devenv/clients", {"x": {"environment": {"A": "b"}}}, "x-devenv.clients.x.package: "),
     ("x-devenv/settings", {"Sync": "1"}, "x-devenv.settings.Sync: "),
     ("x-devenv/settings", {"sync": True}, "x-devenv.settings.sync: expected text"),
     ("x-devenv/probe/kind", ..., "x-devenv.probe.kind: required key not provided"),
