@@ -521,8 +521,10 @@ VARIABLES = [
     ),
     ("`COLUMNS`", "the width of tables if the output is not a terminal; 80 if not set"),
     (
-        "`HTTP_PROXY`, `HTTPS_PROXY`, `FTP_PROXY`, `NO_PROXY`",
-        "proxies for builds and pip, also in lower case; probes ignore them",
+        "`HTTP_PROXY`, `HTTPS_PROXY`, `FTP_PROXY`, `ALL_PROXY`, `NO_PROXY`",
+        "proxies for builds and pip, also in lower case; for builds else those of docker's config.json. With one on "
+        "127.0.0.1, devenv builds over the network of the engine's host, or leaves it out if that cannot reach it. "
+        "Probes ignore proxies",
     ),
     ("`PIP_INDEX_URL` and all of pip's", "used to fetch wheels, like pip's own files"),
 ]

@@ -18,6 +18,7 @@ from devenv import ports
 from devenv.engine import connect, connection, install as hosts
 from devenv.engine.install import Host
 from devenv.engine.protocol import About, Engine
+from devenv.engine.proxies import for_builds
 from devenv.errors import DevenvError, NoEngine
 from devenv.images.references import BASE
 
@@ -252,6 +253,17 @@ def check_images(wanted: Wanted, answer: Answer) -> Check:
     return Check("images", "ok", detail)
 
 
+def check_build_proxy(wanted: Wanted, answer: Answer) -> Check:
+    """Check that builds reach the user's proxies."""
+    name, proxies = "build proxy", for_builds(answer.url, lambda: answer.about)
+    if proxies.left_out:
+        hint = "if builds fail without it, name a proxy that the engine's host can reach"
+        return Check(name, "warn" if answer.missing else "ok", proxies.left_out, hint if answer.missing else "")
+    if proxies.host_network:
+        return Check(name, "ok", "on this machine's loopback: devenv builds over the host's network")
+    return Check(name, "ok", "builds use it" if proxies.arguments else "builds need none")
+
+
 def check_base_image_tool(wanted: Wanted, answer: Answer) -> Check:
     """Check the tool with which this host makes a base image when no registry answers."""
     name = "base image tool"
@@ -300,6 +312,7 @@ ENGINE_CHECKS: tuple[Callable[[Wanted, Answer], Check], ...] = (
     check_clock,
     check_bridges,
     check_images,
+    check_build_proxy,
     check_base_image_tool,
 )
 HOST_CHECKS: tuple[Callable[[Wanted], Check], ...] = (check_ports, check_proxy)

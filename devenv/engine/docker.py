@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
-from devenv.engine import containers, images, observe, ownership, streams, volumes
+from devenv.engine import containers, images, observe, ownership, proxies, streams, volumes
 from devenv.engine.connection import Connection
 from devenv.engine.protocol import About, Capability, ContainerState, Labels, Session, Tail
 from devenv.errors import LimitRefused
@@ -160,7 +160,8 @@ class Docker:
         labels: Mapping[str, str],
         progress: Callable[[str], None],
     ) -> None:
-        images.build(self._at, tag, context, arguments, labels, progress)
+        chosen = proxies.for_builds(self.url, self.about)
+        images.build(self._at, tag, context, arguments, labels, progress, chosen)
 
     def import_image(self, tag: str, tarball: Path, labels: Mapping[str, str]) -> None:
         images.import_image(self._at, tag, tarball, labels)

@@ -46,6 +46,16 @@ def settings() -> Settings:
     return Settings(found) if isinstance(found, dict) else Settings({}, f"{file} is no mapping")
 
 
+def proxies(url: str) -> Mapping[str, str]:
+    """Return the proxies for builds on the engine at `url`, by the lower case name of their variable."""
+    known = settings().mapping("proxies")
+    chosen = known.get(url) or known.get("default")
+    if not isinstance(chosen, dict):
+        return {}
+    names = {f"{kind}_proxy": chosen.get(f"{kind}Proxy") for kind in ("http", "https", "ftp", "all", "no")}
+    return {name: proxy for name, proxy in names.items() if isinstance(proxy, str)}
+
+
 def _folder() -> Path:
     """Return the folder with the settings and contexts."""
     return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")

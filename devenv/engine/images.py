@@ -17,11 +17,13 @@ from devenv.engine.http import CHUNK, Refused, decoded
 from devenv.engine.image_names import familiar
 from devenv.engine.logins import login_for
 from devenv.engine.ownership import name_of
+from devenv.engine.proxies import BuildProxies
 from devenv.model import LABEL_ENVIRONMENT, SHARED
 
 # Seconds without a byte: older engines write a complete archive to their disk before they send or load it.
 _ARCHIVE_TIMEOUT = 1800.0
 _NO_ROOM = "if the engine's disk is full: 'devenv gc --keep 0' and 'devenv snapshot rm NAME' make room"
+_TRY_AGAIN = "the last lines of that step are above; 'devenv images build' tries again"
 _NO_ROOM_TO_LOAD = "if the engine's disk is full: 'devenv gc --keep 0' and 'devenv images prune' make room"
 # devenv reads an image through a container: the label's value in place of an environment, how the container's name
 # begins, and for how many seconds nobody else removes it: longer than reading takes.
@@ -96,19 +98,13 @@ def build(
     arguments: Mapping[str, str],
     labels: Mapping[str, str],
     progress: Callable[[str], None],
+    proxies: BuildProxies,
 ) -> None:
     """Build an image from a tar stream. Raises ServiceFailed with the last lines of the step that failed.
 
     No login goes with it: it stands on an image that the engine has.
     """
-    query = {
-        "t": tag,
-        "buildargs": json.dumps(dict(arguments)),
-        "labels": json.dumps(dict(labels)),
-        # Remove what steps leave, also those of a build that fails.
-        "rm": True,
-        "forcerm": True,
-    }
+    query = _build_query(tag, arguments, labels, proxies)
     said: list[str] = []
     step = "its first step"
     with asking(f"build image {tag}"), closing(connection.client.lines("/build", query, context.read())) as lines:
@@ -121,9 +117,23 @@ def build(
             if "error" in message:
                 raise failure(
                     f"cannot build image {tag}: {step} failed: {message['error']}".splitlines()[0],
-                    hint="the last lines of that step are above; 'devenv images build' tries again",
+                    hint="; ".join(filter(None, (_TRY_AGAIN, proxies.left_out))),
                     detail=said[-20:],
                 )
+
+
+def _build_query(
+    tag: str, arguments: Mapping[str, str], labels: Mapping[str, str], proxies: BuildProxies
+) -> dict[str, str | bool]:
+    query: dict[str, str | bool] = {
+        "t": tag,
+        "buildargs": json.dumps({**proxies.arguments, **arguments}),
+        "labels": json.dumps(dict(labels)),
+        # Remove what steps leave, also those of a build that fails.
+        "rm": True,
+        "forcerm": True,
+    }
+    return {**query, "networkmode": "host"} if proxies.host_network else query
 
 
 def import_image(connection: Connection, tag: str, tarball: Path, labels: Mapping[str, str]) -> None:

@@ -42,13 +42,20 @@ def about(connection: Connection) -> About:
         info = dict(connection.client.ask("GET", "/info"))
         now = before + (datetime.now(UTC) - before) / 2
         version = dict(connection.client.ask("GET", "/version"))
-    rootless = "rootless" in str(info.get("SecurityOptions"))
+    options = str(info.get("SecurityOptions"))
+    rootless = "rootless" in options
     podman = "podman" in str(version.get("Components")).lower()
     # Engines differ: an odd answer counts as unknown.
     root, memory = info.get("DockerRootDir"), info.get("MemTotal")
     folders = [Path(root if root and isinstance(root, str) else "/var/lib/docker")]
     if "io.containerd.snapshotter" in str(info.get("DriverStatus")):
         folders.append(_CONTAINERD)
+    # Docker Desktop and others answer from a virtual machine.
+    here = (
+        connection.url.startswith("unix:")
+        and info.get("OperatingSystem") != "Docker Desktop"
+        and info.get("KernelVersion") == platform.release()
+    )
     return About(
         name="rootless " * rootless + ("Podman" if podman else "Docker Engine"),
         version=str(version.get("Version", "?")),
@@ -57,10 +64,10 @@ def about(connection: Connection) -> About:
         memory=memory if isinstance(memory, int) else 0,
         ahead=_ahead(info.get("SystemTime"), now),
         daemon=not rootless and not podman,
-        # Docker Desktop and others answer from a virtual machine.
-        here=connection.url.startswith("unix:")
-        and info.get("OperatingSystem") != "Docker Desktop"
-        and info.get("KernelVersion") == platform.release(),
+        here=here,
+        # Rootless Docker has a network of its own, rootless Podman the user's. With user namespaces, Docker lends no
+        # container its own.
+        loopback=here and (podman or not (rootless or "userns" in options)),
         folders=tuple(folder for folder in folders if folder == folders[0] or folder.exists()),
     )
 

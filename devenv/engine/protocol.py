@@ -44,7 +44,8 @@ class About:
     `name` is its kind in words ("rootless Podman"), `api` the version of its API. `architecture` is as the kernel
     names it (x86_64, aarch64; empty if unknown), `memory` in bytes (0 if unknown). `ahead` is how many seconds its
     clock is ahead of this host's, if it says. With `daemon`, a daemon with root's rights runs the containers. With
-    `here`, the engine shares this host's kernel and disks, and keeps images and data in `folders`.
+    `here`, the engine shares this host's kernel and disks, and keeps images and data in `folders`. With `loopback`, the
+    network of the engine's host has this host's 127.0.0.1.
     """
 
     name: str
@@ -55,6 +56,7 @@ class About:
     ahead: float | None = None
     daemon: bool = True
     here: bool = True
+    loopback: bool = True
     folders: tuple[Path, ...] = ()
 
 
@@ -254,6 +256,9 @@ class Engine(Protocol):
         progress: Callable[[str], None],
     ) -> None:
         """Build an image from a tar stream with a Dockerfile in it. Needs BUILD.
+
+        It stands on images that the engine has, or that anybody may pull. Its steps get the user's proxies that they
+        can reach, and the image holds none of these.
 
         `progress` gets each first line of output and may raise to end it. Raises ServiceFailed with the last lines of
         the step that failed.

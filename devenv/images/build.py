@@ -28,7 +28,6 @@ from devenv.store.places import cache_folder
 
 # Newest first. A wheel names the oldest C library that it runs on, and trixie has glibc 2.41.
 _MANYLINUX = ("2_34", "2_28", "2_17")
-_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY")
 
 # How often, in seconds, devenv asks whether a running program should go on.
 _LOOK_SECONDS = 0.2
@@ -125,7 +124,7 @@ def build_image(engine: Engine, service: ServiceDefinition, reference: str, base
     """
     wheels = fetch_wheels(engine, service, progress) if service.wheels else None
     # Name the base by its id: its name may belong to another image by then.
-    arguments = {"BASE": references.check_image(engine, base), **_proxies()}
+    arguments = {"BASE": references.check_image(engine, base)}
     files = {str(path.relative_to(service.folder)): path.read_bytes() for path in references.context_files(service)}
     files |= {f"wheels/{path.name}": path.read_bytes() for path in sorted(wheels.iterdir())} if wheels else {}
     _make(engine, reference, pack(files, mode=0o644), arguments, _labels(service.name), progress)
@@ -186,12 +185,6 @@ def fetch_wheels(engine: Engine, service: ServiceDefinition, progress: Progress)
             if not folder.is_dir():
                 raise
     return folder
-
-
-def _proxies() -> dict[str, str]:
-    """Return the user's proxy settings: the engine gives them to the build's steps and keeps them out of the image."""
-    names = [*_PROXIES, *(name.lower() for name in _PROXIES)]
-    return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def _labels(name: str) -> dict[str, str]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +263,49 @@ def test_a_pull_goes_with_the_users_login_and_without_one_if_the_helper_fails(
     assert failure.value.hint.startswith("docker-credential-devenv-test fails (exit code 1: pass not initialised)")
     helper.write_text("""#!/bin/sh\necho '{"Username": "user", "Secret": "secret"}'\n""")
     assert pulled()
+
+
+# ---- how a build reaches the network -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proxy() -> Iterator[tuple[int, list[tuple[str, str]]]]:
+    """Run a proxy on the loopback. Yield its port, and the addresses and logins that clients sent so far."""
+    asked: list[tuple[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers.get("Proxy-Authorization") or ""))
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1], asked
+        server.shutdown()
+
+
+def test_a_build_goes_through_a_proxy_on_the_loopback_whose_password_stays_out_of_the_image(
+    project: Project, checkout: Path, client: docker.DockerClient, tiny: str, proxy: tuple[int, list[tuple[str, str]]]
+) -> None:
+    fetch = "RUN /usr/lib/apt/apt-helper download-file http://nowhere.invalid/file /tmp/fetched\n"
+    dockerfile = checkout / "compose/etcd/Dockerfile"
+    dockerfile.write_text(dockerfile.read_text().replace("USER nobody\n", f"{fetch}USER nobody\n"))
+    reference, (port, asked) = listed(project)["etcd"]["reference"], proxy
+    login = uuid.uuid4().hex
+    project.extra = {"HTTP_PROXY": f"http://user:{login}@127.0.0.1:{port}", "http_proxy": "", "NO_PROXY": "127.0.0.1"}
+    try:
+        done = project.devenv("--debug", "images", "build")
+        expected = base64.b64encode(f"user:{login}".encode()).decode()
+        assert asked == [("http://nowhere.invalid/file", f"Basic {expected}")]
+        made = client.images.get(reference)
+        assert login not in json.dumps([made.attrs, made.history()]) + done.stdout + done.stderr
+    finally:
+        remove(client, reference)
 
 
 # ---- what is in the images ---------------------------------------------------------------------------------------

@@ -27,6 +27,9 @@ def own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.getbasetemp() / "worlds" / uuid.uuid4().hex
     for name in ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY"):
         monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("TERM", "xterm")
     # No test cuts the power. Tests of a failing disk replace this again.
     monkeypatch.setattr(os, "fsync", lambda _: None)

@@ -52,13 +52,6 @@ def machine(tmp_path: Path) -> FakeHost:
     return FakeHost(tmp_path)
 
 
-@pytest.fixture(autouse=True)
-def no_proxy_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     engine = FakeEngine()
@@ -248,6 +241,41 @@ def test_a_wider_route_of_a_vpn_shadows_no_bridge(engine, machine):
     lines = (default, vpn, route("docker0", "172.17.0.0"), route("br-1", "172.18.0.0"))
     machine.write("/proc/net/route", "\n".join(("Iface", *lines)))
     assert check("bridges", machine).status == "ok"
+
+
+def test_a_proxy_that_builds_cannot_reach_is_a_warning_while_there_is_something_to_build(engine, machine, monkeypatch):
+    assert check("build proxy", machine).detail == "builds need none"
+    monkeypatch.setenv("HTTP_PROXY", "http://user:secret@127.0.0.1:3128")
+    assert check("build proxy", machine).detail.endswith("devenv builds over the host's network")
+    engine.info_said["SecurityOptions"] = ["name=rootless"]
+    found = check("build proxy", machine, {"etcd": "devenv/etcd:1"})
+    assert (found.status, found.detail.partition(":")[0]) == ("warn", "http_proxy left out")
+    assert "secret" not in found.detail and "proxy" in found.hint
+    assert check("build proxy", machine, THERE).status == "ok"
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
+    assert check("build proxy", machine).detail == "builds use it"
+
+
+@pytest.mark.parametrize(
+    ("said", "reached"),
+    [
+        ({}, True),
+        ({"SecurityOptions": ["name=seccomp"]}, True),
+        ({"SecurityOptions": ["name=rootless"]}, False),
+        ({"SecurityOptions": ["name=userns"]}, False),
+        ({"OperatingSystem": "Docker Desktop"}, False),
+        ({"KernelVersion": "another"}, False),
+    ],
+)
+def test_only_an_engine_of_this_host_that_lends_its_network_has_this_loopback(engine, said, reached):
+    engine.info_said |= said
+    assert engine.about().loopback is reached
+
+
+def test_rootless_podman_has_this_loopback(engine):
+    engine.info_said["SecurityOptions"] = ["name=rootless"]
+    engine.version_said["Components"] = [{"Name": "Podman Engine"}]
+    assert engine.about().loopback
 
 
 def test_images_that_up_will_make_are_no_warning(engine, machine):

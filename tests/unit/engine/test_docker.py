@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import platform
 import tarfile
 import threading
 import time
@@ -606,6 +607,29 @@ def test_a_build_gets_its_files_its_arguments_and_no_login(docker_config: Path) 
     asked.build("i:1", io.BytesIO(b"tar"), {"A": "1"}, {"l": "2"}, lambda _: None)
     query = {"t": "i:1", "buildargs": '{"A": "1"}', "labels": '{"l": "2"}', "rm": True, "forcerm": True}
     assert client.asked == [(BUILD, query, b"tar")] and client.headers == {}
+
+
+NEAR = "http://user:s3cret@127.0.0.1:3128"
+
+
+def test_a_build_with_a_proxy_on_the_loopback_runs_on_the_hosts_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", NEAR)
+    here = {"KernelVersion": platform.release(), "SystemTime": ""}
+    asked, client = engine({BUILD: says({"stream": "done"}), "GET /info": here})
+    asked.build("i:1", io.BytesIO(), {"BASE": "b"}, {}, lambda _: None)
+    assert client.query(BUILD)["networkmode"] == "host"
+    given = json.loads(str(client.query(BUILD)["buildargs"]))
+    assert given == {"BASE": "b", "http_proxy": NEAR, "HTTP_PROXY": NEAR}
+
+
+def test_a_build_that_fails_without_a_proxy_that_was_left_out_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", NEAR)
+    asked, client = engine({BUILD: says({"error": "no network"}), "GET /info": {"SecurityOptions": ["name=rootless"]}})
+    with pytest.raises(ServiceFailed, match="cannot build image i:1") as caught:
+        asked.build("i:1", io.BytesIO(), {}, {}, lambda _: None)
+    left_out = "http_proxy left out: a build on rootless Docker Engine at unix:///x cannot reach a proxy on"
+    assert f"tries again; {left_out}" in caught.value.hint and "s3cret" not in caught.value.hint
+    assert "networkmode" not in client.query(BUILD) and client.query(BUILD)["buildargs"] == "{}"
 
 
 @pytest.mark.parametrize(
