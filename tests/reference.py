@@ -219,7 +219,8 @@ def _files() -> Iterator[str]:
     yield "## Files that devenv writes"
     yield ""
     yield "In the project, devenv writes to a folder that only its owner can enter. With `--env NAME` that is"
-    yield "`.devenv/environments/NAME/` in place of `.devenv/`."
+    yield "`.devenv/environments/NAME/` in place of `.devenv/`. With `--output-dir PATH` it is PATH, which gets a"
+    yield "`.gitignore` only if devenv creates it, or `PATH/environments/NAME/`."
     yield ""
     from_services: dict[str, list[str]] = {}
     for name, service in catalogue.load_catalogue().items():
@@ -496,6 +497,8 @@ VALUES = [
     ("`${host}`, `${port}`", "only in the `url` of an endpoint: that endpoint, from either side"),
 ]
 VARIABLES = [
+    ("`DEVENV_FILE`", "as `--file`: the project's file, from its folder on; `devenv.yaml` if not set"),
+    ("`DEVENV_OUTPUT_DIR`", "as `--output-dir`: the folder for written files, an absolute path; `.devenv/` if not set"),
     ("`DEVENV_STATE_DIR`", "the folder for state, an absolute path; on Linux `~/.local/state/devenv` if not set"),
     (
         "`DEVENV_CACHE_DIR`",

@@ -149,6 +149,8 @@ def environment_of(context: click.Context, timeout: float = 180.0) -> Environmen
         report=reporter(sys.stderr, plain=options["debug"]),
         wait_timeout=timeout,
         ask=_ask,
+        file=options["file"],
+        output_dir=options["output_dir"],
     )
 
 

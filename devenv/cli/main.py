@@ -43,10 +43,17 @@ if TYPE_CHECKING:
 @click.group(name="devenv", cls=GroupWithClients, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--project", type=click.Path(path_type=Path), help="Use the project of this folder, not of the current.")
 @click.option("--env", "env_name", default="default", metavar="NAME", help="Use this environment of the project.")
+@click.option("--file", default="", metavar="PATH", help="Read this file of the project instead of devenv.yaml.")
+@click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Write files to this folder instead of .devenv/, if the project is read-only.",
+)
 @click.option("--profile", default="", metavar="NAME", help="Use this profile instead of the one in devenv.yaml.")
 @click.option("--debug", is_flag=True, help="Show each request to the engine, and where errors come from.")
 @click.version_option(__version__, prog_name="devenv")
-def main(project: Path | None, env_name: str, profile: str, debug: bool) -> None:
+def main(project: Path | None, env_name: str, file: str, output_dir: Path | None, profile: str, debug: bool) -> None:
     """Run MySQL, RabbitMQ, etcd and Keystone for OpenStack services.
 
     They are ready when `devenv up` returns. `devenv mysql`, `psql`, `rabbitmqctl`, `etcdctl` and `openstack` are their

@@ -27,10 +27,11 @@ _PATH = click.Path(path_type=Path)
 @click.pass_context
 def init(context: click.Context) -> None:
     """Write a commented devenv.yaml for this project."""
-    from devenv.spec.profile import PROJECT_FILE, existing_folder, project_file_text
+    from devenv.spec.profile import existing_folder, project_file, project_file_text
     from devenv.store.files import give_away
 
-    path = existing_folder(context.find_root().params["project"] or Path()) / PROJECT_FILE
+    options = context.find_root().params
+    path = existing_folder(options["project"] or Path()) / project_file(options["file"])
     try:
         with path.open("x", encoding="utf-8") as stream:
             give_away(stream.fileno(), path)
@@ -52,11 +53,10 @@ def trust(context: click.Context, revoke: bool, format_: str) -> None:
     devenv neither pulls nor runs these images before you allow them, and asks again when the file changes. The rest
     of the file is data and needs no trust.
     """
-    from devenv.spec.profile import PROJECT_FILE
     from devenv.spec.trust import needs
 
     environment = environment_of(context)
-    path, lines = environment.project / PROJECT_FILE, list[str]()
+    path, lines = environment.file, list[str]()
     if revoke:
         environment.distrust()
     elif file := environment.trust():

@@ -17,7 +17,6 @@ from devenv.names import Pair, hint_for
 from devenv.store import registry
 from devenv.store.record import Record
 from devenv.store.state import Notes, State
-from devenv.wiring import contents, folder
 
 
 def stop(world: World, names: Sequence[str]) -> Result:
@@ -58,9 +57,9 @@ def take_down(world: World, names: Sequence[str], volumes: bool) -> Result:
 
 def _forget(world: World, picture: Picture) -> None:
     """Remove the rest of an environment: leftover images, files, the record."""
-    observed, files = picture.observed, world.state.load().files
+    observed = picture.observed
     snapshot.remove_leftovers(world.state, world.engine, observed.images)
-    folder.remove(world.project, world.folder, {*contents.known_files(picture.defined.catalogue), *files})
+    world.remove_files(picture.defined.catalogue)
     # Without a token on record, the next `up` might take over a stranger's.
     world.state.forget(observed.owner if observed.strangers else "")
     # Last: a file that devenv cannot restore stays on record for `unwire`, and must not stop the rest.
@@ -181,6 +180,8 @@ def _remove(world: World) -> Result:
         plan = plan_down(containers, needs(catalogue), observed.networks, volumes, gently=False)
         timings = carry_out(world, plan, picture)
         snapshot.remove_leftovers(world.state, world.engine, observed.images)
+        if picture.record.folder:
+            world.remove_files(catalogue)
         # As in `_forget`: a project that comes back must not take over a stranger's token.
         world.state.forget(observed.owner if observed.strangers else "")
         world.files.restore_all(wired.path for wired in world.files.wired() if not wired.path.exists())

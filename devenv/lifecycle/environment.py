@@ -20,7 +20,8 @@ from devenv.lifecycle.world import Choice, Definitions, World
 from devenv.model import Catalogue, Desired, Image, Observed, ObservedContainer, Plan, ProjectFile, Report, Result
 from devenv.services.readiness import ServiceStatus, status_of
 from devenv.spec import trust
-from devenv.spec.profile import PROJECT_FILE, existing_folder, find_project
+from devenv.spec.profile import existing_folder, find_project, project_file
+from devenv.store.places import named_by
 from devenv.store.state import State
 from devenv.wiring import contents
 
@@ -52,8 +53,9 @@ class Environment:
 
     `project` is any folder inside the project (the working directory, if not given). `profile` replaces the profile of
     devenv.yaml; `settings` override its settings of services. devenv does not run an image that devenv.yaml names and
-    the user has not allowed, unless `ask` says yes. Creating an object touches nothing; methods raise errors of
-    devenv.errors.
+    the user has not allowed, unless `ask` says yes. `file` is another file than devenv.yaml, from the project's folder
+    on, and `output_dir` another folder for written files than .devenv/. Creating an object touches nothing; methods
+    raise errors of devenv.errors.
     """
 
     def __init__(
@@ -65,12 +67,20 @@ class Environment:
         wait_timeout: float = 180.0,
         settings: Mapping[str, Any] | None = None,
         ask: Callable[[ProjectFile], bool] | None = None,
+        file: str = "",
+        output_dir: Path | str | None = None,
     ) -> None:
-        """`wait_timeout` is how long one service may take to become ready, in seconds. All seven are public API."""
-        found = find_project(existing_folder(Path(project or ".")))
-        self._world = World(found, State(found, name), name, report, Choice(profile, settings, ask), wait_timeout)
+        """`wait_timeout` is how long one service may take to become ready, in seconds. All nine are public API.
+
+        DEVENV_FILE and DEVENV_OUTPUT_DIR stand for the last two if these are not given.
+        """
+        chosen = output_dir or named_by("DEVENV_OUTPUT_DIR")
+        output = Path(chosen).resolve() if chosen else None
+        found = find_project(existing_folder(Path(project or ".")), file, wired=not output)
+        choice = Choice(profile, settings, ask, project_file(file), output)
+        self._world = World(found, State(found, name), name, report, choice, wait_timeout)
         self.name, self.project, self.state = name, found, self._world.state
-        self.id, self.folder = self._world.id, self._world.folder
+        self.id, self.folder, self.file = self._world.id, self._world.folder, self._world.file
 
     # ---- what it works with ----------------------------------------------------------------------------------
 
@@ -431,7 +441,7 @@ class Environment:
 
     def distrust(self) -> None:
         """Withdraw trust from devenv.yaml, whatever it holds. What runs goes on."""
-        trust.revoke(self.project / PROJECT_FILE, self._world.report.note)
+        trust.revoke(self.file, self._world.report.note)
 
     def wire(
         self, component: str = "", files: Sequence[Path] = (), clouds: Path | None = None, write: bool = True

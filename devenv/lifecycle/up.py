@@ -129,6 +129,7 @@ def preflight(world: World, picture: Picture) -> Files:
         check_packages(service.probe["kind"], service.provisioner.get("kind", ""))
     world.engine.check_names(picture.everything, picture.observed)
     texts = wired_files(picture.everything, picture.defined.catalogue)
+    world.check_files(texts)
     merges = world.files.choose(picture.everything, texts)
     return Files(texts, merges, world.files.check(merges, texts))
 

@@ -38,12 +38,12 @@ from devenv.spec.catalogue import load_catalogue
 from devenv.spec.components import CITEST, check_components, former_components, needed_components
 from devenv.spec.desired import Inputs, resolve, secret_names, select, with_roles
 from devenv.spec.ports import Taken, choose_ports
-from devenv.spec.profile import load_profile
+from devenv.spec.profile import load_profile, project_file
 from devenv.store.record import Record
 from devenv.store.registry import all_records, ports_locked
 from devenv.store.state import Notes, State, new_token, user_of
 from devenv.wiring import contents, folder
-from devenv.wiring.project_files import ProjectFiles
+from devenv.wiring.project_files import Place, ProjectFiles
 
 if TYPE_CHECKING:
     from devenv.lifecycle.timing import Run, Watch
@@ -54,12 +54,15 @@ class Choice:
     """The caller's own choices, in place of those in devenv.yaml.
 
     `profile` replaces its profile; `settings` override its settings of services. `ask` decides whether devenv may run
-    images that it names and the user has not allowed.
+    images that it names and the user has not allowed. `file` is another file than devenv.yaml, and `output` another
+    folder for written files than .devenv/.
     """
 
     profile: str = ""
     settings: Mapping[str, Any] | None = None
     ask: Callable[[ProjectFile], bool] | None = None
+    file: str = ""
+    output: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,9 @@ class World:
         self.name = check_name(name, "an environment")
         self.project, self.state, self.timeout = project, state, timeout
         self.report = report or Report()
-        self.folder = folder.folder_of(project, name)
-        self.files = ProjectFiles(project, state.id, name == "default", self.report.note)
+        self.folder = folder.folder_of(project, name, choice.output)
+        place = Place(project, self.folder, read_only=bool(choice.output))
+        self.files = ProjectFiles(place, state.id, name == "default", self.report.note)
         self._choice = choice
         # The objects that carried the environment's label and were not its own, at the last look.
         self.strangers: tuple[str, ...] = ()
@@ -180,7 +184,12 @@ class World:
 
     def profile(self) -> Profile:
         """Read the profile with the project's choices."""
-        return load_profile(self.project, self._choice.profile, settings=self._choice.settings)
+        return load_profile(self.project, self._choice.profile, settings=self._choice.settings, file=self._choice.file)
+
+    @property
+    def file(self) -> Path:
+        """Return where the project's own file is, or would be."""
+        return self.project / project_file(self._choice.file)
 
     def define(self, names: Sequence[str] = (), join: bool = True) -> Definitions:
         """Read the definitions from the files. Raise ConfigError.
@@ -212,13 +221,27 @@ class World:
         """Read the definitions as `define` does; check what `up` needs before it asks the engine. Raise ConfigError."""
         defined = self.define(names, join)
         defined.select(names)
-        folder.check(self.project, self.folder)
+        folder.check(self.project, self.folder, self._top)
+        self._check_alone()
         self.check_trust(defined.own)
         return defined
 
     def check_trust(self, profile: Profile) -> None:
         """Raise ConfigError if devenv.yaml names an image that the user has not allowed."""
         trust.check(profile.file, self._choice.ask, self.report.note)
+
+    @property
+    def _top(self) -> Path:
+        return folder.top_of(self.folder, self.name)
+
+    def _check_alone(self) -> None:
+        """Raise ConfigError if another environment has its files in the folder that the caller chose."""
+        for other in all_records() if self._choice.output else ():
+            if other.folder == str(self.folder) and other.id != self.id:
+                raise ConfigError(
+                    f"cannot write to {self.folder}: environment {other.id} of {other.project} has its files there",
+                    hint="name another folder",
+                )
 
     # ---- what is there, and what should be -------------------------------------------------------------------
 
@@ -439,15 +462,43 @@ class World:
     # ---- what programs read ----------------------------------------------------------------------------------
 
     def write(self, files: Mapping[str, str], catalogue: Catalogue) -> list[Path]:
-        """Write these files under .devenv/ and remove devenv's other files there; return those that changed."""
-        record = self.state.load()
-        before = {*record.files, *contents.known_files(catalogue)}
-        if not before >= files.keys():
-            # On record before devenv writes them: it can then remove what a killed devenv leaves.
-            self.state.amend(files=sorted({*record.files, *files}))
-        written = folder.write(self.project, self.folder, files, before)
+        """Write these files to the folder and remove devenv's other files; return those that changed."""
+        if self._recorded_folder() != self.folder:
+            self.remove_files(catalogue)
+        self.check_files(files)
+        before = self._own_files(catalogue)
+        # On record before devenv writes them: it can then remove what a killed devenv leaves.
+        place = str(self.folder) if self._choice.output else ""
+        self.state.amend(files=sorted({*self.state.load().files, *files}), folder=place)
+        written = folder.write(self.project, self.folder, files, before, self._top)
         self.state.amend(files=sorted(files))
         return written
+
+    def check_files(self, names: Collection[str]) -> None:
+        """Raise ConfigError if a file of another program has a name that devenv is going to write."""
+        ours = self.state.load().files if self._recorded_folder() == self.folder else ()
+        folder.check_files(self.folder, self._top, names, ours)
+
+    def remove_files(self, catalogue: Catalogue) -> None:
+        """Remove the files that devenv has written for the environment."""
+        place = self._recorded_folder()
+        folder.remove(self.project, place, self._own_files(catalogue), folder.top_of(place, self.name))
+        self.state.amend(files=[], folder="")
+
+    def _recorded_folder(self) -> Path:
+        """Return where the environment's files are."""
+        record = self.state.load()
+        if record.files:
+            return Path(record.folder) if record.folder else folder.folder_of(self.project, self.name)
+        return self.folder
+
+    def _own_files(self, catalogue: Catalogue) -> set[str]:
+        """Return the names of the files that are devenv's: those on record, and all that it knows where it left a mark.
+
+        The record may have been lost.
+        """
+        marked = folder.is_marked(folder.top_of(self._recorded_folder(), self.name))
+        return {*self.state.load().files, *(contents.known_files(catalogue) if marked else ())}
 
 
 def _pictured(

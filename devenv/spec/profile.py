@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,14 @@ from devenv.store.files import of_another, open_to_others
 PROJECT_FILE = "devenv.yaml"
 WIRED_FOLDER = ".devenv"
 DEFAULT_PROFILE = "base"
+# A name to have this tool's file beside that of another.
+_OTHER_NAME = "openstack-devenv.yaml"
+# The keys at the top of a devenv.yaml of devenv.sh (cachix/devenv), which uses Nix; devenv itself knows none of them.
+_FOREIGN = re.compile(
+    r"^(inputs|imports|nixpkgs|allow_?(?:unfree|broken|unsupported_?system)|permitted_?(?:insecure|unfree)_?packages"
+    r"|impure|clean|backend|strict_?ports|secretspec)\s*:",
+    flags=re.MULTILINE | re.IGNORECASE,
+)
 
 _NAME = All(strict_yaml.text, Match(NAME, msg=f"expected a name: {NAME_RULE}"))
 _IMAGE = Match(IMAGE, msg="expected an image such as mysql:8.4")
@@ -189,22 +198,46 @@ def existing_folder(path: Path) -> Path:
     return real
 
 
-def find_project(start: Path) -> Path:
+def project_file(named: str = "") -> str:
+    """Return the path, from a project's folder on, of the file that describes it: as named, or by DEVENV_FILE.
+
+    It is devenv.yaml if nobody names another one.
+    """
+    return named or os.environ.get("DEVENV_FILE") or PROJECT_FILE
+
+
+def find_project(start: Path, file: str = "", wired: bool = True) -> Path:
     """Return the nearest folder, upwards from `start`, that holds a devenv.yaml or a .devenv/; else `start` itself.
 
-    Raise ConfigError if these belong to another user: every user can write to /tmp, which may be above this folder.
+    If the caller or DEVENV_FILE names another file, return the nearest folder that holds this one; an absolute path
+    describes any folder. Raise ConfigError if no folder does, or if these belong to another user: every user can write
+    to /tmp, which may be above this folder. Unless devenv writes to a `wired` .devenv/, its owner does not matter.
     """
-    start = start.resolve()
+    start, name = start.resolve(), Path(project_file(file))
+    found = _nearest(start, name)
+    if found is None and name != Path(PROJECT_FILE):
+        raise ConfigError(
+            f"cannot find {name}: neither {start} nor a folder above it has such a file",
+            hint="--file and DEVENV_FILE name a file from the project's folder on, or by all of its path",
+        )
+    if found:
+        _refuse_others(found, found / name, found / WIRED_FOLDER if wired else None)
+    return found or start
+
+
+def _nearest(start: Path, name: Path) -> Path | None:
+    """Return the nearest folder that is a project, or None."""
+    if name.is_absolute() and not name.is_file():
+        return None
+    marks = [PROJECT_FILE, WIRED_FOLDER] if name.is_absolute() or name == Path(PROJECT_FILE) else [str(name)]
     for folder in (start, *start.parents):
-        file, wired = folder / PROJECT_FILE, folder / WIRED_FOLDER
-        if file.is_file() or wired.is_dir():
-            _refuse_others(folder, file, wired)
+        if any((folder / mark).is_dir() if mark == WIRED_FOLDER else (folder / mark).is_file() for mark in marks):
             return folder
-    return start
+    return start if name.is_absolute() else None
 
 
-def _refuse_others(folder: Path, file: Path, wired: Path) -> None:
-    reasons = {file: of_another(file), wired: open_to_others(wired), folder: of_another(folder)}
+def _refuse_others(folder: Path, file: Path, wired: Path | None) -> None:
+    reasons = {file: of_another(file), wired: open_to_others(wired) if wired else "", folder: of_another(folder)}
     for path, reason in reasons.items():
         if reason:
             first = f"'chmod go-w {path}' if it is yours, else " if path == wired else ""
@@ -217,19 +250,24 @@ def shipped_profiles() -> dict[str, Path]:
 
 
 def load_profile(
-    project: Path, name: str = "", folder: Path | None = None, settings: Mapping[str, Any] | None = None
+    project: Path,
+    name: str = "",
+    folder: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    file: str = "",
 ) -> Profile:
     """Return the profile that `name` or the project's devenv.yaml picks, with the project's own settings on top.
 
-    `settings` of services, in the form of `services:` in a devenv.yaml, override all.
+    `settings` of services, in the form of `services:` in a devenv.yaml, override all. The caller or DEVENV_FILE may
+    name another `file` than devenv.yaml.
 
     Raise ConfigError for an unknown or circular profile and for every error in the files.
     """
     profiles = shipped_profiles() if folder is None else {p.stem: p for p in sorted(folder.glob("*.yaml"))}
-    project_file = project / PROJECT_FILE
-    if not project_file.exists() and (other := project_file.with_suffix(".yml")).exists():
+    path = project / project_file(file)
+    if not path.exists() and path.name == PROJECT_FILE and (other := path.with_suffix(".yml")).exists():
         raise ConfigError(f"cannot use {other}: the file's name is {PROJECT_FILE}", hint="rename it")
-    own = _layer(project_file, "profile") if project_file.is_file() else None
+    own = _own_layer(path) if path.is_file() else None
     layers = [own] if own else []
     picked = name or (own.extends if own else "") or DEFAULT_PROFILE
     layers += _chain(picked, profiles, layers[0].source if layers and not name else "--profile")
@@ -250,11 +288,11 @@ def load_profile(
         components={name: _component(name, settings) for name, settings in layers[0].components.items()},
         durable=next((layer.durable for layer in layers if layer.durable is not None), False),
         citest=next((layer.citest for layer in layers if layer.citest is not None), False),
-        file=_project_file(project_file, own, services, asked) if own else None,
+        file=_trusted_file(path, own, services, asked) if own else None,
     )
 
 
-def _project_file(path: Path, own: _Layer, services: Collection[str], asked: _Layer) -> ProjectFile:
+def _trusted_file(path: Path, own: _Layer, services: Collection[str], asked: _Layer) -> ProjectFile:
     """Return the project's own file with the images that devenv uses of it: the caller may have asked for others."""
     images = {name: image for name, image in own.images.items() if name in services and name not in asked.images}
     return ProjectFile(path.resolve(), own.digest, images)
@@ -267,6 +305,19 @@ def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             f"cannot use these settings of services: {error}", "write them as under 'services:' in a devenv.yaml"
         ) from None
+
+
+def _own_layer(path: Path) -> _Layer:
+    """Read the project's own file. Raise ConfigError, which says so if it looks like that of another tool."""
+    try:
+        return _layer(path, "profile")
+    except ConfigError as error:
+        if not (found := _FOREIGN.search(path.read_text("utf-8", "replace"))):
+            raise
+        raise ConfigError(
+            f"cannot use {path}: with {found[1]!r} it looks like a file of devenv.sh, which is another tool",
+            hint=f"give this devenv a file of another name: 'devenv --file {_OTHER_NAME} init', or DEVENV_FILE",
+        ) from error
 
 
 def _layer(path: Path, key: str) -> _Layer:

@@ -17,6 +17,7 @@ class Record:
     - `ports`: host ports by "service/endpoint"
     - `provisioned`: digests of what components have, by pair ("mysql/nova"), and of prepared services ("mysql")
     - `files`: the names of the wired files
+    - `folder`: where these are, if not in .devenv/
     - `unfinished`: services whose first start began, but devenv has not seen it end
     - `renewing`: services that lose their data, each with the snapshot that it gets instead, or an empty string
     - `renewed`: services in `renewing` that already have other data; devenv does not know yet that they work with it
@@ -34,6 +35,7 @@ class Record:
     ports: Mapping[str, int] = field(default_factory=dict)
     provisioned: Mapping[str, str] = field(default_factory=dict)
     files: Sequence[str] = field(default_factory=list)
+    folder: str = ""
     unfinished: Sequence[str] = field(default_factory=list)
     renewing: Mapping[str, str] = field(default_factory=dict)
     renewed: Sequence[str] = field(default_factory=list)

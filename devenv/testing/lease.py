@@ -340,7 +340,8 @@ class Collected:
 
 def collect(environment: Environment, limit: int, report: Report | None = None) -> tuple[list[Collected], list[Golden]]:
     """Call `Environment.collect` for all environments of its project; return what that removed."""
-    others = [one for one in environments(environment.project, report) if one.name != environment.name]
+    others = environments(environment.project, report, environment.file)
+    others = [one for one in others if one.name != environment.name]
     collected: list[Collected] = []
     golden: list[Golden] = []
     for one in (environment, *others):
@@ -358,10 +359,10 @@ def _left(environment: Environment) -> set[str]:
     return {*environment.state.abandoned(), *environment.state.left_behind()}
 
 
-def environments(project: Path, report: Report | None = None) -> list[Environment]:
-    """Return the environments of a project that have a record."""
+def environments(project: Path, report: Report | None = None, file: Path | str = "") -> list[Environment]:
+    """Return the environments of a project that have a record; `file` describes it if that is not devenv.yaml."""
     names = [record.name for record in all_records() if record.project == str(project)]
-    return [Environment(project, name, report=report) for name in names]
+    return [Environment(project, name, report=report, file=str(file)) for name in names]
 
 
 if __name__ == "__main__":  # for a process that can no longer start threads

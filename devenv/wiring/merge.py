@@ -50,11 +50,15 @@ class Owner:
 
 @dataclass(frozen=True)
 class Addition:
-    """A text to merge into a file for its owner; a `listed` file stands in the project's devenv.yaml."""
+    """A text to merge into a file for its owner; a `listed` file stands in the project's devenv.yaml.
+
+    `source` is where the text is.
+    """
 
     owner: Owner
     overlay: str
     listed: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,19 +85,23 @@ class Change:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The error that says why devenv leaves a file alone. A call takes the reason, and what to do first."""
+    """The error that says why devenv leaves a file alone. A call takes the reason, and what to do first.
+
+    `source` is where the text to merge is.
+    """
 
     verb: str
     path: Path
     component: str
+    source: str = ""
 
     def __call__(self, reason: str, first: str = "") -> ConfigError:
         if self.verb == "unwire":
             hint = "fix that, then run the same again"
         elif self.component:
-            hint = f"{first}or pass .devenv/{self.component}.conf as another --config-file, which needs no edit"
+            hint = f"{first}or pass {self.source} as another --config-file, which needs no edit"
         else:
-            hint = f"{first}or set OS_CLIENT_CONFIG_FILE to .devenv/clouds.yaml, which needs no edit"
+            hint = f"{first}or set OS_CLIENT_CONFIG_FILE to {self.source}, which needs no edit"
         return ConfigError(f"cannot {self.verb} {self.path}: {reason}", hint=hint)
 
 
@@ -121,7 +129,7 @@ def wire(
     """
     owner, listed = addition.owner, addition.listed
     with _locked(write, waiting):
-        refuse = Refusal("wire", path, owner.component)
+        refuse = Refusal("wire", path, owner.component, addition.source)
         record = _load()
         target = real_path(path)
         if reason := obstacle(path, project, existing=True, inside=listed):

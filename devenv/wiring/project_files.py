@@ -5,6 +5,7 @@ merge.py takes 10 ms to load, so most commands never load it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,18 @@ if TYPE_CHECKING:
 
 # The contents of wired files, by their names.
 Texts = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A project, and the folder of an environment's own files; `read_only` if these are elsewhere than in the project.
+
+    devenv then leaves out listed files that it may not write to.
+    """
+
+    project: Path
+    folder: Path
+    read_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,9 +64,10 @@ class Merges:
 class ProjectFiles:
     """The files of one project that one environment merges into."""
 
-    def __init__(self, project: Path, environment: str, default: bool, note: Callable[[str], None]) -> None:
+    def __init__(self, place: Place, environment: str, default: bool, note: Callable[[str], None]) -> None:
         """Only the project's `default` environment merges into the files under devenv.yaml's `wire`."""
-        self._project, self._environment, self._default, self._note = project, environment, default, note
+        self._place, self._project = place, place.project
+        self._environment, self._default, self._note = environment, default, note
 
     def listed(self, desired: Desired, component: str = "") -> list[Job]:
         """Return the merges that devenv.yaml lists, for one component or for all."""
@@ -62,7 +76,19 @@ class ProjectFiles:
         if jobs and not self._default:
             self._note("'wire' in devenv.yaml is for the default environment: this one merges nothing")
             return []
-        return jobs
+        return [job for job in jobs if not self._left_out(job)]
+
+    def _left_out(self, job: Job) -> bool:
+        """Return whether nothing can be merged into a listed file, and tell the user what does without."""
+        places = [job.path.parent, *([job.path] if os.path.exists(job.path) else ())]  # noqa: PTH110  it never raises
+        if not self._place.read_only or all(os.access(place, os.W_OK) for place in places):
+            return False
+        self._note(f"left {job.path} alone, which is read-only: pass {self._source(job)} as another --config-file")
+        return True
+
+    def _source(self, job: Job) -> str:
+        path = self._place.folder / job.source
+        return str(path.relative_to(self._project) if path.is_relative_to(self._project) else path)
 
     def jobs(self, desired: Desired, component: str, files: Sequence[Path], clouds: Path | None) -> list[Job]:
         """Return the merges into these files, or all that devenv.yaml lists, and the one of clouds into a clouds.yaml.
@@ -75,7 +101,8 @@ class ProjectFiles:
         known = {real_path(job.path) for job in listed}
         jobs = [Job(path, component, real_path(path) in known) for path in files]
         if not jobs and not clouds and not (jobs := listed):
-            raise ConfigError("cannot wire: devenv.yaml lists no file", "name a component and a file")
+            which = " that devenv may write to" if self._place.read_only else ""
+            raise ConfigError(f"cannot wire: devenv.yaml lists no file{which}", "name a component and a file")
         return jobs + ([Job(clouds, "", False)] if clouds else [])
 
     def merged(self, component: str, files: Sequence[Path], clouds: Path | None) -> list[Path]:
@@ -134,7 +161,7 @@ class ProjectFiles:
         from devenv.wiring import merge
 
         owner = merge.Owner(self._environment, job.component)
-        addition = merge.Addition(owner, texts[job.source], job.listed)
+        addition = merge.Addition(owner, texts[job.source], job.listed, self._source(job))
         return merge.wire(job.path, self._project, addition, write, self._note)
 
     def restore(self, path: Path, write: bool = True) -> Change:

@@ -178,12 +178,21 @@ def test_a_full_disk_leaves_the_old_files_whole(project: Project, small_disk: Pa
     assert "DEVENV_MYSQL_URL" in known and known.items() >= from_dotenv(before["env"]).items()
 
 
-def test_a_read_only_folder_is_refused_before_anything_starts(
+def test_a_read_only_folder_is_refused_before_anything_starts_and_another_one_can_be_named(
     project: Project, small_disk: Path, client: docker.DockerClient
 ) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    one_clear_line(project.devenv("up", "etcd", check=False), 3, str(small_disk))
+    one_clear_line(project.devenv("up", "etcd", check=False), 3, str(small_disk), "--output-dir")
     assert ours(client, project.id)["containers"] == []
+    elsewhere = project.folder.parent / "elsewhere"
+    project.devenv("--output-dir", str(elsewhere), "up", "etcd")
+    assert from_dotenv((elsewhere / "env").read_text()) == project.env()
+    project.extra["DEVENV_OUTPUT_DIR"] = str(elsewhere)
+    printed = project.process("run", "--component", "nova", "etcd", "--", "sh", "-c", "ls $DEVENV_OSLO_CONF")
+    assert printed.stdout.strip() == str(elsewhere / "nova.conf")
+    del project.extra["DEVENV_OUTPUT_DIR"]
+    project.devenv("down", "--volumes")
+    assert not elsewhere.exists() and not [*small_disk.iterdir()]
 
 
 def test_dead_proxies_do_not_matter(running: Project, monkeypatch: pytest.MonkeyPatch) -> None:

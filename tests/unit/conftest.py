@@ -20,12 +20,15 @@ for name, examples in (("everyday", 40), ("thorough", 400)):
 settings.load_profile("everyday")
 
 
+OWN = ("DEVENV_FILE", "DEVENV_OUTPUT_DIR")
+
+
 @pytest.fixture(autouse=True)
 def own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep the test from reading or writing the user's files."""
     # mktemp would count the folders of all earlier tests.
     folder = tmp_path_factory.getbasetemp() / "worlds" / uuid.uuid4().hex
-    for name in ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY"):
+    for name in ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", *OWN):
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)

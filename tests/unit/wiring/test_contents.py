@@ -257,8 +257,8 @@ def test_an_environment_that_goes_takes_no_folder_from_one_that_comes(
         wired_folder.remove(tmp_path, going, ["env"])
         decided.set()
 
-    def making(project: Path, folder: Path) -> None:
-        make(project, folder)
+    def making(project: Path, folder: Path, top: Path) -> None:
+        make(project, folder, top)
         thread.start()
         decided.wait()
 

@@ -42,7 +42,8 @@ def put(
     listed: bool = False,
     write: bool = True,
 ) -> Change:
-    return wire(path or project / "nova.conf", project, Addition(owner, overlay, listed), write)
+    addition = Addition(owner, overlay, listed, f".devenv/{owner.component}.conf")
+    return wire(path or project / "nova.conf", project, addition, write)
 
 
 def text(project: Path) -> str:
