@@ -450,8 +450,8 @@ DEVENV: Words = {
     "requires.NAME.component": ("name", "the component as which it gets a part there", "component: keystone"),
 }
 PROBES = {
-    "amqp": ("`user`, `password`, `vhost`", "a login, and a queue as oslo.messaging declares it"),
-    "etcd": ("none", "`/readyz`; in old versions a linearizable read"),
+    "amqp": ("`user`, `password`, `vhost`", "a login, no alarm, and a queue as oslo.messaging declares it"),
+    "etcd": ("none", "`/health`: a leader, a linearizable read, no alarm"),
     "keystone": ("`user`, `password`, `project`", "a token, and the identity URL in its catalog"),
     "mariadb": ("`user`, `password`, `database`", "a login over TCP and a statement in the database"),
     "mysql": ("`user`, `password`, `database`", "a login over TCP and a statement in the database"),

@@ -8,8 +8,13 @@ from typing import Any
 
 from devenv.errors import NotReady
 from devenv.services.base import Component, Refused, Target, first_line
-from devenv.services.http import HttpProvisioner, request
+from devenv.services.http import Answer, HttpProvisioner, request
 
+# What etcd's alarms mean to who uses it.
+_ALARMS = {
+    "NOSPACE": "etcd refuses writes, because its data reached the quota",
+    "CORRUPT": "etcd refuses everything, because its data is damaged",
+}
 # etcd's messages say more than its codes.
 _EXISTS = "already exists"
 _DENIED = "authentication failed"
@@ -20,12 +25,20 @@ _OLD_REVISIONS = 100
 
 
 def check(target: Target) -> None:
-    """Ask for readiness. Versions before 3.5.11 have no such page and answer a linearizable read instead."""
-    answer = request("GET", f"{target.url}/readyz")
-    if answer.status == 404:
-        answer = request("POST", f"{target.url}/v3/kv/range", {"key": "AA=="})
+    """Ask for health: etcd has a leader, reads its latest data, and has no alarm, which would stop all writes.
+
+    `/readyz` does not look at the alarm NOSPACE.
+    """
+    answer = request("GET", f"{target.url}/health")
     if answer.status != 200:
-        raise NotReady(f"HTTP {answer.status}: {first_line(answer.text)}")
+        raise NotReady(_reason(answer, target.service))
+
+
+def _reason(answer: Answer, service: str) -> str:
+    alarm = next((name for name in _ALARMS if f"ALARM {name}" in answer.text), "")
+    if not alarm:
+        return f"HTTP {answer.status}: {first_line(answer.text)}"
+    return f"alarm {alarm}: {_ALARMS[alarm]}; 'devenv reset {service}' starts with new data"
 
 
 class Etcd(HttpProvisioner):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -14,12 +15,18 @@ from devenv.services.http import HttpProvisioner
 
 # How long a thread goes on while others wait for their turn, in seconds: longer than the definition of a class takes.
 _UNDISTURBED = 0.1
+# What ends an alarm, by the broker's word for it.
+_MENDS = {
+    "memory": "purge queues, or 'devenv reset {service}'",
+    "disk": "free space where the engine keeps its data",
+}
 
 
 def check(target: Target) -> None:
-    """Log in over AMQP and declare a queue the way oslo.messaging does: durable, quorum, expiring.
+    """Log in over AMQP, publish, and declare a queue the way oslo.messaging does: durable, quorum, expiring.
 
-    Brokers from 4.3 on accept logins and yet refuse the queues of older defaults.
+    Brokers from 4.3 on accept logins and yet refuse the queues of older defaults. A broker with an alarm answers the
+    first message with the alarm and reads nothing more, so publishing takes no further answer while all is well.
     """
     import secrets
 
@@ -27,27 +34,58 @@ def check(target: Target) -> None:
     import amqp
 
     settings = target.settings
+    connection = _connection_type()(
+        host=f"{target.host}:{target.port}",
+        userid=settings["user"],
+        password=settings["password"],
+        virtual_host=settings["vhost"],
+        connect_timeout=base.PROBE_CONNECT_SECONDS,
+        read_timeout=base.PROBE_ANSWER_SECONDS,
+        write_timeout=base.PROBE_ANSWER_SECONDS,
+    )
     try:
-        with (
-            amqp.Connection(
-                host=f"{target.host}:{target.port}",
-                userid=settings["user"],
-                password=settings["password"],
-                virtual_host=settings["vhost"],
-                connect_timeout=base.PROBE_CONNECT_SECONDS,
-                read_timeout=base.PROBE_ANSWER_SECONDS,
-                write_timeout=base.PROBE_ANSWER_SECONDS,
-            ) as connection,
-            connection.channel() as channel,
-        ):
-            name = f"devenv.probe.{secrets.token_hex(16)}"
-            arguments = {"x-queue-type": "quorum", "x-expires": 60_000}
-            channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
-            channel.queue_delete(name)
+        connection.connect()
+        channel = connection.channel()
+        name = f"devenv.probe.{secrets.token_hex(16)}"
+        channel.basic_publish(amqp.Message(""), routing_key=name)  # No queue has this name yet, so nothing is kept.
+        arguments = {"x-queue-type": "quorum", "x-expires": 60_000}
+        channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
+        channel.queue_delete(name)
+        connection.close()
+    except _Alarm as alarm:
+        raise NotReady(_blocked(str(alarm), target.service)) from alarm
     except OSError as error:
         raise NotReady(base.no_login(error)) from error
     except amqp.AMQPError as error:
         raise NotReady(base.first_line(error)) from error
+    finally:
+        connection.collect()
+
+
+class _Alarm(Exception):
+    """The broker's words for an alarm: "low on memory & disk"."""
+
+
+@cache
+def _connection_type() -> type[Any]:
+    """Return amqp's connection with an ear for alarms: amqp itself drops the broker's words."""
+    import amqp
+    from amqp import spec
+    from amqp.serialization import loads
+
+    class Connection(amqp.Connection):  # type: ignore[misc]
+        def dispatch_method(self, method_sig: Any, payload: Any, content: Any) -> None:
+            if method_sig == spec.Connection.Blocked:
+                (words,), _ = loads("s", payload, 4)  # Behind the number of the method.
+                raise _Alarm(words)
+            super().dispatch_method(method_sig, payload, content)
+
+    return Connection
+
+
+def _blocked(alarm: str, service: str) -> str:
+    mends = "".join(f"; {mend.format(service=service)}" for cause, mend in _MENDS.items() if cause in alarm)
+    return f"an alarm blocks publishers: {alarm}{mends}"
 
 
 def _import_vine() -> None:

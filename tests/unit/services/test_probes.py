@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import distribution
 from typing import Any
@@ -134,29 +135,25 @@ def test_what_never_answers_is_given_up(kind: str, monkeypatch: pytest.MonkeyPat
 # ---- etcd and keystone -------------------------------------------------------------------------------------------
 
 
-def test_etcd_is_asked_whether_it_is_ready() -> None:
+def test_etcd_is_asked_for_its_health_in_one_request() -> None:
     asked = []
     with server(lambda what, _: asked.append(what) or (200, "ok")) as target:  # type: ignore[func-returns-value]
         etcd.check(target)
-    assert asked == ["GET /v3/readyz"]
+    assert asked == ["GET /v3/health"]
 
 
-def test_an_etcd_without_that_page_has_to_read() -> None:
-    asked: list[Any] = []
-
-    def reply(what: str, body: Any) -> Answer:
-        asked.append((what, body))
-        return (404, "404 page not found") if "readyz" in what else (200, {})
-
-    with server(reply) as target:
-        etcd.check(target)
-    assert asked == [("GET /v3/readyz", None), ("POST /v3/v3/kv/range", {"key": "AA=="})]
-
-
-def test_etcd_says_what_is_missing() -> None:
-    expected = pytest.raises(NotReady, match=r"^HTTP 503: \[\+\]data ok$")
-    with server(lambda *_: (503, "[+]data ok\n[-]linearizable_read failed\n")) as target, expected:
-        etcd.check(target)
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ("RAFT NO LEADER", 'HTTP 503: {"health": "false", "reason": "RAFT NO LEADER"}'),
+        ("ALARM NOSPACE", "alarm NOSPACE: etcd refuses writes, because its data reached the quota; 'devenv reset my'"),
+        ("ALARM CORRUPT", "alarm CORRUPT: etcd refuses everything, because its data is damaged; 'devenv reset my'"),
+    ],
+)
+def test_etcd_says_what_is_missing_and_an_alarm_what_to_do(told: str, reason: str) -> None:
+    with server(lambda *_: (503, {"health": "false", "reason": told})) as target, pytest.raises(NotReady) as caught:
+        etcd.check(replace(target, service="my"))
+    assert str(caught.value).startswith(reason)
 
 
 def a_keystone(catalog: list[Any], identity: int = 200) -> Callable[[str, Any], Answer]:
@@ -194,6 +191,80 @@ def test_keystone_without_its_user_gives_no_token() -> None:
     expected = pytest.raises(NotReady, match=r"^no token: HTTP 401: The request you have made$")
     with server(lambda *_: (401, "The request you have made\nrequires authentication.")) as target, expected:
         keystone.check(target)
+
+
+# ---- RabbitMQ ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def broker(alarm: str = "", refusal: str = "") -> Iterator[Target]:
+    """Act like a RabbitMQ that has an alarm, or that refuses each queue with these words."""
+    from amqp.serialization import dumps
+
+    capabilities = {"capabilities": {"connection.blocked": True}}
+    answers = {
+        (10, 11): (0, (10, 30), dumps("BlB", (2047, 131072, 60))),  # start-ok: tune
+        (10, 40): (0, (10, 41), dumps("s", ("",))),  # open: open-ok
+        (20, 10): (1, (20, 11), dumps("S", ("",))),  # channel.open: open-ok
+        (10, 50): (0, (10, 51), b""),  # close: close-ok
+        # basic.publish and queue.declare; a broker with an alarm reads nothing behind the message.
+        (60, 40): (0, (10, 60), dumps("s", (alarm,))) if alarm else None,
+        (50, 10): (1, (20, 40), dumps("BsBB", (540, refusal, 50, 10))) if refusal else (1, (50, 11), b"\1q" + bytes(8)),
+        (50, 40): (1, (50, 41), bytes(4)),  # queue.delete: delete-ok
+    }
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.read(8)
+            self.tell(0, (10, 10), dumps("ooFSS", (0, 9, capabilities, b"PLAIN", b"en_US")))
+            while header := self.rfile.read(7):
+                kind, _, size = struct.unpack("!BHI", header)
+                body = self.rfile.read(size + 1)
+                if kind == 1 and (answer := answers.get(struct.unpack("!HH", body[:4]))):
+                    self.tell(*answer)
+                    if answer[1] == (10, 60):
+                        self.rfile.read()
+                        return
+
+        def tell(self, channel: int, method: tuple[int, int], arguments: bytes) -> None:
+            self.wfile.write(struct.pack("!BHIHH", 1, channel, 4 + len(arguments), *method) + arguments + b"\xce")
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as tcp:
+        thread = threading.Thread(target=tcp.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield Target("127.0.0.1", tcp.server_address[1], "", LOGIN, "my-queue")
+        finally:
+            tcp.shutdown()
+            thread.join()
+
+
+def test_rabbitmq_works_if_it_takes_a_message_and_a_queue() -> None:
+    with broker() as target:
+        rabbitmq.check(target)
+
+
+@pytest.mark.parametrize(
+    ("alarm", "mends"),
+    [
+        ("low on memory", "; purge queues, or 'devenv reset my-queue'"),
+        ("low on disk", "; free space where the engine keeps its data"),
+        (
+            "low on memory & disk",
+            "; purge queues, or 'devenv reset my-queue'; free space where the engine keeps its data",
+        ),
+        ("low on luck", ""),
+    ],
+)
+def test_rabbitmq_with_an_alarm_says_which_and_what_to_do(alarm: str, mends: str) -> None:
+    with broker(alarm) as target, pytest.raises(NotReady) as caught:
+        rabbitmq.check(target)
+    assert str(caught.value) == f"an alarm blocks publishers: {alarm}{mends}"
+
+
+def test_rabbitmq_says_why_it_refuses_a_queue() -> None:
+    with broker(refusal="NOT_ALLOWED - none of these") as target, pytest.raises(NotReady, match="none of these"):
+        rabbitmq.check(target)
 
 
 # ---- PostgreSQL --------------------------------------------------------------------------------------------------
