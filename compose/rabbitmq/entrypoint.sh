@@ -46,7 +46,7 @@ export ERL_EPMD_ADDRESS=127.0.0.1
 # - Name the node, or RabbitMQ starts a second Erlang just to start its port mapper.
 # - End as soon as all applications have stopped. Erlang would wait another second for output (user_sup:terminate/2)
 #   after the supervisor that this watches has ended.
-export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="+S 2:2 +SDcpu 1:1 +SDio 2 +sbwt none +P 65536 +Q 16384 +JMsingle true \
+export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="+S 2:2 +SDcpu 1:1 +SDio 2 +sbwt none +P 131072 +Q 16384 +JMsingle true \
     -sname $RABBITMQ_NODENAME -kernel inet_dist_use_interface {127,0,0,1} \
     -kernel inet_dist_listen_min 25672 -kernel inet_dist_listen_max 25672 \
     -eval spawn(fun()->monitor(process,kernel_safe_sup),(receive{_,_,_,_,_}->halt(0)end)end)."
