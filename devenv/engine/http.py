@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-import select
 import socket
 import time
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +18,8 @@ from functools import cached_property
 from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
 from typing import Any
 from urllib.parse import quote, unquote_plus, urlencode
+
+from devenv.keepalive import KeptConnections
 
 _log = logging.getLogger(__name__)
 # Seconds that one request may take. Only an engine that hangs takes longer; builds and pulls have a limit of their own.
@@ -87,9 +87,7 @@ class HttpClient(Client):
     """A client of an engine whose URL `speaks` accepts. It keeps connections, and uses them again."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self._idle: list[HTTPConnection] = []
-        weakref.finalize(self, _close, self._idle)
+        self._connections = KeptConnections(lambda: _new_connection(url))
         self.version = self._negotiated()
 
     def _negotiated(self) -> str:
@@ -98,7 +96,7 @@ class HttpClient(Client):
         try:
             _all_of(answer)
         finally:
-            self._done(connection, answer)
+            self._connections.give_back(connection, answer)
         self.podman = "Libpod-Api-Version" in answer.headers
         return agreed(answer.headers.get("Api-Version", ""))
 
@@ -136,12 +134,12 @@ class HttpClient(Client):
                 raise Refused(answer.status, words_of(_all_of(answer)))
             yield answer
         finally:
-            self._done(connection, answer)
+            self._connections.give_back(connection, answer)
 
     def _sent(
         self, method: str, where: str, data: bytes | Iterable[bytes] | None, headers: Mapping[str, str], timeout: float
     ) -> tuple[HTTPConnection, HTTPResponse]:
-        connection = self._connected(timeout)
+        connection = self._connections.take(timeout)
         try:
             try:
                 connection.request(method, where, data, headers)
@@ -159,27 +157,6 @@ class HttpClient(Client):
             # A request without the end of its body is void.
             connection.close()
             raise
-
-    def _connected(self, timeout: float) -> HTTPConnection:
-        while self._idle:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                break  # another thread has it
-            if not _hung_up(connection.sock):
-                connection.sock.settimeout(timeout)
-                return connection
-            connection.close()
-        connection = _open(self._url, timeout)
-        connection.connect()
-        return connection
-
-    def _done(self, connection: HTTPConnection, answer: HTTPResponse) -> None:
-        """Keep the connection if all of the answer was read."""
-        if answer.isclosed() and connection.sock:
-            self._idle.append(connection)
-        else:
-            connection.close()
 
 
 class _SocketConnection(HTTPConnection):
@@ -204,10 +181,10 @@ def speaks(url: str) -> bool:
     return url.startswith("unix:///") or bool(_PLAIN_TCP.match(url))
 
 
-def _open(url: str, timeout: float) -> HTTPConnection:
+def _new_connection(url: str) -> HTTPConnection:
     if found := _PLAIN_TCP.match(url):
-        return HTTPConnection(found[1], int(found[2]), timeout=timeout)
-    return _SocketConnection(url.removeprefix("unix://"), timeout)
+        return HTTPConnection(found[1], int(found[2]), timeout=TIMEOUT)
+    return _SocketConnection(url.removeprefix("unix://"), TIMEOUT)
 
 
 def _chunks_of(answer: HTTPResponse, read: Callable[[int], bytes]) -> Iterator[bytes]:
@@ -237,18 +214,6 @@ def in_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 def _all_of(answer: HTTPResponse) -> bytes:
     return b"".join(_chunks_of(answer, answer.read))
-
-
-def _close(connections: Iterable[HTTPConnection]) -> None:
-    for connection in connections:
-        connection.close()
-
-
-def _hung_up(connection: socket.socket) -> bool:
-    """Return whether the other side closed an idle connection: its end is then there to read."""
-    poll = select.poll()
-    poll.register(connection, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 # ---- what requests and answers look like ---------------------------------------------------------------------------

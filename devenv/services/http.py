@@ -6,35 +6,42 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from threading import RLock
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from devenv.errors import NotReady
 from devenv.services import base
 from devenv.services.base import ANSWER_SECONDS, CONNECT_SECONDS, Provisioner, Refused, Target, no_connection
 
-_THREADS = 32
+if TYPE_CHECKING:
+    from http.client import HTTPConnection, HTTPMessage, HTTPResponse
 
 
 class Answer(NamedTuple):
     status: int
     text: str
+    headers: HTTPMessage
+
+    @property
+    def ok(self) -> bool:
+        """Return whether the server did what it was asked to do."""
+        return self.status < 400
+
+    def json(self) -> Any:
+        return json.loads(self.text)
 
 
 def request(method: str, url: str, body: Mapping[str, Any] | None = None) -> Answer:
     """Send one request for a probe, directly, whatever proxy the environment names. Raise NotReady."""
-    # `requests` takes longer to import than a probe takes.
+    # Imported when needed, as below: a probe that uses another protocol needs none of it.
     from http.client import HTTPConnection, HTTPException
-    from urllib.parse import urlsplit
 
     where = urlsplit(url)
     connection = HTTPConnection(where.hostname or "", where.port, timeout=base.PROBE_CONNECT_SECONDS)
     try:
         connection.connect()
         connection.sock.settimeout(base.PROBE_ANSWER_SECONDS)
-        data = json.dumps(body) if body else None
-        connection.request(method, where.path or "/", data, {"Content-Type": "application/json"} if body else {})
-        answer = connection.getresponse()
-        return Answer(answer.status, answer.read().decode(errors="replace"))
+        return _exchanged(connection, method, where.path or "/", body, {})[1]
     except (OSError, HTTPException) as error:
         raise NotReady(no_connection(error, "not answering yet")) from error
     finally:
@@ -45,38 +52,59 @@ class HttpProvisioner(Provisioner):
     """A provisioner of a service with an HTTP interface. It keeps its connections and what it has read once."""
 
     def __init__(self, target: Target) -> None:
-        import requests
+        from http.client import HTTPConnection
+
+        from devenv.keepalive import KeptConnections
 
         super().__init__(target)
-        self._session = requests.Session()
-        # Neither a proxy nor the user's netrc may come between devenv and 127.0.0.1.
-        self._session.trust_env = False
-        self._session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=_THREADS))
+        self._connections = KeptConnections(lambda: HTTPConnection(target.host, target.port, timeout=CONNECT_SECONDS))
         self._lock = RLock()
         self._known: dict[str, Any] = {}
 
     def close(self) -> None:
-        self._session.close()
+        self._connections.close()
 
     def _once(self, key: str, read: Callable[[], Any]) -> Any:
         """Return what the first caller of this run reads under the key."""
         with self._lock:
             return self._known[key] if key in self._known else self._known.setdefault(key, read())
 
-    def _ask(self, method: str, path: str, body: object = None, accept: str = "", **more: Any) -> Any:
+    def _ask(
+        self, method: str, path: str, body: object = None, accept: str = "", headers: Mapping[str, str] | None = None
+    ) -> Answer:
         """Return the answer. From status 400 on raise Refused, unless "HTTP <status>: <reason>" contains `accept`."""
-        import requests
-
-        timeout = (CONNECT_SECONDS, ANSWER_SECONDS)
-        try:
-            answer = self._session.request(method, self.target.url + path, json=body, timeout=timeout, **more)
-        except requests.RequestException as error:
-            refused = "refused" in str(error)
-            raise Refused("connection refused" if refused else f"no answer ({type(error).__name__})") from error
+        answer = self._answer(method, urlsplit(self.target.url).path + path, body, headers or {})
         if not answer.ok:
             # Servers name their words "message" or "reason".
             told = re.search(r'"(?:message|reason)": *"((?:[^"\\]|\\.)+)', answer.text)
-            reason = f"HTTP {answer.status_code}: {told[1] if told else answer.text}"
+            reason = f"HTTP {answer.status}: {told[1] if told else answer.text}"
             if not accept or accept not in reason:
                 raise Refused(reason)
         return answer
+
+    def _answer(self, method: str, where: str, body: object, headers: Mapping[str, str]) -> Answer:
+        from http.client import HTTPException
+
+        try:
+            connection = self._connections.take(ANSWER_SECONDS)
+            try:
+                raw, answer = _exchanged(connection, method, where, body, headers)
+            except BaseException:
+                connection.close()
+                raise
+        except ConnectionRefusedError as error:
+            raise Refused("connection refused") from error
+        except (OSError, HTTPException) as error:
+            raise Refused(f"no answer ({type(error).__name__})") from error
+        self._connections.give_back(connection, raw)
+        return answer
+
+
+def _exchanged(
+    connection: HTTPConnection, method: str, where: str, body: object, headers: Mapping[str, str]
+) -> tuple[HTTPResponse, Answer]:
+    """Send a request on an open connection; return the answer, raw and read."""
+    data = None if body is None else json.dumps(body)
+    connection.request(method, where, data, {**headers, **({"Content-Type": "application/json"} if data else {})})
+    raw = connection.getresponse()
+    return raw, Answer(raw.status, raw.read().decode(errors="replace"), raw.headers)

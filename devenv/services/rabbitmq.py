@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 from functools import cache
@@ -111,11 +112,11 @@ class RabbitMQ(HttpProvisioner):
 
     def _make(self, component: Component) -> None:
         user, vhost = (_quoted(component.settings[key]) for key in ("user", "vhost"))
-        if self._rabbit("PUT", f"/api/vhosts/{vhost}", {}).status_code != 201:  # It existed already.
+        if self._rabbit("PUT", f"/api/vhosts/{vhost}", {}).status != 201:  # It existed already.
             self._start(vhost)
         # Without a tag, the user cannot use the management interface. Connections stay open over a new password.
         answer = self._rabbit("PUT", f"/api/users/{user}", {"password": component.settings["password"], "tags": ""})
-        if answer.status_code != 201:  # It existed already.
+        if answer.status != 201:  # It existed already.
             for permission in self._rabbit("GET", f"/api/users/{user}/permissions").json():
                 if permission["vhost"] != component.settings["vhost"]:
                     self._rabbit("DELETE", f"/api/permissions/{_quoted(permission['vhost'])}/{user}")
@@ -152,8 +153,9 @@ class RabbitMQ(HttpProvisioner):
         self._rabbit("PUT", f"/api/users/{_quoted(user)}", {"password": password, "tags": "administrator"})
 
     def _rabbit(self, method: str, path: str, body: object = None) -> Any:
-        login = (self.target.settings["user"], self.target.settings["password"])
-        return self._ask(method, path, body, accept="HTTP 404" if method == "DELETE" else "", auth=login)
+        login = base64.b64encode("{user}:{password}".format(**self.target.settings).encode()).decode()
+        accept = "HTTP 404" if method == "DELETE" else ""
+        return self._ask(method, path, body, accept, {"Authorization": f"Basic {login}"})
 
 
 def _quoted(name: str) -> str:

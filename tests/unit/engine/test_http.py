@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import threading
@@ -14,8 +15,9 @@ from typing import Any
 import pytest
 from fake_http_engine import HttpEngine, http_engine
 
-from devenv.engine.http import CHUNK, Client, HttpClient, NoAnswer, Refused, _hung_up, agreed, speaks, target, words_of
+from devenv.engine.http import CHUNK, Client, HttpClient, NoAnswer, Refused, agreed, speaks, target, words_of
 from devenv.engine.sdk import Sdk
+from devenv.keepalive import _hung_up
 
 
 @pytest.fixture
@@ -263,11 +265,22 @@ def test_a_connection_that_the_engine_closed_meanwhile_is_not_used_again(engine:
     engine.hasty = True
     client = HttpClient(engine.url)
     for n in range(4):
-        (idle,) = client._idle
+        (idle,) = client._connections._idle
         while not _hung_up(idle.sock):
             time.sleep(0.001)  # The engine's thread closes it after the answer.
         assert client.ask("GET", f"/{n}") == {"asked": f"GET /{n}"}
     assert engine.connections == 5
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_does_not_use_the_connections_of_its_parent(client: HttpClient, engine: HttpEngine) -> None:
+    (before,) = client._connections._idle
+    if not (child := os.fork()):
+        os._exit(client.ask("GET", "/child") != {"asked": "GET /child"})
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert engine.connections == 2
+    assert client.ask("GET", "/parent") == {"asked": "GET /parent"}
+    assert engine.connections == 2 and client._connections._idle == [before]
 
 
 def test_an_answer_that_nobody_wants_to_the_end_takes_its_connection_with_it(
