@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -342,6 +343,13 @@ def test_a_service_is_asked_until_it_works_and_the_reason_is_told(engine: FakeEn
 def test_a_service_that_works_is_asked_once_and_its_container_not_at_all(engine: FakeEngine) -> None:
     assert waited(engine) == []
     assert engine.calls == ["check 1"]
+
+
+def test_a_wait_ends_even_if_the_test_froze_the_time(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1326499200.0)
+    engine.answers = ["refused"]
+    with pytest.raises(NotReadyInTime, match=r"not ready after 0.01 s: refused"):
+        waited(engine, timeout=0.01)
 
 
 def test_the_published_port_is_asked() -> None:
