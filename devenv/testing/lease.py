@@ -106,14 +106,11 @@ class LentComponent:
         Raises ConfigError without oslo.config.
         """
         try:
-            from oslo_config import cfg
+            from devenv.testing import options
         except ImportError:
             hint = "run 'pip install oslo.config'"
             raise ConfigError("cannot load options: oslo.config is not installed", hint) from None
-        conf = cfg.ConfigOpts()
-        files, folders = [str(self.overlay)], list[str]()
-        conf([], project="devenv", default_config_files=files, default_config_dirs=folders, use_env=False)
-        return conf
+        return options.load(self.overlay)
 
     def give_back(self) -> None:
         """Drop the component, in the background."""

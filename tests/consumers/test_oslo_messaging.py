@@ -13,10 +13,10 @@ Pair = tuple[Peer, Peer]
 
 @pytest.fixture(scope="module")
 def peers(wired: Wired) -> Iterator[Pair]:
-    overlay = ("--config-file", wired.overlay())
+    """Start one peer as any program of a component, and one with the options that a test gets from devenv."""
     with (
-        wired.peer("messaging_peer.py", "one", *overlay) as one,
-        wired.peer("messaging_peer.py", "two", *overlay) as two,
+        wired.peer("messaging_peer.py", "one", "--config-file", wired.overlay()) as one,
+        wired.peer("messaging_peer.py", "two", "lent", wired.overlay()) as two,
     ):
         for peer in (one, two):
             peer.tell("serve")

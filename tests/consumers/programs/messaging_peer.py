@@ -1,22 +1,28 @@
 """Talk with oslo.messaging, as the test says.
 
-Arguments: its name, then those of any oslo.config program.
+Arguments: its name, then those of any oslo.config program, or "lent" and a file: the options of devenv's fixtures.
 """
 
 import queue
 import sys
+from pathlib import Path
 
 import oslo_messaging
 from dialogue import answer
 from oslo_config import cfg
+
+from devenv.testing import options as lent
 
 TOPIC = "consumers"
 SECONDS = 20
 
 received = queue.Queue()
 name, *arguments = sys.argv[1:]
-conf = cfg.CONF  # oslo.messaging finds its tracing options in no other.
-conf(arguments, project="consumer", default_config_files=[], default_config_dirs=[])
+if arguments[0] == "lent":
+    conf = lent.load(Path(arguments[1]))
+else:
+    conf = cfg.CONF
+    conf(arguments, project="consumer", default_config_files=[], default_config_dirs=[])
 transport = oslo_messaging.get_rpc_transport(conf)
 notifications = oslo_messaging.get_notification_transport(conf)
 
