@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
@@ -51,7 +51,7 @@ def lent(world: World, names: Sequence[str], drop: bool = True, before: str = ""
     account; without `drop`, it leaves that to `loans.clear`. Raise NotOurs if a database has an account or data of that
     name that devenv did not create, and ServiceFailed if the account does not work.
     """
-    with ExitStack() as stack:
+    with loans.own_stack() as stack:
         with world.changing():
             # The stack ends in reverse order: whether another run has the account shows when this one has let it go.
             if drop:

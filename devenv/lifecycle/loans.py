@@ -6,6 +6,7 @@ was. A killed run holds no lock any more: the next `up` or run, or `gc`, removes
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -37,6 +38,18 @@ class Borrowed:
 
 
 @contextmanager
+def own_stack() -> Iterator[ExitStack]:
+    """Yield a stack that ends with the body. A forked child that leaves the body ends nothing of its parent's."""
+    process = os.getpid()
+    with ExitStack() as stack:
+        try:
+            yield stack
+        finally:
+            if os.getpid() != process:
+                stack.pop_all()
+
+
+@contextmanager
 def lent(
     world: World, names: Sequence[str] = (), component: str = "", ending: Callable[[], None] | None = None
 ) -> Iterator[str]:
@@ -49,7 +62,7 @@ def lent(
     watch = Watch(world.id, world.report)
     # Ask the user before taking the lock, so that nobody waits for it meanwhile.
     world.check_trust(world.profile())
-    with ExitStack() as stack:
+    with own_stack() as stack:
         with world.changing():
             defined = world.define()
             name = component or f"run-{secrets.token_hex(4)}"
@@ -75,7 +88,7 @@ def shared(world: World) -> Iterator[Path]:
 
     The services go on running afterwards: `clear` ends those that nobody uses any more.
     """
-    with ExitStack() as stack:
+    with own_stack() as stack:
         with world.changing():
             # A project that devenv cannot read has no users.
             world.define()

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from oslo_config.cfg import ConfigOpts
 
 _LEASES = Leases()
-_PID = os.getpid()
-_PROJECTS: set[Path] = set()
+_FOLDER = Path.cwd()
+# The processes that have forked children. These may use services and end without a word.
+_PARENTS: set[int] = set()
+os.register_at_fork(after_in_parent=lambda: _PARENTS.add(os.getpid()))
 
 
 class DevenvFixture(fixtures.Fixture):
@@ -67,7 +69,6 @@ class DevenvFixture(fixtures.Fixture):
         raise failure
 
     def _setUp(self) -> None:
-        _PROJECTS.add(self._environment[0])
         self.component: LentComponent = _LEASES.get(*self._environment).component(self._services)
         self.addCleanup(self.component.give_back)
 
@@ -126,9 +127,10 @@ def _end() -> None:
 
     Another process does that, since this one can no longer start threads.
     """
-    if os.getpid() != _PID:
-        return  # a forked child, which uses none of it
+    projects = {*_LEASES.projects}
+    if os.getpid() in _PARENTS:
+        projects.add(find_project(_FOLDER))
     _LEASES.leave()
-    for project in _PROJECTS:
+    for project in projects:
         # Python itself, with fixed arguments.
         subprocess.run([sys.executable, "-m", "devenv.testing.lease", str(project)], check=False)  # noqa: S603

@@ -23,7 +23,7 @@ from devenv.lifecycle.loans import Borrowed
 from devenv.model import Desired, DesiredService, Endpoint, Provision
 from devenv.store.files import write_files
 from devenv.store.registry import all_records
-from devenv.testing.pool import Made, Pool
+from devenv.testing.pool import Made, Pool, owner
 from devenv.wiring import contents
 
 if TYPE_CHECKING:
@@ -283,10 +283,14 @@ def _key(names: Sequence[str]) -> tuple[str, ...]:
 
 
 class Leases:
-    """Hold all environments that one process uses."""
+    """Hold all environments that one process uses. A forked child begins with none: its parent's stay as they are."""
 
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
+        self._owner = owner()
+        # Those from before eventlet or gevent replaced locks.
+        self._former: list[Lease] = []
+        self._projects: set[Path] = set()
 
     def get(
         self,
@@ -298,26 +302,46 @@ class Leases:
         citest: bool = False,
     ) -> Lease:
         """Return the lease of an environment with this profile and these settings."""
-        key = repr((project, name, profile, settings or {}, fresh))
-        if key not in self._leases:
-            environment = Environment(project, name, profile, settings=settings)
-            self._leases[key] = Lease(environment, fresh, citest)
-        return self._leases[key]
+        leases, key = self._own(), repr((project, name, profile, settings or {}, fresh))
+        if key not in leases:
+            self._projects.add(project)
+            leases[key] = Lease(Environment(project, name, profile, settings=settings), fresh, citest)
+        return leases[key]
+
+    def _own(self) -> dict[str, Lease]:
+        """Return the leases of this process, for the locks that it has now."""
+        before, self._owner = self._owner, owner()
+        if before[0] != self._owner[0]:
+            self._leases, self._former, self._projects = {}, [], set()
+        elif before != self._owner:
+            self._former += self._leases.values()
+            self._leases = {}
+        return self._leases
+
+    @property
+    def projects(self) -> set[Path]:
+        """Return the projects whose environments this process has used."""
+        self._own()
+        return self._projects
 
     @property
     def passwords(self) -> list[str]:
         """Return the passwords of the components of all leases."""
-        return [password for lease in [*self._leases.values()] for password in lease.passwords]
+        return [password for lease in [*self._own().values(), *self._former] for password in lease.passwords]
 
     def close(self) -> None:
         """Drop all components and stop using the environments."""
-        while self._leases:
-            self._leases.popitem()[1].close()
+        leases = self._own()
+        while leases:
+            leases.popitem()[1].close()
+        self.leave()
 
     def leave(self) -> None:
         """Stop using the environments, and leave the components to `clear`."""
-        while self._leases:
-            self._leases.popitem()[1].leave()
+        leases = [*self._own().values(), *self._former]
+        self._leases, self._former = {}, []
+        for lease in leases:
+            lease.leave()
 
 
 def clear(project: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent import futures
@@ -9,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 
 from devenv.errors import DevenvError
 from devenv.model import Catalogue, ComponentChoice, Desired, Provision
@@ -20,6 +21,15 @@ from devenv.store.state import new_secret
 
 # A process has so many in advance. Creating one takes about 50 ms with all four services.
 AHEAD = 4
+
+
+def owner() -> tuple[int, object]:
+    """Return what owns the threads of a pool: this process, and the library that makes its locks.
+
+    A forked child does not have the threads of its parent. If eventlet or gevent replaces locks, threads of before
+    cannot wake those that come after.
+    """
+    return os.getpid(), threading.Lock
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,8 @@ class Pool:
     `notes` creates a file with the name of a new component; the file exists as long as anything of the component may
     exist. A devenv that finds such a file after the process has ended drops the component. `going` are services that
     stop with the last run: if they are slow to drop parts, they keep the parts until then.
+
+    A pool is of use to its `owner` only. Another one leaves its components alone: `clear` drops them.
     """
 
     def __init__(
@@ -53,7 +65,7 @@ class Pool:
         self._provisioners: dict[str, Provisioner] = {name: provisioner_of(s) for name, s in services.items()}
         self._left = {name for name, one in self._provisioners.items() if name in going and one.slow_to_drop}
         self._ahead: deque[Made] = deque()
-        self._lock = Lock()
+        self._lock, self._owner = threading.Lock(), owner()
         # Passwords of all components so far: a service may log the password of a component that was dropped.
         self.passwords: list[str] = []
         # One thread for each service: a thread waits for its server nearly all the time.
@@ -87,6 +99,8 @@ class Pool:
 
     def give_back(self, made: Made) -> None:
         """Drop a component in the background. Hundreds may wait for that, so keep only what dropping needs."""
+        if self._owner != owner():
+            return
         parts = {name: _called(part) for name, part in made.parts.items() if name not in self._left}
         self._dropper.submit(self._drop, made.note, parts, [one for one in made.begun if not one.done()])
 

@@ -5,6 +5,7 @@ pytest loads this wherever devenv is installed, so it imports nothing of devenv 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ T = TypeVar("T")
 
 _MARKER = "devenv(services=[…], profile=…): start these services for the test (default: all of the profile)"
 _COMPONENTS = ("devenv_component", "devenv_module_component", "devenv_oslo_conf")
+_FIXTURES = {"devenv", *_COMPONENTS}
 
 
 # ---- options -----------------------------------------------------------------------------------------------------
@@ -66,8 +68,10 @@ class Session:
     """Hold what this process uses of devenv, and which part of it the current test uses."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self._config = config
+        self._config, self._process = config, os.getpid()
         self._leases: Leases | None = None
+        # Whether any test asks for services: each may run in a forked child of its own.
+        self._asked = False
         # By profile: the services of each marker, and the services of markers whose test has a component.
         self._wanted: dict[str, set[tuple[str, ...]]] = {}
         self._components: dict[str, set[tuple[str, ...]]] = {}
@@ -79,6 +83,11 @@ class Session:
     @property
     def _is_worker(self) -> bool:
         return hasattr(self._config, "workerinput")
+
+    @property
+    def _ends_the_run(self) -> bool:
+        """Return whether this is the process that was started to run the tests."""
+        return not self._is_worker and os.getpid() == self._process
 
     @property
     def wants_services(self) -> bool:
@@ -93,14 +102,15 @@ class Session:
         """Return the environment for tests of this profile, or of the profile that a marker names, `marked`."""
         from devenv.testing.lease import FRESH, Leases
 
-        self._leases = self._leases or Leases()
+        self._leases = leases = self._leases or Leases()
         fresh = self._config.getoption("devenv_fresh")
         fresh = self._config.getini("devenv_fresh") if fresh is None else fresh
         name = _setting(self._config, "env") or (FRESH if fresh else "default")
         if marked and marked != profile:
             name = f"{FRESH}-{marked}" if name in (FRESH, "default") else f"{name}-{marked}"
         accounts = self.wants_accounts and not marked
-        return self._leases.get(self._config.rootpath, name, marked or profile, settings, bool(fresh), accounts)
+        wanted = self._config.rootpath, name, marked or profile, settings, bool(fresh), accounts
+        return self.asked(lambda: leases.get(*wanted))
 
     def asked(self, ask: Callable[[], T]) -> T:
         """Return the result of `ask`. An error of devenv fails the test, without a traceback."""
@@ -133,12 +143,15 @@ class Session:
         if self._config.option.collectonly or _controls_workers(self._config):
             return
         for item in session.items:
+            fixtures = {*getattr(item, "fixturenames", ())}
+            self._asked |= bool(fixtures & _FIXTURES)
             if marker := item.get_closest_marker("devenv"):
+                self._asked = True
                 if self._is_worker and _wrong(marker):
                     continue  # The test reports it; raised here, it would end the worker.
                 services, profile = _marked(marker)
                 self._wanted.setdefault(profile, set()).add(services)
-                if set(_COMPONENTS) & {*getattr(item, "fixturenames", ())}:
+                if fixtures & {*_COMPONENTS}:
                     self._components.setdefault(profile, set()).add(services)
 
     def begin(self, profile: str, settings: Mapping[str, Any]) -> None:
@@ -176,11 +189,11 @@ class Session:
             self._finish()
 
     def _finish(self) -> None:
-        """Stop what the run used. With workers, the process that started them does that."""
-        if self._is_worker:
+        """Stop what the run used. With workers or forked children, the process that started them does that."""
+        if not self._ends_the_run:
             self._close()
             return
-        if not self._leases and not _controls_workers(self._config):
+        if not (self._leases or self._asked or _controls_workers(self._config)):
             return
         if folder := self._config.getoption("--devenv-artifacts"):
             self._tried(self._write_artifacts, folder)
@@ -271,20 +284,22 @@ def _wrong(marker: pytest.Mark) -> str:
 class Devenv:
     """Give a test the administrator's view of the environment. Services start when a test asks for them."""
 
-    def __init__(self, session: Session, lease: Lease, services: Sequence[str]) -> None:
+    def __init__(self, session: Session, lease: Callable[[], Lease], services: Sequence[str]) -> None:
         self._session, self._lease, self._services = session, lease, services
 
     def service(self, name: str) -> Service:
         """Return a ready service. Its `endpoint` has `host`, `port` and `url`; `endpoints` maps names to all."""
-        service = self._session.asked(lambda: self._lease.service(name))
-        self._session.use(self._lease, [name])
+        lease = self._lease()
+        service = self._session.asked(lambda: lease.service(name))
+        self._session.use(lease, [name])
         return service
 
     @property
     def services(self) -> dict[str, Service]:
         """Return all services of the fixture `devenv_services`."""
-        found = self._session.asked(lambda: self._lease.services(self._services))
-        self._session.use(self._lease, list(found))
+        lease = self._lease()
+        found = self._session.asked(lambda: lease.services(self._services))
+        self._session.use(lease, list(found))
         return found
 
     @property
@@ -323,7 +338,8 @@ def devenv(
     _devenv_session: Session, devenv_profile: str, devenv_services: Sequence[str], devenv_settings: Mapping[str, Any]
 ) -> Devenv:
     """Return the environment of the test run, as the administrator sees it."""
-    return Devenv(_devenv_session, _devenv_session.lease(devenv_profile, devenv_settings), devenv_services)
+    # Asked again for each service: a test may fork, or patch the standard library.
+    return Devenv(_devenv_session, lambda: _devenv_session.lease(devenv_profile, devenv_settings), devenv_services)
 
 
 @pytest.fixture

@@ -593,6 +593,100 @@ def test_a_killed_controller_leaves_nothing_after_the_next_run(etcd: Project, cl
     assert all_of(etcd, client) == NOTHING and remains(etcd) == []
 
 
+# ---- forked children -----------------------------------------------------------------------------------------------
+
+
+# Does what pytest-forked does: each test runs in a child, which ends without a word.
+FORKED = """
+from _pytest.runner import runtestprotocol
+
+def pytest_runtest_protocol(item, nextitem):
+    if not (child := os.fork()):
+        os._exit(any(report.failed for report in runtestprotocol(item, log=False)))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    result = pytest.TestReport(item.nodeid, item.location, {}, "failed" if code else "passed", None, "call")
+    item.ihook.pytest_runtest_logreport(report=result)
+    return True
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), *(pytest.param(words, marks=pytest.mark.long) for words in (("-n", "2"), ("--devenv-fresh",)))]
+)
+def test_tests_in_children_of_their_own_leave_nothing(
+    etcd: Project, client: docker.DockerClient, arguments: tuple[str, ...]
+) -> None:
+    write(etcd, "conftest.py", FORKED)
+    write(
+        etcd,
+        "test_forked.py",
+        """
+        import signal
+        from devenv.testing import DevenvTestCase
+        from helpers import keys
+
+        @pytest.mark.parametrize("number", range(2))
+        def test(devenv_component, number):
+            assert keys(devenv_component) == 0
+
+        def test_killed(devenv_component):
+            os.kill(os.getpid(), signal.SIGKILL)
+        """,
+    )
+    outcome(pytest_process(etcd, *arguments), passed=2, failed=1)
+    assert all_of(etcd, client) == NOTHING and remains(etcd) == []
+
+
+@pytest.mark.long
+def test_children_of_a_test_take_nothing_from_it(etcd: Project, client: docker.DockerClient) -> None:
+    write(
+        etcd,
+        "test_forks.py",
+        """
+        import multiprocessing, sys
+        from devenv import Environment
+        from devenv.testing import DevenvFixture
+        from helpers import keys
+
+        pytestmark = pytest.mark.devenv(services=["etcd"])
+
+        def child_of(act):
+            if not (child := os.fork()):
+                act()
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+        def test_uses_what_its_parent_has(devenv, devenv_component):
+            assert keys(devenv_component) == 0
+            assert child_of(lambda: os._exit(keys(devenv_component))) == 1
+            assert child_of(lambda: os._exit(not devenv.service("etcd").endpoint.port)) == 0
+            assert keys(devenv_component) == 2
+
+        def own(found):
+            fixture = DevenvFixture(["etcd"])
+            fixture.setUp()
+            found.put((fixture.name, keys(fixture)))
+            fixture.cleanUp()
+
+        def test_a_child_has_a_component_of_its_own(devenv_component):
+            context = multiprocessing.get_context("fork")
+            found = context.SimpleQueue()
+            process = context.Process(target=own, args=[found])
+            process.start()
+            name, number = found.get()
+            process.join()
+            assert process.exitcode == 0 and name != devenv_component.name and number == 0
+
+        def test_exits(devenv_component):
+            assert keys(devenv_component) == 0
+            # pytest goes on in this child: it ends the test and finishes the run.
+            child_of(sys.exit)
+            assert keys(devenv_component) == 1
+        """,
+    )
+    outcome(pytest_process(etcd, "-W", "ignore::DeprecationWarning"), passed=2, failed=1)
+    assert all_of(etcd, client) == NOTHING and remains(etcd) == []
+
+
 # ---- unittest and stestr -------------------------------------------------------------------------------------------
 
 
@@ -619,19 +713,37 @@ class WithFixture(fixtures.TestWithFixtures):
 """
 
 
+IN_CHILDREN = """
+import sys, unittest
+
+suite = list(unittest.defaultTestLoader.loadTestsFromName("test_cases.WithBase"))
+children = []
+for test in suite:
+    if not (child := os.fork()):
+        result = unittest.TestResult()
+        test.run(result)
+        os._exit(not result.wasSuccessful())
+    children.append(child)
+print(len(suite) + 1)
+sys.exit(any(os.waitpid(child, 0)[1] for child in children))
+"""
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ("-m", "unittest", "test_cases"),
+        pytest.param(("in_children.py",), marks=pytest.mark.long),
         pytest.param(("-m", "stestr", "run", "--concurrency", "3"), marks=pytest.mark.long),
         pytest.param(("-m", "pytest", "test_cases.py"), marks=pytest.mark.long),
     ],
-    ids=["unittest", "stestr", "pytest"],
+    ids=["unittest", "children", "stestr", "pytest"],
 )
 def test_unittest_has_a_fixture_and_a_base_class(
     etcd: Project, client: docker.DockerClient, arguments: tuple[str, ...]
 ) -> None:
     write(etcd, "test_cases.py", UNITTEST)
+    write(etcd, "in_children.py", IN_CHILDREN)
     (etcd.folder / ".stestr.conf").write_text("[DEFAULT]\ntest_path=.\ngroup_regex=([^.]*\\.)*\n")
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=etcd.folder, env=etcd.environ, capture_output=True, text=True, check=False)

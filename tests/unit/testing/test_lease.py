@@ -16,7 +16,7 @@ from devenv.errors import DevenvError, NoEngine, ServiceFailed
 from devenv.lifecycle.environment import Environment
 from devenv.lifecycle.loans import Borrowed
 from devenv.model import Desired
-from devenv.testing.lease import Lease
+from devenv.testing.lease import Lease, Leases
 from devenv.testing.pool import Pool
 
 NEEDS = {"mysql": ["mysql"], "keystone": ["mysql", "keystone"], "etcd": ["etcd"]}
@@ -111,3 +111,43 @@ def test_a_marked_test_begins_when_the_first_components_are_there(
     threading.Timer(0.05, asked.set).start()
     lease.services()
     assert made
+
+
+# ---- another owner -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return how leases were ended."""
+    told: list[str] = []
+    monkeypatch.setattr(Lease, "close", lambda _: told.append("closed"))
+    monkeypatch.setattr(Lease, "leave", lambda _: told.append("left"))
+    return told
+
+
+def test_a_forked_child_begins_with_no_lease_and_ends_none_of_its_parents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: list[str]
+) -> None:
+    leases = Leases()
+    of_parent = leases.get(tmp_path)
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    assert not leases.projects
+    leases.close()
+    leases.leave()
+    assert ended == []
+    assert leases.get(tmp_path) is not of_parent and leases.projects == {tmp_path}
+    leases.close()
+    assert ended == ["closed"]
+
+
+def test_a_lease_from_before_green_threads_is_left_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: list[str]
+) -> None:
+    leases = Leases()
+    before = leases.get(tmp_path)
+    monkeypatch.setattr(threading, "Lock", threading.RLock)
+    after = leases.get(tmp_path)
+    # A component of before may still be in use: its lease goes on until the run ends.
+    assert after is not before and leases.get(tmp_path) is after and ended == []
+    leases.close()
+    assert ended == ["closed", "left"]
