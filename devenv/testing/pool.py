@@ -87,14 +87,17 @@ class Pool:
     def take(self) -> Made:
         """Return a component that nobody had before. Raise ServiceFailed if a service refuses to create its part."""
         with self._lock:
-            made = self._ahead.popleft() if self._ahead else self._begin()
-        self.fill()
-        try:
-            for future in made.begun:
-                future.result()
-        except DevenvError:
+            made = self._ahead.popleft() if self._ahead else None
+        if made and _failure(made):
+            # It says nothing of now: a test may have stopped the service meanwhile, or blocked sockets.
             self.give_back(made)
-            raise
+            made = None
+        with self._lock:
+            made = made or self._begin()
+        self.fill()
+        if error := _failure(made):
+            self.give_back(made)
+            raise error
         return made
 
     def give_back(self, made: Made) -> None:
@@ -139,6 +142,11 @@ class Pool:
                 self._provisioners[service].drop(component)
             if not self._left:
                 note.unlink(missing_ok=True)
+
+
+def _failure(made: Made) -> BaseException | None:
+    """Wait for a component; return why a service could not create its part."""
+    return next((error for future in made.begun if (error := future.exception())), None)
 
 
 def _called(part: Provision) -> Component:

@@ -207,9 +207,10 @@ class Session:
 
         try:
             act(*arguments)
-        except DevenvError as error:
+        except Exception as error:  # a plugin may block sockets or replace files, in its own way
+            words = f"{error.message}; {error.hint}" if isinstance(error, DevenvError) else repr(error)
             if reporter := self._config.pluginmanager.getplugin("terminalreporter"):
-                reporter.write_line(f"\ndevenv: {error.message}; {error.hint}", red=True)
+                reporter.write_line(f"\ndevenv: {words}", red=True)
 
     def _clear(self) -> None:
         from devenv.testing.lease import clear
@@ -241,13 +242,12 @@ def _project(config: pytest.Config) -> Path:
 
 def _section(lease: Lease, service: str, since: float) -> tuple[str, str]:
     """Return a section for the report: what a service logged, without secrets, since CIs show reports to others."""
-    from devenv.errors import DevenvError
     from devenv.testing.artifacts import hider
 
     try:
         state, lines = lease.view(service, since)
-    except DevenvError as error:
-        state, lines = error.message, []
+    except Exception as error:  # whatever it is, it must not end the run
+        state, lines = str(error), []
     hide = hider(lease.environment, lease.passwords)
     return f"{service} ({hide(state)}), its log during the test", hide("\n".join(lines))
 

@@ -113,6 +113,18 @@ def test_a_marked_test_begins_when_the_first_components_are_there(
     assert made
 
 
+def test_whatever_fails_in_the_background_is_raised_for_the_test_that_asks(tmp_path: Path) -> None:
+    class Blocked(Works):
+        def borrow(self, names: Sequence[str]) -> Borrowed:
+            raise RuntimeError("a test must not open sockets")
+
+    lease = Lease(cast(Environment, Blocked(NoEngine("none", "start it"), tmp_path)))
+    # pytest fails a test for an exception in a thread.
+    lease.begin(["etcd"])
+    with pytest.raises(RuntimeError, match="must not open sockets"):
+        lease.services(["etcd"])
+
+
 # ---- another owner -------------------------------------------------------------------------------------------------
 
 

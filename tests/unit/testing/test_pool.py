@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import count
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from devenv.errors import ServiceFailed
 from devenv.model import Desired
-from devenv.testing.pool import Made, Pool
+from devenv.testing.pool import AHEAD, Made, Pool
 
 
 class Scripted(Pool):
@@ -33,6 +35,29 @@ class Scripted(Pool):
 
     def _drop(self, note: Path, *_: object) -> None:
         self.dropped.append(note.stem)
+
+
+@pytest.fixture
+def failing(tmp_path: Path) -> Iterator[Scripted]:
+    """Make a pool whose components in advance all failed: something blocked sockets while they were made."""
+    pool = Scripted(tmp_path, [RuntimeError("blocked")] * AHEAD)
+    pool.fill()
+    yield pool
+    pool.close()
+
+
+def test_what_failed_in_advance_is_made_again_for_the_test_that_asks(failing: Scripted) -> None:
+    assert failing.take().name == f"test-{AHEAD + 1}"
+    failing.close()
+    assert "test-1" in failing.dropped and f"test-{AHEAD + 1}" not in failing.dropped
+
+
+def test_what_fails_again_for_the_test_that_asks_is_its_error(failing: Scripted) -> None:
+    failing._errors.append(ServiceFailed("cannot create the vhost"))
+    with pytest.raises(ServiceFailed, match="cannot create the vhost"):
+        failing.take()
+    failing.close()
+    assert f"test-{AHEAD + 1}" in failing.dropped
 
 
 @pytest.mark.parametrize("what", ["another process", "another library's locks"])
