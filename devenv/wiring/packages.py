@@ -1,6 +1,7 @@
 """Say what a CI's job installs with pip: devenv from where its user says, and what the project requires.
 
-devenv never adds an index to look in. If its name were in none, whoever registers it later would run in these jobs.
+A job looks for devenv's name in an index only if its user says so: while nobody has published devenv there, whoever
+registers the name would run in the job.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from devenv import __version__
 from devenv.errors import ConfigError
@@ -29,11 +29,8 @@ _PATH = re.compile(r"\.|.*(/|\.whl$|\.tar\.gz$|\.zip$)")
 # A line of a requirements file that names devenv, and what in it says where devenv comes from.
 _NAMED = re.compile(r"(?!\s*#).*openstack[-_.]devenv", re.I)
 _SOURCE = re.compile(r"[^#]*(://|\.whl\b|\.tar\.gz\b)", re.I)
-_EXAMPLES = (
-    "--install 'git+https://git.example.org/devenv@v{0}'",
-    "--install ./openstack_devenv-{0}-py3-none-any.whl",
-    "--install 'openstack-devenv=={0}' if an index of yours has it",
-)
+_EXAMPLE = f"--install 'git+https://git.example.org/devenv@v{__version__}'"
+_HINT = f"name a URL, a wheel in the project, or a requirement for an index of yours: {_EXAMPLE}"
 
 
 @dataclass(frozen=True)
@@ -74,10 +71,7 @@ def packages_of(project: Path, tool: str, source: str) -> Packages:
     if source:
         _check(source)
     elif not pinned:
-        raise ConfigError(
-            f"cannot export for {tool} without --install: the job installs devenv from where you say",
-            " or ".join(_EXAMPLES).format(__version__),
-        )
+        raise ConfigError(f"cannot export for {tool} without --install: the job gets devenv from where you say", _HINT)
     return Packages(source, _of_project(project) or _DEFAULT, named=bool(lines and source))
 
 
@@ -106,13 +100,13 @@ def _check(source: str) -> None:
     if odd or not (named or _URL.fullmatch(source) or _PATH.match(source)):
         raise ConfigError(
             f"cannot install devenv from {source!r}: it is no URL, no path and no requirement of {NAME}",
-            "name one of them: " + " or ".join(_EXAMPLES).format(__version__),
+            _HINT,
         )
-    login, at, rest = urlsplit(url).netloc.rpartition("@") if _URL.fullmatch(url) else ("", "", "")
+    login, at, host = url.partition("://")[2].partition("/")[0].rpartition("@")
     # An ssh URL has the name of a user, and that is no secret.
-    if at and (":" in login or "ssh" not in urlsplit(url).scheme):
+    if at and (":" in login or "ssh" not in url.partition("://")[0]):
         raise ConfigError(
-            f"cannot write a login for {rest} to a file that you commit",
+            f"cannot write a login for {host} to a file that you commit",
             "leave it out of --install: pip reads logins from ~/.netrc, and git has credential helpers",
         )
 
@@ -132,23 +126,35 @@ def _of_project(project: Path) -> tuple[str, ...]:
 def _requirements(project: Path) -> Iterator[tuple[str, str]]:
     """Yield each file and line that `_of_project` makes pip read."""
     for name in _FILES:
-        if (project / name).is_file():
-            yield from ((name, line) for line in (project / name).read_text(errors="replace").splitlines())
-    described = _pyproject(project)
-    extras = _test_extras(described)
-    table = described.get("project", {})
-    for lines in (table.get("dependencies", ()), *(table["optional-dependencies"][extra] for extra in extras)):
-        yield from (("pyproject.toml", line) for line in lines)
+        yield from ((name, line) for line in _text(project / name).splitlines())
+    table = _table(_pyproject(project), "project")
+    known = _table(table, "optional-dependencies")
+    for lines in (table.get("dependencies"), *(known[extra] for extra in _test_extras({"project": table}))):
+        # pip refuses anything but a list of texts.
+        yield from (("pyproject.toml", line) for line in lines or () if isinstance(line, str))
 
 
 def _test_extras(described: Mapping[str, Any]) -> list[str]:
-    known = described.get("project", {}).get("optional-dependencies", {})
+    known = _table(_table(described, "project"), "optional-dependencies")
     return [extra for extra in _TEST_EXTRAS if extra in known]
 
 
-def _pyproject(project: Path) -> dict[str, Any]:
+def _table(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = values.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _pyproject(project: Path) -> Mapping[str, Any]:
     path = project / "pyproject.toml"
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
+        return tomllib.loads(_text(path))
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"cannot read {path}: {error}", "correct the file") from error
+
+
+def _text(path: Path) -> str:
+    """Return a file's text, which is empty if there is none. Raise ConfigError if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", "allow reading it") from error

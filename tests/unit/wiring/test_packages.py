@@ -62,6 +62,7 @@ def test_a_source_that_a_ci_would_replace_a_part_of_is_refused(source: str, tmp_
         "git+https://me:s3cret@git.example.org/devenv",
         "https://s3cret@git.example.org/devenv.whl",
         "openstack-devenv @ git+ssh://me:s3cret@git.example.org/devenv",
+        "https://a@s3cret@git.example.org/[",
     ],
 )
 def test_a_login_is_not_written_to_a_file_that_is_committed(source: str, tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_a_project_that_says_only_the_name_does_not_say_where_devenv_comes_from(
     (tmp_path / "requirements.txt").write_text(text)
     with pytest.raises(ConfigError, match="cannot export for gitlab without --install") as caught:
         packages_of(tmp_path, "gitlab", "")
-    assert "--install 'git+https://" in caught.value.hint and ".whl" in caught.value.hint
+    assert "--install 'git+https://" in caught.value.hint
     packages = packages_of(tmp_path, "gitlab", URL)
     assert packages == Packages(URL, ("-r", "requirements.txt"), named=text.startswith("openstack"))
 
@@ -134,6 +135,26 @@ def test_a_pyproject_that_is_no_toml_is_said(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[")
     with pytest.raises(ConfigError, match=r"cannot read .*pyproject\.toml"):
         packages_of(tmp_path, "github", URL)
+
+
+def test_requirements_that_cannot_be_read_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "requirements.txt").write_bytes(b"\xff\n")
+    assert packages_of(tmp_path, "github", URL).of_project() == "-r requirements.txt"
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(ConfigError, match=r"cannot read .*requirements\.txt: Permission denied"):
+        packages_of(tmp_path, "github", URL)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["project = 3", "[project]\ndependencies = 'x'", "[project]\ndependencies = [3]\noptional-dependencies = [1]"],
+)
+def test_what_only_pip_has_to_understand_is_left_to_pip(text: str, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(text)
+    assert packages_of(tmp_path, "github", URL).of_project() == "-e ."
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
