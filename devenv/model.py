@@ -116,6 +116,7 @@ class ServiceDefinition:
     `official` the public image of that version, for CIs. `extra` is the extra of devenv's own package with what its
     probe and provisioner need. The `default` service of a role fills it where a profile says nothing else. `citest` is
     the URL by which OpenStack's own test suites use its account for them. `clients` are by name, the usual one first.
+    `page` is the template of the URL of a page for a browser, if the service has one.
     """
 
     name: str
@@ -147,6 +148,7 @@ class ServiceDefinition:
     default: bool = False
     citest: str = ""
     clients: Mapping[str, Client] = field(default_factory=dict)
+    page: str = ""
     wire: Path = Path("wire")
 
 
@@ -231,6 +233,15 @@ class Endpoint:
     port: int
     # It may hold a password.
     url: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of a service for a browser, and the login that it asks for."""
+
+    url: str
+    user: str = ""
+    password: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)

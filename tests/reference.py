@@ -197,9 +197,9 @@ def _values() -> Iterator[str]:
     yield "## Values in templates"
     yield ""
     yield "Templates are the files under `configs` and under `wire/`. Under `x-devenv`, each `url` is one, and so"
-    yield "is each value of `outputs`, `environment`, `probe`, `provisioner`, `settings` and `component`. There, as"
-    yield "everywhere in a Compose file, write `$$` for `$`. An unknown name is an error. To keep a `${`, write `$${`:"
-    yield "`$${HOME}` gives `${HOME}`. Any other `$` stays as it is."
+    yield "are `page` and each value of `outputs`, `environment`, `probe`, `provisioner`, `settings` and `component`."
+    yield "There, as everywhere in a Compose file, write `$$` for `$`. An unknown name is an error. To keep a `${`,"
+    yield "write `$${`: `$${HOME}` gives `${HOME}`. Any other `$` stays as it is."
     yield ""
     yield from _table(("value", "meaning"), VALUES)
 
@@ -380,6 +380,7 @@ DEVENV: Words = {
         " program of the user's machine, and with what `environment` it logs in by clouds.yaml",
         "clients: {etcdctl: [etcdctl]}",
     ),
+    "page": ("template", "the URL of a page for a browser; the login is in `outputs`", "page: $${endpoint.http.url}"),
     "endpoints": (
         "mapping",
         "endpoints by name; variables of the first have the service's name alone",
@@ -514,6 +515,10 @@ VARIABLES = [
     ("`XDG_RUNTIME_DIR`", "the folder with a rootless engine's socket; devenv also tries `/run/user/UID`"),
     ("`XDG_STATE_HOME`, `XDG_CACHE_HOME`", "on Linux, replace `~/.local/state` and `~/.cache`"),
     ("`SHELL`", "the shell that `devenv shell` opens; `/bin/sh` if not set"),
+    (
+        "`BROWSER`, `DISPLAY`, `WAYLAND_DISPLAY`",
+        "if one is set, `devenv open` on a terminal opens a browser: the one that BROWSER names, else the desktop's",
+    ),
     ("`NO_COLOR`", "no colours"),
     ("`CI`, `TERM=dumb`", "print one line per step instead of the live display; with `CI`, also ask nothing"),
     ("`GITHUB_ACTIONS`, `GITLAB_CI`", "make `devenv ci` fold its log for that CI system"),

@@ -1,4 +1,4 @@
-"""Run the clients of services (`devenv mysql`), which are commands beside those that devenv itself defines.
+"""Run the clients of services (`devenv mysql`), which are commands beside those that devenv itself defines; open pages.
 
 The services' Compose files name them, so devenv reads these files only for a name that it does not know.
 """
@@ -123,3 +123,45 @@ def _program(named: Named) -> str:
         missing.exit_code = _NOT_FOUND
         raise missing
     return found
+
+
+# ---- pages -----------------------------------------------------------------------------------------------------
+
+
+def _with_page(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the services that have a page, for the shell's completion."""
+    from devenv.spec.catalogue import load_catalogue
+
+    return [name for name, service in load_catalogue().items() if service.page and name.startswith(incomplete)]
+
+
+@click.command(name="open")
+@click.argument("service", shell_complete=_with_page)
+@click.option("--print", "printed", is_flag=True, help="Open nothing; print the URL, the user and the password.")
+@click.pass_context
+def open_(context: click.Context, service: str, printed: bool) -> None:
+    """Open the page of a service in a browser.
+
+    If this is no terminal with a display, prints where the page is. Prints the password with --print only.
+    """
+    page = environment_of(context).page(service)
+    if printed:
+        login = [f"user: {page.user}", f"password: {page.password}"] if page.user else []
+        click.echo("\n".join([page.url, *login]))
+        return
+    words = f"opened {page.url}" if _has_display() and _opened(page.url) else page.url
+    if page.user:
+        words += f"; log in as {page.user}, with the password that 'devenv open {service} --print' shows"
+    click.echo(words)
+
+
+def _has_display() -> bool:
+    named = any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"))
+    return sys.stdout.isatty() and (named or sys.platform == "darwin")
+
+
+def _opened(url: str) -> bool:
+    """Open the URL in the user's browser. Return whether there is one."""
+    import webbrowser
+
+    return webbrowser.open(url)

@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from devenv import __version__
-from devenv.cli.clients import GroupWithClients
+from devenv.cli.clients import GroupWithClients, open_
 from devenv.cli.common import (
     environment_of,
     format_option,
@@ -321,7 +321,7 @@ def plan(context: click.Context, services: tuple[str, ...], drop: bool, format_:
 # In the order in which `devenv --help` lists them.
 for _command in (
     *(up, down, stop, start, restart, reset, snapshot),
-    *(status, ls, wait, logs, exec_, plan),
+    *(status, ls, wait, logs, exec_, open_, plan),
     *(env, wire, unwire, export),
     *(run, shell, ci),
     *(images, gc, doctor, trust, init, help_),

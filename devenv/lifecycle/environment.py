@@ -17,10 +17,12 @@ from devenv.engine.protocol import Engine, Tail
 from devenv.errors import ConfigError
 from devenv.images.references import BASE
 from devenv.lifecycle.world import Choice, Definitions, World
-from devenv.model import Catalogue, Desired, Image, Observed, ObservedContainer, Plan, ProjectFile, Report, Result
+from devenv.model import Catalogue, Desired, Image, Observed, ObservedContainer, Page, Plan, ProjectFile, Report, Result
+from devenv.names import hint_for
 from devenv.services.readiness import ServiceStatus, status_of
 from devenv.spec import trust
 from devenv.spec.profile import existing_folder, find_project, project_file
+from devenv.spec.template import render
 from devenv.store.places import named_by
 from devenv.store.state import State
 from devenv.wiring import contents
@@ -413,10 +415,22 @@ class Environment:
 
     def container(self, name: str) -> ObservedContainer:
         """Return the running container of a service. Raise ConfigError if it has none."""
-        found = self._world.containers(self.observe(), [name])[0]
-        if not found.running:
-            raise ConfigError(f"cannot use {name}: its container is {found.state}", hint=f"'devenv start {name}'")
-        return found
+        return _running(self._world.containers(self.observe(), [name])[0])
+
+    def page(self, name: str) -> Page:
+        """Return the page of a service that runs. Raise ConfigError if it has none, or does not run."""
+        defined = self._world.define()
+        template = defined.catalogue[name].page if name in defined.catalogue else ""
+        if not template:
+            known = [other for other, service in defined.catalogue.items() if service.page]
+            raise ConfigError(
+                f"cannot open {name!r}: it is no service with a page", hint_for(name, known, "these have one")
+            )
+        picture = self._world.existing(defined, [name])
+        _running(picture.observed.containers[name])
+        service = picture.wanted.services[name]
+        url = render(template, service.values, str(defined.catalogue[name].folder / "compose.yaml"))
+        return Page(url, service.outputs.get("USER", ""), service.outputs.get("PASSWORD", ""))
 
     def containers(self, names: Sequence[str] = ()) -> dict[str, str]:
         """Return the containers' ids by service. Raise ConfigError if one of `names` has none, or no service has."""
@@ -548,3 +562,11 @@ class Environment:
 
     def _images(self, defined: Definitions) -> dict[str, Image]:
         return {name: defined.images[name] for name in (BASE, *defined.select())}
+
+
+def _running(container: ObservedContainer) -> ObservedContainer:
+    """Return the container. Raise ConfigError if it does not run."""
+    if not container.running:
+        name = container.service
+        raise ConfigError(f"cannot use {name}: its container is {container.state}", hint=f"'devenv start {name}'")
+    return container

@@ -220,6 +220,7 @@ _DEVENV: dict[Any, Any] = {
     Optional("default"): strict_yaml.flag,
     Optional("citest"): _text,
     Optional("clients"): {_PROGRAM: Either(All([_text], Length(min=1)), _ON_HOST)},
+    Optional("page"): _text,
     Optional("requires"): {
         _name: {
             Required("condition"): Either(STARTED, HEALTHY, msg=f"expected {STARTED} or {HEALTHY}"),
@@ -352,6 +353,7 @@ def _definition(name: str, data: Mapping[str, Any], path: Path) -> ServiceDefini
         default=devenv.get("default", False),
         citest=devenv.get("citest", ""),
         clients={key: _client(client) for key, client in devenv.get("clients", {}).items()},
+        page=devenv.get("page", ""),
         wire=folder / devenv.get("wire", "wire"),
         requires=tuple(
             Requirement(role, need["condition"], need["component"]) for role, need in devenv.get("requires", {}).items()

@@ -186,6 +186,7 @@ COMMANDS = [
         "unwire nova nova.conf",
         "wire nova nova.conf",
     ),
+    *("ls", "open rabbitmq", "mysqladmin ping", "etcdctl version"),
     *("stop etcd", "start etcd", "down etcd", "up", "wait"),
 ]
 

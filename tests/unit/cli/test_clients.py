@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import webbrowser
 from collections import Counter
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +14,7 @@ import pytest
 from builders import read_yaml
 from click.testing import CliRunner, Result
 from fake_engine import FakeEngine
+from pseudo_terminal import on_terminal
 
 from devenv.cli import clients as module
 from devenv.cli.clients import clients
@@ -258,3 +261,91 @@ def test_a_client_without_its_file_of_clouds_is_one_clear_line() -> None:
 def test_a_client_of_a_service_that_does_not_run_is_not_started(engine: FakeEngine) -> None:
     engine.observed = Observed()
     assert run("openstack", "token", "issue").exit_code == 3
+
+
+# ---- pages -------------------------------------------------------------------------------------------------------
+
+PAGES = [name for name, service in CATALOGUE.items() if service.page]
+
+
+@pytest.fixture
+def display(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Take away every sign of a display, and what is known of browsers."""
+    for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    # It keeps the browsers that it has found.
+    monkeypatch.setattr(webbrowser, "_tryorder", None)
+    return monkeypatch
+
+
+def password_of(service: str) -> str:
+    return Environment().state.secrets((), keep=False)[f"{service}.password"]
+
+
+@pytest.mark.usefixtures("known_password", "display")
+@pytest.mark.parametrize("service", PAGES)
+def test_without_a_display_the_page_is_told_and_no_password(service: str) -> None:
+    done = run("open", service)
+    assert done.exit_code == 0
+    assert re.fullmatch(
+        rf"http://127\.0\.0\.1:\d+; log in as devenv, with the password that 'devenv open {service} --print' shows\n",
+        done.stdout,
+    )
+
+
+@pytest.mark.usefixtures("known_password")
+@pytest.mark.parametrize("service", PAGES)
+def test_the_password_is_printed_if_asked_for(service: str) -> None:
+    url, *login = run("open", service, "--print").stdout.splitlines()
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
+    assert login == ["user: devenv", f"password: {password_of(service)}"]
+
+
+@pytest.fixture
+def known_password(tmp_path: Path) -> None:
+    """Keep passwords, as an `up` does."""
+    Environment(tmp_path).state.secrets([f"{service}.password" for service in PAGES])
+
+
+def opening(stream: Any) -> None:
+    with redirect_stdout(stream):
+        main(["open", "rabbitmq"])
+
+
+@pytest.mark.parametrize(("named", "opened"), [("BROWSER", True), ("NOTHING", False)])
+def test_a_terminal_with_a_display_opens_the_users_browser(
+    named: str, opened: bool, display: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (browser := tmp_path / "browser").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    display.setenv(named, f"{browser} %s")
+    told = on_terminal(opening)
+    assert told.startswith("opened http://127.0.0.1:" if opened else "http://127.0.0.1:")
+    assert (tmp_path / "opened").exists() == opened
+    if opened:
+        assert f"opened {(tmp_path / 'opened').read_text().strip()};" in told
+
+
+def test_a_browser_that_does_not_start_leaves_the_url(display: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    display.setenv("BROWSER", f"{tmp_path}/nosuch %s")
+    assert on_terminal(opening).startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize("service", ["etcd", "nosuch", "rabbitm", "../x"])
+def test_what_has_no_page_is_one_clear_line_that_names_what_has(service: str) -> None:
+    done = run("open", service)
+    assert done.exit_code == 3 and done.stdout == ""
+    assert done.stderr.splitlines()[0] == f"cannot open {service!r}: it is no service with a page"
+    assert "these have one: rabbitmq" in done.stderr
+
+
+def test_a_page_of_a_service_that_does_not_run_is_not_opened(engine: FakeEngine) -> None:
+    engine.observed = Observed({"rabbitmq": ObservedContainer("1", "devenv-x-rabbitmq", "rabbitmq", "exited")})
+    assert "'devenv start rabbitmq'" in run("open", "rabbitmq", "--print").stderr
+    engine.observed = Observed()
+    assert "cannot find a container of" in run("open", "rabbitmq").stderr
+
+
+def test_the_shell_completes_what_has_a_page() -> None:
+    asked = {"_DEVENV_COMPLETE": "bash_complete", "COMP_WORDS": "devenv open ", "COMP_CWORD": "2"}
+    assert CliRunner().invoke(main, env=asked, prog_name="devenv").stdout.splitlines() == ["plain,rabbitmq"]
