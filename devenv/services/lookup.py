@@ -32,8 +32,8 @@ OWN = {
         "keystone": "devenv.services.keystone:Keystone",
     },
 }
-# The package that a kind needs and an installed devenv may lack, and what to install for it.
-NEEDS = {"postgresql": ("pg8000", "openstack-devenv[postgresql]")}
+# The package that a kind needs and an installed devenv may lack, if it was installed without its extra.
+NEEDS = {"postgresql": "pg8000"}
 
 
 def check_packages(*kinds: str) -> None:
@@ -41,10 +41,10 @@ def check_packages(*kinds: str) -> None:
     for kind in NEEDS.keys() & kinds:
         from importlib.util import find_spec
 
-        package, bringing = NEEDS[kind]
+        package = NEEDS[kind]
         if find_spec(package) is None:
             reason = f"the Python package {package} is not installed"
-            raise ConfigError(f"cannot use {kind}: {reason}", f"install it beside devenv: pip install '{bringing}'")
+            raise ConfigError(f"cannot use {kind}: {reason}", f"install it beside devenv: pip install {package}")
 
 
 @cache

@@ -48,7 +48,7 @@ def test_a_database_asked_for_by_name_is_everybodys_until_its_data_is_gone(proje
 
 
 def test_a_database_that_cannot_start_becomes_nobodys(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(lookup.NEEDS, "postgresql", ("no_such_package", "openstack-devenv[postgresql]"))
+    monkeypatch.setitem(lookup.NEEDS, "postgresql", "no_such_package")
     project.configure("profile: identity\n")
     one_clear_line(project.devenv("up", "postgresql", check=False), 3, "no_such_package is not installed")
     assert ("create", "mysql", "no container") in plan_of(project)
