@@ -108,6 +108,12 @@ def test_a_good_engine_on_a_good_host_gives_no_warning(engine, machine):
     assert "docker.sock (from default)" in found[0].detail
 
 
+def test_a_socket_that_was_passed_over_is_told(engine, machine, monkeypatch):
+    monkeypatch.setattr(doctor.connection, "passed_over", lambda url: ["/var/run/docker.sock (permission denied)"])
+    found = check("engine", machine)
+    assert found.status == "ok" and found.detail.endswith("; not at /var/run/docker.sock (permission denied)")
+
+
 def test_without_an_engine_the_host_is_still_checked(no_engine, machine):
     names = [one.name for one in doctor.diagnose({}, {}, machine)]
     assert names == ["engine", "ports", "proxy"]
