@@ -1,4 +1,7 @@
-"""Hold the kernel's locks on files. A lock ends with its holder, however the holder ends."""
+"""Hold the kernel's locks on files. A lock ends with its holder, however the holder ends.
+
+A holder may remove the file: whoever waited for that lock then takes one on the file that has its name.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ from threading import Event
 from typing import IO
 
 from devenv.errors import Cancelled
-from devenv.store.files import give_away, make_private, unwritable
+from devenv.store.files import give_away, make_folders, make_private, unwritable
 
 _POLL_SECONDS = 0.05
 # A program that only looks whether a lock is held holds it for a moment.
 GLANCES = 10
+_TRIES = 100
 # A forked child would go on holding a lock when its parent has ended.
 _LOCKS: set[IO[str]] = set()
 
@@ -36,20 +40,20 @@ def held(path: Path, waiting: Callable[[str], None], over: Event | None = None) 
 
     Raise Cancelled if `over` is set before the lock is free.
     """
-    with _openable(path) as stream, _own(stream):
-        told = False
-        while True:
+    told = False
+    while True:
+        with _openable(path) as stream, _own(stream):
             if over and over.is_set():
                 raise Cancelled
-            if _take(stream):
-                break
-            if not told:
+            if _take(stream, path):
+                _note_holder(stream)
+                yield
+                return
+            if not told and _is_at(path, stream):
                 stream.seek(0)
                 waiting(f"waiting for another devenv (process {stream.read().strip() or 'unknown'})")
                 told = True
-            time.sleep(_POLL_SECONDS)
-        _note_holder(stream)
-        yield
+        time.sleep(_POLL_SECONDS)
 
 
 @contextmanager
@@ -67,15 +71,15 @@ def held_if_free(path: Path, attempts: int = 1) -> Iterator[bool]:
 
     GLANCES attempts are enough where others only look whether the lock is held.
     """
-    with _openable(path) as stream, _own(stream):
-        for attempt in range(attempts):
-            if attempt:
-                time.sleep(_POLL_SECONDS)
-            if _take(stream):
+    for attempt in range(attempts):
+        if attempt:
+            time.sleep(_POLL_SECONDS)
+        with _openable(path) as stream, _own(stream):
+            if _take(stream, path):
                 _note_holder(stream)
                 yield True
                 return
-        yield False
+    yield False
 
 
 def is_held(path: Path) -> bool:
@@ -93,6 +97,11 @@ def is_held(path: Path) -> bool:
 
 def _openable(path: Path) -> IO[str]:
     """Open a file to lock, and create its folder if it is missing. Raise ConfigError if the system refuses."""
+    for _ in range(_TRIES):
+        # Somebody who held the lock may be removing the folder right now.
+        with suppress(OSError):
+            make_folders(path.parent)
+            return _open(path)
     make_private(path.parent)
     try:
         return _open(path)
@@ -118,12 +127,21 @@ def _note_holder(stream: IO[str]) -> None:
         os.write(stream.fileno(), str(os.getpid()).encode())
 
 
-def _take(stream: IO[str]) -> bool:
+def _take(stream: IO[str], path: Path) -> bool:
+    """Take the lock if it is free and the file has not been removed. Return whether this process has it."""
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    return True
+    return _is_at(path, stream)
+
+
+def _is_at(path: Path, stream: IO[str]) -> bool:
+    """Return whether the open file still has its name: the last holder of its lock may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

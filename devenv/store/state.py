@@ -24,7 +24,7 @@ import shutil
 import string
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
@@ -41,7 +41,7 @@ from devenv.store.record import FORMAT, Record, record_of
 _SECRET_ALPHABET, _SECRET_LENGTH = string.ascii_letters + string.digits, 32
 # devenv accepts no other text as a secret: each file would have to escape it in its own way.
 _SECRET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")
-_POOL_LOCK = "lock"
+_LOCK = _POOL_LOCK = "lock"
 
 
 def new_secret() -> str:
@@ -86,13 +86,13 @@ class State:
 
         The kernel drops the lock with its holder, so a killed devenv blocks nobody.
         """
-        with held(self.folder / "lock", waiting, over), self._holding():
+        with held(self.folder / _LOCK, waiting, over), self._holding():
             yield
 
     @contextmanager
     def locked_if_free(self) -> Iterator[bool]:
         """Hold the environment's lock unless somebody else has it. Yield whether it is held."""
-        with held_if_free(self.folder / "lock") as mine, self._holding() if mine else nullcontext():
+        with held_if_free(self.folder / _LOCK) as mine, self._holding() if mine else nullcontext():
             yield mine
 
     @contextmanager
@@ -104,7 +104,24 @@ class State:
             yield
         finally:
             with self._turn:
+                ours = self._holder == os.getpid()
                 self._known, self._holder = None, 0
+            if ours:
+                self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove the folder, with the lock that this process holds, if nothing is in it but locks that nobody holds."""
+        if self._record_path.exists():
+            return
+        with suppress(OSError):
+            if not self.used():
+                (self.folder / "users").unlink(missing_ok=True)
+            for empty in (self._lent, self._pools, self.snapshots):
+                if empty.exists():
+                    empty.rmdir()
+            if [path.name for path in self.folder.iterdir()] == [_LOCK]:
+                (self.folder / _LOCK).unlink()
+                self.folder.rmdir()
 
     # ---- the record ----------------------------------------------------------------------------------------
 
@@ -144,10 +161,7 @@ class State:
         self.change(lambda record: replace(record, **fields))
 
     def forget(self, owner: str = "") -> None:
-        """Remove record, timing and secrets. With `owner`, keep a record that holds only this token.
-
-        The lock file stays: without it, two processes could hold the lock.
-        """
+        """Remove record, timing and secrets. With `owner`, keep a record that holds only this token."""
         with self._turn:
             if owner:
                 self.save(replace(self._empty(), owner=owner))

@@ -33,6 +33,7 @@ from devenv.model import DesiredService, Observed, ObservedContainer, Profile
 from devenv.services.readiness import ServiceStatus
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.profile import load_profile
+from devenv.store.places import state_folder
 from devenv.store.state import new_token
 
 ROOT = Path(__file__).parents[3]
@@ -524,6 +525,7 @@ def test_what_is_not_there_need_not_go_down(command: str, services: list[str], e
     result = run(command, *services)
     assert (result.exit_code, result.stdout) == (0, "nothing to do\n"), result.stderr
     assert empty.calls == ["observe"]
+    assert not [*state_folder().glob("environments/*")]
 
 
 @GOING_DOWN

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import stat
@@ -25,6 +26,7 @@ import pytest
 
 from devenv.errors import Cancelled, ConfigError, DevenvError, NotOurs
 from devenv.ports import free_port, holder as port_holder, is_free
+from devenv.store import locks
 from devenv.store.files import (
     beside,
     create_empty,
@@ -35,7 +37,7 @@ from devenv.store.files import (
     write_files,
     written_whole,
 )
-from devenv.store.locks import held, is_held
+from devenv.store.locks import held, held_if_free, is_held
 from devenv.store.places import cache_folder, environment_id, state_folder
 from devenv.store.record import FORMAT, Record
 from devenv.store.registry import all_records, ports_locked
@@ -498,6 +500,49 @@ def test_what_nobody_has_any_more_is_forgotten_with_the_environment(state: State
             pass
         state.forget()
         assert state.lendings() == {"held": True}
+
+
+def test_a_folder_in_which_nothing_is_kept_goes_with_its_lock(state: State) -> None:
+    with state.locked(pytest.fail):
+        assert state.folder.is_dir()
+    assert not state.folder.exists()
+    with state.locked(pytest.fail), state.using(), state.lent("nova"), state.pool():
+        state.secrets(["mysql.root"])
+        state.amend(owner="token")
+    assert {path.name for path in state.folder.iterdir()} >= {"lock", "record.json", "secrets.json"}
+    with state.locked(pytest.fail):
+        state.forget()
+    assert not state.folder.exists()
+    with state.locked_if_free() as mine:
+        assert mine
+    assert not state.folder.exists()
+
+
+def test_a_folder_in_which_something_is_kept_stays(state: State) -> None:
+    make_private(state.snapshots)
+    (state.snapshots / "mine.json").touch()
+    with state.locked(pytest.fail):
+        pass
+    assert (state.snapshots / "mine.json").exists()
+
+
+@pytest.mark.parametrize("moment", ["_open", "make_folders"])
+@pytest.mark.parametrize("if_free", [False, True])
+def test_a_lock_whose_last_holder_removes_it_meanwhile_is_held_all_the_same(
+    moment: str, if_free: bool, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, removed = getattr(locks, moment), []
+
+    def and_then_removed(path: Path) -> Any:
+        done = step(path)
+        if not removed:
+            removed.append(state.folder)
+            shutil.rmtree(state.folder)
+        return done
+
+    monkeypatch.setattr(locks, moment, and_then_removed)
+    with held_if_free(state.folder / "lock", 2) if if_free else held(state.folder / "lock", pytest.fail) as mine:
+        assert removed and mine is not False and is_held(state.folder / "lock")
 
 
 def test_the_lock_is_given_back_after_an_error(state: State) -> None:
