@@ -198,13 +198,13 @@ _COMPONENT = {
     Optional("outputs"): {_CAPITALS: _text},
     Optional("environment"): {_CAPITALS: _text},
     Optional("settings"): {_SMALL: _text},
-    Optional("reserved"): [str],
+    Optional("reserved"): strict_yaml.each_once(str),
 }
 _DEVENV: dict[Any, Any] = {
     Required("role"): _name,
     Required("endpoints"): {_name: {Required("port"): _port, Required("url"): _text}},
     Required("probe"): {Required("kind"): str, Required("endpoint"): str, Optional(str): _text},
-    Optional("secrets"): [_SMALL],
+    Optional("secrets"): strict_yaml.each_once(_SMALL),
     Optional("outputs"): {_CAPITALS: _text},
     Optional("environment"): {_CAPITALS: _text},
     Optional("provisioner"): {Required("kind"): str, Required("endpoint"): str, Optional(str): _text},
@@ -215,7 +215,7 @@ _DEVENV: dict[Any, Any] = {
     Optional("official"): Match(IMAGE, msg="expected an image such as mysql:9.7"),
     Optional("extra"): _name,
     Optional("settings"): {_SMALL: _text},
-    Optional("golden"): [_volume_name],
+    Optional("golden"): strict_yaml.each_once(_volume_name),
     Optional("resumes"): strict_yaml.flag,
     Optional("default"): strict_yaml.flag,
     Optional("citest"): _text,
@@ -305,8 +305,6 @@ def _missing_volumes(name: str, container: Mapping[str, Any], devenv: Mapping[st
         if volume not in own:
             has = f"it has: {', '.join(own)}" if own else "it has none"
             yield ("x-devenv", "golden", i), f"{name} has no volume {volume!r}; {has}"
-        elif volume in devenv["golden"][:i]:
-            yield ("x-devenv", "golden", i), f"{volume!r} is named twice"
 
 
 def _missing_settings(folder: Path, devenv: Mapping[str, Any]) -> Iterator[_Problem]:

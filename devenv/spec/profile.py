@@ -80,7 +80,7 @@ def _path(value: Any) -> str:
 def _sections(value: Any) -> dict[str, str]:
     """Accept a list of sections, or a mapping from sections to the types of the services that they are about."""
     if isinstance(value, list):
-        return dict.fromkeys(Schema([_WORD])(value), "")
+        return dict.fromkeys(strict_yaml.each_once(_WORD)(value), "")
     if not isinstance(value, dict):
         raise Invalid("expected a list of sections, or a mapping from sections to types")
     Schema([_WORD])(list(value))
@@ -88,8 +88,8 @@ def _sections(value: Any) -> dict[str, str]:
 
 
 _COMPONENT = {
-    Optional("wire"): [_path],
-    Optional("roles"): [_text_like(r"[A-Za-z][\w-]*\Z", "expected a role's name")],
+    Optional("wire"): strict_yaml.each_once(_path),
+    Optional("roles"): strict_yaml.each_once(_text_like(r"[A-Za-z][\w-]*\Z", "expected a role's name")),
     Optional("catalog"): {Required("type"): _TYPE, Required("url"): All(str, _URL), Optional("name"): _TYPE},
     Optional("sections"): _sections,
 }
@@ -109,7 +109,7 @@ class _Named:
 def _components(value: Any) -> dict[str, Any]:
     """Accept a list of names, or a mapping from names to settings."""
     if value is None or isinstance(value, list):
-        value = dict.fromkeys(Schema([strict_yaml.text])(value or []))
+        value = dict.fromkeys(strict_yaml.each_once(strict_yaml.text)(value or []))
     if not isinstance(value, dict):
         raise Invalid("expected a list of components, or a mapping from components to settings")
     rule = f"expected a component's name: {COMPONENT_RULE}"
@@ -136,7 +136,7 @@ def _same_database(names: Iterable[str]) -> list[tuple[str, str]]:
 def _services(value: Any) -> dict[str, Any]:
     """Accept a list of names, or a mapping from names to settings; `false` leaves a service out."""
     if isinstance(value, list):
-        value = dict.fromkeys(Schema([_NAME])(value))
+        value = dict.fromkeys(strict_yaml.each_once(_NAME)(value))
     if not isinstance(value, dict):
         raise Invalid("expected a list of services, or a mapping from services to settings")
     value = {name: strict_yaml.switched(settings) for name, settings in value.items()}

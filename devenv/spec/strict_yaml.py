@@ -295,6 +295,21 @@ def flag(value: Any) -> bool:
     return value
 
 
+def each_once(item: Any) -> Callable[[Any], list[Any]]:
+    """Return the type of a list in which no value stands twice."""
+    schema = voluptuous.Schema([item])
+
+    def check(value: Any) -> list[Any]:
+        found: list[Any] = schema(value)
+        if twice := [(i, one) for i, one in enumerate(found) if one in found[:i]]:
+            raise voluptuous.MultipleInvalid(
+                [voluptuous.Invalid(f"{one!r} is named twice", path=[i]) for i, one in twice]
+            )
+        return found
+
+    return check
+
+
 def switched(value: Any) -> Any:
     """Return true or false for a word of YAML 1.1 that means it, and any other value as it is."""
     return value.meaning if isinstance(value, Written) and isinstance(value.meaning, bool) else value

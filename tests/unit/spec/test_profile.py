@@ -177,6 +177,19 @@ def test_words_for_true_and_false_are_switches_and_elsewhere_text(project: Path,
     assert found.services["c"].switches == {"auth": True} and [*found.components] == ["on", "off"]
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        *[("services: [c, a, c]", "services.2: 'c'"), ("components: [nova, nova]", "components.1: 'nova'")],
+        ("components: {n: {wire: [a.conf, ./a.conf]}}", "components.n.wire.1: 'a.conf'"),
+        ("components: {n: {roles: [admin, admin]}}", "components.n.roles.1: 'admin'"),
+        ("components: {n: {sections: [nova, glance, nova]}}", "components.n.sections.2: 'nova'"),
+    ],
+)
+def test_what_is_named_twice_is_told(project: Path, text: str, key: str) -> None:
+    assert refused(own(project, text)).detail == (f"{project / 'devenv.yaml'}:1: {key} is named twice",)
+
+
 # ---- where devenv.yaml is ----------------------------------------------------------------------------------------
 
 
