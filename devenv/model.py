@@ -139,7 +139,7 @@ class ServiceDefinition:
     provisioner: Mapping[str, str] = field(default_factory=dict)
     component: ComponentDefinition = ComponentDefinition()
     requires: tuple[Requirement, ...] = ()
-    # Templates use them as `setting.NAME`; switches can change them.
+    # Templates use them as `setting.NAME`; switches and plugins can change them.
     settings: Mapping[str, str] = field(default_factory=dict)
     # The volumes that the next environment may start from a copy of.
     golden: tuple[str, ...] = ()
@@ -162,12 +162,14 @@ Catalogue = Mapping[str, ServiceDefinition]
 class ServiceChoice:
     """The settings of one service in a profile or devenv.yaml.
 
-    `ports` are pinned host ports by endpoint; `switches` turn features of the service on or off.
+    `ports` are pinned host ports by endpoint; `switches` turn features of the service on or off; `plugins` are more
+    of those that the server ships.
     """
 
     image: str = ""
     ports: Mapping[str, int] = field(default_factory=dict)
     switches: Mapping[str, bool] = field(default_factory=dict)
+    plugins: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

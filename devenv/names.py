@@ -65,6 +65,18 @@ def hint_for(word: str, known: Iterable[str], lead: str) -> str:
     return f"{did_you_mean(word, known)} {lead}: {', '.join(known) or 'none'}".lstrip()
 
 
+def near_ones(word: str, known: Iterable[str]) -> list[str]:
+    """Return those of many known words that this one is part of or close to; what all begin with does not count."""
+    import difflib
+    from os.path import commonprefix
+
+    known = sorted(known)
+    begin = commonprefix(known)  # noqa: RUF071, since these are words, not paths
+    word, rest = word.removeprefix(begin), {one.removeprefix(begin): one for one in known}
+    close = difflib.get_close_matches(word, rest, n=3)
+    return [one for short, one in rest.items() if word in short or short in close]
+
+
 @dataclass(frozen=True)
 class Pair:
     """One component's part of one service. It prints as "mysql/nova".

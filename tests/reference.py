@@ -128,6 +128,10 @@ def _keys() -> Iterator[str]:
     yield ""
     rows = [(f"`{name}: {{{switch}: true}}`", SWITCHES[name, switch]) for name, switch in _switches()]
     yield from _table(("switch", "meaning"), rows)
+    yield "Servers ship these plugins, and `plugins` enables them. Some have an endpoint of their own, whose port can"
+    yield "be fixed under `ports`, too:"
+    yield ""
+    yield from _table(("service", "plugin", "endpoint", "its usual port"), _plugins())
     yield "`components` is a list of names, or a mapping from names to these settings. A name is a lower-case letter"
     yield "and then letters, digits, `-` and `_`, at most 31 in all. The database (with `_` for `-`), the vhost,"
     yield "the key prefix and the service user get the same name. devenv refuses names that services reserve, such as"
@@ -142,7 +146,8 @@ def _keys() -> Iterator[str]:
     yield from _schema(catalogue._CONTAINER, CONTAINER)
     yield "Under `x-devenv`, what Compose has no word for:"
     yield ""
-    yield from _schema({key: {} if key == "switches" else v for key, v in catalogue._DEVENV.items()}, DEVENV)
+    whole = ("switches", "plugins")
+    yield from _schema({key: {} if key in whole else v for key, v in catalogue._DEVENV.items()}, DEVENV)
     yield "The kinds of probes, and the settings of each. Another package can add one (entry points of the group"
     yield f"`{lookup.PROBES}`)."
     yield ""
@@ -161,6 +166,13 @@ def _switches() -> Iterator[tuple[str, str]]:
     for path in sorted(catalogue.data_folder("compose").glob("*/compose.yaml")):
         for switch in catalogue._read(path)["x-devenv"].get("switches", ()):
             yield path.parent.name, switch
+
+
+def _plugins() -> Iterator[tuple[str, ...]]:
+    for path in sorted(catalogue.data_folder("compose").glob("*/compose.yaml")):
+        for plugin, part in catalogue._read(path)["x-devenv"].get("plugins", {}).items():
+            ((key, port),) = [(f"`{n}`", str(e["port"])) for n, e in part.get("endpoints", {}).items()] or [("", "")]
+            yield path.parent.name, f"`{plugin}`", key, port
 
 
 def _file() -> dict[object, object]:
@@ -289,6 +301,7 @@ SETTINGS: Words = {
         "fixed ports on 127.0.0.1 by the name of the endpoint; devenv chooses and keeps the others",
         "ports: {sql: 3307}",
     ),
+    "plugins": ("list of names", "plugins that the server ships, to enable; see below", "plugins: [rabbitmq_shovel]"),
 }
 COMPONENT: Words = {
     "wire": (
@@ -431,6 +444,12 @@ DEVENV: Words = {
         "wheels: requirements.txt",
     ),
     "package": ("text", "the package whose version `devenv images list` shows", "package: etcd-server"),
+    "plugins": (
+        "mapping",
+        "what devenv.yaml can enable more, each with the keys of `x-devenv` that it adds or changes; "
+        "`$${setting.plugins}` lists what is enabled, with commas between",
+        "plugins: {rabbitmq_top: {}}",
+    ),
     "settings": ("mapping", "values for templates, which a switch can change", 'settings: {sync: "false"}'),
     "golden": (
         "list of names",

@@ -26,6 +26,22 @@ if [ -n "$series" ]; then
     echo "$series" > "$mark"
 fi
 
+# In devenv's image, plugins that are not the management's lie apart: the server would read all of them at each boot, for
+# a second. Link the enabled ones, and what their own descriptions name. Other images have all in one place.
+apart=$plugins/../apart
+link() {
+    for folder in "$apart/$1"-*; do
+        [ -d "$folder" ] && [ ! -e "/tmp/plugins/$${folder##*/}" ] || continue
+        ln -s "$folder" /tmp/plugins/
+        for name in $(grep -o 'rabbitmq_[a-z0-9_]*' "$folder/ebin/$1.app"); do link "$name"; done
+    done
+}
+if [ -d "$apart" ]; then
+    mkdir -p /tmp/plugins
+    for name in $(tr -cs 'a-z0-9_' ' ' < /etc/devenv/enabled_plugins); do link "$name"; done
+    export RABBITMQ_PLUGINS_DIR="$plugins:/tmp/plugins"
+fi
+
 # Use nothing of the image's own configuration: neither its files, which would win, nor an environment file.
 export RABBITMQ_CONFIG_FILE=/etc/devenv/rabbitmq.conf
 export RABBITMQ_CONFIG_FILES=/nonexistent

@@ -199,7 +199,10 @@ class World:
         """
         own = self.profile()
         switches = {name: choice.switches for name, choice in own.services.items()}
-        catalogue = load_catalogue(switches=switches, asked_by=own.source, everywhere={"durable": own.durable})
+        plugins = {name: choice.plugins for name, choice in own.services.items()}
+        catalogue = load_catalogue(
+            switches=switches, asked_by=own.source, everywhere={"durable": own.durable}, plugins=plugins
+        )
         filled = with_roles(own, catalogue, names, self.state.load().roles, join)
         roles = {role: name for role, name in filled.roles.items() if role not in own.roles}
         defined = self.with_lent(Definitions(filled, catalogue, roles=roles))

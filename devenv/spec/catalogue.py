@@ -7,7 +7,7 @@ settings that Compose does not know stand under `x-devenv`, as `_DEVENV` says.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from devenv.model import (
     Requirement,
     ServiceDefinition,
 )
-from devenv.names import IMAGE, NAME, NAME_RULE, hint_for
+from devenv.names import IMAGE, NAME, NAME_RULE, hint_for, near_ones
 from devenv.spec import strict_yaml
 
 _DURATION = re.compile(r"(?:(\d+)m)?(?:(\d+)s)?\Z")
@@ -52,12 +52,13 @@ def load_catalogue(
     switches: Mapping[str, Mapping[str, bool]] | None = None,
     asked_by: str = "",
     everywhere: Mapping[str, bool] | None = None,
+    plugins: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, ServiceDefinition]:
     """Return every service under `folder` (the shipped ones by default) by name, with the switches on that are true.
 
-    `switches` are by service; those of `everywhere` hold for each service that has one of that name, unless `switches`
-    says otherwise. Raise ConfigError with all errors of all files, and for a switch that a service does not have
-    (`asked_by` is the file to blame).
+    `switches` and more `plugins` are by service; the switches of `everywhere` hold for each service that has one of
+    that name, unless `switches` says otherwise. Raise ConfigError with all errors of all files, and for a switch or a
+    plugin that a service does not have (`asked_by` is the file to blame).
     """
     folder = folder or data_folder("compose")
     services: dict[str, ServiceDefinition] = {}
@@ -71,8 +72,9 @@ def load_catalogue(
             name = path.parent.name
             known = data["x-devenv"].get("switches", {})
             common = {switch: on for switch, on in (everywhere or {}).items() if switch in known}
-            chosen = {**common, **(switches or {}).get(name, {})}
-            services[name] = _definition(name, _switched(name, data, chosen, asked_by), path)
+            data = _switched(name, data, {**common, **(switches or {}).get(name, {})}, asked_by)
+            data = _with_plugins(name, data, (plugins or {}).get(name, ()), asked_by)
+            services[name] = _definition(name, data, path)
     if problems:
         raise ConfigError(
             f"cannot use the services in {folder}: {len(problems)} error{'s' if len(problems) > 1 else ''}",
@@ -99,6 +101,21 @@ def _switched(name: str, data: dict[str, Any], switches: Mapping[str, bool], ask
             raise ConfigError(cannot, hint=hint_for(switch, known, "it has"))
         if on:
             data = {**data, "x-devenv": _laid_over(data["x-devenv"], known[switch])}
+    return data
+
+
+def _with_plugins(name: str, data: dict[str, Any], plugins: Sequence[str], asked_by: str) -> dict[str, Any]:
+    """Return the data with the plugins laid over it. The setting `plugins` lists them behind those that it has."""
+    known = data["x-devenv"].get("plugins", {})
+    for plugin in plugins:
+        if plugin not in known:
+            near = near_ones(plugin, known)
+            meant = f"did you mean {' or '.join(near)}? " if near else ""
+            cannot = f"cannot find {plugin!r} among the plugins of {name} (in {asked_by})"
+            raise ConfigError(cannot, hint=f"{meant}'devenv help reference' lists all")
+        listed = f"{data['x-devenv']['settings']['plugins']},{plugin}"
+        for part in (known[plugin], {"settings": {"plugins": listed}}):
+            data = {**data, "x-devenv": _laid_over(data["x-devenv"], part)}
     return data
 
 
@@ -228,7 +245,7 @@ _DEVENV: dict[Any, Any] = {
         }
     },
 }
-# The keys of `x-devenv` that a switch changes or adds when it is on.
+# The keys of `x-devenv` that a switch changes or adds when it is on, or a plugin.
 _SWITCH = {
     Optional("outputs"): {_CAPITALS: _text},
     Optional("environment"): {_CAPITALS: _text},
@@ -239,6 +256,8 @@ _SWITCH = {
     Optional("wire"): _DEVENV["wire"],
 }
 _DEVENV[Optional("switches")] = {_SMALL: _SWITCH}
+_PLUGIN = Match(re.compile(r"[a-z][a-z0-9_]*\Z"), msg="expected a name: lower-case letters, digits and _")
+_DEVENV[Optional("plugins")] = {_PLUGIN: {**_SWITCH, Optional("endpoints"): _DEVENV["endpoints"]}}
 _FILE = Schema(
     {
         Required("services"): {_name: _CONTAINER},
@@ -287,9 +306,15 @@ def _missing_names(name: str, container: Mapping[str, Any], data: Mapping[str, A
 
 def _missing_endpoints(container: Mapping[str, Any], devenv: Mapping[str, Any]) -> Iterator[_Problem]:
     published = {int(match[1]) for match in container.get("ports", ())}
-    for name, endpoint in devenv["endpoints"].items():
+    parts = {("x-devenv",): devenv, **_parts(devenv, "plugins")}
+    found: dict[strict_yaml.Key, Any] = {
+        (*key, "endpoints", name): endpoint
+        for key, part in parts.items()
+        for name, endpoint in part.get("endpoints", {}).items()
+    }
+    for key, endpoint in found.items():
         if endpoint["port"] not in published:
-            yield ("x-devenv", "endpoints", name, "port"), f"{endpoint['port']} is not among the service's ports"
+            yield (*key, "port"), f"{endpoint['port']} is not among the service's ports"
     used: dict[strict_yaml.Key, str] = {
         ("x-devenv", user, "endpoint"): devenv[user]["endpoint"] for user in ("probe", "provisioner") if user in devenv
     }
@@ -297,6 +322,11 @@ def _missing_endpoints(container: Mapping[str, Any], devenv: Mapping[str, Any]) 
     for key, name in used.items():
         if name not in devenv["endpoints"]:
             yield key, f"no endpoint named {name!r}"
+
+
+def _parts(devenv: Mapping[str, Any], key: str) -> dict[strict_yaml.Key, Any]:
+    """Return what can be laid over the data, each with its place."""
+    return {("x-devenv", key, name): part for name, part in devenv.get(key, {}).items()}
 
 
 def _missing_volumes(name: str, container: Mapping[str, Any], devenv: Mapping[str, Any]) -> Iterator[_Problem]:
@@ -308,13 +338,16 @@ def _missing_volumes(name: str, container: Mapping[str, Any], devenv: Mapping[st
 
 
 def _missing_settings(folder: Path, devenv: Mapping[str, Any]) -> Iterator[_Problem]:
-    switches = devenv.get("switches", {})
-    # A switch changes a setting. A setting that only the switch has would be missing while it is off.
-    for switch, part in switches.items():
-        for setting in part.get("settings", ()):
-            if setting not in devenv.get("settings", {}):
-                yield ("x-devenv", "switches", switch, "settings", setting), f"no setting named {setting!r}"
-    for part in (devenv, *switches.values()):
+    parts = {**_parts(devenv, "switches"), **_parts(devenv, "plugins")}
+    # They change settings. A setting that only one of them has would be missing without it.
+    changed: list[tuple[strict_yaml.Key, str]] = [
+        ((*key, "settings", setting), setting) for key, part in parts.items() for setting in part.get("settings", ())
+    ]
+    changed += [(("x-devenv", "plugins"), "plugins")] if "plugins" in devenv else []
+    for key, setting in changed:
+        if setting not in devenv.get("settings", {}):
+            yield key, f"no setting named {setting!r}"
+    for part in (devenv, *parts.values()):
         if "wire" in part and not (folder / part["wire"]).is_dir():
             yield ("x-devenv",), f"no folder {part['wire']!r} beside this file"
 

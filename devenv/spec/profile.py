@@ -46,6 +46,8 @@ def _switch(value: Any) -> bool:
 _SETTINGS = {
     Optional("image"): All(str, _IMAGE),
     Optional("ports"): {str: All(strict_yaml.integer, Range(min=1, max=65535, msg="expected a port from 1 to 65535"))},
+    # Only the service itself knows their names.
+    Optional("plugins"): strict_yaml.each_once(str),
     Optional(str): _switch,
 }
 
@@ -381,6 +383,7 @@ def _apply(layer: _Layer, services: dict[str, ServiceChoice], left_out: set[str]
             image=settings.get("image", before.image),
             ports={**before.ports, **settings.get("ports", {})},
             switches={**before.switches, **switches},
+            plugins=settings.get("plugins", before.plugins),
         )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import uuid
 from pathlib import Path
 
 import docker
 import pytest
+import requests
+import yaml
 from dotenv import dotenv_values
 from project import REPOSITORY, Project, one_clear_line, ours, plan_of
 
@@ -103,7 +106,9 @@ def test_an_image_with_only_the_servers_binary_works_as_etcd(
 OFFICIAL_RABBITMQ = """\
 FROM {image}
 USER root
-RUN mv /usr/lib/rabbitmq/lib/rabbitmq_server-* /opt/rabbitmq && rm -rf /usr/lib/rabbitmq /var/lib/rabbitmq && \
+RUN mv /usr/lib/rabbitmq/lib/rabbitmq_server-* /opt/rabbitmq && \
+    mv /opt/rabbitmq/apart/* /opt/rabbitmq/plugins/ && rmdir /opt/rabbitmq/apart && \
+    rm -rf /usr/lib/rabbitmq /var/lib/rabbitmq && \
     sed -i 's/^rabbitmq:x:[0-9]*:/rabbitmq:x:12345:/' /etc/passwd && \
     install -d -o 12345 -m 1777 /var/lib/rabbitmq && \
     install -d /etc/rabbitmq/conf.d && echo 'listeners.tcp.default = 5999' > /etc/rabbitmq/conf.d/10-defaults.conf
@@ -123,13 +128,41 @@ def test_an_image_of_the_official_ones_shape_works_as_rabbitmq(
     tag = f"devenv-test/{uuid.uuid4().hex}:official-shape"
     client.images.build(path=str(tmp_path), tag=tag, rm=True, forcerm=True)
     try:
-        project.configure(f"services: {{rabbitmq: {{image: '{tag}'}}}}\nprofile: messaging\n", trusted=True)
+        text = f"services: {{rabbitmq: {{image: '{tag}', plugins: [rabbitmq_prometheus]}}}}\nprofile: messaging\n"
+        project.configure(text, trusted=True)
         project.devenv("up")
+        assert "rabbitmq_identity_info" in answer(project.env()["DEVENV_RABBITMQ_METRICS_URL"])
         project.devenv("restart")
         assert project.json("status")["services"]["rabbitmq"]["state"] == "ready"
         project.devenv("down", "--volumes")
     finally:
         client.images.remove(tag, force=True)
+
+
+def answer(url: str) -> str:
+    """Return what is at an address of this machine."""
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.get(url, timeout=30).text
+
+
+@pytest.mark.long
+def test_plugins_of_rabbitmq_work_and_have_their_own_ports(project: Project) -> None:
+    usual = load_catalogue()["rabbitmq"]
+    every = yaml.safe_load((usual.folder / "compose.yaml").read_text())["x-devenv"]["plugins"]
+    project.configure(f"services: {{rabbitmq: {{plugins: [{', '.join(every)}]}}}}\nprofile: messaging\n")
+    project.devenv("up")
+    env = project.env()
+    assert "rabbitmq_identity_info" in answer(env["DEVENV_RABBITMQ_METRICS_URL"])
+    endpoints = project.json("status")["services"]["rabbitmq"]["endpoints"]
+    assert endpoints.keys() > usual.endpoints.keys()
+    for endpoint in endpoints.values():
+        socket.create_connection((endpoint["host"], endpoint["port"]), 10).close()
+    asked = "{rabbit_plugins:active(), application:get_env(rabbitmq_stream, advertised_port)}."
+    told = project.devenv("exec", "rabbitmq", "--", "rabbitmqctl", "--quiet", "eval", asked).stdout
+    assert {*every} <= {*re.findall(r"\w+", told)}
+    # Clients of streams go on to the address that the server names.
+    assert f"{{ok,{env['DEVENV_RABBITMQ_STREAM_PORT']}}}" in told
 
 
 def test_data_of_a_later_rabbitmq_is_told_in_one_line(project: Project) -> None:

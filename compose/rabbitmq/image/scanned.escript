@@ -2,7 +2,9 @@
 %% RabbitMQ finds its boot steps, feature flags and management extensions by loading every module that its own
 %% applications list, and asking each for its attributes. Modules without any of them leave the lists here, and are
 %% loaded when something calls them: 220 of 830 less at each boot, whose time was shortened by a fifth.
-main([Plugins]) ->
+main(Folders) -> lists:foreach(fun shorten_all/1, Folders).
+
+shorten_all(Plugins) ->
     Applications = filelib:wildcard(Plugins ++ "/{rabbit,rabbit_common,rabbitmq_*}-*/ebin/*.app"),
     [_ | _] = Applications,
     lists:foreach(fun shorten/1, Applications).

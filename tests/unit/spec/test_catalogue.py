@@ -9,7 +9,7 @@ import pytest
 from builders import compose_data, line_of, write_service
 
 from devenv.errors import ConfigError
-from devenv.model import Client
+from devenv.model import Client, ServiceDefinition
 from devenv.services.base import Provisioner
 from devenv.services.lookup import load_probe, load_provisioner
 from devenv.spec.catalogue import load_catalogue, load_service
@@ -141,6 +141,58 @@ def test_a_switch_for_all_turns_on_where_there_is_one_and_nothing_else_is_said(t
     assert settings(tmp_path, everywhere={"safe": False}, switches={"web": {"safe": True}})["sync"] == "yes"
 
 
+PLUGINS = {
+    "settings": {"plugins": "page", "more": ""},
+    "plugins": {
+        "web_shovel": {},
+        "web_stream": {"endpoints": {"stream": {"port": 80, "url": "stream://"}}, "settings": {"more": "a line"}},
+    },
+}
+
+
+def with_plugins(folder: Path, *plugins: str) -> ServiceDefinition:
+    data = compose_data()
+    data["x-devenv"] |= PLUGINS
+    write_service(folder, data)
+    return load_catalogue(folder, plugins={"web": plugins}, asked_by="devenv.yaml")["web"]
+
+
+def test_a_plugin_is_listed_in_a_setting_and_adds_what_it_brings(tmp_path: Path) -> None:
+    none = with_plugins(tmp_path)
+    assert (none.settings, list(none.endpoints)) == ({"plugins": "page", "more": ""}, ["http"])
+    both = with_plugins(tmp_path, "web_stream", "web_shovel")
+    assert both.settings == {"plugins": "page,web_stream,web_shovel", "more": "a line"}
+    assert list(both.endpoints) == ["http", "stream"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("shovl", "did you mean web_shovel? 'devenv help reference' lists all"),
+        ("web_steam", "did you mean web_stream? 'devenv help reference' lists all"),
+        ("e", "did you mean web_shovel or web_stream? 'devenv help reference' lists all"),
+        ("mqtt", "'devenv help reference' lists all"),
+    ],
+)
+def test_a_wrong_plugin_is_told_with_those_that_are_near(tmp_path: Path, wrong: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        with_plugins(tmp_path, "web_shovel", wrong)
+    assert caught.value.message == f"cannot find {wrong!r} among the plugins of web (in devenv.yaml)"
+    assert caught.value.hint == hint
+
+
+def test_the_port_of_a_plugin_is_among_the_services_ports(tmp_path: Path) -> None:
+    data = compose_data()
+    data["x-devenv"] |= {"settings": {"plugins": ""}, "plugins": {"top": {"endpoints": {"a": {"port": 81, "url": ""}}}}}
+    (problem,) = problems(write_service(tmp_path, data))
+    assert "x-devenv.plugins.top.endpoints.a.port: 81 is not among the service's ports" in problem
+
+
+def test_a_plugin_of_a_service_that_has_none_is_told() -> None:
+    with pytest.raises(ConfigError, match="cannot find 'x' among the plugins of etcd"):
+        load_catalogue(plugins={"etcd": ["x"]})
+
+
 def test_what_is_unsafe_but_fast_is_off_with_the_switch_for_it() -> None:
     durable = load_catalogue(everywhere={"durable": True})
     assert {name: dict(service.settings) for name, service in durable.items() if service.settings} == {
@@ -148,8 +200,9 @@ def test_what_is_unsafe_but_fast_is_off_with_the_switch_for_it() -> None:
         "mariadb": {"flush_log": "1", "flush_method": "O_DIRECT", "doublewrite": "ON"},
         "postgresql": {"fsync": "on"},
         "etcd": {"no_fsync": "false"},
-        # Neither is about data: the number of processes, and their cache.
+        # None is about data: the number of processes, and their cache; plugins, and what one needs.
         "keystone": {"processes": "1", "cache": "true"},
+        "rabbitmq": {"plugins": "rabbitmq_management", "stream": ""},
     }
 
 
@@ -265,6 +318,7 @@ CONTRADICTIONS: list[tuple[str, Any, str]] = [
     ("x-devenv/golden", ["cache"], "x-devenv.golden.0: web has no volume 'cache'; it has: data"),
     ("x-devenv/golden", ["data", "data"], "x-devenv.golden.1: 'data' is named twice"),
     ("x-devenv/switches", {"safe": {"settings": {"sync": "1"}}}, "x-devenv.switches.safe.settings.sync: no setting"),
+    ("x-devenv/plugins", {"web_top": {}}, "x-devenv.plugins: no setting named 'plugins'"),
     ("services", {"other": compose_data()["services"]["web"]}, "services"),
 ]
 

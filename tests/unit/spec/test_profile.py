@@ -454,3 +454,17 @@ def test_what_a_service_can_switch_is_true_or_false(project: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_profile(own(project, "services: {etcd: {auth: 1}}"))
     assert "services.etcd.auth: unknown key" in caught.value.detail[0]
+
+
+def test_plugins_are_a_list_and_that_of_the_nearest_file_counts(project: Path, profiles: Path) -> None:
+    (profiles / "base.yaml").write_text("services: {a: {plugins: [one]}, b: {plugins: [two]}}")
+    services = load_profile(own(project, "services: {a: {plugins: [three]}, b: {}}"), folder=profiles).services
+    assert (services["a"].plugins, services["b"].plugins) == (["three"], ["two"])
+    for wrong, reason in {
+        "[one, one]": "'one' is named twice",
+        "[1]": "0: expected str",
+        "one": "expected a list",
+    }.items():
+        with pytest.raises(ConfigError) as caught:
+            load_profile(own(project, f"services: {{a: {{plugins: {wrong}}}}}"), folder=profiles)
+        assert "services.a.plugins" in caught.value.detail[0] and reason in caught.value.detail[0]
