@@ -414,6 +414,13 @@ def test_a_command_reads_its_input_and_says_how_it_ended(bench: Bench) -> None:
 # ---- images ------------------------------------------------------------------------------------------------------
 
 
+def test_a_command_gets_variables_beside_those_of_its_container(bench: Bench) -> None:
+    container = bench.running()
+    given = {"WORD": "a b"}
+    assert said(bench.engine.execute(container, ("printenv", "WORD"), False, given))[1] == b"a b\n"
+    assert said(bench.engine.execute(container, ("printenv", "PATH"), False, given))[1]
+
+
 def test_an_image_is_listed_looked_at_and_removed(bench: Bench) -> None:
     engine, tag = bench.engine, bench.tag("data")
     assert bench.image in engine.images()

@@ -93,8 +93,9 @@ def _command(name: str, named: Named) -> click.Command:
 def _run_in_container(environment: Environment, named: Named, arguments: Sequence[str]) -> NoReturn:
     from devenv.cli.terminal import run_in_container
 
-    container = environment.container(named.service)
-    sys.exit(run_in_container(environment.engine, container.id, [*named.client.command, *arguments]))
+    service, container = environment.service(named.service)
+    command = [*named.client.command, *arguments]
+    sys.exit(run_in_container(environment.engine, container.id, command, service.environment))
 
 
 def _run_here(environment: Environment, named: Named, arguments: Sequence[str]) -> NoReturn:

@@ -11,7 +11,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import click
@@ -79,11 +79,16 @@ def _merged(engine: Engine, containers: dict[str, str], tail: Tail) -> Iterator[
 # ---- exec ----------------------------------------------------------------------------------------------------
 
 
-def run_in_container(engine: Engine, container: str, command: Sequence[str]) -> int:
-    """Run a command in a container, joined to this process's input and output; return its exit code."""
+def run_in_container(
+    engine: Engine, container: str, command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> int:
+    """Run a command in a container, joined to this process's input and output; return its exit code.
+
+    It gets the variables of `environment` beside the container's own.
+    """
     source = _input()
     tty = source is not None and os.isatty(source) and sys.stdout.isatty()
-    session = engine.execute(container, command, tty)
+    session = engine.execute(container, command, tty, environment)
     with session.stream, _raw_terminal(tty), _resizing(session, tty):
         _relay(session, source)
     return session.exit_code()

@@ -132,8 +132,10 @@ class Docker:
     def follow(self, container: str, tail: Tail = "all") -> Iterator[str]:
         return streams.follow(self._at, container, tail)
 
-    def execute(self, container: str, command: Sequence[str], tty: bool) -> Session:
-        return streams.execute(self._at, container, command, tty)
+    def execute(
+        self, container: str, command: Sequence[str], tty: bool, environment: Mapping[str, str] | None = None
+    ) -> Session:
+        return streams.execute(self._at, container, command, tty, environment)
 
     # ---- images --------------------------------------------------------------------------------------------------
 

@@ -219,8 +219,10 @@ class Engine(Protocol):
     def follow(self, container: str, tail: Tail = "all") -> Iterator[str]:
         """Yield the lines of a container's log as they come, until the container ends."""
 
-    def execute(self, container: str, command: Sequence[str], tty: bool) -> Session:
-        """Start a command in a running container; with `tty`, in a terminal."""
+    def execute(
+        self, container: str, command: Sequence[str], tty: bool, environment: Mapping[str, str] | None = None
+    ) -> Session:
+        """Start a command in a running container; with `tty`, in a terminal; with these variables beside its own."""
 
     # ---- images --------------------------------------------------------------------------------------------------
 

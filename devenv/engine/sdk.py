@@ -100,13 +100,17 @@ class Sdk(Client):
                 # The library's own way to close it leaves the socket open, and does not work through ssh.
                 lines._response.close()  # type: ignore[attr-defined]
 
-    def execute(self, container: str, command: Sequence[str], tty: bool) -> tuple[str, Any, bytes]:
+    def execute(
+        self, container: str, command: Sequence[str], tty: bool, environment: Mapping[str, str] | None = None
+    ) -> tuple[str, Any, bytes]:
         """Start a command in a container with its input attached.
 
         Return the exec's id, the raw socket, and what the socket gave before this returned.
         """
         with _translated():
-            run = str(self._client.exec_create(container, list(command), stdin=True, tty=tty)["Id"])
+            variables = dict(environment) if environment else None
+            made = self._client.exec_create(container, list(command), stdin=True, tty=tty, environment=variables)
+            run = str(made["Id"])
             stream = self._client.exec_start(run, tty=tty, socket=True)
         early = _read_already(stream)
         return run, _as_socket(stream), early

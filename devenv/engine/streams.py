@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from devenv.engine.connection import Connection, asking
@@ -76,8 +76,10 @@ def follow(connection: Connection, container: str, tail: Tail) -> Iterator[str]:
             yield line.decode(errors="replace")
 
 
-def execute(connection: Connection, container: str, command: Sequence[str], tty: bool) -> DockerSession:
+def execute(
+    connection: Connection, container: str, command: Sequence[str], tty: bool, environment: Mapping[str, str] | None
+) -> DockerSession:
     """Start a command in a container with its input attached."""
     with asking(f"run {command[0]} in container {container}"):
-        run, stream, early = connection.sdk.execute(container, command, tty)
+        run, stream, early = connection.sdk.execute(container, command, tty, environment)
     return DockerSession(connection, run, stream, early, tty)

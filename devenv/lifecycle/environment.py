@@ -17,7 +17,19 @@ from devenv.engine.protocol import Engine, Tail
 from devenv.errors import ConfigError
 from devenv.images.references import BASE
 from devenv.lifecycle.world import Choice, Definitions, World
-from devenv.model import Catalogue, Desired, Image, Observed, ObservedContainer, Page, Plan, ProjectFile, Report, Result
+from devenv.model import (
+    Catalogue,
+    Desired,
+    DesiredService,
+    Image,
+    Observed,
+    ObservedContainer,
+    Page,
+    Plan,
+    ProjectFile,
+    Report,
+    Result,
+)
 from devenv.names import hint_for
 from devenv.services.readiness import ServiceStatus, status_of
 from devenv.spec import trust
@@ -417,20 +429,24 @@ class Environment:
         """Return the running container of a service. Raise ConfigError if it has none."""
         return _running(self._world.containers(self.observe(), [name])[0])
 
+    def service(self, name: str) -> tuple[DesiredService, ObservedContainer]:
+        """Return a service as the administrator sees it, and its running container. Raise ConfigError without one."""
+        return self._service(self._world.define(), name)
+
     def page(self, name: str) -> Page:
         """Return the page of a service that runs. Raise ConfigError if it has none, or does not run."""
         defined = self._world.define()
-        template = defined.catalogue[name].page if name in defined.catalogue else ""
-        if not template:
-            known = [other for other, service in defined.catalogue.items() if service.page]
-            raise ConfigError(
-                f"cannot open {name!r}: it is no service with a page", hint_for(name, known, "these have one")
-            )
-        picture = self._world.existing(defined, [name])
-        _running(picture.observed.containers[name])
-        service = picture.wanted.services[name]
-        url = render(template, service.values, str(defined.catalogue[name].folder / "compose.yaml"))
+        pages = {other: service.page for other, service in defined.catalogue.items() if service.page}
+        if name not in pages:
+            hint = hint_for(name, pages, "these have one")
+            raise ConfigError(f"cannot open {name!r}: it is no service with a page", hint)
+        service, _ = self._service(defined, name)
+        url = render(pages[name], service.values, str(defined.catalogue[name].folder / "compose.yaml"))
         return Page(url, service.outputs.get("USER", ""), service.outputs.get("PASSWORD", ""))
+
+    def _service(self, defined: Definitions, name: str) -> tuple[DesiredService, ObservedContainer]:
+        picture = self._world.existing(defined, [name])
+        return picture.wanted.services[name], _running(picture.observed.containers[name])
 
     def containers(self, names: Sequence[str] = ()) -> dict[str, str]:
         """Return the containers' ids by service. Raise ConfigError if one of `names` has none, or no service has."""

@@ -71,6 +71,8 @@ def test_two_environments_run_side_by_side_with_ports_secrets_and_files_of_their
     assert written == other
     assert one["DEVENV_ETCD_PORT"] != other["DEVENV_ETCD_PORT"]
     assert one["DEVENV_ETCD_PASSWORD"] != other["DEVENV_ETCD_PASSWORD"]
+    # A client is logged in where a login is needed.
+    assert "root" in project.devenv("etcdctl", "user", "list").stdout.split()
     project.devenv("--env", "other", "down", "--volumes")
     assert {path.name: path.read_bytes() for path in files.iterdir() if path.is_file()} == before
     assert not (files / "environments").exists()

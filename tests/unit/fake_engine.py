@@ -462,11 +462,16 @@ class FakeEngine:
         with self._changed:
             self._changed.wait_for(lambda: self._status(container) != "running")
 
-    def execute(self, container: str, command: Sequence[str], tty: bool) -> FakeSession:
+    def execute(
+        self, container: str, command: Sequence[str], tty: bool, environment: Mapping[str, str] | None = None
+    ) -> FakeSession:
         self._call("execute", f"{' '.join(command)} in {container}")
         if self._status(container) != "running":
             self._refuse(f"run {command[0]} in container {container}: it does not run")
         names = {c.labels[LABEL_SERVICE] for c in self._containers.values() if c.state.status == "running"}
+        if command[0] == "printenv":
+            known = {"PATH": "/usr/bin", **(environment or {})}
+            return FakeSession(lambda _: (f"{known[command[1]]}\n".encode(), b"", 0))
         if command[0] == "getent":
             return FakeSession(lambda _: (b"", b"", 0 if command[-1] in names else 2))
         missing: Command = lambda _: (b"", f"{command[0]}: not found\n".encode(), 127)  # noqa: E731

@@ -152,6 +152,22 @@ def test_output_and_exit_code_are_the_clients(engine: FakeEngine) -> None:
     assert (done.stdout, done.stderr, done.exit_code) == ("key\nvalue\n", "a warning\n", 3)
 
 
+def test_a_client_gets_the_login_that_its_service_asks_for_in_a_variable(engine: FakeEngine, tmp_path: Path) -> None:
+    given: list[Any] = []
+    execute = engine.execute
+
+    def noted(container: str, command: list[str], tty: bool, environment: Any = None) -> Any:
+        given.append(environment)
+        return execute(container, command, tty, environment)
+
+    engine.execute = noted  # type: ignore[method-assign,assignment]
+    run("etcdctl", "user", "list")
+    (tmp_path / "devenv.yaml").write_text("services: {etcd: {auth: true}}\n")
+    run("etcdctl", "user", "list")
+    assert given[0] == {} and given[1].keys() == {"ETCDCTL_USER"}
+    assert given[1]["ETCDCTL_USER"].startswith("root:") and executed(engine) == ["etcdctl user list in etcd-id"] * 2
+
+
 def test_a_service_stands_for_its_usual_client(engine: FakeEngine) -> None:
     run("postgresql", "-c", "SELECT 1")
     run("rabbitmq-queues", "list")

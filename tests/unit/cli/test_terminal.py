@@ -30,7 +30,7 @@ class FakeEngine:
         self._command = command
         self._inside: socket.socket | None = None
 
-    def execute(self, container: str, command: list[str], tty: bool) -> FakeEngine:
+    def execute(self, container: str, command: list[str], tty: bool, environment: object = None) -> FakeEngine:
         self.stream, self._inside = socket.socketpair()
         self.stream.settimeout(5)  # as a real engine's, where it made a long input fail
         self._thread = threading.Thread(target=self._run, args=(self._inside,), daemon=True)
