@@ -113,7 +113,7 @@ def _services(one: Listed) -> str:
     for name, state in one.services.items():
         container = one.observed.containers.get(name)
         if container and container.running:
-            told = ",".join(str(port) for _, port in sorted(container.ports.items()))
+            told = ", ".join(str(port) for _, port in sorted(container.ports.items()))
         else:
             told = state if one.state in ("partly", "leftover") else ""
         words.append(_printable(f"{name}:{told}" if told else name))

@@ -260,8 +260,10 @@ def memory(connection: Connection, container: str) -> int | None:
 def volume_sizes(connection: Connection) -> dict[str, int]:
     """Return the size of every volume in bytes. The engine walks through all of them for that."""
     with asking("measure volumes"):
-        found = connection.client.ask("GET", "/system/df", {"type": "volume"})["Volumes"] or ()
-    sizes = {volume["Name"]: (volume.get("UsageData") or {}).get("Size", -1) for volume in found}
+        told = connection.client.ask("GET", "/system/df", {"type": "volume", "verbose": True})
+    # From version 1.52 of the API on, only a verbose answer has volumes, and has them elsewhere.
+    volumes = told.get("Volumes") or (told.get("VolumeUsage") or {}).get("Items") or ()
+    sizes = {volume["Name"]: (volume.get("UsageData") or {}).get("Size", -1) for volume in volumes}
     return {name: size for name, size in sizes.items() if size >= 0}
 
 

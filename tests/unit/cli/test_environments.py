@@ -61,7 +61,7 @@ def test_the_table_says_where_what_and_on_which_ports() -> None:
     assert lines(listed(*ALL), listed(container("etcd", "exited"), record=None)) == [
         "ID             PROJECT      STATE    SERVICES",
         "nova-1a2b3c4d  /srv/nova    running  etcd:2379 keystone:60839 mysql:39221",
-        "                                     rabbitmq:55819,45091",
+        "                                     rabbitmq:55819, 45091",
         "x-00000000     (no record)  stopped  etcd",
     ]
 

@@ -33,7 +33,7 @@ from devenv.errors import (
     PortTaken,
     ServiceFailed,
 )
-from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER, LABEL_SERVICE, ContainerOptions
+from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER, LABEL_PORTS, LABEL_SERVICE, ContainerOptions
 
 OWN = {LABEL_ENVIRONMENT: "e", LABEL_OWNER: "t"}
 ONE = service("one", options=ContainerOptions(nofile=4096))
@@ -122,6 +122,48 @@ def test_images_go_by_their_familiar_names() -> None:
     assert [image["RepoTags"] for image in asked.devenv_images()] == [["mysql:8"], ["devenv/base:1"], []]
     asked, _ = engine({"GET /images/i7/json": IMAGES[0]})
     assert asked.inspect_image("i7")["RepoDigests"] == ["mysql@sha256:1"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "used"),
+    [
+        ({"memory_stats": {"usage": 100, "stats": {"total_inactive_file": 30, "inactive_file": 1}}}, 70),
+        ({"memory_stats": {"usage": 100, "stats": {"inactive_file": 40}}}, 60),
+        ({"memory_stats": {"usage": 100}}, 100),  # Podman
+        ({"memory_stats": {}}, None),  # it has just ended
+        (b"", None),
+        (Refused(404, "no such container"), None),
+    ],
+)
+def test_memory_is_told_without_the_cache_of_files(answer: Any, used: int | None) -> None:
+    asked, client = engine({"GET /containers/c1/stats": answer})
+    assert asked.memory("c1") == used
+    # Without that, an engine measures for a second or more.
+    assert client.query("GET /containers/c1/stats") == {"stream": False, "one-shot": True}
+
+
+ONE_KNOWN = [{"Name": "a", "UsageData": {"Size": 5}}, {"Name": "b", "UsageData": {"Size": -1}}, {"Name": "c"}]
+
+
+@pytest.mark.parametrize(
+    ("answer", "sizes"),
+    [
+        ({"Volumes": ONE_KNOWN}, {"a": 5}),
+        ({"VolumeUsage": {"TotalSize": 5, "Items": ONE_KNOWN}}, {"a": 5}),  # from version 1.52 on
+        ({"Volumes": None}, {}),
+        ({}, {}),
+    ],
+)
+def test_sizes_of_volumes_are_told_by_every_version_of_the_api(answer: Any, sizes: dict[str, int]) -> None:
+    assert engine({"GET /system/df": answer})[0].volume_sizes() == sizes
+
+
+@pytest.mark.parametrize("label", ['{"80": "x"}', '{"x": 1}', '{"²": 1}', "[]", "no json", '{"80": 8080}'])
+def test_a_label_that_devenv_did_not_write_counts_as_empty(label: str) -> None:
+    one = listed("c1", {})
+    one["Labels"][LABEL_PORTS] = label
+    asked, _ = engine({"GET /containers/json": [one], "GET /networks": [], "GET /volumes": {"Volumes": []}})
+    assert asked.environments({"e": "t"})["e"].containers["one"].ports == ({80: 8080} if "8080" in label else {})
 
 
 def listed(identity: str, networks: dict[str, str], status: str = "Up 2 minutes") -> dict[str, Any]:

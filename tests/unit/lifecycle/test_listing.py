@@ -52,8 +52,9 @@ def killed_run(environment: Environment) -> None:
     environment.state.amend(borrowed={"etcd": "nothing"})
 
 
-def test_without_any_environment_the_list_is_empty(engine: FakeEngine) -> None:
+def test_without_any_environment_the_list_is_empty_and_nothing_is_written(engine: FakeEngine, own_world: Path) -> None:
     assert list_environments() == list_environments(usage=True) == []
+    assert not (own_world / "state").exists()
 
 
 def test_every_environment_of_every_project_is_listed(up: Callable[..., Environment]) -> None:
