@@ -150,10 +150,9 @@ def open_(context: click.Context, service: str, printed: bool) -> None:
         login = [f"user: {page.user}", f"password: {page.password}"] if page.user else []
         click.echo("\n".join([page.url, *login]))
         return
-    words = f"opened {page.url}" if _has_display() and _opened(page.url) else page.url
+    click.echo(f"opened {page.url}" if _has_display() and _opened(page.url) else page.url)
     if page.user:
-        words += f"; log in as {page.user}, with the password that 'devenv open {service} --print' shows"
-    click.echo(words)
+        click.echo(f"log in as {page.user}; 'devenv open {service} --print' shows the password")
 
 
 def _has_display() -> bool:

@@ -51,6 +51,8 @@ NEED_AN_ENGINE = (
     ["wait"],
     ["logs"],
     ["exec", "mysql", "true"],
+    ["mysql", "-e", "SELECT 1"],
+    ["open", "rabbitmq"],
     ["plan"],
     ["env"],
     ["images", "list"],
