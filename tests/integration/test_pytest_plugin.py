@@ -611,7 +611,12 @@ def pytest_runtest_protocol(item, nextitem):
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), *(pytest.param(words, marks=pytest.mark.long) for words in (("-n", "2"), ("--devenv-fresh",)))]
+    "arguments",
+    [
+        pytest.param((), id="alone"),
+        pytest.param(("-n", "2"), id="workers", marks=pytest.mark.long),
+        pytest.param(("--devenv-fresh",), id="fresh", marks=pytest.mark.long),
+    ],
 )
 def test_tests_in_children_of_their_own_leave_nothing(
     etcd: Project, client: docker.DockerClient, arguments: tuple[str, ...]
