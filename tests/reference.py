@@ -490,7 +490,7 @@ PROVISIONERS = {
     ),
     "postgresql": ("`user`, `password`, `database`", "`database`, `user`, `password`"),
     "rabbitmq": (
-        "`user`, `password`; `initial`, the definitions that a reset leaves; `settle` before a snapshot",
+        "`user`, `password`; `initial`, the definitions after a reset; `settle` before a snapshot, in its `vhost`",
         "`vhost`, `user`, `password`",
     ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 import sys
 from functools import cache
 from typing import Any
@@ -16,6 +17,8 @@ from devenv.services.http import HttpProvisioner
 
 # How long a thread goes on while others wait for their turn, in seconds: longer than the definition of a class takes.
 _UNDISTURBED = 0.1
+# RabbitMQ drops devenv's own queues after so long, in milliseconds, if devenv is killed before it does.
+_EXPIRES = 60_000
 # What ends an alarm, by the broker's word for it.
 _MENDS = {
     "memory": "purge queues, or 'devenv reset {service}'",
@@ -29,8 +32,6 @@ def check(target: Target) -> None:
     Brokers from 4.3 on accept logins and yet refuse the queues of older defaults. A broker with an alarm answers the
     first message with the alarm and reads nothing more, so publishing takes no further answer while all is well.
     """
-    import secrets
-
     _import_vine()
     import amqp
 
@@ -49,7 +50,7 @@ def check(target: Target) -> None:
         channel = connection.channel()
         name = f"devenv.probe.{secrets.token_hex(16)}"
         channel.basic_publish(amqp.Message(""), routing_key=name)  # No queue has this name yet, so nothing is kept.
-        arguments = {"x-queue-type": "quorum", "x-expires": 60_000}
+        arguments = {"x-queue-type": "quorum", "x-expires": _EXPIRES}
         channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
         channel.queue_delete(name)
         connection.close()
@@ -148,6 +149,12 @@ class RabbitMQ(HttpProvisioner):
         self._rabbit("POST", "/api/definitions", json.loads(initial))
 
     def _settle(self) -> None:
+        # RabbitMQ keeps the names of new quorum queues in memory for half a second, and writes them all to their file
+        # when it looks for a name that is not among them: that of one more queue.
+        vhost, name = _quoted(self.target.settings["vhost"]), f"devenv.settle.{secrets.token_hex(16)}"
+        queue = {"durable": True, "arguments": {"x-queue-type": "quorum", "x-expires": _EXPIRES}}
+        self._rabbit("PUT", f"/api/queues/{vhost}/{name}", queue)
+        self._rabbit("DELETE", f"/api/queues/{vhost}/{name}")
         # A change that changes nothing: RabbitMQ syncs its log, with all that is in it, before it answers.
         user, password = self.target.settings["user"], self.target.settings["password"]
         self._rabbit("PUT", f"/api/users/{_quoted(user)}", {"password": password, "tags": "administrator"})

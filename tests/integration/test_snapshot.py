@@ -7,8 +7,10 @@ import signal
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
+import amqp
 import docker
 import pytest
 import requests
@@ -16,6 +18,8 @@ from project import Project, components, new_project, one_clear_line, ours, remo
 
 from devenv.errors import Cancelled
 from devenv.lifecycle.environment import Environment
+from devenv.services.base import Target
+from devenv.services.rabbitmq import RabbitMQ
 
 # Seconds after the pause of the services at which the test kills devenv; a save of etcd takes about one.
 MOMENTS = [pytest.param([0.0], id="first"), pytest.param([0.3, 0.6], id="later", marks=pytest.mark.long)]
@@ -128,6 +132,34 @@ def test_all_services_are_saved_together_and_restored_together(project: Project,
     project.devenv("snapshot", "rm", "one")
     assert not snapshot_images(client, project.id)
     one_clear_line(project.devenv("snapshot", "restore", "one", check=False), 3, "cannot find snapshot 'one'")
+
+
+@pytest.mark.long
+def test_a_queue_keeps_its_message_if_rabbitmq_ends_once_it_has_settled(
+    project: Project, client: docker.DockerClient
+) -> None:
+    project.configure("profile: messaging\n")
+    project.devenv("up")
+    env = project.env()
+    settings = {key.lower(): env[f"DEVENV_RABBITMQ_{key}"] for key in ("USER", "PASSWORD", "VHOST")}
+    url = env["DEVENV_RABBITMQ_MANAGEMENT_URL"]
+    container = client.containers.get(f"devenv-{project.id}-rabbitmq")
+
+    def connection() -> amqp.Connection:
+        address = f"127.0.0.1:{env['DEVENV_RABBITMQ_PORT']}"
+        login = {"userid": settings["user"], "password": settings["password"], "virtual_host": settings["vhost"]}
+        return amqp.Connection(address, confirm_publish=True, **login)
+
+    for name in ("one", "two", "three"):
+        with connection() as opened, opened.channel() as channel:
+            channel.queue_declare(name, durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
+            channel.basic_publish(amqp.Message("hello"), routing_key=name)
+        with closing(RabbitMQ(Target("127.0.0.1", 0, url, settings, "rabbitmq"))) as rabbitmq:
+            rabbitmq.settle()
+        container.kill()
+        project.devenv("up")
+        with connection() as opened, opened.channel() as channel:
+            assert channel.queue_declare(name, passive=True).message_count == 1
 
 
 def test_what_was_taken_down_with_its_data_and_its_secrets_comes_back(

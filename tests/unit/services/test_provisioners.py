@@ -188,13 +188,16 @@ def test_what_cannot_be_emptied_says_so_in_one_line(server: Server) -> None:
         RabbitMQ(server.target()).empty(b"{}")
 
 
-def test_a_rabbitmq_settles_by_a_change_that_changes_nothing(server: Server) -> None:
-    RabbitMQ(server.target()).settle()
-    assert server.asked == ["PUT /api/users/admin"]
-    assert server.bodies == [{"password": ROOT, "tags": "administrator"}]
+def test_a_rabbitmq_settles_by_one_more_queue_and_a_change_that_changes_nothing(server: Server) -> None:
+    target = server.target(vhost="/")
+    RabbitMQ(target).settle()
+    made, dropped, changed = server.asked
+    assert made.startswith("PUT /api/queues/%2F/devenv.settle.") and dropped == made.replace("PUT", "DELETE")
+    assert server.bodies[0]["durable"] and server.bodies[0]["arguments"]["x-queue-type"] == "quorum"
+    assert (changed, server.bodies[2]) == ("PUT /api/users/admin", {"password": ROOT, "tags": "administrator"})
     server.reply = lambda asked, _: (500, {"reason": "not now"})
     with pytest.raises(ServiceFailed, match=r"cannot flush the-service to disk at .*: HTTP 500: not now"):
-        RabbitMQ(server.target()).settle()
+        RabbitMQ(target).settle()
 
 
 def test_a_rabbitmq_user_loses_its_former_vhost(server: Server) -> None:
