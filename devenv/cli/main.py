@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 @click.group(name="devenv", cls=GroupWithClients, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--project", type=click.Path(path_type=Path), help="Use the project of this folder, not of the current.")
 @click.option("--env", "env_name", default="default", metavar="NAME", help="Use this environment of the project.")
-@click.option("--file", default="", metavar="PATH", help="Read this file of the project instead of devenv.yaml.")
+@click.option(
+    "--file", type=click.Path(), default="", metavar="PATH", help="Read this file of the project, not devenv.yaml."
+)
 @click.option(
     "--output-dir",
     type=click.Path(path_type=Path),

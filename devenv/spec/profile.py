@@ -311,10 +311,11 @@ def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _own_layer(path: Path) -> _Layer:
     """Read the project's own file. Raise ConfigError, which says so if it looks like that of another tool."""
+    raw = strict_yaml.content(path)
     try:
-        return _layer(path, "profile")
+        return _layer(path, "profile", raw)
     except ConfigError as error:
-        if not (found := _FOREIGN.search(path.read_text("utf-8", "replace"))):
+        if not (found := _FOREIGN.search(raw.decode("utf-8", "replace"))):
             raise
         raise ConfigError(
             f"cannot use {path}: with {found[1]!r} it looks like a file of devenv.sh, which is another tool",
@@ -322,8 +323,8 @@ def _own_layer(path: Path) -> _Layer:
         ) from error
 
 
-def _layer(path: Path, key: str) -> _Layer:
-    raw = strict_yaml.content(path)
+def _layer(path: Path, key: str, raw: bytes | None = None) -> _Layer:
+    raw = strict_yaml.content(path) if raw is None else raw
     data = strict_yaml.read(path, _FILES[key], raw=raw)
     return _Layer(
         source=str(path),

@@ -245,13 +245,17 @@ def make_folders(folder: Path) -> None:
 
 def create_folder(folder: Path) -> None:
     """Create a folder for its owner alone, unless it exists. Raise OSError."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if os.geteuid() == 0 and folder.stat().st_uid == 0:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            give_away(descriptor, folder)
-        finally:
-            os.close(descriptor)
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        give_away(descriptor, folder)
+    finally:
+        os.close(descriptor)
 
 
 def create_empty(path: Path) -> None:
