@@ -10,7 +10,7 @@ from pathlib import Path
 
 from devenv.engine import connect
 from devenv.engine.protocol import Engine
-from devenv.errors import ServiceFailed
+from devenv.errors import NoEngine, ServiceFailed
 from devenv.model import Observed
 from devenv.store import registry
 from devenv.store.record import Record
@@ -95,8 +95,8 @@ def _measured(engine: Engine, listed: list[Listed]) -> list[Listed]:
     with ThreadPoolExecutor(min(len(running) + 1, _MOST_REQUESTS)) as pool:
         volumes = pool.submit(engine.volume_sizes)
         memory = dict(zip(running, pool.map(memory_of, running), strict=True))
-        # Docker before 23 measures for one at a time, and refuses others meanwhile.
-        with suppress(ServiceFailed):
+        # Docker before 23 measures for one at a time, and refuses others meanwhile. Millions of files take minutes.
+        with suppress(ServiceFailed, NoEngine):
             sizes = volumes.result()
     return [_sized(one, memory, sizes) for one in listed]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fake_engine import FakeEngine
 
-from devenv.errors import ConfigError, NotOurs, ServiceFailed
+from devenv.errors import ConfigError, NoEngine, NotOurs, ServiceFailed
 from devenv.images.references import images_for
 from devenv.lifecycle import down
 from devenv.lifecycle.environment import Environment
@@ -139,14 +139,18 @@ def test_memory_and_disk_are_measured_only_if_asked_for(engine: FakeEngine, up: 
 def test_what_the_engine_does_not_measure_is_unknown(
     engine: FakeEngine, up: Callable[..., Environment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def busy(*_: object) -> None:
-        raise ServiceFailed("cannot measure volumes: a disk usage operation is already running")
+    def failing(error: Exception) -> Callable[..., None]:
+        def fail(*_: object) -> None:
+            raise error
+
+        return fail
 
     up("a")
-    for verb in ("memory", "volume_sizes"):
-        monkeypatch.setattr(engine, verb, busy)
-    (found,) = list_environments(usage=True)
-    assert found.memory == found.disk == {"etcd": None}
+    monkeypatch.setattr(engine, "memory", failing(ServiceFailed("cannot ask for the memory: it is restarting")))
+    for error in (ServiceFailed("cannot measure: one is already running"), NoEngine("cannot measure: timed out")):
+        monkeypatch.setattr(engine, "volume_sizes", failing(error))
+        (found,) = list_environments(usage=True)
+        assert found.memory == found.disk == {"etcd": None}
 
 
 # ---- down by id --------------------------------------------------------------------------------------------------
