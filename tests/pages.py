@@ -76,10 +76,10 @@ class Versions:
 
 
 def versions() -> dict[str, Versions]:
-    """Return the row of each service in the table of versions of docs/configuration.md."""
+    """Return the row of each service in the table of versions of docs/servers.md."""
     rows = re.findall(
         r"^\| (\w+) \| ([\d.]+) \([^|]+\) \| `([^|]+)` \|(?: ([\d.]+) \([^|]+\))? \|$",
-        text(Path("docs/configuration.md")),
+        text(Path("docs/servers.md")),
         re.MULTILINE,
     )
     return {service: Versions(*row) for service, *row in rows}

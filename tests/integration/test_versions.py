@@ -146,7 +146,7 @@ def newer(
     client: docker.DockerClient,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Newer]:
-    """Build the image as docs/configuration.md says, and bring it up."""
+    """Build the image as docs/servers.md says, and bring it up."""
     name, tag = request.param, f"devenv-test/{uuid.uuid4().hex}:{SUITE}"
     arguments = {"BASE": newer_base, **SERVICES[name].build}
     client.images.build(path=str(REPOSITORY / "compose" / name), buildargs=arguments, tag=tag, rm=True, forcerm=True)

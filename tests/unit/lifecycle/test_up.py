@@ -53,7 +53,7 @@ def test_a_port_that_somebody_was_quicker_to_take_is_followed_by_another(
 def test_a_package_that_a_service_needs_is_missed_before_anything_is_done(
     tried: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(NEEDS, "etcd", ("no_such_package", "openstack-devenv[etcd]"))
+    monkeypatch.setitem(NEEDS, "etcd", "no_such_package")
     refusing(tried, 0, monkeypatch)
     for ask in (Environment().up, Environment().plan):
         with pytest.raises(ConfigError, match="cannot use etcd: the Python package no_such_package is not installed"):
