@@ -96,6 +96,11 @@ class Environment:
         self.name, self.project, self.state = name, found, self._world.state
         self.id, self.folder, self.file = self._world.id, self._world.folder, self._world.file
 
+    def sibling(self, name: str, report: Report | None = None) -> Environment:
+        """Return another environment of the project, which the same file describes."""
+        choice = self._world.choice
+        return Environment(self.project, name, report=report, file=choice.file, output_dir=choice.output)
+
     # ---- what it works with ----------------------------------------------------------------------------------
 
     @property

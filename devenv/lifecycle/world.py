@@ -131,7 +131,7 @@ class World:
         self.folder = folder.folder_of(project, name, choice.output)
         place = Place(project, self.folder, read_only=bool(choice.output))
         self.files = ProjectFiles(place, state.id, name == "default", self.report.note)
-        self._choice = choice
+        self.choice = choice
         # The objects that carried the environment's label and were not its own, at the last look.
         self.strangers: tuple[str, ...] = ()
         # The last `up` and its times, once its plan has begun.
@@ -184,12 +184,12 @@ class World:
 
     def profile(self) -> Profile:
         """Read the profile with the project's choices."""
-        return load_profile(self.project, self._choice.profile, settings=self._choice.settings, file=self._choice.file)
+        return load_profile(self.project, self.choice.profile, settings=self.choice.settings, file=self.choice.file)
 
     @property
     def file(self) -> Path:
         """Return where the project's own file is, or would be."""
-        return self.project / project_file(self._choice.file)
+        return self.project / project_file(self.choice.file)
 
     def define(self, names: Sequence[str] = (), join: bool = True) -> Definitions:
         """Read the definitions from the files. Raise ConfigError.
@@ -231,7 +231,7 @@ class World:
 
     def check_trust(self, profile: Profile) -> None:
         """Raise ConfigError if devenv.yaml names an image that the user has not allowed."""
-        trust.check(profile.file, self._choice.ask, self.report.note)
+        trust.check(profile.file, self.choice.ask, self.report.note)
 
     @property
     def _top(self) -> Path:
@@ -239,7 +239,7 @@ class World:
 
     def _check_alone(self) -> None:
         """Raise ConfigError if another environment has its files in the folder that the caller chose."""
-        for other in all_records() if self._choice.output else ():
+        for other in all_records() if self.choice.output else ():
             if other.folder == str(self.folder) and other.id != self.id:
                 raise ConfigError(
                     f"cannot write to {self.folder}: environment {other.id} of {other.project} has its files there",
@@ -471,7 +471,7 @@ class World:
         self.check_files(files)
         before = self._own_files(catalogue)
         # On record before devenv writes them: it can then remove what a killed devenv leaves.
-        place = str(self.folder) if self._choice.output else ""
+        place = str(self.folder) if self.choice.output else ""
         self.state.amend(files=sorted({*self.state.load().files, *files}), folder=place)
         written = folder.write(self.project, self.folder, files, before, self._top)
         self.state.amend(files=sorted(files))

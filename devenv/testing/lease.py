@@ -362,8 +362,8 @@ class Collected:
 
 def collect(environment: Environment, limit: int, report: Report | None = None) -> tuple[list[Collected], list[Golden]]:
     """Call `Environment.collect` for all environments of its project; return what that removed."""
-    others = environments(environment.project, report, environment.file)
-    others = [one for one in others if one.name != environment.name]
+    names = [name for name in _names(environment.project) if name != environment.name]
+    others = [environment.sibling(name, report) for name in names]
     collected: list[Collected] = []
     golden: list[Golden] = []
     for one in (environment, *others):
@@ -381,10 +381,13 @@ def _left(environment: Environment) -> set[str]:
     return {*environment.state.abandoned(), *environment.state.left_behind()}
 
 
-def environments(project: Path, report: Report | None = None, file: Path | str = "") -> list[Environment]:
-    """Return the environments of a project that have a record; `file` describes it if that is not devenv.yaml."""
-    names = [record.name for record in all_records() if record.project == str(project)]
-    return [Environment(project, name, report=report, file=str(file)) for name in names]
+def environments(project: Path) -> list[Environment]:
+    """Return the environments of a project that have a record."""
+    return [Environment(project, name) for name in _names(project)]
+
+
+def _names(project: Path) -> list[str]:
+    return [record.name for record in all_records() if record.project == str(project)]
 
 
 if __name__ == "__main__":  # for a process that can no longer start threads

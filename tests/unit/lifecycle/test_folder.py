@@ -12,7 +12,7 @@ from fake_engine import FakeEngine, Recorder
 
 from devenv.errors import ConfigError
 from devenv.lifecycle.environment import Environment
-from devenv.testing.lease import environments
+from devenv.testing.lease import collect
 
 PROFILE = "profile: coordination\ncomponents: {nova: {wire: [nova.conf]}}\n"
 
@@ -225,8 +225,16 @@ def test_another_file_describes_the_project(
     assert (environment.project, environment.file) == (project, path)
     assert environment.selected() == ["etcd"]
     environment.up()
-    (again,) = environments(project, file=environment.file)
-    assert again.selected() == ["etcd"] and again.file == path
+    again = environment.sibling("two")
+    assert again.selected() == ["etcd"] and (again.file, again.project, again.name) == (path, project, "two")
+    assert collect(environment, 0) == ([], [])
+
+
+def test_a_project_without_a_file_has_siblings_too(project: Path) -> None:
+    (project / "devenv.yaml").unlink()
+    for name in ("default", "two"):
+        Environment(name=name).up()
+    assert collect(Environment(), 0) == ([], [])
 
 
 def test_a_file_that_is_nowhere_is_refused(project: Path) -> None:
