@@ -108,9 +108,10 @@ def _run_here(environment: Environment, named: Named, arguments: Sequence[str]) 
     clouds = environment.folder / CLOUDS
     if not clouds.exists():
         raise ConfigError(f"cannot log {named.name} in: there is no {clouds}", "'devenv up' writes it")
-    own = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
-    variables = {**own, "OS_CLIENT_CONFIG_FILE": str(clouds), **named.client.environment}
-    os.execve(program, [named.name, *arguments], variables)  # noqa: S606  the user asked for this program
+    variables = {"OS_CLIENT_CONFIG_FILE": str(clouds), **named.client.environment}
+    replaced = environment.replaced(variables)
+    kept = {name: value for name, value in os.environ.items() if name not in replaced}
+    os.execve(program, [named.name, *arguments], {**kept, **variables})  # noqa: S606  the user asked for this program
 
 
 def _program(named: Named) -> str:
