@@ -19,7 +19,10 @@ _LOCK_SECONDS = 10
 
 
 def check(target: Target) -> None:
-    """Log in over TCP as the application user and run a statement in its database."""
+    """Log in over TCP as the application user, and ask in its database whether components can log in and write.
+
+    The administrator still can where they cannot: it has one connection more, and `read_only` does not hold for it.
+    """
     import pymysql
 
     settings = target.settings
@@ -39,7 +42,10 @@ def check(target: Target) -> None:
             ) as connection,
             connection.cursor() as cursor,
         ):
-            cursor.execute("SELECT DATABASE()")
+            cursor.execute("SELECT DATABASE(), @@GLOBAL.read_only, @@GLOBAL.max_connections")
+            ((_, read_only, most),) = cursor.fetchall()
+            cursor.execute("SHOW GLOBAL STATUS LIKE 'Threads_connected'")
+            ((_, connected),) = cursor.fetchall()
     except pymysql.MySQLError as error:
         number, words = error.args if len(error.args) == 2 else (0, error)
         # The server's own words, unless the number is one of those that clients give to lost connections.
@@ -47,6 +53,10 @@ def check(target: Target) -> None:
         raise NotReady(base.no_login(error.__context__) if lost else base.first_line(words)) from error
     except OSError as error:
         raise NotReady(base.no_login(error)) from error
+    if read_only:
+        raise NotReady("takes no writes: read_only is on; 'SET GLOBAL read_only = OFF' as devenv ends that")
+    if int(connected) > most:
+        raise NotReady(f"takes no more clients: all {most} connections are in use")
 
 
 class MySQL(Provisioner):

@@ -36,6 +36,12 @@ UNION SELECT format('REVOKE ALL ON DATABASE %I FROM %I', datname, rolname)
 FROM pg_database, aclexplode(datacl) JOIN pg_roles ON pg_roles.oid = grantee
 WHERE rolname = :role AND datname <> :database
 """
+# Whether the server takes writes, how many connections others than the administrator can have, and how many there are.
+_STATE = """
+SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only'),
+    current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,
+    (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')
+"""
 # The limit of connections to a database that a killed server has not finished dropping. Nobody can use it any more.
 _INVALID = -2
 # Copying the files takes the server 44 ms. Its default, to write all of them to its log, takes 71.
@@ -45,14 +51,23 @@ _ORDINARY = "NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS CONNE
 
 
 def check(target: Target) -> None:
-    """Log in over TCP as the application user and run a statement in its database."""
+    """Log in over TCP as the application user, and ask in its database whether components can log in and write.
+
+    Some connections are reserved for the administrator.
+    """
     from pg8000.native import Error
 
     try:
         with connected(target, base.PROBE_CONNECT_SECONDS, base.PROBE_ANSWER_SECONDS) as execute:
-            execute("SELECT current_database()")
+            ((recovering, read_only, most, clients),) = execute(_STATE)
     except (Error, OSError) as error:
         raise NotReady(_reason(error)) from error
+    if recovering:
+        raise NotReady("takes no writes: the server is in recovery or a standby")
+    if read_only == "on":
+        raise NotReady("takes no writes: default_transaction_read_only is on")
+    if clients > most:
+        raise NotReady(f"takes no more clients: all {most} connections that are not reserved are in use")
 
 
 class PostgreSQL(Provisioner):

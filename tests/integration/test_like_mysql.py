@@ -67,11 +67,11 @@ def arguments(project: Project, component: str) -> Mapping[str, Any]:
     return dict(json.loads((project.folder / ".devenv" / f"{component}.json").read_text())["pymysql"])
 
 
-def administrator(project: Project) -> Mapping[str, Any]:
+def administrator(project: Project, service: str = "mysql") -> Mapping[str, Any]:
     """Return the administrator's arguments for PyMySQL."""
-    env = project.env()
-    login = {"user": env["DEVENV_MYSQL_USER"], "password": env["DEVENV_MYSQL_PASSWORD"]}
-    return {"host": env["DEVENV_MYSQL_HOST"], "port": int(env["DEVENV_MYSQL_PORT"]), **login}
+    env, name = project.env(), f"DEVENV_{service.upper()}"
+    login = {"user": env[f"{name}_USER"], "password": env[f"{name}_PASSWORD"]}
+    return {"host": env[f"{name}_HOST"], "port": int(env[f"{name}_PORT"]), **login}
 
 
 @contextmanager
@@ -177,6 +177,7 @@ def test_as_many_clients_as_the_server_promises_work_at_the_same_time(server: Se
         with pytest.raises(pymysql.err.OperationalError, match="Too many connections"):
             for _ in range(MOST_CONNECTIONS + 1):
                 held.append(stack.enter_context(pymysql.connect(**nova, ssl_disabled=True)))
+        assert reason_of(server) == f"takes no more clients: all {MOST_CONNECTIONS} connections are in use"
         for connection in held:
             with connection.cursor() as cursor:
                 cursor.execute(query)
@@ -184,6 +185,24 @@ def test_as_many_clients_as_the_server_promises_work_at_the_same_time(server: Se
         with held[0].cursor() as cursor:
             cursor.execute("SHOW STATUS LIKE 'Threads_connected'")
             assert cursor.fetchone() == ("Threads_connected", str(MOST_CONNECTIONS))
+
+
+def test_a_server_that_takes_no_writes_is_told(server: Server) -> None:
+    login = administrator(server.project, server.name)
+    with pymysql.connect(**login, ssl_disabled=True) as connection, connection.cursor() as cursor:
+        cursor.execute("SET GLOBAL read_only = ON")
+        try:
+            with pytest.raises(pymysql.err.MySQLError, match="read-only"):
+                ask(server.nova, "CREATE TABLE never (i INT)")
+            assert reason_of(server).startswith("takes no writes: read_only is on")
+        finally:
+            cursor.execute("SET GLOBAL read_only = OFF")
+    assert reason_of(server) == ""
+
+
+def reason_of(server: Server) -> str:
+    """Return why the server is not ready, as `status` shows it; an empty string if it is."""
+    return str(server.project.json("status", server.name)["services"][server.name]["reason"])
 
 
 def test_the_server_knows_time_zones_by_name(server: Server) -> None:

@@ -1,0 +1,128 @@
+"""RabbitMQ and etcd keep what their configuration promises, within the limits of their containers.
+
+The databases do in test_like_mysql.py and test_postgresql.py: all connections, at the same time.
+"""
+
+from __future__ import annotations
+
+import base64
+import resource
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import amqp
+import docker
+import pytest
+import requests
+from project import Project
+
+pytestmark = pytest.mark.long
+
+# rabbitmq.conf
+MOST_CONNECTIONS, MOST_CHANNELS = 4096, 8192
+# etcd.yaml, in bytes, and etcd's own limit of one request.
+QUOTA, LARGEST_REQUEST = 512 * 1024**2, 1_500_000
+
+
+def reason_of(project: Project, service: str) -> str:
+    """Return why a service is not ready, as `status` shows it; an empty string if it is."""
+    return str(project.json("status", service)["services"][service]["reason"])
+
+
+@contextmanager
+def file_limit(least: int) -> Iterator[None]:
+    """Let this process open at least so many files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, least), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def address_inside(client: docker.DockerClient, project: Project, service: str) -> str:
+    """Return the container's address: the engine's port proxy has a limit of its own."""
+    networks = client.containers.get(f"devenv-{project.id}-{service}").attrs["NetworkSettings"]["Networks"]
+    return str(next(iter(networks.values()))["IPAddress"])
+
+
+def test_rabbitmq_has_all_connections_and_channels_at_the_same_time_and_refuses_more(
+    project: Project, client: docker.DockerClient
+) -> None:
+    project.configure("profile: messaging\n")
+    project.devenv("up")
+    env = project.env()
+    login = {"userid": env["DEVENV_RABBITMQ_USER"], "password": env["DEVENV_RABBITMQ_PASSWORD"]}
+    address = address_inside(client, project, "rabbitmq")
+
+    def connected() -> amqp.Connection:
+        connection = amqp.Connection(address, virtual_host=env["DEVENV_RABBITMQ_VHOST"], **login)
+        connection.connect()
+        return connection
+
+    with file_limit(MOST_CONNECTIONS + 512), ExitStack() as stack:
+        held: list[amqp.Connection] = []
+        with pytest.raises(amqp.NotAllowed, match=r"node connection limit \(4096\) is reached"):
+            for _ in range(MOST_CONNECTIONS + 1):
+                held.append(connected())
+                stack.callback(held[-1].collect)
+                for _ in range(MOST_CHANNELS // MOST_CONNECTIONS):
+                    held[-1].channel()
+        assert len(held) == MOST_CONNECTIONS
+        # It still works, and says why nobody else can connect.
+        channel = held[0].channels[1]
+        channel.queue_declare("held", durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
+        assert "node connection limit (4096) is reached" in reason_of(project, "rabbitmq")
+        with pytest.raises(amqp.AMQPError):
+            held[1].channel()
+    project.devenv("wait", "rabbitmq")
+
+
+class Keys:
+    """A session with etcd."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._session = url, requests.Session()
+        self._session.trust_env = False
+
+    def put(self, values: Mapping[str, bytes]) -> int:
+        """Put keys in one transaction; return the status of the answer."""
+        coded = [{"key": _coded(key.encode()), "value": _coded(value)} for key, value in values.items()]
+        return self.ask("kv/txn", {"success": [{"requestPut": put} for put in coded]}).status_code
+
+    def ask(self, path: str, body: Mapping[str, Any]) -> requests.Response:
+        return self._session.post(f"{self._url}/v3/{path}", json=body, timeout=60)
+
+
+def _coded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.fixture
+def etcd(project: Project) -> Keys:
+    project.configure("profile: coordination\n")
+    project.devenv("up")
+    return Keys(project.env()["DEVENV_ETCD_URL"])
+
+
+def test_etcd_takes_the_largest_write_again_and_again(project: Project, etcd: Keys) -> None:
+    # Each version counts for the quota until etcd compacts them, and its pages are not quite full.
+    for _ in range(QUOTA * 3 // 4 // LARGEST_REQUEST):
+        assert etcd.put({"a": bytes(LARGEST_REQUEST)}) == 200
+    assert reason_of(project, "etcd") == ""
+
+
+def test_a_full_etcd_says_so_and_works_again_once_its_data_is_less(project: Project, etcd: Keys) -> None:
+    written = 0
+    while etcd.put({f"{written:09}.{number}": bytes(4096) for number in range(128)}) == 200:
+        written += 128 * 4096
+    assert QUOTA / 2 < written < QUOTA
+    assert reason_of(project, "etcd").startswith("alarm NOSPACE")
+    # What docs/troubleshooting.md says, without the ten minutes until etcd compacts by itself.
+    revision = etcd.ask("kv/deleterange", {"key": "AA==", "range_end": "AA=="}).json()["header"]["revision"]
+    etcd.ask("kv/compaction", {"revision": revision, "physical": True}).raise_for_status()
+    project.devenv("exec", "etcd", "etcdctl", "defrag")
+    project.devenv("exec", "etcd", "etcdctl", "alarm", "disarm")
+    assert reason_of(project, "etcd") == ""
+    assert etcd.put({"a": b"b"}) == 200
