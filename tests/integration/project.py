@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -85,6 +86,10 @@ class Project:
             timeout=limit,
         )
         return self._judged(done, arguments, check)
+
+    def reason(self, service: str) -> str:
+        """Return why a service is not ready, as `status` shows it; an empty string if it is."""
+        return str(self.json("status", service)["services"][service]["reason"])
 
     def _judged(self, done: Completed, arguments: Sequence[str], check: bool) -> Completed:
         """Fail the test for a traceback, and with `check` for an exit code other than 0."""
@@ -297,6 +302,17 @@ def until(run: subprocess.Popen[str], seen: str) -> None:
     """Read the report of a run until it has reported `seen`."""
     assert run.stderr
     assert any(seen in line for line in run.stderr), f"it ended before it reported {seen!r}"
+
+
+@contextmanager
+def file_limit(least: int) -> Iterator[None]:
+    """Let this process open at least so many files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, least), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def one_clear_line(done: Completed, exit_code: int, *words: str) -> None:

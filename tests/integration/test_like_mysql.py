@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import docker
 import pymysql
 import pytest
 from databases import LIKE_MYSQL, ask, connect
-from project import Project, new_project, plan_of, remove
+from project import Project, file_limit, new_project, plan_of, remove
 
 # devstack's and keystone's `max_connections`.
 MOST_CONNECTIONS = 1024
@@ -72,17 +71,6 @@ def administrator(project: Project, service: str = "mysql") -> Mapping[str, Any]
     env, name = project.env(), f"DEVENV_{service.upper()}"
     login = {"user": env[f"{name}_USER"], "password": env[f"{name}_PASSWORD"]}
     return {"host": env[f"{name}_HOST"], "port": int(env[f"{name}_PORT"]), **login}
-
-
-@contextmanager
-def file_limit(least: int) -> Iterator[None]:
-    """Let this process open at least so many files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, least), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # ---- components --------------------------------------------------------------------------------------------------
@@ -177,7 +165,10 @@ def test_as_many_clients_as_the_server_promises_work_at_the_same_time(server: Se
         with pytest.raises(pymysql.err.OperationalError, match="Too many connections"):
             for _ in range(MOST_CONNECTIONS + 1):
                 held.append(stack.enter_context(pymysql.connect(**nova, ssl_disabled=True)))
-        assert reason_of(server) == f"takes no more clients: all {MOST_CONNECTIONS} connections are in use"
+        assert (
+            server.project.reason(server.name)
+            == f"takes no more clients: all {MOST_CONNECTIONS} connections are in use"
+        )
         for connection in held:
             with connection.cursor() as cursor:
                 cursor.execute(query)
@@ -194,15 +185,10 @@ def test_a_server_that_takes_no_writes_is_told(server: Server) -> None:
         try:
             with pytest.raises(pymysql.err.MySQLError, match="read-only"):
                 ask(server.nova, "CREATE TABLE never (i INT)")
-            assert reason_of(server).startswith("takes no writes: read_only is on")
+            assert server.project.reason(server.name).startswith("takes no writes: read_only is on")
         finally:
             cursor.execute("SET GLOBAL read_only = OFF")
-    assert reason_of(server) == ""
-
-
-def reason_of(server: Server) -> str:
-    """Return why the server is not ready, as `status` shows it; an empty string if it is."""
-    return str(server.project.json("status", server.name)["services"][server.name]["reason"])
+    assert server.project.reason(server.name) == ""
 
 
 def test_the_server_knows_time_zones_by_name(server: Server) -> None:

@@ -6,16 +6,15 @@ The databases do in test_like_mysql.py and test_postgresql.py: all connections, 
 from __future__ import annotations
 
 import base64
-import resource
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import amqp
 import docker
 import pytest
 import requests
-from project import Project
+from project import Project, file_limit
 
 pytestmark = pytest.mark.long
 
@@ -23,22 +22,6 @@ pytestmark = pytest.mark.long
 MOST_CONNECTIONS, MOST_CHANNELS = 4096, 8192
 # etcd.yaml, in bytes, and etcd's own limit of one request.
 QUOTA, LARGEST_REQUEST = 512 * 1024**2, 1_500_000
-
-
-def reason_of(project: Project, service: str) -> str:
-    """Return why a service is not ready, as `status` shows it; an empty string if it is."""
-    return str(project.json("status", service)["services"][service]["reason"])
-
-
-@contextmanager
-def file_limit(least: int) -> Iterator[None]:
-    """Let this process open at least so many files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, least), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def address_inside(client: docker.DockerClient, project: Project, service: str) -> str:
@@ -73,7 +56,7 @@ def test_rabbitmq_has_all_connections_and_channels_at_the_same_time_and_refuses_
         # It still works, and says why nobody else can connect.
         channel = held[0].channels[1]
         channel.queue_declare("held", durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
-        assert "node connection limit (4096) is reached" in reason_of(project, "rabbitmq")
+        assert "node connection limit (4096) is reached" in project.reason("rabbitmq")
         with pytest.raises(amqp.AMQPError):
             held[1].channel()
     project.devenv("wait", "rabbitmq")
@@ -110,7 +93,7 @@ def test_etcd_takes_the_largest_write_again_and_again(project: Project, etcd: Ke
     # Each version counts for the quota until etcd compacts them, and its pages are not quite full.
     for _ in range(QUOTA * 3 // 4 // LARGEST_REQUEST):
         assert etcd.put({"a": bytes(LARGEST_REQUEST)}) == 200
-    assert reason_of(project, "etcd") == ""
+    assert project.reason("etcd") == ""
 
 
 def test_a_full_etcd_says_so_and_works_again_once_its_data_is_less(project: Project, etcd: Keys) -> None:
@@ -118,11 +101,11 @@ def test_a_full_etcd_says_so_and_works_again_once_its_data_is_less(project: Proj
     while etcd.put({f"{written:09}.{number}": bytes(4096) for number in range(128)}) == 200:
         written += 128 * 4096
     assert QUOTA / 2 < written < QUOTA
-    assert reason_of(project, "etcd").startswith("alarm NOSPACE")
+    assert project.reason("etcd").startswith("alarm NOSPACE")
     # What docs/troubleshooting.md says, without the ten minutes until etcd compacts by itself.
     revision = etcd.ask("kv/deleterange", {"key": "AA==", "range_end": "AA=="}).json()["header"]["revision"]
     etcd.ask("kv/compaction", {"revision": revision, "physical": True}).raise_for_status()
     project.devenv("exec", "etcd", "etcdctl", "defrag")
     project.devenv("exec", "etcd", "etcdctl", "alarm", "disarm")
-    assert reason_of(project, "etcd") == ""
+    assert project.reason("etcd") == ""
     assert etcd.put({"a": b"b"}) == 200

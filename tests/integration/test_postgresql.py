@@ -261,21 +261,16 @@ def test_a_server_that_stands_still_is_not_waited_for_forever(
     postgresql.check(work.target)
 
 
-def reason_of(project: Project) -> str:
-    """Return why the server is not ready, as `status` shows it; an empty string if it is."""
-    return str(project.json("status", "postgresql")["services"]["postgresql"]["reason"])
-
-
 def test_a_server_that_takes_no_writes_is_told(on_postgresql: Project) -> None:
     admin = variables(on_postgresql)
     ask(admin, "ALTER ROLE ALL SET default_transaction_read_only = on")
     try:
         with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
             ask(variables(on_postgresql, "nova"), "CREATE TABLE never (i INT)")
-        assert reason_of(on_postgresql) == "takes no writes: default_transaction_read_only is on"
+        assert on_postgresql.reason("postgresql") == "takes no writes: default_transaction_read_only is on"
     finally:
         ask(admin, "SET default_transaction_read_only = off", "ALTER ROLE ALL RESET default_transaction_read_only")
-    assert reason_of(on_postgresql) == ""
+    assert on_postgresql.reason("postgresql") == ""
 
 
 @pytest.mark.long
@@ -290,7 +285,7 @@ def test_as_many_clients_as_the_server_promises_work_at_the_same_time(on_postgre
         for connection in held:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT count(*) FROM pg_class, generate_series(1, 10)")
-        told = reason_of(on_postgresql)
+        told = on_postgresql.reason("postgresql")
         assert told == f"takes no more clients: all {promised} connections that are not reserved are in use"
     assert len(held) > promised - 20  # Keystone has some.
 
