@@ -367,7 +367,7 @@ class World:
         The profile that devenv takes by itself counts only as long as nothing exists.
         """
         existing = picture.observed.services
-        chosen = picture.defined.own.file or self._choice.profile
+        chosen = picture.defined.own.file or self.choice.profile
         return existing | ({*picture.wanted.services} if chosen or not existing else set())
 
     def existing(self, defined: Definitions, names: Sequence[str]) -> Picture:
