@@ -53,7 +53,7 @@ def check(target: Target) -> None:
         raise NotReady(base.no_login(error.__context__) if lost else base.first_line(words)) from error
     except OSError as error:
         raise NotReady(base.no_login(error)) from error
-    if read_only:
+    if read_only not in (0, "OFF"):  # a word from MariaDB 12 on
         raise NotReady("takes no writes: read_only is on; 'SET GLOBAL read_only = OFF' as devenv ends that")
     if int(connected) > most:
         raise NotReady(f"takes no more clients: all {most} connections are in use")
