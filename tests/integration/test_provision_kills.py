@@ -38,9 +38,9 @@ KILLED = """
 import atexit, os, signal, sys, threading
 from pg8000.native import Connection
 from pymysql.cursors import Cursor
-from requests import Session
 from devenv.cli import main as cli
 from devenv.services.base import Provisioner
+from devenv.services.http import HttpProvisioner
 
 service, left = sys.argv.pop(1), int(sys.argv.pop(1))
 atexit.register(lambda: print(left, file=sys.stderr))
@@ -64,8 +64,8 @@ def counted(send):
     return sending
 
 Provisioner.ensure, Provisioner.drop = noted(Provisioner.ensure), noted(Provisioner.drop)
-Cursor.execute, Session.request = counted(Cursor.execute), counted(Session.request)
-Connection.run = counted(Connection.run)
+HttpProvisioner._answer = counted(HttpProvisioner._answer)
+Cursor.execute, Connection.run = counted(Cursor.execute), counted(Connection.run)
 cli.main()
 """
 

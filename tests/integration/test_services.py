@@ -33,7 +33,9 @@ def test_each_service_goes_through_its_whole_life(service: str, project: Project
     assert statuses[service]["state"] == "ready", statuses[service]
     needed = {"keystone": ["keystone", "mysql"]}.get(service, [service])
     assert [name.rpartition("-")[2] for name in ours(client, project.id)["containers"]] == needed
-    assert {key for key in statuses[service]} == {"role", "state", "image", "container", "endpoints", "reason"}
+    assert {key for key in statuses[service]} == {
+        *("role", "wanted", "state", "image", "container", "endpoints", "reason"),
+    }
 
     assert missing_clients(project, service) == []
 
