@@ -26,8 +26,8 @@ if [ -n "$series" ]; then
     echo "$series" > "$mark"
 fi
 
-# In devenv's image, plugins that are not the management's lie apart: the server would read all of them at each boot, for
-# a second. Link the enabled ones, and what their own descriptions name. Other images have all in one place.
+# In devenv's image, plugins that are not the management's lie apart: the server would read all of them at each boot,
+# for a second. Link the enabled ones, and what their own descriptions name. Other images have all in one place.
 apart=$plugins/../apart
 link() {
     for folder in "$apart/$1"-*; do
