@@ -119,6 +119,7 @@ class Connection:
 
     def __init__(self, url: str, origin: str) -> None:
         self.url, self._origin = url, origin
+        self.named = origin == "DOCKER_HOST" or origin.startswith("context ")
         self._version = "auto"
         if _plain(url, origin):
             self.client = plain = HttpClient(url)

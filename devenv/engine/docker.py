@@ -33,6 +33,10 @@ class Docker:
         return self._at.url
 
     @property
+    def named(self) -> bool:
+        return self._at.named
+
+    @property
     def local(self) -> bool:
         return self._at.url.startswith(_LOCAL)
 

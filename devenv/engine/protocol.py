@@ -110,6 +110,10 @@ class Engine(Protocol):
         """Return where the engine answers, as its users write it."""
 
     @property
+    def named(self) -> bool:
+        """Return whether the user named this engine. Otherwise devenv found it, and may find another one tomorrow."""
+
+    @property
     def local(self) -> bool:
         """Return whether the ports that the engine publishes are on this host's 127.0.0.1."""
 

@@ -33,6 +33,7 @@ def take_down(world: World, names: Sequence[str], volumes: bool) -> Result:
     Without `names`, also remove the network, and with `volumes` all else that the environment has. The caller holds the
     lock.
     """
+    world.check_engine()
     picture = world.bare()
     observed, catalogue = picture.observed, picture.defined.catalogue
     plan = plan_down(
@@ -172,6 +173,7 @@ def _left_of(world: World) -> Gone:
 def _remove(world: World) -> Result:
     """Remove all of it. Touch no file where the project folder was: that may be a link to its new place."""
     with world.changing():
+        world.check_engine()
         picture = world.bare()
         observed, catalogue = picture.observed, picture.defined.catalogue
         for saved in snapshot.load_all(world.state):

@@ -141,6 +141,7 @@ def announce(world: World, picture: Picture, may: Allowance) -> None:
         if picture.record.roles.get(role) == name and may == Allowance():
             note(f"the {role} is {name}, since it was asked for by name; 'devenv up' with another name chooses that")
     world.keep_roles(picture.defined)
+    world.keep_engine()
     if may.renewal:
         note_renewal(world, may.renewal)
     elif may == Allowance() and (left := picture.record.renewing.keys() & wanted):

@@ -227,6 +227,7 @@ class World:
         folder.check(self.project, self.folder, self._top)
         self._check_alone()
         self.check_trust(defined.own)
+        self.check_engine()
         return defined
 
     def check_trust(self, profile: Profile) -> None:
@@ -267,6 +268,26 @@ class World:
                 f"cannot use environment {self.id}: it belongs to {user_name(user)}, who brought it up in this folder",
                 hint="let that user run the same, or have an environment of your own: 'devenv --env NAME up'",
             )
+
+    def check_engine(self) -> None:
+        """Raise ConfigError if another engine has this environment, and nobody chose the one in use.
+
+        devenv may find another engine while the first one is stopped. There, `up` would begin with new data, and
+        `down --volumes` would forget the passwords of data that stays.
+        """
+        if not (there := self.state.load().engine):
+            return
+        here = self.engine.url
+        if not self.engine.named and _real(there) != _real(here):
+            raise ConfigError(
+                f"cannot use environment {self.id} here: the engine at {there} has it, and devenv found that at {here}",
+                f"start that engine; or choose this one: 'DOCKER_HOST={here} devenv …'",
+            )
+
+    def keep_engine(self) -> None:
+        """Remember, before anything changes, which engine has the environment."""
+        if self.state.load().engine != self.engine.url:
+            self.state.amend(engine=self.engine.url)
 
     def look(self, defined: Definitions, names: Sequence[str] = (), check_ports: bool = False) -> Picture:
         """Return the desired and the observed state. Record nothing.
@@ -511,6 +532,12 @@ def _pictured(
     services = {name: everything.services[name] for name in selected}
     images = (defined.images[BASE], *(service.image for service in services.values()))
     return Picture(defined, everything, replace(everything, services=services, images=images), observed, record)
+
+
+def _real(url: str) -> str:
+    """Return an engine's URL in one way: a socket has several paths where /var/run is a link."""
+    scheme, _, place = url.partition("://")
+    return f"{scheme}://{os.path.realpath(place)}" if scheme == "unix" else url
 
 
 def needs(catalogue: Catalogue) -> dict[str, list[str]]:

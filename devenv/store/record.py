@@ -24,6 +24,7 @@ class Record:
     - `borrowed`: services that runs have started, each with what existed of it before (see lifecycle/loans.py)
     - `roles`: the services that fill roles since somebody asked for them by name ("database": "postgresql")
     - `citest`: services in which runs have the account for OpenStack's own test suites
+    - `engine`: the URL of the engine that has it, as far as is known
     - `owner`: the token on everything that devenv creates for this environment
     - `saving`: images that devenv creates or removes with a snapshot, until it knows the outcome
     """
@@ -42,6 +43,7 @@ class Record:
     borrowed: Mapping[str, str] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
     citest: Sequence[str] = field(default_factory=list)
+    engine: str = ""
     owner: str = ""
     saving: Sequence[str] = field(default_factory=list)
     format: int = FORMAT

@@ -101,6 +101,7 @@ class FakeEngine:
 
     local = True
     url = "fake://"
+    named = False
     can = frozenset(Capability)
 
     def __init__(self, observed: Observed | None = None) -> None:
