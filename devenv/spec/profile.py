@@ -203,9 +203,15 @@ def existing_folder(path: Path) -> Path:
 def project_file(named: str = "") -> str:
     """Return the path, from a project's folder on, of the file that describes it: as named, or by DEVENV_FILE.
 
-    It is devenv.yaml if nobody names another one.
+    It is devenv.yaml if nobody names another one. Raise ConfigError for a relative path with "..".
     """
-    return named or os.environ.get("DEVENV_FILE") or PROJECT_FILE
+    name = named or os.environ.get("DEVENV_FILE") or PROJECT_FILE
+    if ".." in Path(name).parts and not Path(name).is_absolute():
+        raise ConfigError(
+            f"cannot use {name}: a relative path of --file or DEVENV_FILE stays inside the project",
+            hint="name the file from the project's folder on, or by all of its path",
+        )
+    return name
 
 
 def find_project(start: Path, file: str = "", wired: bool = True) -> Path:

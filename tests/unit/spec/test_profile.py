@@ -9,7 +9,7 @@ import pytest
 
 from devenv.errors import ConfigError
 from devenv.model import ComponentChoice, Profile
-from devenv.spec.profile import find_project, load_profile, project_file_text, shipped_profiles
+from devenv.spec.profile import find_project, load_profile, project_file, project_file_text, shipped_profiles
 
 
 @pytest.fixture
@@ -270,6 +270,21 @@ def test_root_may_use_anybodys_project_and_anybody_roots(
     (wired := own(project, "") / ".devenv").mkdir(mode=0o700)
     owners.update(dict.fromkeys((project, wired, project / "devenv.yaml"), owner))
     assert find_project(project) == project.resolve()
+
+
+@pytest.mark.parametrize("name", ["../devenv.yaml", "a/../../x.yaml", ".."])
+def test_a_file_that_a_relative_path_names_is_inside_the_project(
+    name: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own(project.parent, "profile: database")
+    message = f"^cannot use {re.escape(name)}: a relative path of --file or DEVENV_FILE stays inside the project$"
+    for look in (find_project, load_profile):
+        with pytest.raises(ConfigError, match=message):
+            look(project, file=name)
+    monkeypatch.setenv("DEVENV_FILE", name)
+    with pytest.raises(ConfigError, match=message):
+        project_file()
+    assert project_file(f"{project}/../x.yaml") == f"{project}/../x.yaml"
 
 
 # ---- what is wrong -----------------------------------------------------------------------------------------------
