@@ -272,10 +272,7 @@ def load_profile(
     Raise ConfigError for an unknown or circular profile and for every error in the files.
     """
     profiles = shipped_profiles() if folder is None else {p.stem: p for p in sorted(folder.glob("*.yaml"))}
-    path = project / project_file(file)
-    if not path.exists() and path.name == PROJECT_FILE and (other := path.with_suffix(".yml")).exists():
-        raise ConfigError(f"cannot use {other}: the file's name is {PROJECT_FILE}", hint="rename it")
-    own = _own_layer(path) if path.is_file() else None
+    own = _own_layer(project, project_file(file))
     layers = [own] if own else []
     picked = name or (own.extends if own else "") or DEFAULT_PROFILE
     layers += _chain(picked, profiles, layers[0].source if layers and not name else "--profile")
@@ -296,14 +293,14 @@ def load_profile(
         components={name: _component(name, settings) for name, settings in layers[0].components.items()},
         durable=next((layer.durable for layer in layers if layer.durable is not None), False),
         citest=next((layer.citest for layer in layers if layer.citest is not None), False),
-        file=_trusted_file(path, own, services, asked) if own else None,
+        file=_trusted_file(own, services, asked) if own else None,
     )
 
 
-def _trusted_file(path: Path, own: _Layer, services: Collection[str], asked: _Layer) -> ProjectFile:
+def _trusted_file(own: _Layer, services: Collection[str], asked: _Layer) -> ProjectFile:
     """Return the project's own file with the images that devenv uses of it: the caller may have asked for others."""
     images = {name: image for name, image in own.images.items() if name in services and name not in asked.images}
-    return ProjectFile(path.resolve(), own.digest, images)
+    return ProjectFile(Path(own.source).resolve(), own.digest, images)
 
 
 def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -315,17 +312,28 @@ def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         ) from None
 
 
-def _own_layer(path: Path) -> _Layer:
-    """Read the project's own file. Raise ConfigError, which says so if it looks like that of another tool."""
+def _own_layer(project: Path, file: str) -> _Layer | None:
+    """Read the project's own file, if there is one.
+
+    Raise ConfigError for every error in it; it says so if a devenv.yaml looks like that of another tool.
+    """
+    path = project / file
+    if not path.exists() and path.name == PROJECT_FILE and (other := path.with_suffix(".yml")).exists():
+        raise ConfigError(f"cannot use {other}: the file's name is {PROJECT_FILE}", hint="rename it")
+    if not path.is_file():
+        return None
     raw = strict_yaml.content(path)
     try:
         return _layer(path, "profile", raw)
     except ConfigError as error:
-        if not (found := _FOREIGN.search(raw.decode("utf-8", "replace"))):
+        found = _FOREIGN.search(raw.decode("utf-8", "replace"))
+        # A file that the user has named is not there for another tool.
+        if not found or file != PROJECT_FILE:
             raise
         raise ConfigError(
             f"cannot use {path}: with {found[1]!r} it looks like a file of devenv.sh, which is another tool",
             hint=f"give this devenv a file of another name: 'devenv --file {_OTHER_NAME} init', or DEVENV_FILE",
+            detail=error.detail or [error.message],
         ) from error
 
 

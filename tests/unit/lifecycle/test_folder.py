@@ -282,6 +282,19 @@ def test_a_devenv_yaml_of_another_tool_is_told_with_the_way_to_have_both(text: s
 
 
 @pytest.mark.parametrize(
+    ("text", "mistake"),
+    [("clean: true\n", "devenv.yaml:1: clean: unknown key"), ("inputs: [\n", "did not find expected node content")],
+)
+def test_what_is_wrong_in_it_is_told_too_for_it_may_be_a_mistake(text: str, mistake: str, plan: Any) -> None:
+    assert mistake in "\n".join(plan(text).detail)
+
+
+def test_a_file_that_the_user_named_is_not_another_tools(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEVENV_FILE", str(Path("devenv.yaml").resolve()))
+    assert "another tool" not in plan("clean: true\n").message
+
+
+@pytest.mark.parametrize(
     "text", ["nosuch: 1\n", "services: {inputs: {x: 1}}\n", "services:\n  imports: 1\n", "# inputs:\nx: 1"]
 )
 def test_a_mistake_in_a_devenv_yaml_of_our_own_is_told_as_such(text: str, plan: Any) -> None:
