@@ -25,7 +25,9 @@ _TEST_EXTRAS = ("test", "tests", "testing")
 # The name, its extras, and a version or ` @ URL`.
 _REQUIREMENT = re.compile(r"openstack[-_.]devenv(?:\s*\[(?P<extras>[\w,. -]*)\])?(?P<rest>\s*(?:$|[@<>=!~].*))", re.I)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.I)
-_PATH = re.compile(r"\.|.*(/|\.whl$|\.tar\.gz$|\.zip$)")
+_PATH = re.compile(r"(?!\S*://)(\.\S*|\S*/\S*|\S+(\.whl|\.tar\.gz|\.zip))")
+# git takes this for a path on another host, and pip for one on this: git@example.org:group/devenv.
+_SCP = re.compile(r"(?P<host>[^\s/:]+):(?!//)/?(?P<path>\S+)")
 # A line of a requirements file that names devenv, and what in it says where devenv comes from.
 _NAMED = re.compile(r"(?!\s*#).*openstack[-_.]devenv", re.I)
 _SOURCE = re.compile(r"[^#]*(://|\.whl\b|\.tar\.gz\b)", re.I)
@@ -90,24 +92,41 @@ def _in_brackets(extras: Collection[str]) -> str:
 
 
 def _check(source: str) -> None:
-    """Raise ConfigError for a source that pip would not understand, that is more than one, or that holds a login."""
+    """Raise ConfigError for a source that pip would not understand, that is more than one, or that holds a secret."""
     named = _REQUIREMENT.fullmatch(source)
-    url = named["rest"].strip().removeprefix("@").strip() if named else source
-    odd = not source.isprintable() or source != source.strip() or source.startswith("-")
+    # A requirement may have a marker after its URL.
+    url = named["rest"].partition("@")[2].partition(" ;")[0].strip() if named else source
     if "{" in source:
         # GitHub and Ansible do that before any shell reads its quotes.
         raise ConfigError(f"cannot install devenv from {source!r}: CIs replace what is in braces", "name it without")
-    if odd or not (named or _URL.fullmatch(source) or _PATH.match(source)):
+    if scp := _SCP.fullmatch(url):
+        example = f"--install 'git+ssh://{scp['host']}/{scp['path']}'"
+        raise ConfigError(
+            f"cannot install devenv from {source!r}: pip takes it for a path", f"for git over ssh: {example}"
+        )
+    known = _URL.fullmatch(url) or ("@" not in named["rest"] if named else _PATH.fullmatch(url))
+    if not known or not source.isprintable() or source != source.strip() or source.startswith("-"):
         raise ConfigError(
             f"cannot install devenv from {source!r}: it is no URL, no path and no requirement of {NAME}",
             _HINT,
         )
-    login, at, host = url.partition("://")[2].partition("/")[0].rpartition("@")
+    _check_secrets(url)
+
+
+def _check_secrets(url: str) -> None:
+    """Raise ConfigError for a URL with a login or a query. A fragment is for pip itself: a hash or a folder."""
+    scheme, _, place = url.partition("#")[0].partition("://")
+    login, at, host = place.partition("/")[0].rpartition("@")
     # An ssh URL has the name of a user, and that is no secret.
-    if at and (":" in login or "ssh" not in url.partition("://")[0]):
+    if at and (":" in login or "ssh" not in scheme):
         raise ConfigError(
             f"cannot write a login for {host} to a file that you commit",
             "leave it out of --install: pip reads logins from ~/.netrc, and git has credential helpers",
+        )
+    if "?" in place:
+        raise ConfigError(
+            f"cannot write a URL of {host.partition('?')[0]} with '?' to a file that you commit: it may hold a token",
+            "leave out what follows '?' in --install: pip reads logins from ~/.netrc",
         )
 
 

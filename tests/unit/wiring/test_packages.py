@@ -40,7 +40,21 @@ def test_pip_is_told_of_what_the_services_need_in_any_kind_of_source(source: str
 @pytest.mark.parametrize(
     "source",
     # The first two are the names of other packages.
-    ["devenv", "openstack-devenv-tools", "-r evil.txt", "--index-url=x", " ./a.whl", "./a\nb.whl", "./a\x1b[1m.whl"],
+    [
+        "devenv",
+        "openstack-devenv-tools",
+        "-r evil.txt",
+        "--index-url=x",
+        " ./a.whl",
+        "./a\nb.whl",
+        "./a\x1b[1m.whl",
+        "./a b.whl",
+        "https://",
+        "https://example.org/a b",
+        f"{URL} ; python_version>'3'",
+        "openstack-devenv @ ./a.whl",
+        f"openstack-devenv @ {URL} b",
+    ],
 )
 def test_a_source_that_pip_would_take_for_something_else_is_refused(source: str, tmp_path: Path) -> None:
     with pytest.raises(
@@ -48,6 +62,16 @@ def test_a_source_that_pip_would_take_for_something_else_is_refused(source: str,
     ) as caught:
         packages_of(tmp_path, "github", source)
     assert "\n" not in caught.value.message and "\x1b" not in caught.value.message
+
+
+@pytest.mark.parametrize("source", ["git@example.org:x/devenv", "git@example.org:/x/devenv"])
+@pytest.mark.parametrize("prefix", ["", "openstack-devenv @ "])
+def test_a_path_on_another_host_is_refused_with_the_url_that_pip_takes(
+    source: str, prefix: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="pip takes it for a path") as caught:
+        packages_of(tmp_path, "github", prefix + source)
+    assert "--install 'git+ssh://git@example.org/x/devenv'" in caught.value.hint
 
 
 @pytest.mark.parametrize("source", ["git+https://${{ github.actor }}.example.org/x", "./{{ x }}.whl", "./{% x %}.whl"])
@@ -68,6 +92,15 @@ def test_a_source_that_a_ci_would_replace_a_part_of_is_refused(source: str, tmp_
 def test_a_login_is_not_written_to_a_file_that_is_committed(source: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot write a login for git\.example\.org to a file") as caught:
         packages_of(tmp_path, "github", source)
+    assert "s3cret" not in caught.value.message + caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "query", ["x.whl?token=s3cret", "?private_token=s3cret#sha256=0", "x?s3cret ; python_version>'3'"]
+)
+def test_a_query_is_not_written_to_a_file_that_is_committed(query: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot write a URL of git\.example\.org with '\?' to a file") as caught:
+        packages_of(tmp_path, "github", f"openstack-devenv @ https://git.example.org/{query}")
     assert "s3cret" not in caught.value.message + caught.value.hint
 
 
