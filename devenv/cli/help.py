@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from devenv.cli.common import Group
 from devenv.errors import DevenvError
 
 _INDEX = "index"
@@ -88,7 +89,7 @@ def _unknown(root: click.Context, words: Sequence[str], pages: Iterable[str]) ->
     group = root.command
     for word in path:
         group = group.commands.get(word, group) if isinstance(group, click.Group) else group
-    known = [*(group.commands if isinstance(group, click.Group) else ()), *(() if path else pages)]
+    known = [*(group.known() if isinstance(group, Group) else ()), *(() if path else pages)]
     meant = did_you_mean(last, known)
     message = f"cannot show {' '.join(words)!r}: no page or command has this name{'; ' if meant else ''}{meant}"
     return UnknownTopic(message, "'devenv help' lists the pages, 'devenv --help' the commands")

@@ -724,7 +724,14 @@ def test_a_page_goes_to_the_pager_of_a_terminal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "meant"),
-    [("wirng", "wiring"), ("statsu", "status"), ("snapshot sav", "save"), ("xyzzy", ""), ("wiring more", "")],
+    [
+        ("wirng", "wiring"),
+        ("statsu", "status"),
+        ("mysqll", "mysql"),
+        ("snapshot sav", "save"),
+        ("xyzzy", ""),
+        ("wiring more", ""),
+    ],
 )
 def test_an_unknown_topic_is_one_clear_line_and_exit_code_2(words: str, meant: str) -> None:
     result = run("help", *words.split())
