@@ -87,7 +87,8 @@ def _measured(engine: Engine, listed: list[Listed]) -> list[Listed]:
     running = [c.id for one in listed for c in one.observed.containers.values() if c.running]
 
     def memory_of(container: str) -> int | None:
-        with suppress(ServiceFailed):
+        # One container that hangs, for which the engine answers too late, leaves the others their figures.
+        with suppress(ServiceFailed, NoEngine):
             return engine.memory(container)
         return None
 

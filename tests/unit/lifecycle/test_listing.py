@@ -146,8 +146,8 @@ def test_what_the_engine_does_not_measure_is_unknown(
         return fail
 
     up("a")
-    monkeypatch.setattr(engine, "memory", failing(ServiceFailed("cannot ask for the memory: it is restarting")))
     for error in (ServiceFailed("cannot measure: one is already running"), NoEngine("cannot measure: timed out")):
+        monkeypatch.setattr(engine, "memory", failing(error))
         monkeypatch.setattr(engine, "volume_sizes", failing(error))
         (found,) = list_environments(usage=True)
         assert found.memory == found.disk == {"etcd": None}
