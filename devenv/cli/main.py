@@ -168,8 +168,7 @@ def up(
 def down(context: click.Context, services: tuple[str, ...], volumes: bool, identity: str | None, format_: str) -> None:
     """Remove containers and the network; with --volumes also data.
 
-    If the project folder of an environment is gone, name the environment by --id; --volumes then removes its
-    snapshots, too.
+    If the project folder of an environment is gone, `devenv gc --remove ID` removes the environment.
     """
     began = time.monotonic()
     result = (
@@ -185,8 +184,9 @@ def _down(context: click.Context, identity: str, services: tuple[str, ...], volu
     from devenv.lifecycle.down import by_id
 
     root = context.find_root()
-    if root.params["project"] or root.get_parameter_source("env_name") == ParameterSource.COMMANDLINE:
-        raise click.UsageError("cannot use --id with --project or --env: each of them names an environment")
+    given = [o for o in root.command.params if root.get_parameter_source(o.name or "") == ParameterSource.COMMANDLINE]
+    if others := [option.opts[0] for option in given if option.name != "debug"]:
+        raise click.UsageError(f"cannot use --id with {' and '.join(others)}: --id alone says which environment it is")
     return by_id(identity, services, volumes, reporter(sys.stderr, plain=root.params["debug"]))
 
 

@@ -112,7 +112,8 @@ def _not_on_record(identity: str) -> DevenvError:
     label = f"label={LABEL_ENVIRONMENT}={identity}"
     return NotOurs(
         f"cannot take down {identity}: there is no record of it here, so another user may have made it",
-        f"'devenv down' in its project folder, or as its user; 'docker ps --all --filter {label}' shows its containers",
+        f"as the user who made it, run 'devenv down --id {identity}'; "
+        f"'docker ps --all --filter {label}' shows its containers",
     )
 
 

@@ -164,10 +164,12 @@ def test_what_only_carries_the_label_is_told_beside_the_table(shown: list[Listed
     assert done.stderr == "labelled as nova-1a2b3c4d and not made by it: container web\n"
 
 
-@pytest.mark.parametrize("more", [["--project", "."], ["--env", "default"]])
-def test_an_id_and_another_way_to_name_an_environment_are_too_much(more: list[str]) -> None:
-    done = run(*more, "down", "--id", "nova-1a2b3c4d")
-    assert done.exit_code == 2 and "each of them names an environment" in done.stderr
+@pytest.mark.parametrize(
+    "option", [option.opts[0] for option in main.params if option.name not in ("debug", "version")]
+)
+def test_an_id_and_an_option_about_a_project_are_too_much(option: str) -> None:
+    done = run(option, "default", "down", "--id", "nova-1a2b3c4d")
+    assert done.exit_code == 2 and f"cannot use --id with {option}: --id alone says which" in done.stderr
 
 
 def test_the_shell_completes_ids(own_world: Path) -> None:
