@@ -30,11 +30,11 @@ def stop(world: World, names: Sequence[str]) -> Result:
 def take_down(world: World, names: Sequence[str], volumes: bool) -> Result:
     """Remove containers, and with `volumes` their data.
 
-    Without `names`, also remove the network, and with `volumes` all else that the environment has. The caller holds the
-    lock.
+    Without `names`, also remove the network, and with `volumes` all else that the environment has. Root may do so for
+    any user. The caller holds the lock.
     """
     world.check_engine()
-    picture = world.bare()
+    picture = world.bare(removing=True)
     observed, catalogue = picture.observed, picture.defined.catalogue
     plan = plan_down(
         present(observed, names, catalogue),

@@ -249,25 +249,32 @@ class World:
 
     # ---- what is there, and what should be -------------------------------------------------------------------
 
-    def observe(self) -> Observed:
+    def observe(self, removing: bool = False) -> Observed:
         """Return what the engine has of the environment. Report objects that only carry its label, each once.
 
-        Raise NotOurs, before anything changes, if it belongs to another user, who alone has its passwords.
+        Raise NotOurs, before anything changes, if it belongs to another user, who alone has its passwords. Root needs
+        none of them for `removing` it.
         """
         known = self.state.load().owner
         observed = self.engine.observe(self.id, known)
-        self._check_user("" if known else observed.owner)
+        self._check_user("" if known else observed.owner, removing)
         if new := [stranger for stranger in observed.strangers if stranger not in self.strangers]:
             self.report.note(f"left alone, labelled as this environment's and not made by it: {', '.join(new)}")
         self.strangers = observed.strangers
         return observed
 
-    def _check_user(self, token: str) -> None:
-        if (user := user_of(token)) is not None and user != os.geteuid():
-            raise NotOurs(
-                f"cannot use environment {self.id}: it belongs to {user_name(user)}, who brought it up in this folder",
-                hint="let that user run the same, or have an environment of your own: 'devenv --env NAME up'",
-            )
+    def _check_user(self, token: str, removing: bool) -> None:
+        user = user_of(token)
+        if user is None or user == os.geteuid():
+            return
+        if removing and os.geteuid() == 0:
+            self.report.note(f"environment {self.id} belongs to {user_name(user)}; root may take it down")
+            return
+        raise NotOurs(
+            f"cannot use environment {self.id}: it belongs to {user_name(user)}, who brought it up in this folder",
+            hint="let that user run the same, or have an environment of your own: 'devenv --env NAME up'; "
+            "'devenv help troubleshooting' says how to remove one whose user is gone",
+        )
 
     def check_engine(self) -> None:
         """Raise ConfigError if another engine has this environment, and nobody chose the one in use.
@@ -376,9 +383,9 @@ class World:
 
     # ---- what is there of it ---------------------------------------------------------------------------------
 
-    def bare(self) -> Picture:
+    def bare(self, removing: bool = False) -> Picture:
         """Look without reading the project's files: a user with a broken devenv.yaml can still stop what runs."""
-        record, observed = self.state.load(), self.observe()
+        record, observed = self.state.load(), self.observe(removing)
         nothing = Desired(self.id, Names(self.id).network, {})
         return Picture(Definitions(Profile("", {}), load_catalogue()), nothing, nothing, observed, record)
 

@@ -613,6 +613,12 @@ def test_a_state_folder_that_cannot_be_made_is_one_clear_line(
     assert_clear_error(run(command), 1, "cannot create ", "file/state", "DEVENV_STATE_DIR", "HOME")
 
 
+def made_by(user: int, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as as_another:
+        as_another.setattr("os.geteuid", lambda: user)
+        engine.observed = replace(engine.observed, owner=new_token())
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -625,14 +631,30 @@ def test_a_state_folder_that_cannot_be_made_is_one_clear_line(
 def test_the_environment_of_another_user_is_left_alone_and_told_whose_it_is(
     arguments: list[str], empty: FakeEngine, project: Path, own_world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as as_another:
-        as_another.setattr("os.geteuid", lambda: 54321)
-        empty.observed = replace(empty.observed, owner=new_token())
+    made_by(54321, empty, monkeypatch)
+    # Everybody may use root's folders, so root can be somebody here.
+    user = os.geteuid() or 1000
+    monkeypatch.setattr("os.geteuid", lambda: user)
     result = run(*arguments)
     assert result.exit_code == 7, result.stderr
     assert "it belongs to user id 54321" in result.stderr and "'devenv --env NAME up'" in result.stderr
     assert {*empty.calls} <= {"observe", "images"}
     assert not [*project.iterdir()] and not [*own_world.glob("state/environments/*/secrets.json")]
+
+
+@pytest.mark.parametrize("more", [[], ["etcd"], ["--volumes"], ["--volumes", "etcd"]], ids=" ".join)
+def test_root_may_take_down_what_another_user_brought_up_and_is_told_so(
+    more: list[str], empty: FakeEngine, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    one = ObservedContainer("id", "devenv-x-etcd", "etcd", "running")
+    empty.observed = replace(empty.observed, containers={"etcd": one})
+    made_by(54321, empty, monkeypatch)
+    result = run("down", *more)
+    assert result.exit_code == 0, result.stderr
+    assert "belongs to user id 54321; root may take it down" in result.stderr
+    assert "remove" in " ".join(empty.calls)
+    assert run("stop").exit_code == run("gc").exit_code == 7
 
 
 def test_an_unforeseen_refusal_of_the_host_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
