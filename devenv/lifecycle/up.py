@@ -184,7 +184,7 @@ def plan_up(world: World, picture: Picture, wish: Wish, may: Allowance) -> Plan:
         if name not in renew and record.provisioned.get(name) != BEGUN:
             raise ConfigError(
                 f"cannot use {name} as it runs: as far as is known, it has other settings",
-                f"'devenv up {name}' makes it what devenv.yaml says; or ask for the same",
+                f"'devenv up {name}' makes it what {world.file.name} says; or ask for the same",
             )
     check_used(world.engine, plan, desired, picture.observed.images)
     return plan
@@ -285,8 +285,8 @@ def finish(world: World, picture: Picture, plan: Plan, timings: Sequence[Timing]
     for component in world.state.left_behind() & picture.defined.listed:
         world.state.kept(component)
     if kept := sorted(world.former(picture.defined) - left_behind):
-        names = " ".join(kept)
-        world.report.note(f"kept the data of {names}, which devenv.yaml no longer lists; 'devenv up --drop' drops it")
+        names, file = " ".join(kept), world.file.name
+        world.report.note(f"kept the data of {names}, which {file} no longer lists; 'devenv up --drop' drops it")
     snapshot.remove_leftovers(world.state, world.engine, picture.observed.images)
     services = picture.everything.services.values()
     components = [name for name in picture.everything.components if any(name in s.components for s in services)]

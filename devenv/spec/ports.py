@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from devenv.errors import ConfigError, NotOurs
 from devenv.model import Catalogue, Observed, Profile, ServiceChoice
 from devenv.names import hint_for
 from devenv.ports import free_port, is_free
+from devenv.spec.profile import PROJECT_FILE
 from devenv.store.record import Record
 
 
@@ -74,7 +76,8 @@ def choose_ports(
             fixed = pinned.get(endpoint) or taken.given(name, endpoint, definition.port)
             if fixed and pins.get(fixed, key) == key:
                 if check and fixed not in published and not is_free(fixed):
-                    raise _lost(key, fixed, endpoint in pinned, taken.holder(fixed))
+                    file = Path(profile.source).name if profile.file else PROJECT_FILE
+                    raise _lost(key, fixed, file, endpoint in pinned, taken.holder(fixed))
                 ports[key] = fixed
             else:  # It had none, or another service pins it now.
                 avoid = promised | pins.keys() | {*ports.values()} | {*taken.record.ports.values()}
@@ -108,10 +111,10 @@ def _pins(names: Iterable[str], profile: Profile, catalogue: Catalogue) -> dict[
     return pins
 
 
-def _lost(key: str, port: int, pinned: bool, holder: str) -> NotOurs:
+def _lost(key: str, port: int, file: str, pinned: bool, holder: str) -> NotOurs:
     service, _, endpoint = key.partition("/")
-    why = "pinned in devenv.yaml" if pinned else "given to this environment before"
-    other = "pin another one" if pinned else "choose another one in devenv.yaml and run 'devenv up'"
+    why = f"pinned in {file}" if pinned else "given to this environment before"
+    other = "pin another one" if pinned else f"choose another one in {file} and run 'devenv up'"
     return NotOurs(
         f"cannot publish {service} ({endpoint}) on 127.0.0.1:{port} ({why}): {holder} has it",
         hint=f"stop that program, or {other}: 'services: {{{service}: {{ports: {{{endpoint}: PORT}}}}}}'",

@@ -74,7 +74,7 @@ class ProjectFiles:
         choices = [choice for choice in desired.components.values() if component in ("", choice.name)]
         jobs = [Job(self._project / file, choice.name, True) for choice in choices for file in choice.wire]
         if jobs and not self._default:
-            self._note("'wire' in devenv.yaml is for the default environment: this one merges nothing")
+            self._note("'wire' is for the default environment: this one merges nothing")
             return []
         return [job for job in jobs if not self._left_out(job)]
 
@@ -102,7 +102,9 @@ class ProjectFiles:
         jobs = [Job(path, component, real_path(path) in known) for path in files]
         if not jobs and not clouds and not (jobs := listed):
             which = " that devenv may write to" if self._place.read_only else ""
-            raise ConfigError(f"cannot wire: devenv.yaml lists no file{which}", "name a component and a file")
+            raise ConfigError(
+                f"cannot wire: no component lists a file{which} under 'wire'", "name a component and a file"
+            )
         return jobs + ([Job(clouds, "", False)] if clouds else [])
 
     def merged(self, component: str, files: Sequence[Path], clouds: Path | None) -> list[Path]:

@@ -320,7 +320,7 @@ def test_another_environment_leaves_the_files_to_the_default_one(project: Projec
 
 
 def test_wiring_needs_a_file(wired: Project, config: Path) -> None:
-    one_clear_line(wired.devenv("wire", check=False), 3, "devenv.yaml lists no file")
+    one_clear_line(wired.devenv("wire", check=False), 3, "no component lists a file under 'wire'")
     one_clear_line(wired.devenv("wire", "nova", "absent.conf", check=False), 3, "absent.conf")
     one_clear_line(wired.devenv("unwire", "nova", "nova.conf", check=False), 3, "nova.conf")
     one_clear_line(wired.devenv("unwire", "nova.conf", check=False), 3, "no such component", "COMPONENT FILE")

@@ -516,6 +516,13 @@ def test_a_stopped_service_whose_port_is_taken_is_left_alone_and_the_holder_name
     assert empty.calls == ["observe"]
 
 
+def test_a_port_that_is_taken_is_told_with_the_name_of_the_file_that_pins_it(project: Path, empty: FakeEngine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        (project / "mine.yaml").write_text(f"services: {{etcd: {{ports: {{client: {port}}}}}}}")
+        assert_clear_error(run("--file", "mine.yaml", "up", "etcd"), 7, "(pinned in mine.yaml)")
+
+
 # ---- going down --------------------------------------------------------------------------------------------------
 
 GOING_DOWN = pytest.mark.parametrize("command", ["down", "stop"])

@@ -17,7 +17,7 @@ from devenv.errors import ConfigError, NotOurs, PortTaken, ServiceFailed, Unsupp
 from devenv.images.snapshot import SavedService, Snapshot
 from devenv.lifecycle.environment import Environment
 from devenv.lifecycle.world import Definitions, Picture, World
-from devenv.model import Plan
+from devenv.model import Plan, Report
 from devenv.services.lookup import NEEDS
 
 
@@ -48,6 +48,19 @@ def test_a_port_that_somebody_was_quicker_to_take_is_followed_by_another(
     environment.up()
     assert len(set(tried)) == len(tried) == 3
     assert environment.state.load().ports == {"etcd/client": tried[-1]}
+
+
+def test_the_data_that_is_kept_is_told_with_the_name_of_the_file_that_no_longer_lists_it(
+    tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(tried, 0, monkeypatch)
+    Path("devenv.yaml").rename("mine.yaml")
+    notes: list[str] = []
+    monkeypatch.setattr(Report, "note", lambda _, text: notes.append(text))
+    environment = Environment(file="mine.yaml")
+    environment.state.amend(provisioned={"etcd/nova": "hash"})
+    environment.up()
+    assert notes == ["kept the data of nova, which mine.yaml no longer lists; 'devenv up --drop' drops it"]
 
 
 def test_a_package_that_a_service_needs_is_missed_before_anything_is_done(
