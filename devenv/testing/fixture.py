@@ -12,10 +12,11 @@ import subprocess
 import sys
 import unittest
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from devenv.errors import NoEngine
+from devenv.errors import DevenvError, NoEngine
 from devenv.spec.profile import find_project
 from devenv.testing.lease import Leases, LentComponent, Service
 
@@ -29,7 +30,17 @@ if TYPE_CHECKING:
     from oslo_config.cfg import ConfigOpts
 
 _LEASES = Leases()
-_FOLDER = Path.cwd()
+
+
+def _working_folder() -> Path | None:
+    """Return the working directory, or None if somebody has deleted it."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
+
+
+_FOLDER = _working_folder()
 # The processes that have forked children. These may use services and end without a word.
 _PARENTS: set[int] = set()
 os.register_at_fork(after_in_parent=lambda: _PARENTS.add(os.getpid()))
@@ -128,9 +139,11 @@ def _end() -> None:
     Another process does that, since this one can no longer start threads.
     """
     projects = {*_LEASES.projects}
-    if os.getpid() in _PARENTS:
-        projects.add(find_project(_FOLDER))
     _LEASES.leave()
+    if _FOLDER and os.getpid() in _PARENTS:
+        # Where no project can be found, no child has used one.
+        with suppress(DevenvError, OSError):
+            projects.add(find_project(_FOLDER))
     for project in projects:
         # Python itself, with fixed arguments.
         subprocess.run([sys.executable, "-m", "devenv.testing.lease", str(project)], check=False)  # noqa: S603
