@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import IO, Any
 
+from devenv.clock import now
 from devenv.engine.connection import Connection, asking, made_late, says_taken, unless_gone, unless_taken
 from devenv.engine.http import TIMEOUT, Refused
 from devenv.engine.protocol import CONFIG_FOLDER, DATA_FOLDER, Labels
@@ -71,14 +72,14 @@ def created(
 
     Raises NotOurs if another one has the name.
     """
-    until = time.monotonic() + LATE_SECONDS
+    until = now() + LATE_SECONDS
     with unless_taken(name):
         while True:
             try:
                 return str(connection.client.ask("POST", "/containers/create", {"name": name}, wanted, timeout)["Id"])
             except Refused as error:
                 late = made_late(connection, f"/containers/{name}/json", labels) if says_taken(error) else ""
-                if late == "" or time.monotonic() > until:
+                if late == "" or now() > until:
                     raise
             if late:
                 remove(connection, late)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from devenv.clock import now
 from devenv.engine import containers
 from devenv.engine.connection import Connection, asking, made_late, says_taken, unless_gone, unless_taken
 from devenv.engine.http import Refused
@@ -82,14 +83,14 @@ def remove_volume(connection: Connection, name: str) -> None:
 
     Containers that the engine made late for a killed devenv do not count: they go first.
     """
-    until = time.monotonic() + containers.LATE_SECONDS
+    until = now() + containers.LATE_SECONDS
     with asking(f"remove volume {name}"), unless_gone():
         while True:
             try:
                 connection.client.ask("DELETE", f"/volumes/{name}")
                 return
             except Refused as error:
-                if error.status != 409 or time.monotonic() > until:
+                if error.status != 409 or now() > until:
                     raise
                 if _remove_late(connection, f"/volumes/{name}", {"volume": name}).others:
                     raise

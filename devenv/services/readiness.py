@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from devenv.clock import now
 from devenv.engine.protocol import Engine
 from devenv.errors import DevenvError, NotReady, NotReadyInTime, ServiceFailed, tells_of_full_disk
 from devenv.model import DesiredService, Observed
@@ -63,18 +63,18 @@ def wait_until_ready(
     """
     check = load_probe(service.probe["kind"])
     target = target_of(service, service.probe)
-    deadline = _now() + patience.seconds
-    pause, look_at = _FIRST_PAUSE, _now() + _LOOK_SECONDS
+    deadline = now() + patience.seconds
+    pause, look_at = _FIRST_PAUSE, now() + _LOOK_SECONDS
     while True:
         try:
             return check(target)
         except NotReady as error:
             reason = str(error)
-        now = _now()
-        if now >= look_at or now >= deadline:
+        at = now()
+        if at >= look_at or at >= deadline:
             _check_alive(service, container, engine, reason)
-            look_at = now + _LOOK_SECONDS
-        if now >= deadline:
+            look_at = at + _LOOK_SECONDS
+        if at >= deadline:
             late = NotReadyInTime(
                 f"cannot use {service.name}: not ready after {patience.seconds:g} s: {reason}",
                 hint=f"'devenv logs {service.name}' shows more; --wait-timeout gives it more time",
@@ -84,11 +84,6 @@ def wait_until_ready(
         tell(reason)
         patience.cancelled.wait(pause)
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)
-
-
-def _now() -> float:
-    """Return seconds, as `time.monotonic` does, also in a test that froze that: its wait must end, too."""
-    return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def _check_alive(service: DesiredService, container: str, engine: Engine, reason: str) -> None:

@@ -838,8 +838,15 @@ def test_a_container_that_was_not_made_late_keeps_its_volume(user: Any) -> None:
     assert "DELETE /containers/stranger" not in client.whats and client.whats.count("DELETE /volumes/v") == 1
 
 
-def test_a_volume_whose_user_never_shows_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for the engine, in a test that froze the time."""
     monkeypatch.setattr("devenv.engine.containers.LATE_SECONDS", 0)
+    monkeypatch.setattr(time, "monotonic", lambda: 1326499200.0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_volume_whose_user_never_shows_is_not_waited_for_without_end() -> None:
     with pytest.raises(ServiceFailed, match="cannot remove volume v"):
         in_use([], until="never")[0].remove_volume("v")
 
@@ -852,8 +859,8 @@ def test_a_name_of_a_container_that_the_engine_still_makes_is_waited_for() -> No
     assert asked.create(ONE, OWN, "n") == "c2"
 
 
-def test_a_name_that_nothing_shows_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("devenv.engine.containers.LATE_SECONDS", 0)
+@pytest.mark.usefixtures("impatient")
+def test_a_name_that_nothing_shows_is_not_waited_for_without_end() -> None:
     asked, _ = engine({"GET /containers/devenv-env-one/json": UNKNOWN, CREATE: Refused(409, "it is there")})
     with pytest.raises(NotOurs, match="cannot create devenv-env-one"):
         asked.create(ONE, OWN, "n")
