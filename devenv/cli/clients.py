@@ -101,7 +101,8 @@ def _run_in_container(environment: Environment, named: Named, arguments: Sequenc
 def _run_here(environment: Environment, named: Named, arguments: Sequence[str]) -> NoReturn:
     """Become a program of this machine that knows the environment's clouds, and none of the caller's."""
     from devenv.errors import ConfigError
-    from devenv.wiring.contents import CLOUDS
+    from devenv.testing.program import cannot_run
+    from devenv.wiring.contents import CLOUDS, inherited
 
     program = _program(named)
     environment.container(named.service)
@@ -110,8 +111,11 @@ def _run_here(environment: Environment, named: Named, arguments: Sequence[str]) 
         raise ConfigError(f"cannot log {named.name} in: there is no {clouds}", "'devenv up' writes it")
     variables = {"OS_CLIENT_CONFIG_FILE": str(clouds), **named.client.environment}
     replaced = environment.replaced(variables)
-    kept = {name: value for name, value in os.environ.items() if name not in replaced}
-    os.execve(program, [named.name, *arguments], {**kept, **variables})  # noqa: S606  the user asked for this program
+    try:
+        # The user asked for this program.
+        os.execve(program, [named.name, *arguments], inherited(os.environ, variables, replaced))  # noqa: S606
+    except OSError as error:
+        raise cannot_run(program, error) from error
 
 
 def _program(named: Named) -> str:

@@ -91,8 +91,7 @@ class LentComponent:
 
         Leave out what would lead the program to another cloud, such as OS_CLOUD.
         """
-        replaced = contents.replaced(self.env, self._pool.catalogue)
-        return {name: value for name, value in os.environ.items() if name not in replaced} | self.env
+        return contents.inherited(os.environ, self.env, contents.replaced(self.env, self._pool.catalogue))
 
     @property
     def overlay(self) -> Path:

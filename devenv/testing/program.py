@@ -14,6 +14,7 @@ from types import FrameType
 
 from devenv.errors import DevenvError
 from devenv.testing.tox import passed_on
+from devenv.wiring.contents import inherited
 
 # Signals that a terminal or a CI system sends to a program.
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -81,15 +82,20 @@ def run_group(
 def _started(
     command: Sequence[str], variables: Mapping[str, str], replaced: Collection[str], alone: bool = False
 ) -> subprocess.Popen[bytes]:
-    kept = {name: value for name, value in os.environ.items() if name not in replaced}
     try:
+        env = inherited(os.environ, passed_on(Path.cwd(), variables, os.environ, command), replaced)
         # Any command: the user chose it.
-        env = {**kept, **passed_on(Path.cwd(), variables, os.environ, command)}
         return subprocess.Popen(command, env=env, start_new_session=alone)  # noqa: S603
     except OSError as error:
-        failure = CannotRun(f"cannot run {command[0]}: {error.strerror}", "check the name of the program")
-        failure.exit_code = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_RUNNABLE
-        raise failure from error
+        raise cannot_run(command[0], error) from error
+
+
+def cannot_run(program: str, error: OSError) -> CannotRun:
+    """Return what to raise for a program that the system does not start, with the exit code of a shell."""
+    hint = "check its name; if it is there, check its permissions and its first line"
+    failure = CannotRun(f"cannot run {program}: {error.strerror}", hint)
+    failure.exit_code = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_RUNNABLE
+    return failure
 
 
 def _code_of(status: int) -> int:

@@ -186,6 +186,11 @@ def replaced(variables: Collection[str], catalogue: Catalogue) -> list[str]:
     return [name for names in together for name in names if name not in variables]
 
 
+def inherited(environ: Mapping[str, str], variables: Mapping[str, str], replaced: Collection[str]) -> dict[str, str]:
+    """Return all variables of a program that has `environ`, without those in `replaced`, and `variables`."""
+    return {**{name: value for name, value in environ.items() if name not in replaced}, **variables}
+
+
 # ---- the files -----------------------------------------------------------------------------------------------
 
 

@@ -267,6 +267,24 @@ def test_a_client_that_is_not_installed_is_one_line_that_says_how_to_get_it(
     ]
 
 
+@pytest.mark.usefixtures("clouds")
+@pytest.mark.parametrize(
+    ("content", "reason", "code"),
+    [("", "Exec format error", 126), ("#!/nosuch/python\n", "No such file or directory", 127)],
+    ids=["no program", "its interpreter is gone"],
+)
+def test_a_client_that_the_system_does_not_start_is_one_clear_line(
+    content: str, reason: str, code: int, program: Path
+) -> None:
+    program.write_text(content)
+    done = run("openstack", "token", "issue")
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert done.stderr.splitlines() == [
+        f"cannot run {program}: {reason}",
+        "hint: check its name; if it is there, check its permissions and its first line",
+    ]
+
+
 @pytest.mark.usefixtures("becoming", "program")
 def test_a_client_without_its_file_of_clouds_is_one_clear_line() -> None:
     done = run("openstack", "token", "issue")

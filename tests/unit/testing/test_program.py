@@ -38,6 +38,7 @@ def test_what_is_no_program_is_told_as_a_shell_would(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")
     with pytest.raises(CannotRun, match="Permission denied") as plain:
         run_program([str(tmp_path / "plain")], {})
+    assert plain.value.hint == "check its name; if it is there, check its permissions and its first line"
     assert (missing.value.exit_code, plain.value.exit_code) == (127, 126)
 
 

@@ -23,7 +23,7 @@ from devenv.spec.catalogue import load_catalogue
 from devenv.spec.components import endpoints_of
 from devenv.store.files import beside
 from devenv.wiring import folder as wired_folder
-from devenv.wiring.contents import flat_map, known_files, replaced, wired_files
+from devenv.wiring.contents import flat_map, inherited, known_files, replaced, wired_files
 from devenv.wiring.folder import folder_of
 from devenv.wiring.formats import as_shell
 
@@ -154,6 +154,11 @@ def test_variables_of_a_login_replace_all_of_another_one() -> None:
 def test_without_a_login_to_keystone_nothing_is_replaced() -> None:
     services = {name: service for name, service in DESIRED.services.items() if name != "keystone"}
     assert replaced(flat_map(services), CATALOGUE) == []
+
+
+def test_a_program_has_the_callers_variables_unless_devenv_replaces_or_gives_them() -> None:
+    before = {**ELSEWHERE, **KEPT, "OS_USERNAME": "me"}
+    assert inherited(before, FLAT, replaced(FLAT, CATALOGUE)) == {**KEPT, **FLAT}
 
 
 @pytest.mark.parametrize("shell", ["bash", "sh"])
