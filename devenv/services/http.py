@@ -27,6 +27,12 @@ class Answer(NamedTuple):
         """Return whether the server did what it was asked to do."""
         return self.status < 400
 
+    @property
+    def reason(self) -> str:
+        """Return "HTTP <status>: <the server's words>"; servers name these "message" or "reason"."""
+        told = re.search(r'"(?:message|reason)": *"((?:[^"\\]|\\.)+)', self.text)
+        return f"HTTP {self.status}: {told[1] if told else self.text}"
+
     def json(self) -> Any:
         return json.loads(self.text)
 
@@ -74,12 +80,8 @@ class HttpProvisioner(Provisioner):
     ) -> Answer:
         """Return the answer. From status 400 on raise Refused, unless "HTTP <status>: <reason>" contains `accept`."""
         answer = self._answer(method, urlsplit(self.target.url).path + path, body, headers or {})
-        if not answer.ok:
-            # Servers name their words "message" or "reason".
-            told = re.search(r'"(?:message|reason)": *"((?:[^"\\]|\\.)+)', answer.text)
-            reason = f"HTTP {answer.status}: {told[1] if told else answer.text}"
-            if not accept or accept not in reason:
-                raise Refused(reason)
+        if not answer.ok and (not accept or accept not in answer.reason):
+            raise Refused(answer.reason)
         return answer
 
     def _answer(self, method: str, where: str, body: object, headers: Mapping[str, str]) -> Answer:

@@ -27,7 +27,7 @@ def check(target: Target) -> None:
     }
     answer = request("POST", f"{target.url}/auth/tokens", body)
     if answer.status != 201:
-        raise NotReady(f"no token: HTTP {answer.status}: {first_line(answer.text)}")
+        raise NotReady(f"no token: {first_line(answer.reason)}")
     catalog = json.loads(answer.text)["token"].get("catalog", [])
     urls = [
         endpoint["url"]

@@ -187,9 +187,17 @@ def test_keystones_catalog_has_to_lead_somewhere() -> None:
             keystone.check(target)
 
 
-def test_keystone_without_its_user_gives_no_token() -> None:
-    expected = pytest.raises(NotReady, match=r"^no token: HTTP 401: The request you have made$")
-    with server(lambda *_: (401, "The request you have made\nrequires authentication.")) as target, expected:
+@pytest.mark.parametrize(
+    ("status", "answer", "words"),
+    [
+        (401, "The request you have made\nrequires authentication.", "The request you have made"),
+        (500, {"error": {"code": 500, "message": "No keys", "title": "Error"}}, "No keys"),
+    ],
+    ids=["text", "json"],
+)
+def test_keystone_without_a_token_is_told_in_its_own_words(status: int, answer: Any, words: str) -> None:
+    expected = pytest.raises(NotReady, match=f"^no token: HTTP {status}: {words}$")
+    with server(lambda *_: (status, answer)) as target, expected:
         keystone.check(target)
 
 
