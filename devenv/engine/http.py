@@ -110,7 +110,8 @@ class HttpClient(Client):
         self, path: str, query: Query, body: Body = None, headers: Mapping[str, str] | None = None
     ) -> Generator[bytes, None, None]:
         with self._answer("POST", path, query, body, headers or {}, WORK_TIMEOUT, quiet=True) as answer:
-            yield from in_lines(_chunks_of(answer, answer.read1))
+            # Python before 3.11.8 and 3.12.2 does not count what read1 reads of an answer of known length.
+            yield from in_lines(_chunks_of(answer, answer.read1 if answer.chunked else answer.read))
 
     @contextmanager
     def _answer(

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,21 @@ def test_what_an_engine_tells_of_its_work_comes_line_by_line_while_it_works(eith
     assert [line.strip() for line in (first, *lines)] == [b'{"a": 1}', b'{"b": 2}']
     asked = engine.last("POST /build")
     assert (asked.query, asked.body, asked.login, asked.kind) == ({"t": ["i"]}, b"tar", "login", "application/x-tar")
+
+
+def test_lines_of_an_answer_of_known_length_are_whole(
+    client: HttpClient, engine: HttpEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def uncounted(answer: HTTPResponse, size: int) -> bytes:
+        """Read as Python 3.11.2 does: without counting."""
+        before, data = answer.length, read1(answer, size)
+        answer.length = before
+        return data
+
+    read1 = HTTPResponse.read1
+    monkeypatch.setattr(HTTPResponse, "read1", uncounted)
+    engine.answers["POST /build"] = lambda _: (200, b"{}\r\n")
+    assert [line.strip() for line in client.lines("/build", {})] == [b"{}"]
 
 
 def test_work_that_an_engine_refuses_or_does_not_finish_is_told(either: Client, engine: HttpEngine) -> None:
