@@ -404,9 +404,7 @@ class Environment:
 
         It would talk to another cloud.
         """
-        from devenv.spec.catalogue import load_catalogue
-
-        return contents.replaced(variables, load_catalogue())
+        return contents.replaced(variables, self._world.catalogue)
 
     def export(self, tool: str, component: str = "", install: str = "") -> dict[str, str]:
         """Return the environment in another tool's format, by the file's name, which is empty if there is only one.

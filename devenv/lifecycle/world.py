@@ -136,6 +136,7 @@ class World:
         self.strangers: tuple[str, ...] = ()
         # The last `up` and its times, once its plan has begun.
         self.latest: Run | None = None
+        self._catalogue: Catalogue | None = None
         self._over, self._running = threading.Event(), threading.Event()
 
     @property
@@ -203,11 +204,17 @@ class World:
         catalogue = load_catalogue(
             switches=switches, asked_by=own.source, everywhere={"durable": own.durable}, plugins=plugins
         )
+        self._catalogue = catalogue
         filled = with_roles(own, catalogue, names, self.state.load().roles, join)
         roles = {role: name for role, name in filled.roles.items() if role not in own.roles}
         defined = self.with_lent(Definitions(filled, catalogue, roles=roles))
         check_components(defined.profile, catalogue)
         return replace(defined, images=images_for(filled, catalogue))
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Return the services as `define` read them last; as devenv ships them, if it has not."""
+        return self._catalogue or load_catalogue()
 
     def keep_roles(self, defined: Definitions) -> None:
         """Remember, before anything changes, which services fill roles: the next command finds them there."""

@@ -152,6 +152,18 @@ def test_a_second_up_has_nothing_to_do(environment: Callable[[], Environment]) -
     assert not environment().up().plan.changes
 
 
+# ---- files -------------------------------------------------------------------------------------------------------
+
+
+def test_what_variables_replace_is_known_without_another_look_at_the_files(
+    environment: Callable[[], Environment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = environment()
+    variables = one.env("nova")
+    monkeypatch.setattr("devenv.spec.catalogue._read", None)
+    assert "OS_CLOUD" in one.replaced(variables)
+
+
 # ---- libraries ---------------------------------------------------------------------------------------------------
 
 
