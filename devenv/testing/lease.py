@@ -6,11 +6,12 @@ started.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from devenv.images.golden import Golden
     from devenv.model import Report
 
+_log = logging.getLogger(__name__)
 # The environment of a run that begins with no data. It leaves the developer's own environment alone.
 FRESH = "pytest"
 # So many lines of each service are in the report of a test.
@@ -106,7 +108,9 @@ class LentComponent:
         """
         try:
             from devenv.testing import options
-        except ImportError:
+        except ModuleNotFoundError as error:
+            if error.name != "oslo_config":
+                raise
             hint = "run 'pip install oslo.config'"
             raise ConfigError("cannot load options: oslo.config is not installed", hint) from None
         return options.load(self.overlay)
@@ -141,17 +145,22 @@ class Lease:
         def bring_up() -> None:
             # Asking for a service raises its error again; an interrupted run asks for none. A test that runs meanwhile
             # may block sockets, which raises anything.
-            with suppress(Exception):
-                self._desired(names)
-                pools = [self._pool(services) for services in components]
-                for pool in pools:
-                    pool.fill()
-                # The first components of a process are slow: it imports clients, which connect.
-                for pool in pools:
-                    pool.wait()
+            try:
+                self._prepare(names, components)
+            except Exception:
+                _log.debug("this is where starting services in the background failed:", exc_info=True)
 
         self._background = threading.Thread(target=bring_up, name="devenv-up", daemon=True)
         self._background.start()
+
+    def _prepare(self, names: Sequence[str], components: Iterable[Sequence[str]]) -> None:
+        self._desired(names)
+        pools = [self._pool(services) for services in components]
+        for pool in pools:
+            pool.fill()
+        # The first components of a process are slow: it imports clients, which connect.
+        for pool in pools:
+            pool.wait()
 
     def service(self, name: str) -> Service:
         """Return a service that is ready, as the administrator sees it."""

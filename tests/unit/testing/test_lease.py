@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
+from types import ModuleType
 from typing import Any, cast
 
 import pytest
 from builders import operation
 
-from devenv.errors import DevenvError, NoEngine, ServiceFailed
+from devenv.errors import ConfigError, DevenvError, NoEngine, ServiceFailed
 from devenv.lifecycle.environment import Environment
 from devenv.lifecycle.loans import Borrowed
 from devenv.model import Desired
-from devenv.testing.lease import Lease, Leases
-from devenv.testing.pool import Pool
+from devenv.testing.lease import Lease, Leases, LentComponent
+from devenv.testing.pool import Made, Pool
 
 NEEDS = {"mysql": ["mysql"], "keystone": ["mysql", "keystone"], "etcd": ["etcd"]}
 
@@ -113,16 +115,39 @@ def test_a_marked_test_begins_when_the_first_components_are_there(
     assert made
 
 
-def test_whatever_fails_in_the_background_is_raised_for_the_test_that_asks(tmp_path: Path) -> None:
+def test_whatever_fails_in_the_background_is_logged_and_raised_for_the_test_that_asks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     class Blocked(Works):
         def borrow(self, names: Sequence[str]) -> Borrowed:
             raise RuntimeError("a test must not open sockets")
 
     lease = Lease(cast(Environment, Blocked(NoEngine("none", "start it"), tmp_path)))
     # pytest fails a test for an exception in a thread.
-    lease.begin(["etcd"])
-    with pytest.raises(RuntimeError, match="must not open sockets"):
-        lease.services(["etcd"])
+    with caplog.at_level("DEBUG", "devenv"):
+        lease.begin(["etcd"])
+        with pytest.raises(RuntimeError, match="must not open sockets"):
+            lease.services(["etcd"])
+    assert "in the background failed" in caplog.text and "must not open sockets" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("module", "raised", "words"),
+    [
+        (None, ConfigError, "cannot load options: oslo.config is not installed"),
+        (ModuleType("oslo_config"), ImportError, "cannot import name 'cfg'"),
+    ],
+    ids=["missing", "damaged"],
+)
+def test_only_an_oslo_config_that_is_missing_is_told_as_missing(
+    module: ModuleType | None, raised: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "devenv.testing.options", raising=False)
+    monkeypatch.delattr("devenv.testing.options", raising=False)
+    monkeypatch.setitem(sys.modules, "oslo_config", cast(ModuleType, module))
+    made = Made("x", Desired("x", "x", {}), Path(), {})
+    with pytest.raises(raised, match=words):
+        _ = LentComponent(cast(Lease, None), made, cast(Pool, None)).conf
 
 
 # ---- another owner -------------------------------------------------------------------------------------------------
