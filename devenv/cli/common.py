@@ -88,7 +88,8 @@ def _terminated(_number: int, _frame: FrameType | None) -> None:
     """End as Ctrl-C does: paused containers continue, and devenv removes what it started for a command.
 
     Do so once: timeout(1) sends SIGTERM twice, to the command and to its group, and a terminal that closes sends SIGHUP
-    from the kernel and from the shell. SIGKILL and SIGQUIT end devenv immediately.
+    from the kernel and from the shell. SIGKILL ends devenv immediately, and so does SIGQUIT unless
+    `run_program` runs a command.
     """
     _handle(_ENDING, _ignored)
     raise KeyboardInterrupt

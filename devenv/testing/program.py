@@ -162,8 +162,9 @@ class _Received:
 def _signals_held(in_foreground: bool) -> Iterator[_Received]:
     """Pass signals on, and let none end this process before it has cleaned up.
 
-    In the foreground the terminal sends what is typed to the program itself. Signals that are ignored (nohup, a
-    background job of a script) stay ignored, also for the program.
+    In the foreground the terminal sends what is typed to the program itself, and devenv drops these signals: it cannot
+    tell a key from kill(1). Signals that are ignored (nohup, a background job of a script) stay ignored, also for
+    the program.
     """
     received = _Received()
     handlers = dict.fromkeys(_PASSED_ON, received) | dict.fromkeys(_TYPED, _ignored if in_foreground else received)
