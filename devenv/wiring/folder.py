@@ -126,8 +126,9 @@ def _parts(folder: Path, top: Path) -> list[Path]:
 def _make(project: Path, folder: Path, top: Path) -> None:
     check(project, folder, top)
     created = not top.exists()
+    part = top.parent
     try:
-        make_folders(top.parent)
+        make_folders(part)
         for part in _parts(folder, top):
             create_folder(part)
     except OSError as error:

@@ -109,6 +109,12 @@ def test_a_folder_that_others_may_write_to_gets_no_passwords(project: Path, tmp_
     assert not content(out)
 
 
+def test_a_folder_that_the_system_does_not_create_is_a_clear_error(project: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^cannot create /proc/nowhere: ") as refusal:
+        Environment(output_dir="/proc/nowhere/out").up()
+    assert "allow writing there" in refusal.value.hint
+
+
 @pytest.fixture
 def read_only(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make the project one that devenv may not write to."""
