@@ -245,35 +245,77 @@ def make_folders(folder: Path) -> None:
 
 def create_folder(folder: Path) -> None:
     """Create a folder for its owner alone, unless it exists. Raise OSError."""
-    try:
-        folder.mkdir(mode=0o700)
-    except FileExistsError:
-        if not folder.is_dir():
-            raise
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        give_away(descriptor, folder)
-    finally:
-        os.close(descriptor)
+    name = folder.name or os.curdir
+    with _opened_folder(folder.parent) as parent:
+        try:
+            os.mkdir(name, 0o700, dir_fd=parent)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+            return
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        try:
+            _give_away(descriptor, parent)
+        finally:
+            os.close(descriptor)
 
 
 def create_empty(path: Path) -> None:
     """Create an empty file for its owner alone, unless it exists. Raise OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    with suppress(FileExistsError):
+        os.close(create(path, os.O_WRONLY))
+
+
+def create(path: Path, flags: int, mode: int = 0o600) -> int:
+    """Create a file where nothing is, and return its descriptor. Raise OSError."""
+    with _opened_folder(path.parent) as parent:
+        flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        descriptor = os.open(path.name, flags, mode, dir_fd=parent)
+        try:
+            _give_away(descriptor, parent)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+
+def create_or_open(path: Path, flags: int) -> int:
+    """Return the descriptor of a file, which devenv creates for its owner alone if it is missing. Follow no link.
+
+    Raise OSError, for root also if the file has a second name: it may be one that another user must not change.
+    """
+    while True:
+        with suppress(FileExistsError):
+            return create(path, flags)
+        # Somebody may remove it right now.
+        with suppress(FileNotFoundError):
+            descriptor = os.open(path, flags | os.O_NOFOLLOW)
+            break
+    # A lock's last holder may have removed it meanwhile: then it has no name.
+    if os.geteuid() == 0 and os.fstat(descriptor).st_nlink > 1:
+        os.close(descriptor)
+        raise OSError(errno.EMLINK, "it has a second name (a hard link)", str(path))
+    return descriptor
+
+
+@contextmanager
+def _opened_folder(folder: Path) -> Iterator[int]:
+    # Where the system has O_PATH, this needs no permission to list the folder.
+    descriptor = os.open(folder, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY)
     try:
-        give_away(descriptor, path)
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def give_away(descriptor: int, path: Path) -> None:
-    """Let what root has created belong to the owner of the folder that it is in.
+def _give_away(descriptor: int, folder: int) -> None:
+    """Let what root has just created belong to the owner of the folder in which it was created.
 
-    After `sudo devenv up`, a user can still change and remove what is in the project.
+    After `sudo devenv up`, a user can still change and remove what is in the project. Both are descriptors: nobody can
+    put another file or folder in the place of either.
     """
     if os.geteuid() == 0:
-        owner = path.parent.stat()
+        owner = os.fstat(folder)
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
@@ -361,9 +403,7 @@ class _Draft:
     def opened(self) -> Iterator[IO[bytes]]:
         # A killed devenv may have left one.
         self._fresh.unlink(missing_ok=True)
-        descriptor = os.open(self._fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            give_away(descriptor, self.path)
+        with os.fdopen(create(self._fresh, os.O_WRONLY), "wb") as stream:
             yield stream
 
     def write(self, content: bytes, dress: Callable[[int], None]) -> None:

@@ -15,7 +15,7 @@ from threading import Event
 from typing import IO
 
 from devenv.errors import Cancelled
-from devenv.store.files import give_away, make_folders, make_private, unwritable
+from devenv.store.files import create_or_open, make_folders, make_private, unwritable
 
 _POLL_SECONDS = 0.05
 # A program that only looks whether a lock is held holds it for a moment.
@@ -59,8 +59,7 @@ def held(path: Path, waiting: Callable[[str], None], over: Event | None = None) 
 @contextmanager
 def shared(path: Path) -> Iterator[None]:
     """Hold a lock together with others."""
-    make_private(path.parent)
-    with _open(path) as stream, _own(stream):
+    with _openable(path) as stream, _own(stream):
         fcntl.flock(stream, fcntl.LOCK_SH)
         yield
 
@@ -112,11 +111,9 @@ def _openable(path: Path) -> IO[str]:
 def _open(path: Path) -> IO[str]:
     """Open a file to lock. It is for its owner alone: every process that can open it can hold its lock.
 
-    A holder replaces its text, so this follows no link in its place.
+    A holder replaces its text, so this takes no link in its place.
     """
-    stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600), "a+")
-    give_away(stream.fileno(), path)
-    return stream
+    return os.fdopen(create_or_open(path, os.O_RDWR | os.O_APPEND), "a+")
 
 
 def _note_holder(stream: IO[str]) -> None:

@@ -37,7 +37,7 @@ from devenv.store.files import (
     write_files,
     written_whole,
 )
-from devenv.store.locks import held, held_if_free, is_held
+from devenv.store.locks import held, held_if_free, is_held, shared
 from devenv.store.places import cache_folder, environment_id, state_folder
 from devenv.store.record import FORMAT, Record
 from devenv.store.registry import all_records, ports_locked
@@ -194,6 +194,44 @@ def test_what_root_creates_belongs_to_the_owner_of_the_folder_it_is_in(tmp_path:
     assert {stat.S_IMODE(path.stat().st_mode) for path in found} == {0o600, 0o700}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_root_neither_gives_away_nor_changes_a_file_that_was_there(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("root's")
+    (theirs := tmp_path / "theirs").mkdir()
+    os.chown(theirs, 54321, 54322)
+    (theirs / "old").touch()
+    create_empty(theirs / "old")
+    with held(theirs / "old", pytest.fail):
+        assert (theirs / "old").stat().st_uid == 0
+    os.link(tmp_path / "secret", theirs / "lock")
+    create_empty(theirs / "lock")
+    for take in (held(theirs / "lock", pytest.fail), shared(theirs / "lock")):
+        with pytest.raises(ConfigError, match=r"cannot write .*/lock: it has a second name"), take:
+            pytest.fail("held")
+    assert (tmp_path / "secret").read_text() == "root's" and (tmp_path / "secret").stat().st_uid == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_creates_is_the_owners_of_the_folder_that_it_is_in_whatever_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (theirs := tmp_path / "theirs").mkdir()
+    os.chown(theirs, 54321, 54322)
+    (tmp_path / "roots").mkdir()
+    opened = os.open
+
+    def and_then_replaced(path: Any, flags: int, *more: int, **others: int) -> int:
+        descriptor = opened(path, flags, *more, **others)
+        if flags & os.O_CREAT:
+            (tmp_path / "roots").rename(tmp_path / "away")
+            (tmp_path / "roots").symlink_to(theirs)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", and_then_replaced)
+    create_empty(tmp_path / "roots" / "file")
+    assert (tmp_path / "away" / "file").stat().st_uid == 0 and not [*theirs.iterdir()]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user for a while")
 def test_the_home_of_another_user_is_refused_with_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DEVENV_STATE_DIR", "DEVENV_CACHE_DIR", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
@@ -252,8 +290,8 @@ def test_a_file_is_for_its_owner_alone_from_its_first_byte(
     made: list[tuple[int, int]] = []
     opened = os.open
 
-    def watched(path: str, flags: int, *more: int) -> int:
-        descriptor = opened(path, flags, *more)
+    def watched(path: str, flags: int, *more: int, **others: int) -> int:
+        descriptor = opened(path, flags, *more, **others)
         if flags & os.O_CREAT:
             # These flags refuse a link or another user's file in its place.
             assert flags & os.O_EXCL and flags & os.O_NOFOLLOW
