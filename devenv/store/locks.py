@@ -20,6 +20,7 @@ from devenv.store.files import create_or_open, make_folders, make_private, unwri
 _POLL_SECONDS = 0.05
 # A program that only looks whether a lock is held holds it for a moment.
 GLANCES = 10
+_GLANCE_SECONDS = 0.005
 _TRIES = 100
 # A forked child would go on holding a lock when its parent has ended.
 _LOCKS: set[IO[str]] = set()
@@ -81,8 +82,20 @@ def held_if_free(path: Path, attempts: int = 1) -> Iterator[bool]:
     yield False
 
 
-def is_held(path: Path) -> bool:
-    """Return whether any process holds a lock on the file."""
+def is_held(path: Path, attempts: int = 1) -> bool:
+    """Return whether any process holds a lock on the file.
+
+    GLANCES attempts tell a holder from others that only look, too.
+    """
+    for attempt in range(attempts):
+        if attempt:
+            time.sleep(_GLANCE_SECONDS)
+        if not _seems_held(path):
+            return False
+    return True
+
+
+def _seems_held(path: Path) -> bool:
     try:
         # For writing: on NFS, the kernel grants this lock only on a file that is open for writing.
         with path.open("r+") as stream:

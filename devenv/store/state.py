@@ -196,7 +196,7 @@ class State:
 
     def used(self) -> bool:
         """Return whether any process uses the services right now."""
-        return is_held(self.folder / "users")
+        return is_held(self.folder / "users", GLANCES)
 
     @contextmanager
     def lent(self, component: str, together: bool = False) -> Iterator[None]:

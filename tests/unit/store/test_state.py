@@ -643,6 +643,22 @@ def test_a_link_in_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "mine").read_text() == "mine"
 
 
+def test_one_that_only_looks_whether_services_are_used_does_not_use_them(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with state.using():
+        assert state.used()
+    glance, pauses = (state.folder / "users").open("r+"), []
+    fcntl.flock(glance, fcntl.LOCK_EX)
+
+    def paused(seconds: float) -> None:
+        pauses.append(seconds)
+        glance.close()  # It has looked.
+
+    monkeypatch.setattr("devenv.store.locks.time.sleep", paused)
+    assert not state.used() and len(pauses) == 1
+
+
 def test_a_forked_child_does_not_hold_the_lock_of_its_parent(state: State) -> None:
     code = (
         "import os, sys, pathlib; from devenv.store.locks import is_held; from devenv.store.state import State\n"
