@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-# Raise it when an older devenv would misread or lose what is in a record.
-FORMAT = 2
+# Raise it when an older devenv would misread or lose what is in a record, such as a field that it does not know.
+FORMAT = 3
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from devenv.lifecycle.environment import Environment
 from devenv.lifecycle.listing import Listed, list_environments
 from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER, Observed, Profile, Report
 from devenv.spec.catalogue import load_catalogue
+from devenv.store.record import FORMAT
 from devenv.store.state import State
 
 
@@ -218,7 +219,7 @@ def test_the_record_of_a_newer_devenv_is_listed_and_not_touched(
 ) -> None:
     environment = up("a")
     path = State(environment.project, "default").folder / "record.json"
-    path.write_text(path.read_text().replace('"format": 2', '"format": 99'))
+    path.write_text(path.read_text().replace(f'"format": {FORMAT}', '"format": 99'))
     (found,) = list_environments()
     assert found.id == environment.id
     with pytest.raises(ConfigError, match="a newer devenv wrote"):

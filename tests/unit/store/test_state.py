@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -89,6 +89,17 @@ def test_a_record_of_an_older_devenv_is_read_and_then_written_as_this_one_does(t
     assert state.load().ports == {"mysql/sql": 3306} and state.load().format == 1
     state.amend(profile="base")
     assert read_json(path)["format"] == FORMAT > 1
+
+
+# What a devenv that knows the format keeps. It drops other fields: raise the format for one that must not get lost.
+FIELDS = {
+    3: "id name project profile ports provisioned files folder unfinished renewing renewed borrowed roles citest owner "
+    "saving format",
+}
+
+
+def test_a_field_that_an_older_devenv_would_drop_raises_the_format() -> None:
+    assert [field.name for field in fields(Record)] == FIELDS[FORMAT].split()
 
 
 def test_a_token_says_whose_the_environment_is() -> None:
