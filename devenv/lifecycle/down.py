@@ -183,8 +183,7 @@ def _remove(world: World) -> Result:
         plan = plan_down(containers, needs(catalogue), observed.networks, volumes, gently=False)
         timings = carry_out(world, plan, picture)
         snapshot.remove_leftovers(world.state, world.engine, observed.images)
-        if picture.record.folder:
-            world.remove_files(catalogue)
+        world.remove_files(catalogue, but=world.usual_folder)
         # As in `_forget`: a project that comes back must not take over a stranger's token.
         world.state.forget(observed.owner if observed.strangers else "")
         world.files.restore_all(wired.path for wired in world.files.wired() if not wired.path.exists())

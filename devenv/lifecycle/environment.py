@@ -68,8 +68,8 @@ class Environment:
     `project` is any folder inside the project (the working directory, if not given). `profile` replaces the profile of
     devenv.yaml; `settings` override its settings of services. devenv does not run an image that devenv.yaml names and
     the user has not allowed, unless `ask` says yes. `file` is another file than devenv.yaml, from the project's folder
-    on, and `output_dir` another folder for written files than .devenv/. Creating an object touches nothing; methods
-    raise errors of devenv.errors.
+    on, and `output_dir` another folder than .devenv/ to which `up` writes files. Creating an object touches nothing;
+    methods raise errors of devenv.errors.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Environment:
         choice = Choice(profile, settings, ask, project_file(file), output)
         self._world = World(found, State(found, name), name, report, choice, wait_timeout)
         self.name, self.project, self.state = name, found, self._world.state
-        self.id, self.folder, self.file = self._world.id, self._world.folder, self._world.file
+        self.id, self.file = self._world.id, self._world.file
 
     def sibling(self, name: str, report: Report | None = None) -> Environment:
         """Return another environment of the project, which the same file describes."""
@@ -102,6 +102,11 @@ class Environment:
         return Environment(self.project, name, report=report, file=choice.file, output_dir=choice.output)
 
     # ---- what it works with ----------------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the files for programs: where they are, or where `up` will write them."""
+        return self._world.folder
 
     @property
     def engine(self) -> Engine:
@@ -146,12 +151,13 @@ class Environment:
 
         world = self._world
         watch = Watch(self.id, world.report, began)
-        defined = world.prepared(names, join=False)
-        watch.phase("wait for another devenv")
-        with world.changing(), world.timed(watch):
-            loans.clear_accounts(world)
-            loans.keep(world, defined.select(names))
-            return bring_up(world, defined, Wish(names, drop, use_golden), watch)
+        with world.moving():
+            defined = world.prepared(names, join=False)
+            watch.phase("wait for another devenv")
+            with world.changing(), world.timed(watch):
+                loans.clear_accounts(world)
+                loans.keep(world, defined.select(names))
+                return bring_up(world, defined, Wish(names, drop, use_golden), watch)
 
     def plan(self, names: Sequence[str] = (), drop: bool = False) -> Plan:
         """Return what `up` would do now. Change nothing."""
@@ -159,7 +165,8 @@ class Environment:
 
         world = self._world
         picture = world.look(world.define(names, join=False), names, check_ports=True)
-        files = preflight(world, picture)
+        with world.moving():
+            files = preflight(world, picture)
         return replace(plan_up(world, picture, Wish(names, drop), Allowance()), files=tuple(files.changing))
 
     def build_images(self, names: Sequence[str] = ()) -> Result:

@@ -128,10 +128,8 @@ class World:
         self.name = check_name(name, "an environment")
         self.project, self.state, self.timeout = project, state, timeout
         self.report = report or Report()
-        self.folder = folder.folder_of(project, name, choice.output)
-        place = Place(project, self.folder, read_only=bool(choice.output))
-        self.files = ProjectFiles(place, state.id, name == "default", self.report.note)
         self.choice = choice
+        self._moves = False
         # The objects that carried the environment's label and were not its own, at the last look.
         self.strangers: tuple[str, ...] = ()
         # The last `up` and its times, once its plan has begun.
@@ -147,6 +145,43 @@ class World:
     def engine(self) -> Engine:
         """Connect to the engine at first use, and return it. Raise NoEngine."""
         return connect()
+
+    # ---- where its files are ---------------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the files for programs: where they are, or where `up` will write them."""
+        return self._chosen_folder if self._moves else self._recorded_folder()
+
+    @property
+    def files(self) -> ProjectFiles:
+        """Return the project's own files that devenv merges into."""
+        place = Place(self.project, self.folder, read_only=self.folder != self.usual_folder)
+        return ProjectFiles(place, self.id, self.name == "default", self.report.note)
+
+    @contextmanager
+    def moving(self) -> Iterator[None]:
+        """Let the files go to the folder that the caller chose. Only `up` does; others leave them where they are."""
+        self._moves = True
+        try:
+            yield
+        finally:
+            self._moves = False
+
+    @property
+    def usual_folder(self) -> Path:
+        return folder.folder_of(self.project, self.name)
+
+    @property
+    def _chosen_folder(self) -> Path:
+        return folder.folder_of(self.project, self.name, self.choice.output)
+
+    def _recorded_folder(self) -> Path:
+        """Return where the environment's files are, or would be."""
+        record = self.state.load()
+        if not record.files:
+            return self._chosen_folder
+        return Path(record.folder) if record.folder else self.usual_folder
 
     # ---- the lock, and the end -------------------------------------------------------------------------------
 
@@ -248,7 +283,7 @@ class World:
     def _check_alone(self) -> None:
         """Raise ConfigError if another environment has its files in the folder that the caller chose."""
         for other in all_records() if self.choice.output else ():
-            if other.folder == str(self.folder) and other.id != self.id:
+            if str(self.folder) in (other.folder, other.left_folder) and other.id != self.id:
                 raise ConfigError(
                     f"cannot write to {self.folder}: environment {other.id} of {other.project} has its files there",
                     hint="name another folder",
@@ -500,43 +535,71 @@ class World:
     # ---- what programs read ----------------------------------------------------------------------------------
 
     def write(self, files: Mapping[str, str], catalogue: Catalogue) -> list[Path]:
-        """Write these files to the folder and remove devenv's other files; return those that changed."""
-        if self._recorded_folder() != self.folder:
-            self.remove_files(catalogue)
+        """Write these files to the folder and remove devenv's other files; return those that changed.
+
+        If the folder changes, the old files stay until the new ones are on disk.
+        """
+        self._remove_left()
         self.check_files(files)
+        if self.folder != self._recorded_folder():
+            return self._move(files, catalogue)
         before = self._own_files(catalogue)
         # On record before devenv writes them: it can then remove what a killed devenv leaves.
-        place = str(self.folder) if self.choice.output else ""
-        self.state.amend(files=sorted({*self.state.load().files, *files}), folder=place)
+        self.state.amend(files=sorted({*self.state.load().files, *files}), folder=self._place)
         written = folder.write(self.project, self.folder, files, before, self._top)
         self.state.amend(files=sorted(files))
         return written
 
+    def _move(self, files: Mapping[str, str], catalogue: Catalogue) -> list[Path]:
+        """Write these files to another folder, and remove those in the old one, or the new ones if that fails."""
+        old = {"left_folder": str(self._recorded_folder()), "left_files": sorted(self._own_files(catalogue))}
+        # As in `write`: at any moment, the record has every file that devenv may have written.
+        self.state.amend(left_folder=str(self.folder), left_files=sorted(files))
+        try:
+            written = folder.write(self.project, self.folder, files, _known_files(self._top, catalogue), self._top)
+            self.state.amend(files=sorted(files), folder=self._place, **old)
+        finally:
+            self._remove_left()
+        return written
+
+    @property
+    def _place(self) -> str:
+        """Return the folder as the record has it."""
+        return "" if self.folder == self.usual_folder else str(self.folder)
+
     def check_files(self, names: Collection[str]) -> None:
         """Raise ConfigError if a file of another program has a name that devenv is going to write."""
-        ours = self.state.load().files if self._recorded_folder() == self.folder else ()
-        folder.check_files(self.folder, self._top, names, ours)
+        record = self.state.load()
+        ours = record.files if self._recorded_folder() == self.folder else ()
+        left = record.left_files if record.left_folder == str(self.folder) else ()
+        folder.check_files(self.folder, self._top, names, {*ours, *left})
 
-    def remove_files(self, catalogue: Catalogue) -> None:
-        """Remove the files that devenv has written for the environment."""
-        place = self._recorded_folder()
-        folder.remove(self.project, place, self._own_files(catalogue), folder.top_of(place, self.name))
+    def remove_files(self, catalogue: Catalogue, but: Path | None = None) -> None:
+        """Remove the files that devenv has written for the environment, except those in the folder `but`."""
+        self._remove_left(but)
+        if (place := self._recorded_folder()) != but:
+            folder.remove(self.project, place, self._own_files(catalogue), folder.top_of(place, self.name))
         self.state.amend(files=[], folder="")
 
-    def _recorded_folder(self) -> Path:
-        """Return where the environment's files are."""
+    def _remove_left(self, but: Path | None = None) -> None:
+        """Remove what a move of the files, perhaps a killed one, left in the other folder."""
         record = self.state.load()
-        if record.files:
-            return Path(record.folder) if record.folder else folder.folder_of(self.project, self.name)
-        return self.folder
+        if record.left_folder and (place := Path(record.left_folder)) != but:
+            folder.remove(self.project, place, record.left_files, folder.top_of(place, self.name))
+        self.state.amend(left_folder="", left_files=[])
 
     def _own_files(self, catalogue: Catalogue) -> set[str]:
         """Return the names of the files that are devenv's: those on record, and all that it knows where it left a mark.
 
         The record may have been lost.
         """
-        marked = folder.is_marked(folder.top_of(self._recorded_folder(), self.name))
-        return {*self.state.load().files, *(contents.known_files(catalogue) if marked else ())}
+        top = folder.top_of(self._recorded_folder(), self.name)
+        return {*self.state.load().files, *_known_files(top, catalogue)}
+
+
+def _known_files(top: Path, catalogue: Catalogue) -> Collection[str]:
+    """Return the names of all files that devenv knows, if it left a mark in the folder."""
+    return contents.known_files(catalogue) if folder.is_marked(top) else ()
 
 
 def _pictured(

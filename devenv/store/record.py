@@ -18,6 +18,7 @@ class Record:
     - `provisioned`: digests of what components have, by pair ("mysql/nova"), and of prepared services ("mysql")
     - `files`: the names of the wired files
     - `folder`: where these are, if not in .devenv/
+    - `left_folder`, `left_files`: where else files of devenv's may be, while `up` moves them, and their names
     - `unfinished`: services whose first start began, but devenv has not seen it end
     - `renewing`: services that lose their data, each with the snapshot that it gets instead, or an empty string
     - `renewed`: services in `renewing` that already have other data; devenv does not know yet that they work with it
@@ -37,6 +38,8 @@ class Record:
     provisioned: Mapping[str, str] = field(default_factory=dict)
     files: Sequence[str] = field(default_factory=list)
     folder: str = ""
+    left_folder: str = ""
+    left_files: Sequence[str] = field(default_factory=list)
     unfinished: Sequence[str] = field(default_factory=list)
     renewing: Mapping[str, str] = field(default_factory=dict)
     renewed: Sequence[str] = field(default_factory=list)
@@ -50,7 +53,7 @@ class Record:
 
 
 _VALUES = {"ports": int, "provisioned": str, "renewing": str, "borrowed": str, "roles": str}
-_LISTS = ("files", "unfinished", "renewed", "citest", "saving")
+_LISTS = ("files", "left_files", "unfinished", "renewed", "citest", "saving")
 
 
 def record_of(data: Mapping[str, Any], empty: Record) -> Record:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ from fake_engine import FakeEngine, Recorder
 
 from devenv.errors import ConfigError
 from devenv.lifecycle.environment import Environment
+from devenv.lifecycle.world import World
+from devenv.model import Observed, ObservedContainer
+from devenv.store.files import create_empty, make_private, write_files
 from devenv.testing.lease import collect
+from devenv.wiring import folder as folder_of_files
 
 PROFILE = "profile: coordination\ncomponents: {nova: {wire: [nova.conf]}}\n"
 
@@ -73,6 +78,106 @@ def test_an_up_that_names_another_folder_moves_the_files(project: Path, tmp_path
         environment.up()
         assert (environment.folder / "env").exists()
         assert not (first or project / ".devenv").exists()
+
+
+def test_only_up_moves_the_files_and_all_others_use_them_where_they_are(project: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    Environment(output_dir=out).up()
+    for environment in (Environment(), Environment(output_dir=tmp_path / "third")):
+        assert environment.folder == out
+        assert environment.plan() and environment.folder == out
+        world = environment._world
+        world.write({"env": environment.name, "nova.conf": ""}, world.define().catalogue)
+        assert {path.name for path in out.iterdir()} == {".gitignore", "env", "nova.conf"}
+    assert not (tmp_path / "third").exists() and not (project / ".devenv").exists()
+
+
+def test_a_killed_run_is_cleared_where_the_files_are(
+    read_only: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, told = tmp_path / "out", Recorder()
+    Environment(output_dir=out).up()
+    before = content(out)
+    environment = Environment(report=told)
+    make_private(environment.state.folder / "lent")
+    create_empty(environment.state.folder / "lent" / "run-1")
+    environment.state.amend(provisioned={"etcd/run-1": ""})
+    world = environment._world
+    desired = world.look(world.define()).everything
+    there = Observed(containers={"etcd": ObservedContainer("1", "etcd", "etcd", "running")})
+    picture = replace(world.look(world.define()), observed=there, wanted=desired)
+    monkeypatch.setattr("devenv.lifecycle.world.World.look", lambda *_, **__: picture)
+    monkeypatch.setattr("devenv.lifecycle.loans.carry_out", lambda *_: [])
+    environment.clear()
+    assert content(out) == before and not (read_only / ".devenv").exists()
+    assert not [note for note in told.told if "not all of" in note]
+
+
+class Killed(BaseException):
+    """Ends devenv, for a test, where it is."""
+
+
+@pytest.mark.parametrize("out", [True, False])
+def test_files_that_cannot_move_stay_where_they_are(
+    out: bool, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, then = (None, tmp_path / "out") if out else (tmp_path / "out", None)
+    (environment := Environment(output_dir=first)).up()
+    old, new = environment.folder, then or project / ".devenv"
+    before = content(old)
+
+    def full(files: Any) -> None:
+        if any(path.name == "env" for path in files):
+            raise ConfigError(f"cannot write {new}/env: No space left on device")
+        write_files(files)
+
+    with monkeypatch.context() as disk:
+        disk.setattr("devenv.wiring.folder.write_files", full)
+        with pytest.raises(ConfigError, match="No space left"):
+            Environment(output_dir=then).up()
+    assert content(old) == before and not new.exists() and Environment().folder == old
+    Environment(output_dir=then).up()
+    assert not old.exists() and {*content(new)} >= {*before} - {".gitignore"}
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("after", ["up", "down"])
+def test_a_move_that_was_killed_leaves_a_whole_set_where_the_record_says(
+    early: bool, after: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, then = tmp_path / "first", tmp_path / "then"
+    for folder in (first, then):
+        folder.mkdir()
+        (folder / "mine").write_text("kept")
+    Environment(output_dir=first).up()
+    before = content(first)
+    moving = Environment(output_dir=then)
+    removed, wrote = World._remove_left, folder_of_files.write
+
+    def killed(*arguments: Any) -> None:
+        wrote(*arguments)
+        raise Killed
+
+    def killed_if_moving(world: World, *but: Path) -> None:
+        if moving.state.load().left_folder:
+            raise Killed
+        removed(world, *but)
+
+    with monkeypatch.context() as kill:
+        kill.setattr(World, "_remove_left", killed_if_moving)
+        if early:
+            kill.setattr(folder_of_files, "write", killed)
+        with pytest.raises(Killed):
+            moving.up()
+    assert content(first) == before and content(then).keys() == before.keys()
+    environment = Environment()
+    assert environment.folder == (first if early else then)
+    if after == "down":
+        environment.down(volumes=True)
+        assert content(first) == content(then) == {"mine": "kept"}
+    else:
+        Environment(output_dir=then).up()
+        assert content(first) == {"mine": "kept"} and content(then).keys() == before.keys()
 
 
 def test_a_folder_of_the_users_keeps_its_files_and_stays(project: Path, tmp_path: Path) -> None:
