@@ -29,12 +29,12 @@ _PATH = click.Path(path_type=Path)
 def init(context: click.Context) -> None:
     """Write a commented devenv.yaml for this project."""
     from devenv.spec.profile import existing_folder, project_file, project_file_text
-    from devenv.store.files import create
+    from devenv.store.files import create_file
 
     options = context.find_root().params
     path = existing_folder(options["project"] or Path()) / project_file(options["file"])
     try:
-        with os.fdopen(create(path, os.O_WRONLY, 0o666), "w", encoding="utf-8") as stream:
+        with os.fdopen(create_file(path, os.O_WRONLY, 0o666), "w", encoding="utf-8") as stream:
             stream.write(project_file_text())
     except FileExistsError:
         raise ConfigError(f"cannot write {path}: it exists", hint="edit it, or remove it first") from None

@@ -248,7 +248,7 @@ def create_folder(folder: Path) -> None:
     name = folder.name or os.curdir
     with _opened_folder(folder.parent) as parent:
         try:
-            os.mkdir(name, 0o700, dir_fd=parent)
+            os.mkdir(name, mode=0o700, dir_fd=parent)
         except FileExistsError:
             if not folder.is_dir():
                 raise
@@ -263,14 +263,13 @@ def create_folder(folder: Path) -> None:
 def create_empty(path: Path) -> None:
     """Create an empty file for its owner alone, unless it exists. Raise OSError."""
     with suppress(FileExistsError):
-        os.close(create(path, os.O_WRONLY))
+        os.close(create_file(path, os.O_WRONLY))
 
 
-def create(path: Path, flags: int, mode: int = 0o600) -> int:
+def create_file(path: Path, flags: int, mode: int = 0o600) -> int:
     """Create a file where nothing is, and return its descriptor. Raise OSError."""
     with _opened_folder(path.parent) as parent:
-        flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        descriptor = os.open(path.name, flags, mode, dir_fd=parent)
+        descriptor = os.open(path.name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=parent)
         try:
             _give_away(descriptor, parent)
         except OSError:
@@ -286,7 +285,7 @@ def create_or_open(path: Path, flags: int) -> int:
     """
     while True:
         with suppress(FileExistsError):
-            return create(path, flags)
+            return create_file(path, flags)
         # Somebody may remove it right now.
         with suppress(FileNotFoundError):
             descriptor = os.open(path, flags | os.O_NOFOLLOW)
@@ -403,7 +402,7 @@ class _Draft:
     def opened(self) -> Iterator[IO[bytes]]:
         # A killed devenv may have left one.
         self._fresh.unlink(missing_ok=True)
-        with os.fdopen(create(self._fresh, os.O_WRONLY), "wb") as stream:
+        with os.fdopen(create_file(self._fresh, os.O_WRONLY), "wb") as stream:
             yield stream
 
     def write(self, content: bytes, dress: Callable[[int], None]) -> None:

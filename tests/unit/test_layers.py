@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+from devenv.store.files import create_file
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "devenv"
@@ -89,13 +92,16 @@ def test_no_service_is_known_by_name(module: str) -> None:
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - FOR_OTHERS))
 def test_whatever_makes_a_file_or_a_folder_says_that_it_is_for_its_owner_alone(module: str) -> None:
+    assert inspect.signature(create_file).parameters["mode"].default == 0o600
     for node in nodes(MODULES[module]):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "create_file":
+            assert len(node.args) == 2 and not node.keywords, ast.unparse(node)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             call, name = ast.unparse(node), node.func.attr
             assert name not in ("write_text", "write_bytes", "makedirs"), call
             assert not re.search(r"\.open\('[wax]", call), call
             if "O_CREAT" in call and name == "open":
-                assert call.endswith(f", {0o600})"), call
+                assert call.endswith((f", {0o600})", ", mode, dir_fd=parent)")), call
             if name in ("mkdir", "touch") and not call.startswith("golden."):
                 assert f"mode={0o700 if name == 'mkdir' else 0o600}" in call and "parents=" not in call, call
 
