@@ -69,7 +69,9 @@ def code_words(path: Path) -> Iterator[tuple[str, int]]:
                 yield getattr(node, word), getattr(node, "lineno", 0)
 
 
-def test_imports_run_one_way(capsys: pytest.CaptureFixture[str]) -> None:
+def test_imports_run_one_way(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # It would turn off the loggers of devenv for all tests that follow.
+    monkeypatch.setattr("importlinter.cli._configure_logging", lambda _verbose: None)
     # lint_imports prints the chain of imports that breaks the rule.
     assert lint_imports(str(ROOT / "pyproject.toml"), no_cache=True) == EXIT_STATUS_SUCCESS, capsys.readouterr().out
 

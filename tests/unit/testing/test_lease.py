@@ -144,6 +144,7 @@ def test_only_an_oslo_config_that_is_missing_is_told_as_missing(
 ) -> None:
     monkeypatch.delitem(sys.modules, "devenv.testing.options", raising=False)
     monkeypatch.delattr("devenv.testing.options", raising=False)
+    monkeypatch.delitem(sys.modules, "oslo_config.cfg", raising=False)
     monkeypatch.setitem(sys.modules, "oslo_config", cast(ModuleType, module))
     made = Made("x", Desired("x", "x", {}), Path(), {})
     with pytest.raises(raised, match=words):
