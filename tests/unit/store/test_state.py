@@ -94,7 +94,7 @@ def test_a_record_of_an_older_devenv_is_read_and_then_written_as_this_one_does(t
 # What a devenv that knows the format keeps. It drops other fields: raise the format for one that must not get lost.
 FIELDS = {
     3: "id name project profile ports provisioned files folder left_folder left_files unfinished renewing renewed "
-    "borrowed roles citest owner saving format",
+    "borrowed roles citest engine owner saving format",
 }
 
 
