@@ -39,6 +39,7 @@ from devenv.spec.components import CITEST, check_components, former_components, 
 from devenv.spec.desired import Inputs, resolve, secret_names, select, with_roles
 from devenv.spec.ports import Taken, choose_ports
 from devenv.spec.profile import load_profile, project_file
+from devenv.store.files import real_path
 from devenv.store.record import Record
 from devenv.store.registry import all_records, ports_locked
 from devenv.store.state import Notes, State, new_token, user_of
@@ -182,6 +183,13 @@ class World:
         if not record.files:
             return self._chosen_folder
         return Path(record.folder) if record.folder else self.usual_folder
+
+    def _stays(self) -> bool:
+        """Return whether the files are in the folder where they should be, whatever it is called."""
+        recorded = self._recorded_folder()
+        with suppress(OSError):
+            return recorded.samefile(self.folder)
+        return real_path(recorded) == real_path(self.folder)
 
     # ---- the lock, and the end -------------------------------------------------------------------------------
 
@@ -541,7 +549,7 @@ class World:
         """
         self._remove_left()
         self.check_files(files)
-        if self.folder != self._recorded_folder():
+        if not self._stays():
             return self._move(files, catalogue)
         before = self._own_files(catalogue)
         # On record before devenv writes them: it can then remove what a killed devenv leaves.
@@ -570,7 +578,7 @@ class World:
     def check_files(self, names: Collection[str]) -> None:
         """Raise ConfigError if a file of another program has a name that devenv is going to write."""
         record = self.state.load()
-        ours = record.files if self._recorded_folder() == self.folder else ()
+        ours = record.files if self._stays() else ()
         left = record.left_files if record.left_folder == str(self.folder) else ()
         folder.check_files(self.folder, self._top, names, {*ours, *left})
 

@@ -80,6 +80,16 @@ def test_an_up_that_names_another_folder_moves_the_files(project: Path, tmp_path
         assert not (first or project / ".devenv").exists()
 
 
+def test_another_name_of_the_folder_is_no_other_folder(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    (environment := Environment(output_dir=tmp_path / "a" / "out")).up()
+    before = content(environment.folder)
+    environment.state.amend(folder=str(tmp_path / "b" / "out"))
+    environment.up()
+    assert content(environment.folder) == before
+
+
 def test_only_up_moves_the_files_and_all_others_use_them_where_they_are(project: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     Environment(output_dir=out).up()
