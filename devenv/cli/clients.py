@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import click
-from click.shell_completion import CompletionItem
 
 from devenv.cli.common import Group, environment_of
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from devenv.lifecycle.environment import Environment
     from devenv.model import Client
 
@@ -53,6 +54,8 @@ class GroupWithClients(Group):
             formatter.write_dl([_SECTION])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
         more = [CompletionItem(name) for name in clients() if name.startswith(incomplete)]
         return [*super().shell_complete(ctx, incomplete), *more]
 
