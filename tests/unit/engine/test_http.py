@@ -178,6 +178,8 @@ def test_lines_of_an_answer_of_known_length_are_whole(
         answer.length = before
         return data
 
+    # Without the count, devenv would wait for more on the connection that the engine keeps open.
+    monkeypatch.setattr("devenv.engine.http.WORK_TIMEOUT", 5)
     read1 = HTTPResponse.read1
     monkeypatch.setattr(HTTPResponse, "read1", uncounted)
     engine.answers["POST /build"] = lambda _: (200, b"{}\r\n")
