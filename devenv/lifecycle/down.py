@@ -33,8 +33,8 @@ def take_down(world: World, names: Sequence[str], volumes: bool) -> Result:
     Without `names`, also remove the network, and with `volumes` all else that the environment has. Root may do so for
     any user. The caller holds the lock.
     """
-    world.check_engine()
     picture = world.bare(removing=True)
+    world.check_engine(picture.observed)
     observed, catalogue = picture.observed, picture.defined.catalogue
     plan = plan_down(
         present(observed, names, catalogue),
@@ -174,8 +174,8 @@ def _left_of(world: World) -> Gone:
 def _remove(world: World) -> Result:
     """Remove all of it. Touch no file where the project folder was: that may be a link to its new place."""
     with world.changing():
-        world.check_engine()
         picture = world.bare()
+        world.check_engine(picture.observed)
         observed, catalogue = picture.observed, picture.defined.catalogue
         for saved in snapshot.load_all(world.state):
             snapshot.remove(world.state, world.engine, saved)

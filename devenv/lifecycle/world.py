@@ -277,7 +277,6 @@ class World:
         folder.check(self.project, self.folder, self._top)
         self._check_alone()
         self.check_trust(defined.own)
-        self.check_engine()
         return defined
 
     def check_trust(self, profile: Profile) -> None:
@@ -326,16 +325,16 @@ class World:
             "'devenv help troubleshooting' says how to remove one whose user is gone",
         )
 
-    def check_engine(self) -> None:
+    def check_engine(self, observed: Observed) -> None:
         """Raise ConfigError if another engine has this environment, and nobody chose the one in use.
 
         devenv may find another engine while the first one is stopped. There, `up` would begin with new data, and
-        `down --volumes` would forget the passwords of data that stays.
+        `down --volumes` would forget the passwords of data that stays. An engine that has a part of it is the same one
+        by another name: behind a proxy, for one.
         """
-        if not (there := self.state.load().engine):
-            return
-        here = self.engine.url
-        if not self.engine.named and _real(there) != _real(here):
+        there, here = self.state.load().engine, self.engine.url
+        has = observed.containers or observed.volumes or observed.networks
+        if there and not has and not self.engine.named and _real(there) != _real(here):
             raise ConfigError(
                 f"cannot use environment {self.id} here: the engine at {there} has it, and devenv found that at {here}",
                 f"start that engine; or choose this one: 'DOCKER_HOST={here} devenv …'",

@@ -182,6 +182,8 @@ def places(folder: Path, jobs: int) -> Iterator[SimpleQueue[Place]]:
     free: SimpleQueue[Place] = SimpleQueue()
     with ExitStack() as stack:
         stack.enter_context(_variable("DEVENV_STATE_DIR", str(folder / "state")))
+        # Named: devenv knows the engine by the proxy's URL as well.
+        stack.enter_context(_variable("DOCKER_HOST", url))
         ports = stack.enter_context(closing(Ports()))
         client = stack.enter_context(closing(docker.DockerClient(base_url=url)))
         for number in range(jobs):

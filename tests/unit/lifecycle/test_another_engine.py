@@ -52,13 +52,12 @@ def test_an_engine_that_devenv_found_instead_is_refused_before_anything_changes(
     change: Callable[[Environment], object], use: Callable[[FakeEngine], None]
 ) -> None:
     use(engine := engine_at(PODMAN))
-    before = Environment().state.load()
     with pytest.raises(
         ConfigError, match=f"the engine at {DOCKER} has it, and devenv found that at {PODMAN}"
     ) as caught:
         change(Environment())
     assert f"DOCKER_HOST={PODMAN}" in caught.value.hint
-    assert engine.calls == [] and Environment().state.load() == before
+    assert {*engine.calls} == {"observe"} and Environment().state.load().engine == DOCKER
 
 
 def test_an_engine_that_the_user_names_gets_the_environment(use: Callable[[FakeEngine], None]) -> None:
@@ -69,6 +68,14 @@ def test_an_engine_that_the_user_names_gets_the_environment(use: Callable[[FakeE
     use(engine_at(DOCKER))
     with pytest.raises(ConfigError, match=f"the engine at {PODMAN} has it"):
         Environment().up(use_golden=False)
+
+
+def test_an_engine_that_has_the_environment_is_the_same_by_another_name(
+    use: Callable[[FakeEngine], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Environment().engine
+    monkeypatch.setattr(engine, "url", "tcp://127.0.0.1:2375", raising=False)
+    assert Environment().up(use_golden=False).services
 
 
 def test_a_socket_is_the_same_by_each_of_its_paths(use: Callable[[FakeEngine], None], tmp_path: Path) -> None:
