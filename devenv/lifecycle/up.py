@@ -122,8 +122,8 @@ def read(world: World, defined: Definitions, wish: Wish, may: Allowance) -> Pict
 def preflight(world: World, picture: Picture) -> Files:
     """Render what devenv will write and merge.
 
-    Raise ConfigError, before anything is done, if devenv cannot use a file or a template, lacks a package for a service,
-    or another engine has the environment; NotOurs if a stranger has a name that devenv needs.
+    Raise ConfigError, before anything is done, if another engine has the environment, or devenv cannot use a file or a
+    template, or lacks a package for a service; NotOurs if a stranger has a name that devenv needs.
     """
     for service in picture.wanted.services.values():
         check_packages(service.probe["kind"], service.provisioner.get("kind", ""))
