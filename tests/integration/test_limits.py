@@ -1,4 +1,4 @@
-"""RabbitMQ and etcd keep what their configuration promises, within the limits of their containers.
+"""RabbitMQ, etcd and Keystone keep what their configuration promises, within the limits of their containers.
 
 The databases do in test_like_mysql.py and test_postgresql.py: all connections, at the same time.
 """
@@ -6,9 +6,12 @@ The databases do in test_like_mysql.py and test_postgresql.py: all connections, 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from contextlib import ExitStack
+from http.client import HTTPConnection
 from typing import Any
+from urllib.parse import urlsplit
 
 import amqp
 import docker
@@ -20,6 +23,10 @@ pytestmark = pytest.mark.long
 
 # rabbitmq.conf
 MOST_CONNECTIONS, MOST_CHANNELS = 4096, 8192
+# serve.py of Keystone, less the probe's own and some that the server has not closed yet.
+MOST_CLIENTS = 990
+# Each watcher is a connection, of 16384 files that etcd may open.
+WATCHERS = 2000
 # etcd.yaml, in bytes, and etcd's own limit of one request.
 QUOTA, LARGEST_REQUEST = 512 * 1024**2, 1_500_000
 
@@ -109,3 +116,38 @@ def test_a_full_etcd_says_so_and_works_again_once_its_data_is_less(project: Proj
     project.devenv("exec", "etcd", "etcdctl", "alarm", "disarm")
     assert project.reason("etcd") == ""
     assert etcd.put({"a": b"b"}) == 200
+
+
+def test_each_of_many_watchers_of_etcd_is_told(project: Project, etcd: Keys) -> None:
+    url = urlsplit(project.env()["DEVENV_ETCD_URL"])
+    wanted = json.dumps({"create_request": {"key": _coded(b"a")}})
+    with file_limit(WATCHERS + 512), ExitStack() as stack:
+        answers = []
+        for _ in range(WATCHERS):
+            connection = HTTPConnection(url.hostname or "", url.port, timeout=60)
+            stack.callback(connection.close)
+            connection.request("POST", "/v3/watch", wanted)
+            answers.append(connection.getresponse())
+        assert all("created" in json.loads(answer.readline())["result"] for answer in answers)
+        assert etcd.put({"a": b"b"}) == 200
+        events = [json.loads(answer.readline())["result"]["events"] for answer in answers]
+        assert {event["kv"]["value"] for (event,) in events} == {_coded(b"b")}
+        assert project.reason("etcd") == ""
+
+
+def test_keystone_serves_every_client_that_keeps_its_connection(project: Project) -> None:
+    project.configure("profile: identity\n")
+    project.devenv("up")
+    url = urlsplit(project.env()["OS_AUTH_URL"])
+    with file_limit(MOST_CLIENTS + 512), ExitStack() as stack:
+        held = []
+        for _ in range(MOST_CLIENTS):
+            held.append(HTTPConnection(url.hostname or "", url.port, timeout=60))
+            stack.callback(held[-1].close)
+            held[-1].connect()
+        # Each asks while all others are open, and twice, on the same connection.
+        for connection in [*held, *held]:
+            connection.request("GET", url.path)
+            answer = connection.getresponse()
+            assert (answer.status, answer.headers["Connection"]) == (200, None) and answer.read()
+        assert project.reason("keystone") == ""
