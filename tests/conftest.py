@@ -72,9 +72,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _group(item: pytest.Item) -> str:
-    """Return the shared fixture that the test asks for; a scenario of the chaos has a place of its own."""
-    fixture = next((name for name in SHARED if name in getattr(item, "fixturenames", ())), "")
-    call = getattr(item, "callspec", None)
+    """Return the shared fixture that the test asks for; a scenario of the chaos has a place of its own.
+
+    One Podman runs at a time: root's all have their name server's files in one folder of /run, and only the first
+    one's serves them.
+    """
+    fixtures, call = getattr(item, "fixturenames", ()), getattr(item, "callspec", None)
+    if "podman" in (*fixtures, *(call.params.values() if call else ())):
+        return "podman"
+    fixture = next((name for name in SHARED if name in fixtures), "")
     return f"{fixture} {call.params[fixture]}" if call and fixture in call.params else fixture
 
 

@@ -143,6 +143,7 @@ def test_a_queue_keeps_its_message_if_rabbitmq_ends_once_it_has_settled(
     env = project.env()
     settings = {key.lower(): env[f"DEVENV_RABBITMQ_{key}"] for key in ("USER", "PASSWORD", "VHOST")}
     url = env["DEVENV_RABBITMQ_MANAGEMENT_URL"]
+    port = int(env["DEVENV_RABBITMQ_MANAGEMENT_PORT"])
     container = client.containers.get(f"devenv-{project.id}-rabbitmq")
 
     def connection() -> amqp.Connection:
@@ -154,7 +155,7 @@ def test_a_queue_keeps_its_message_if_rabbitmq_ends_once_it_has_settled(
         with connection() as opened, opened.channel() as channel:
             channel.queue_declare(name, durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
             channel.basic_publish(amqp.Message("hello"), routing_key=name)
-        with closing(RabbitMQ(Target("127.0.0.1", 0, url, settings, "rabbitmq"))) as rabbitmq:
+        with closing(RabbitMQ(Target("127.0.0.1", port, url, settings, "rabbitmq"))) as rabbitmq:
             rabbitmq.settle()
         container.kill()
         project.devenv("up")
