@@ -8,7 +8,7 @@ import sys
 import pytest
 from project import Project
 
-# Prints the memory of its process (RSS, in kB) after 200, 400 and 600 components.
+# Prints the memory of its process (RSS, in kB) after 200, 400, … and 1200 components.
 CODE = """
 import os, sys, time
 from pathlib import Path
@@ -20,7 +20,7 @@ def memory():
 
 lease, pools = Lease(Environment(Path.cwd())), Path(sys.argv[1])
 try:
-    for _ in range(3):
+    for _ in range(6):
         for _ in range(200):
             component = lease.component()
             component.env
@@ -43,5 +43,5 @@ def test_components_that_come_and_go_leave_no_memory_taken(project: Project) -> 
     command = [sys.executable, "-c", CODE, str(pools)]
     done = subprocess.run(command, cwd=project.folder, env=project.environ, capture_output=True, text=True, check=True)
     first, *later = map(int, done.stdout.split())
-    # One kB for each later component would be 400 kB.
-    assert len(later) == 2 and max(later) - first < 400, done.stdout
+    # One kB for each later component would be 1000 kB. Python takes memory from the system in steps of up to 400 kB.
+    assert len(later) == 5 and max(later) - first < 1000, done.stdout
