@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -116,6 +117,24 @@ def test_a_full_etcd_says_so_and_works_again_once_its_data_is_less(project: Proj
     project.devenv("exec", "etcd", "etcdctl", "alarm", "disarm")
     assert project.reason("etcd") == ""
     assert etcd.put({"a": b"b"}) == 200
+
+
+def test_etcd_drops_old_versions_of_keys_by_itself(checkout: Path, project: Project) -> None:
+    settings = checkout / "compose/etcd/etcd.yaml"
+    usual = settings.read_text()
+    settings.write_text(usual.replace("auto-compaction-retention: 5m", "auto-compaction-retention: 1s"))
+    assert settings.read_text() != usual
+    project.configure("profile: coordination\n")
+    project.process("up")
+    etcd = Keys(project.env()["DEVENV_ETCD_URL"])
+    assert etcd.put({"a": b"old"}) == etcd.put({"a": b"new"}) == 200
+    latest = {"key": _coded(b"a")}
+    revision = int(etcd.ask("kv/range", latest).json()["header"]["revision"])
+    # etcd answers with the old version until it drops that, two seconds later.
+    while (answer := etcd.ask("kv/range", {**latest, "revision": revision - 1})).ok:
+        assert answer.json()["kvs"][0]["value"] == _coded(b"old")
+    assert "required revision has been compacted" in answer.text
+    assert etcd.ask("kv/range", latest).json()["kvs"][0]["value"] == _coded(b"new")
 
 
 def test_each_of_many_watchers_of_etcd_is_told(project: Project, etcd: Keys) -> None:
