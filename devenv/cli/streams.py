@@ -12,7 +12,7 @@ import os
 import select
 import stat
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 from devenv.errors import DevenvError
 
@@ -49,21 +49,29 @@ def _open(number: int) -> None:
 
 
 def _text(raw: io.RawIOBase, before: TextIO | None) -> TextIO:
-    """Return a text stream over `raw` that is otherwise like the one before. Python has none for a closed one."""
+    """Return a text stream over `raw` that is otherwise like the one before. Python has none for a closed one.
+
+    A text stream has a buffer of its own. Another one below it would write twice what Ctrl-C interrupts.
+    """
+    below = cast("BinaryIO", raw)
     if before is None:
-        return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace")
+        return io.TextIOWrapper(below, "utf-8", "backslashreplace")
     return io.TextIOWrapper(
-        io.BufferedWriter(raw), before.encoding, before.errors, line_buffering=getattr(before, "line_buffering", True)
+        below, before.encoding, before.errors, line_buffering=getattr(before, "line_buffering", True)
     )
 
 
 class _Stream(io.FileIO):
-    """Wait for a pipe or a terminal that another process has set not to block."""
+    """Write all at once. Wait for a pipe or a terminal that another process has set not to block."""
 
     def write(self, data: ReadableBuffer, /) -> int:
-        while (written := super().write(data)) is None:
-            select.select([], [self], [])
-        return written
+        rest = memoryview(data).cast("B")
+        while rest:
+            if (written := super().write(rest)) is None:
+                select.select([], [self], [])
+            else:
+                rest = rest[written:]
+        return memoryview(data).nbytes
 
 
 class _Error(_Stream):

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,3 +155,23 @@ def fill(pipe: io.RawIOBase) -> bytes:
     while count := pipe.write(b"x" * 4096):
         held += b"x" * count
     return held
+
+
+def test_what_ctrl_c_interrupts_is_not_written_twice(tmp_path: Path) -> None:
+    class Interrupted(streams._Error):
+        """Interrupts, once, after the write and before anybody knows of it."""
+
+        signals = iter([KeyboardInterrupt])
+
+        def write(self, data: Any, /) -> int:
+            written = super().write(data)
+            for signal in self.signals:
+                raise signal
+            return written
+
+    with (tmp_path / "log").open("w") as log:
+        stream = streams._text(Interrupted(log.fileno(), "w", closefd=False), log)
+        with pytest.raises(KeyboardInterrupt):
+            print("waiting", file=stream, flush=True)
+        print("interrupted", file=stream, flush=True)
+    assert (tmp_path / "log").read_text() == "waiting\ninterrupted\n"
