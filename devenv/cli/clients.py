@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from devenv.lifecycle.environment import Environment
     from devenv.model import Client
 
-_NOT_FOUND = 127
 # A line, and no list: `--help` reads no file.
 _SECTION = ("CLIENT", "Run a service's client, logged in; 'devenv help clients' lists them.")
 
@@ -123,13 +122,13 @@ def _run_here(environment: Environment, named: Named, arguments: Sequence[str]) 
 
 def _program(named: Named) -> str:
     """Return where a client is on this machine: on PATH, or beside devenv itself. Raise CannotRun if it is not."""
-    from devenv.testing.program import CannotRun
+    from devenv.testing.program import NOT_FOUND, CannotRun
 
     found = shutil.which(named.name) or shutil.which(named.name, path=Path(sys.executable).parent)
     if not found:
         hint = f"'pip install {named.client.package}' installs it"
         missing = CannotRun(f"cannot run {named.name}: it is not installed on this machine", hint)
-        missing.exit_code = _NOT_FOUND
+        missing.exit_code = NOT_FOUND
         raise missing
     return found
 

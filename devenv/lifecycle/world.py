@@ -461,7 +461,7 @@ class World:
         """Return the containers of these services, or all. Raise ConfigError if one is missing, or all are."""
         for name in names:
             if name not in observed.containers:
-                known = name in load_catalogue()
+                known = name in self.catalogue
                 meant = "" if known else f"{hint_for(name, observed.containers, 'it has')}; "
                 create = f"'devenv up {name}' creates it" if known else "'devenv up' creates them"
                 raise ConfigError(f"cannot find a container of {name!r} in {self.id}", hint=meant + create)

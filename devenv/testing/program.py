@@ -23,7 +23,7 @@ _TYPED = (signal.SIGINT, signal.SIGQUIT)
 # Signals that ask a program to end.
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT)
 # As in a shell.
-_NOT_FOUND, _NOT_RUNNABLE, _SIGNALLED = 127, 126, 128
+NOT_FOUND, _NOT_RUNNABLE, _SIGNALLED = 127, 126, 128
 # As in timeout(1).
 _OUT_OF_TIME = 124
 # How long a program may take to end after it was asked to, and how often devenv checks meanwhile.
@@ -94,7 +94,7 @@ def cannot_run(program: str, error: OSError) -> CannotRun:
     """Return what to raise for a program that the system does not start, with the exit code of a shell."""
     hint = "check its name; if it is there, check its permissions and its first line"
     failure = CannotRun(f"cannot run {program}: {error.strerror}", hint)
-    failure.exit_code = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_RUNNABLE
+    failure.exit_code = NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_RUNNABLE
     return failure
 
 
