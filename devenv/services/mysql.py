@@ -14,6 +14,9 @@ from devenv.services.base import ANSWER_SECONDS, CONNECT_SECONDS, Component, Pro
 
 # The names of databases that show whether an account works.
 _TRIED = re.compile(r"devenv_tries_[0-9a-f]{8}")
+# The server's number for that (ER_CON_COUNT_ERROR). The administrator gets it, too, while the server still counts a
+# client that it has just refused.
+_TOO_MANY_CONNECTIONS = 1040
 # Less than ANSWER_SECONDS, so that MySQL itself can say that another program holds a table open.
 _LOCK_SECONDS = 10
 
@@ -48,6 +51,8 @@ def check(target: Target) -> None:
             ((_, connected),) = cursor.fetchall()
     except pymysql.MySQLError as error:
         number, words = error.args if len(error.args) == 2 else (0, error)
+        if number == _TOO_MANY_CONNECTIONS:
+            raise NotReady("takes no more clients: all connections are in use") from error
         # The server's own words, unless the number is one of those that clients give to lost connections.
         lost = number in range(2000, 3000)
         raise NotReady(base.no_login(error.__context__) if lost else base.first_line(words)) from error

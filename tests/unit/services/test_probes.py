@@ -132,6 +132,23 @@ def test_what_never_answers_is_given_up(kind: str, monkeypatch: pytest.MonkeyPat
     assert str(caught.value) == "no answer in time"
 
 
+def test_a_mysql_that_takes_no_more_clients_is_told_in_words() -> None:
+    said = b"\xff" + struct.pack("<H", 1040) + b"#08004Too many connections"  # an error packet, in place of a greeting
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            with listener.accept()[0] as connection:
+                connection.sendall(len(said).to_bytes(3, "little") + b"\0" + said)
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        port = listener.getsockname()[1]
+        with pytest.raises(NotReady) as caught:
+            mysql.check(Target("127.0.0.1", port, "", LOGIN))
+        thread.join()
+    assert str(caught.value) == "takes no more clients: all connections are in use"
+
+
 # ---- etcd and keystone -------------------------------------------------------------------------------------------
 
 
