@@ -56,8 +56,13 @@ def devenv_images(connection: Connection) -> list[dict[str, Any]]:
 
 
 def image_sizes(connection: Connection) -> dict[str, int]:
-    """Return the size in bytes of every image by tag."""
-    return {familiar(tag): int(image["Size"]) for image in _listed(connection) for tag in image.get("RepoTags") or ()}
+    """Return the size in bytes that every image takes on the engine's disk, by each reference: tag or digest."""
+    return {
+        familiar(name): int(image["Size"])
+        for image in _listed(connection)
+        for key in ("RepoTags", "RepoDigests")
+        for name in image.get(key) or ()
+    }
 
 
 def _listed(connection: Connection, filters: Mapping[str, str] | None = None) -> list[dict[str, Any]]:

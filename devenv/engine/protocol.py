@@ -242,7 +242,8 @@ class Engine(Protocol):
     def inspect_image(self, reference: str) -> dict[str, Any]:
         """Return what the engine knows of an image, by reference or id.
 
-        Its keys are the engine API's: Id, Size (bytes), RepoDigests, RootFS.Layers, and Config with Env, User, Labels …
+        Its keys are the engine API's: Id, Size (bytes, compressed on some engines), RepoDigests, RootFS.Layers, and
+        Config with Env, User, Labels …
         """
 
     def pull(self, reference: str, progress: Callable[[str], None]) -> None:
@@ -299,7 +300,7 @@ class Engine(Protocol):
         """
 
     def image_sizes(self) -> dict[str, int]:
-        """Return the size in bytes of every image that has a tag, by tag. Needs KEEP_DATA."""
+        """Return the size in bytes that every image takes on disk, by tag or digest. Needs KEEP_DATA."""
 
     def save_images(self, references: Sequence[str]) -> Generator[bytes, None, None]:
         """Yield an archive of these images; a layer that several share is in it once. Needs BUNDLE."""

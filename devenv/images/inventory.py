@@ -10,7 +10,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from devenv.engine.protocol import Engine
+from devenv.engine.protocol import Capability, Engine
 from devenv.engine.tar import Chunks
 from devenv.errors import ConfigError, DevenvError
 from devenv.images.references import BASE, BASE_PACKAGE, LABEL_BASE, check_image, images_for, is_genuine, stale_images
@@ -49,17 +49,22 @@ class ImageStatus:
 def list_images(engine: Engine, wanted: Mapping[str, Image], catalogue: Catalogue) -> list[ImageStatus]:
     """Return the status of each image of `wanted`, which is by service, with the base among them."""
     there = engine.images()
-    return [_status(engine, name, image, there, catalogue) for name, image in wanted.items()]
+    sizes = engine.image_sizes() if Capability.KEEP_DATA in engine.can else {}
+    return [
+        _status(engine, name, image, sizes.get(image.reference), catalogue)
+        if image.reference in there
+        else ImageStatus(name, image.reference)
+        for name, image in wanted.items()
+    ]
 
 
-def _status(engine: Engine, service: str, image: Image, there: Mapping[str, str], catalogue: Catalogue) -> ImageStatus:
-    if image.reference not in there:
-        return ImageStatus(service, image.reference)
+def _status(engine: Engine, service: str, image: Image, size: int | None, catalogue: Catalogue) -> ImageStatus:
     found = engine.inspect_image(image.reference)
     status = ImageStatus(
         service,
         image.reference,
-        int(found["Size"]),
+        # Docker with containerd's store says the compressed size here, and the one on its disk in its list.
+        int(found["Size"]) if size is None else size,
         str(found["Id"]),
         _pulled_as(image.reference, found),
         base=(found["Config"].get("Labels") or {}).get(LABEL_BASE, ""),

@@ -118,7 +118,7 @@ IMAGES = [
 def test_images_go_by_their_familiar_names() -> None:
     asked, _ = engine({"GET /images/json": IMAGES})
     assert asked.images() == {"mysql:8": "i7", "mysql@sha256:1": "i7", "devenv/base:1": "i8"}
-    assert asked.image_sizes() == {"mysql:8": 7, "devenv/base:1": 8}
+    assert asked.image_sizes() == {"mysql:8": 7, "mysql@sha256:1": 7, "devenv/base:1": 8}
     assert [image["RepoTags"] for image in asked.devenv_images()] == [["mysql:8"], ["devenv/base:1"], []]
     asked, _ = engine({"GET /images/i7/json": IMAGES[0]})
     assert asked.inspect_image("i7")["RepoDigests"] == ["mysql@sha256:1"]

@@ -141,3 +141,9 @@ def test_an_image_of_the_users_goes_by_the_digest_it_was_pulled_by(
     assert status == ImageStatus("mysql", "mysql:8", 1, "id of mysql:8", f"mysql@{digest}", "", "debian@sha256:d", True)
     assert _row(status)[2:4] == ("b" * 12, "-")
     assert looks(engine) == 0
+
+
+def test_the_size_of_an_image_is_what_it_takes_on_disk(environment: Environment, engine: Reader) -> None:
+    reference = environment.image_references()["mysql"]
+    engine.inspected[reference] = {**engine.inspected[reference], "Size": 848}
+    assert {one.service: one.size for one in environment.list_images()}["mysql"] == engine.image_sizes()[reference] == 1
