@@ -328,7 +328,9 @@ def test_all_environments_are_listed_as_each_one_is_observed(bench: Bench) -> No
 
 def test_the_memory_of_a_container_and_the_size_of_its_data_are_measured(bench: Bench) -> None:
     container = bench.running(WRITES, volumes={bench.volume(): "/var/lib/one"})
-    assert bench.engine.memory(container) in range(1, 10**9)
+    # A rootless engine may have no right to measure it.
+    memory = bench.engine.memory(container)
+    assert memory in range(1, 10**9) or (memory is None and "rootless" in bench.engine.about().name)
     assert bench.engine.volume_sizes()[bench.volume()] in range(len("kept\n"), 10**6)
     bench.engine.remove(container)
     assert bench.engine.memory(container) is None

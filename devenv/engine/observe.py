@@ -175,7 +175,8 @@ def _container(listed: Mapping[str, Any], networks: Mapping[str, str]) -> Observ
         exit_code=int(exited[1]) if exited else None,
         networks=tuple(
             networks.get(n["NetworkID"], n["NetworkID"])
-            for n in listed["NetworkSettings"]["Networks"].values()
+            # Podman 5.8 says null for a container that somebody took off its network.
+            for n in (listed["NetworkSettings"]["Networks"] or {}).values()
             if n["NetworkID"]
         ),
     )

@@ -200,6 +200,13 @@ def test_containers_are_observed_with_their_networks_and_volumes_with_their_serv
     assert client.query("GET /networks") == client.query("GET /volumes") == label
 
 
+@pytest.mark.parametrize("networks", [{}, None], ids=["none", "null, as Podman 5.8 says"])
+def test_a_container_that_somebody_took_off_its_network_is_observed(networks: Any) -> None:
+    alone = {**listed("1", {}), "NetworkSettings": {"Networks": networks}}
+    asked, _ = engine({"GET /containers/json": [alone], "GET /networks": [], "GET /volumes": {"Volumes": []}})
+    assert asked.environments({"e": "t"})["e"].containers["one"].networks == ()
+
+
 def test_what_carries_no_token_of_ours_is_a_stranger() -> None:
     forged = [{LABEL_ENVIRONMENT: "e", LABEL_SERVICE: "one"}, {**OWN, LABEL_SERVICE: "one", LABEL_OWNER: "other"}]
     containers = [{**listed(f"c{n}", {}), "Names": [f"/c{n}"], "Labels": labels} for n, labels in enumerate(forged)]
