@@ -887,6 +887,15 @@ def test_a_network_goes_with_what_was_made_late_on_it_and_with_nothing_else(user
         assert "DELETE /containers/stranger" not in client.whats
 
 
+@pytest.mark.parametrize("kill", [None, Refused(409, "x is not running"), Refused(404, "no such container")])
+def test_podman_kills_what_devenv_removes_as_docker_does(kill: Any) -> None:
+    asked, client = engine({"POST /containers/x/kill": kill})
+    client.podman = True
+    asked.remove("x")
+    assert client.whats == ["POST /containers/x/kill", "DELETE /containers/x"]
+    assert client.query("POST /containers/x/kill") == {"signal": "KILL"}
+
+
 IN_PROGRESS = Refused(409, "removal of container x is already in progress")
 
 
