@@ -83,7 +83,7 @@ def created(
                 if late == "" or now() > until:
                     raise
             if late:
-                remove(connection, late)
+                discard(connection, late)
             else:
                 time.sleep(LOOK_SECONDS)
 
@@ -233,9 +233,15 @@ def _is_paused(connection: Connection, container: str, error: Refused) -> bool:
 
 def remove(connection: Connection, container: str) -> None:
     """Remove a container, running or not, with its anonymous volumes. Its named volumes stay."""
-    with asking(f"remove container {container}"), unless_gone():
-        if connection.client.podman:
+    if connection.client.podman:
+        with asking(f"kill container {container}"):
             _kill(connection, container)
+    discard(connection, container)
+
+
+def discard(connection: Connection, container: str) -> None:
+    """Remove a container that does not run, as `remove` does."""
+    with asking(f"remove container {container}"), unless_gone():
         try:
             connection.client.ask("DELETE", f"/containers/{container}", {"v": True, "force": True})
         except Refused as error:

@@ -219,11 +219,11 @@ def unstarted(connection: Connection, image: str) -> Iterator[str]:
         for left in client.ask("GET", "/containers/json", query):
             old = left["State"] == "created" and time.time() - left["Created"] > _READING_SECONDS
             if old and name_of(left).startswith(_READER):
-                containers.remove(connection, left["Id"])
+                containers.discard(connection, left["Id"])
         wanted = containers.never_started(image, {LABEL_ENVIRONMENT: _READING})
         name = _READER + secrets.token_hex(8)
         container = str(client.ask("POST", "/containers/create", {"name": name}, wanted)["Id"])
     try:
         yield container
     finally:
-        containers.remove(connection, container)
+        containers.discard(connection, container)

@@ -75,7 +75,7 @@ def fill_volume(connection: Connection, volume: str, image: str, folder: str, la
             if connection.client.podman:
                 containers.copy_up(connection, container)
         finally:
-            containers.remove(connection, container)
+            containers.discard(connection, container)
 
 
 def remove_volume(connection: Connection, name: str) -> None:
@@ -117,5 +117,5 @@ def _remove_late(connection: Connection, path: str, using: Mapping[str, str]) ->
     ours, _ = split(labels.get(LABEL_ENVIRONMENT, ""), listed, labels.get(LABEL_OWNER, ""))
     late = [str(container["Id"]) for container in ours["container"]]
     for container in late:
-        containers.remove(connection, container)
+        containers.discard(connection, container)
     return _Users(late, [str(container["Id"]) for container in found if container["Id"] not in late])
