@@ -46,10 +46,10 @@ def pack(files: Mapping[str, bytes], mode: int = 0o444, folders: Iterable[str] =
 
 
 class Chunks(io.RawIOBase):
-    """Chunks, as a file that can be read once."""
+    """Chunks, as a file that can be read once. An empty chunk is not the end."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks, self._rest = iter(chunks), b""
+        self._chunks, self._rest = filter(None, chunks), b""
 
     def readable(self) -> bool:
         return True

@@ -23,8 +23,8 @@ from devenv.store.places import cache_folder
 _DPKG, _DPKG_MORE = "/var/lib/dpkg/status", "/var/lib/dpkg/status.d"
 _PYTHON_PATH = "PYTHONPATH="
 _METADATA = ".dist-info/METADATA"
-# Raise it when devenv reads other things of an image.
-_FORMAT = 1
+# Raise it when devenv reads other things of an image. Lists of format 1 end early if they were read on Podman.
+_FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from devenv.engine.tar import Torn, in_folder, pack, read_ahead
+from devenv.engine.tar import Chunks, Torn, in_folder, pack, read_ahead
 
 
 def test_files_come_out_as_they_went_in() -> None:
@@ -83,6 +83,12 @@ def test_what_is_in_a_folder_comes_out_in_it(outside: str) -> None:
         "etcd/data/hard": (tarfile.LNKTYPE, deep, 65534, 3_000_001),
         "etcd/data/soft": (tarfile.SYMTYPE, "/elsewhere", 65534, 0),
     }
+
+
+def test_a_file_that_fills_its_blocks_is_not_the_end_of_what_is_in_a_folder() -> None:
+    given = pack({"one": bytes(tarfile.BLOCKSIZE), "two": b"2"}).read()
+    with tarfile.open(fileobj=Chunks(in_folder("etcd", (part for part in [given]))), mode="r|") as archive:
+        assert [entry.name for entry in archive] == ["etcd/one", "etcd/two"]
 
 
 @pytest.mark.parametrize("end", [0, 512, 1000, 1024, 1_000_000], ids=["all", "entry", "head", "entries", "file"])
