@@ -21,6 +21,7 @@ import docker
 import pytest
 from databases import DATABASES
 
+from devenv.engine.image_names import familiar
 from devenv.images import golden
 from devenv.lifecycle.environment import Environment
 from devenv.spec.catalogue import load_catalogue
@@ -263,9 +264,16 @@ def ours(client: docker.DockerClient, identity: str) -> dict[str, list[str]]:
     }
 
 
+def is_podman(client: docker.DockerClient) -> bool:
+    """Return whether the engine is Podman, where that makes a difference that users see (docs/engines.md)."""
+    return "podman" in str(client.version().get("Components")).lower()
+
+
 def tags(client: docker.DockerClient, repository: str | None = None) -> set[str]:
     """Return the names of images. It takes one request: between two, images of other tests come and go."""
-    return {tag for image in client.api.images(repository) for tag in image["RepoTags"] or ()}
+    # Podman puts the name of a registry before names that have none.
+    names = {familiar(tag) for image in client.api.images() for tag in image["RepoTags"] or ()}
+    return {name for name in names if repository is None or name.startswith(f"{repository}:")}
 
 
 def snapshot_images(client: docker.DockerClient, identity: str) -> set[str]:

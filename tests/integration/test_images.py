@@ -86,7 +86,7 @@ def test_an_image_with_our_tag_and_other_content_is_refused(
 ) -> None:
     base = listed(project)[BASE]["reference"]
     # Plainly another image.
-    client.images.get(base).tag(tiny)
+    client.images.get(base).tag(*tiny.split(":"))
     refused(project, client, tiny, ["plan"], ["images", "build"], ["images", "sbom"])
     assert listed(project)["etcd"]["genuine"] is False
     assert "not ours" in project.devenv("images", "list").stdout
@@ -111,7 +111,7 @@ def test_an_image_with_our_tag_and_other_content_is_refused(
     dockerfile.write_text(dockerfile.read_text() + "# newer\n")
     newer = listed(project)["etcd"]["reference"]
     try:
-        genuine.tag(newer)
+        genuine.tag(*newer.split(":"))
         refused(project, client, newer, ["plan"], ["up"])
     finally:
         remove(client, newer)
@@ -151,7 +151,7 @@ def test_prune_takes_the_names_that_devenv_gave_and_nothing_that_somebody_made(
     client.images.build(fileobj=io.BytesIO(f"FROM {tiny}\nENV MINE=2\n".encode()), labels={"mine": project.id}, rm=True)
     (unnamed,) = client.images.list(filters={"label": f"mine={project.id}"})
     kept = f"mine-{project.id}:kept"
-    client.images.get(tiny).tag(kept)
+    client.images.get(tiny).tag(*kept.split(":"))
     try:
         assert client.images.get(mine).labels[LABEL_ENVIRONMENT] == unnamed.labels[LABEL_ENVIRONMENT] == SHARED
         # Not `prune` itself, which would remove what other tests made and use.
@@ -178,7 +178,7 @@ def test_what_has_the_name_of_a_golden_state_is_no_data(
     base = listed(project)[BASE]["reference"]
     try:
         # Plainly another image; then an image that somebody built, with the labels of devenv's data.
-        client.images.get(base).tag(reference)
+        client.images.get(base).tag(*reference.split(":"))
         refused(project, client, reference, ["plan"])
         built(client, f"FROM {base}\nCOPY Dockerfile /etcd/data/\n", reference, **labels("etcd"))
         refused(project, client, reference, ["plan"], ["up"])

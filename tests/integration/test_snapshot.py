@@ -389,7 +389,7 @@ def test_a_save_that_was_killed_is_no_snapshot_and_leaves_no_data_behind(
     # The next save removes what the killed ones left, and is complete, even without an `up` after the last one.
     interrupted = f"devenv/snapshot:{etcd.id}-interrupted"
     etcd.devenv("snapshot", "save", "whole")
-    client.images.get(min(snapshot_images(client, etcd.id))).tag(interrupted)
+    client.images.get(min(snapshot_images(client, etcd.id))).tag(*interrupted.split(":"))
     record = etcd.state / "environments" / etcd.id / "record.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"saving": [interrupted]}))
     etcd.devenv("snapshot", "rm", "whole")
