@@ -18,6 +18,7 @@ from devenv.engine.image_names import familiar
 from devenv.engine.logins import login_for
 from devenv.engine.ownership import name_of
 from devenv.engine.proxies import BuildProxies
+from devenv.errors import tells_of_full_disk
 from devenv.model import LABEL_ENVIRONMENT, SHARED
 
 # Seconds without a byte: older engines write a complete archive to their disk before they send or load it.
@@ -25,6 +26,8 @@ _ARCHIVE_TIMEOUT = 1800.0
 _NO_ROOM = "if the engine's disk is full: 'devenv gc --keep 0' and 'devenv snapshot rm NAME' make room"
 _TRY_AGAIN = "the last lines of that step are above; 'devenv images build' tries again"
 _NO_ROOM_TO_LOAD = "if the engine's disk is full: 'devenv gc --keep 0' and 'devenv images prune' make room"
+# As many characters of a step's name, or of an error, are shown.
+_READABLE = 120
 # devenv reads an image through a container: the label's value in place of an environment, how the container's name
 # begins, and for how many seconds nobody else removes it: longer than reading takes.
 _READING, _READER = "reading", "devenv-reading-"
@@ -121,10 +124,21 @@ def build(
             said.extend(text.splitlines())
             if "error" in message:
                 raise failure(
-                    f"cannot build image {tag}: {step} failed: {message['error']}".splitlines()[0],
+                    f"cannot build image {tag}: {_shortened(step)} failed: {_shortened(message['error'])}",
                     hint="; ".join(filter(None, (_TRY_AGAIN, proxies.left_out))),
                     detail=said[-20:],
                 )
+
+
+def _shortened(text: str) -> str:
+    """Return the first line of a text without its middle if that is long: both ends say what matters.
+
+    Engines repeat all of a step's script in the step's name and in their error.
+    """
+    line = (text.splitlines() or [""])[0]
+    if len(line) <= _READABLE or tells_of_full_disk(text):
+        return line
+    return f"{line[: _READABLE // 2]} … {line[-_READABLE // 2 :]}"
 
 
 def _build_query(
