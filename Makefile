@@ -11,7 +11,7 @@ AUDIT := $(VENV)/.audit
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test test-long check unit integration consumers chaos bench soak suites audit dist clean venv-package
+.PHONY: help up down test test-long check unit integration consumers chaos bench soak suites engines audit dist clean venv-package
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,10 @@ suites: $(CONSUMERS) ## Run OpenStack's own test suites on devenv's services; wr
 	@$(DEVENV) doctor --fix
 	@$(DEVENV) images build mysql mariadb postgresql rabbitmq etcd
 	@$(VENV)/bin/python -m tests.suites --page docs/suites.md
+
+engines: $(CONSUMERS) ## Run tests on ten engines, in more than an hour; writes docs/engines.md
+	@$(DEVENV) doctor --fix
+	@$(VENV)/bin/python -m tests.engines --page docs/engines.md
 
 audit: $(AUDIT) ## Look for unsafe code and known vulnerabilities; writes docs/dependencies.md
 	@$(VENV)/bin/ruff check --select S devenv compose

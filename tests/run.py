@@ -46,7 +46,10 @@ def lanes(folder: Path, long: bool) -> list[list[Part]]:
     if long:
         examples = tests("examples", "tests/unit", "-m", "hypothesis", "--hypothesis-profile", "thorough")
         suites = Part("suites", (sys.executable, "-m", "tests.suites", "--junitxml", str(folder / "suites.xml")))
-        return [[examples], [engine, tests("long", *services, "-m", "long", *spread), suites]]
+        others = Part(
+            "engines", (sys.executable, "-m", "tests.engines", "--fast", "--junitxml", f"{folder}/engines.xml")
+        )
+        return [[examples], [engine, tests("long", *services, "-m", "long", *spread), suites, others]]
     return [
         [
             Part("ruff", (str(_BIN / "ruff"), "check", ".")),

@@ -1,0 +1,1 @@
+"""Run devenv on every engine that people have: `python -m tests.engines`."""
