@@ -629,9 +629,7 @@ def test_a_failed_build_leaves_out_the_middle_of_a_long_script() -> None:
     script = "RUN set -eu; " + "true; " * 200 + "false"
     told = says({"stream": f"STEP 3/6: {script}\n"}, {"error": f'building at STEP "{script}": exit status 1'})
     asked, _ = engine({"POST /build": told})
-    with pytest.raises(
-        ServiceFailed, match="cannot build image i:1: STEP 3/6: RUN set -eu; .*false.*exit status 1$"
-    ) as it:
+    with pytest.raises(ServiceFailed, match=r"cannot build image i:1: STEP 3/6: RUN set .* exit status 1$") as it:
         asked.build("i:1", pack({}), {}, {}, lambda _: None)
     assert len(it.value.message) < 300
     full = says({"error": f"{script}: no space left on device: {script}"})
