@@ -378,7 +378,8 @@ class Observed:
     """The objects of one environment on the engine: those that carry the token `owner`.
 
     `networks` are ids; `volumes` maps names to services; `images` maps each reference that the engine can run to its
-    id. `strangers` carry the environment's label, but devenv did not create them: "container NAME".
+    id. `strangers` carry the environment's label, but devenv did not create them: "container NAME". `forwarded` are the
+    ports of an engine elsewhere that answer on this host; None if the engine needs no forwarder.
     """
 
     containers: Mapping[str, ObservedContainer] = field(default_factory=dict)
@@ -388,6 +389,7 @@ class Observed:
     extra: tuple[ObservedContainer, ...] = ()
     owner: str = ""
     strangers: tuple[str, ...] = ()
+    forwarded: frozenset[int] | None = None
 
     @property
     def services(self) -> set[str]:
@@ -409,6 +411,7 @@ Action = Literal[
     "pull image",
     "create network",
     "remove network",
+    "forward",
     "fill",
     "keep",
     "save",

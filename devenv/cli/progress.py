@@ -30,6 +30,7 @@ _STATES: Mapping[Action, tuple[str, str]] = {
     "pull image": ("pulling", "pulled"),
     "create network": ("creating", "created"),
     "remove network": ("removing", "removed"),
+    "forward": ("forwarding", "forwarded"),
     "remove volume": ("removing", "removed"),
     "fill": ("copying", "copied"),
     "keep": ("keeping", "kept"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,6 +14,7 @@ from devenv.engine.connection import Connection
 from devenv.engine.protocol import About, Capability, ContainerState, Labels, Session, Tail
 from devenv.errors import LimitRefused
 from devenv.model import Desired, DesiredService, Observed
+from devenv.store.places import FORWARD, RECORD, environment_folder
 
 # The URL of an engine begins with one of these if its ports are on this host.
 _LOCAL = ("unix:", "http+docker:", "npipe:", "tcp://127.", "tcp://localhost")
@@ -49,7 +51,8 @@ class Docker:
         observe.check_reach(self._at)
 
     def observe(self, environment: str, owner: str) -> Observed:
-        return observe.observe(self._at, environment, owner)
+        found = observe.observe(self._at, environment, owner)
+        return replace(found, forwarded=self.forwarded(environment)) if self._way else found
 
     def environments(self, owners: Mapping[str, str]) -> dict[str, Observed]:
         return observe.environments(self._at, owners)
@@ -83,6 +86,35 @@ class Docker:
 
     def events(self, environment: str) -> list[dict[str, Any]]:
         return observe.events(self._at, environment)
+
+    # ---- ports of an engine elsewhere ----------------------------------------------------------------------------
+
+    def forward(self, desired: Desired) -> None:
+        if self._way:
+            # Imported here, as below: an engine on this host needs none of it.
+            from devenv.engine import forward
+
+            ports = {port: f"127.0.0.1:{port}" for one in desired.services.values() for port in one.ports.values()}
+            folder = environment_folder(desired.environment)
+            forward.ensure(folder / FORWARD, forward.Way(*self._way), ports, watch=folder / RECORD)
+
+    def forwarded(self, environment: str) -> frozenset[int] | None:
+        if not self._way:
+            return None
+        from devenv.engine import forward
+
+        return forward.forwarded(environment_folder(environment) / FORWARD)
+
+    def end_forward(self, environment: str) -> None:
+        if self._way:
+            from devenv.engine import forward
+
+            forward.end(environment_folder(environment) / FORWARD)
+
+    @property
+    def _way(self) -> tuple[str, dict[str, str]] | None:
+        """Return the kind and the settings of the way to the engine's ports; None if devenv opens none."""
+        return ("ssh", {"url": self.url}) if self.url.startswith("ssh:") else None
 
     # ---- networks and volumes ------------------------------------------------------------------------------------
 

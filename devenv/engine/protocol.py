@@ -166,6 +166,21 @@ class Engine(Protocol):
     def leftover_volumes(self, environment: str, owner: str) -> tuple[str, ...]:
         """Return the environment's volumes of files that no container uses: somebody removed their containers."""
 
+    # ---- ports of an engine elsewhere ----------------------------------------------------------------------------
+
+    def forward(self, desired: Desired) -> None:
+        """Make the published ports of these services, and of no others, answer on this host's 127.0.0.1.
+
+        Does nothing where they do without that. Raises PortTaken if another program has a port here, NoEngine with the
+        cause if no way leads there.
+        """
+
+    def forwarded(self, environment: str) -> frozenset[int] | None:
+        """Return the ports that `forward` has open here; None if this engine needs no forwarder."""
+
+    def end_forward(self, environment: str) -> None:
+        """End what `forward` has begun. Does nothing if nothing runs."""
+
     # ---- create and remove ---------------------------------------------------------------------------------------
 
     def create_network(self, name: str, labels: Labels) -> str:

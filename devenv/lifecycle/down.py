@@ -23,8 +23,11 @@ def stop(world: World, names: Sequence[str]) -> Result:
     """Stop containers and keep them. Services without a container count as stopped. The caller holds the lock."""
     picture = world.bare()
     catalogue = picture.defined.catalogue
-    plan = plan_stop(present(picture.observed, names, catalogue), needs(catalogue))
-    return Result(plan, {}, carry_out(world, plan, picture))
+    stopping = present(picture.observed, names, catalogue)
+    plan = plan_stop(stopping, needs(catalogue))
+    timings = carry_out(world, plan, picture)
+    _end_forward(world, picture.observed, stopping)
+    return Result(plan, {}, timings)
 
 
 def take_down(world: World, names: Sequence[str], volumes: bool) -> Result:
@@ -36,14 +39,16 @@ def take_down(world: World, names: Sequence[str], volumes: bool) -> Result:
     picture = world.bare(removing=True)
     world.check_engine(picture.observed)
     observed, catalogue = picture.observed, picture.defined.catalogue
+    removing = present(observed, names, catalogue)
     plan = plan_down(
-        present(observed, names, catalogue),
+        removing,
         needs(catalogue),
         () if names else observed.networks,
         _volumes(world, observed, names) if volumes else {},
         gently=not volumes,
     )
     timings = carry_out(world, plan, picture)
+    _end_forward(world, observed, removing)
     if volumes and not names:
         _forget(world, picture)
     elif volumes:
@@ -54,6 +59,13 @@ def take_down(world: World, names: Sequence[str], volumes: bool) -> Result:
         world.state.amend(provisioned=kept, unfinished=unfinished, roles=roles)
         Notes(world.state).renewed(names)
     return Result(plan, {}, timings)
+
+
+def _end_forward(world: World, observed: Observed, ended: Sequence[ObservedContainer]) -> None:
+    """End what forwards ports of an engine elsewhere, once no service runs any more."""
+    left = {one.id for one in (*observed.containers.values(), *observed.extra) if one.alive} - {one.id for one in ended}
+    if observed.forwarded is not None and not left:
+        world.engine.end_forward(world.id)
 
 
 def _forget(world: World, picture: Picture) -> None:
@@ -182,6 +194,7 @@ def _remove(world: World) -> Result:
         containers, volumes = present(observed, (), catalogue), _volumes(world, observed, ())
         plan = plan_down(containers, needs(catalogue), observed.networks, volumes, gently=False)
         timings = carry_out(world, plan, picture)
+        _end_forward(world, observed, containers)
         snapshot.remove_leftovers(world.state, world.engine, observed.images)
         world.remove_files(catalogue, but=world.usual_folder)
         # As in `_forget`: a project that comes back must not take over a stranger's token.

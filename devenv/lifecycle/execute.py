@@ -53,8 +53,9 @@ _AT_ONCE = 6
 class Context:
     """The values that the operations of a plan share.
 
-    `containers` maps services to container ids and grows; `network` is the network's id, once it exists. `timeout` is
-    how long one service may take to become ready, in seconds. `note` gets texts for the user. `hopeful` are shorter
+    `containers` maps services to container ids and grows; `network` is the network's id, once it exists. `everything`
+    has the services that are not to be acted on, too. `timeout` is how long one service may take to become ready, in
+    seconds. `note` gets texts for the user. `hopeful` are shorter
     limits, in seconds, for services that took a short way to their data: if it fails, devenv takes a longer one.
     """
 
@@ -62,6 +63,7 @@ class Context:
     desired: Desired
     containers: dict[str, str]
     network: str = ""
+    everything: Desired | None = None
     catalogue: Catalogue = field(default_factory=dict)
     images: Mapping[str, Image] = field(default_factory=dict)
     timeout: float = 180.0
@@ -87,6 +89,7 @@ def carry_out(
         desired=desired,
         containers={name: container.id for name, container in observed.containers.items()},
         network=next(iter(observed.networks), ""),
+        everything=picture.everything,
         catalogue=defined.catalogue,
         images=defined.images,
         timeout=world.timeout,
@@ -257,6 +260,10 @@ def _create_network(operation: Operation, context: Context, _: Tell) -> None:
     context.network = context.engine.create_network(operation.target, labels_of(context.desired))
 
 
+def _forward(_: Operation, context: Context, __: Tell) -> None:
+    context.engine.forward(context.everything or context.desired)
+
+
 def _fill(operation: Operation, context: Context, _: Tell) -> None:
     volume, service = operation.target, context.desired.services[operation.service]
     folder = golden.folder_in(service.volumes[volume])
@@ -398,6 +405,7 @@ _ACTIONS: Mapping[Action, Callable[[Operation, Context, Tell], None]] = {
     "build image": _build_image,
     "pull image": _pull_image,
     "create network": _create_network,
+    "forward": _forward,
     "fill": _fill,
     "keep": _keep,
     "save": _save,

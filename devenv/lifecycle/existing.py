@@ -24,7 +24,7 @@ def restart(world: World, names: Sequence[str]) -> Result:
 def wait(world: World, names: Sequence[str]) -> Result:
     """Wait until services that were started work. This changes nothing, so it needs no lock."""
     picture = world.existing(world.define(), names)
-    services, plan = picture.wanted.services, plan_wait(picture.wanted)
+    services, plan = picture.wanted.services, plan_wait(picture.wanted, picture.observed)
     timings = carry_out(world, plan, picture, remember=False)
     world.note_works(services)
     return Result(plan, services, timings)

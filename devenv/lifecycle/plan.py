@@ -2,6 +2,7 @@
 
 base image -> build/pull image -> create -> start -> ready -> keep (the golden state)
          network, fill volume ---^         empty ----^
+         forward ports ----------^
 ready <provider> -> provision <provider>/<component> -> ready <service>
                     log in <provider>/<component>
                     drop <provider>/<component>
@@ -31,6 +32,8 @@ from devenv.spec.desired import providers
 # The states of a container that devenv can start as it is. "created" is not among them: a killed devenv may have
 # created a container without copying its files.
 _STARTABLE = ("exited", "paused")
+# The target of "forward".
+_PORTS = "ports"
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ def make_plan(desired: Desired, observed: Observed, terms: Terms | None = None) 
     draft = _Draft(desired, observed, terms or Terms())
     draft.add_images(draft.stale)
     draft.add_network()
+    draft.add_forward()
     # Before all else of its service: a second container may have the name or the port that the service needs.
     draft.add_second_containers()
     draft.add_clearing()
@@ -84,6 +88,7 @@ def plan_images(desired: Desired, observed: Observed) -> Plan:
 def plan_start(desired: Desired, observed: Observed, provisioned: Mapping[str, str]) -> Plan:
     """Start containers that exist, as they are, and wait for them. `provisioned` is as in Terms."""
     draft = _Draft(desired, observed, Terms(provisioned))
+    draft.add_forward()
     for service in desired.services.values():
         container = observed.containers[service.name]
         if not container.running:
@@ -104,6 +109,7 @@ def plan_restart(desired: Desired, observed: Observed, provisioned: Mapping[str,
                 key_of("stop", other.name) for other in desired.services.values() if service.name in other.depends
             ]
             draft.add(Operation("stop", service.name, cause, subject=container.id), dependents)
+    draft.add_forward()
     for service in desired.services.values():
         draft.add_start(service, observed.containers[service.name].id, cause)
         draft.add_ready(service)
@@ -123,9 +129,13 @@ def plan_empty(desired: Desired, component: str) -> Plan:
     return draft.plan()
 
 
-def plan_wait(desired: Desired) -> Plan:
-    """Wait for services, and change nothing."""
-    return Plan(tuple(Operation("ready", name, service=name) for name in desired.services))
+def plan_wait(desired: Desired, observed: Observed) -> Plan:
+    """Wait for services, and change nothing on the engine."""
+    draft = _Draft(desired, observed, Terms())
+    draft.add_forward()
+    for service in desired.services.values():
+        draft.add_ready(service)
+    return draft.plan()
 
 
 def plan_stop(
@@ -322,6 +332,14 @@ class _Draft:
         if not self._observed.networks:
             self.add(Operation("create network", self._desired.network, "no network"))
 
+    def add_forward(self) -> None:
+        """Forward the ports of an engine elsewhere, before anything is created: another program may have one here."""
+        if (there := self._observed.forwarded) is None:
+            return
+        if there < (ports := {port for one in self._desired.services.values() for port in one.ports.values()} | there):
+            cause = f"{len(ports - there)} more" if there else "nothing forwards them"
+            self.add(Operation("forward", _PORTS, cause))
+
     def add_second_containers(self) -> None:
         for container in self._observed.extra:
             if container.service in self._desired.services:
@@ -370,7 +388,7 @@ class _Draft:
     def _add_creation(self, service: DesiredService, cause: str) -> None:
         network = key_of("create network", self._desired.network)
         volumes = [key for v in service.volumes for key in (key_of("remove volume", v), key_of("fill", v))]
-        after = [*_images(service), network, *self._removed(service), *volumes]
+        after = [*_images(service), network, key_of("forward", _PORTS), *self._removed(service), *volumes]
         self.add(Operation("create", service.name, cause), after)
 
     def _removed(self, service: DesiredService) -> list[str]:
@@ -384,6 +402,7 @@ class _Draft:
         healthy = [name for name, condition in service.depends.items() if condition == HEALTHY]
         parts = [key_of("provision", pair) for pair in service.needs if Pair.parse(pair).service in healthy]
         after = [
+            key_of("forward", _PORTS),
             key_of("create", service.name),
             key_of("stop", service.name),
             *(key_of("ready", name) for name in healthy),
@@ -394,7 +413,7 @@ class _Draft:
     def add_ready(self, service: DesiredService) -> None:
         # Check running services all at the same time; wait only for those that this plan starts.
         needs = [key_of("ready", name) for name in service.depends if key_of("start", name) in self._operations]
-        begun = [key_of("start", service.name), key_of("empty", service.name)]
+        begun = [key_of("forward", _PORTS), key_of("start", service.name), key_of("empty", service.name)]
         self.add(
             Operation("ready", service.name), [*begun, *needs, *(key_of("provision", pair) for pair in service.needs)]
         )

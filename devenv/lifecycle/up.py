@@ -147,7 +147,7 @@ def announce(world: World, picture: Picture, may: Allowance) -> None:
         note_renewal(world, may.renewal)
     elif may == Allowance() and (left := picture.record.renewing.keys() & wanted):
         note(f"finishing what was interrupted: {', '.join(sorted(left))} get their data again")
-    if not world.engine.local:
+    if not world.engine.local and picture.observed.forwarded is None:
         note(f"the ports are on 127.0.0.1 of the engine's host ({world.engine.url}): forward them")
     # A run's services go by themselves.
     known = {*picture.defined.profile.services, *wanted, *picture.record.borrowed}

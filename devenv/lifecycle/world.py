@@ -415,8 +415,8 @@ class World:
         avoid: Collection[int] = (),
     ) -> dict[str, int]:
         lost = Record("", "", "", ports={str(port): port for port in avoid})
-        # A remote engine's ports are not this host's, where a tunnel to them may have the same numbers.
-        check = check and self.engine.local
+        # Unless devenv forwards them, a remote engine's ports are not this host's: others may have the same numbers.
+        check = check and (self.engine.local or observed.forwarded is not None)
         taken = Taken(observed, self.state.load(), [*all_records(), lost], self._holder)
         return choose_ports(names, defined.profile, defined.catalogue, taken, check)
 
@@ -428,7 +428,7 @@ class World:
         self.state.change(kept)
 
     def _holder(self, port: int) -> str:
-        return self.engine.publisher(port) or holder(port)
+        return (self.engine.publisher(port) if self.engine.local else "") or holder(port)
 
     # ---- what is there of it ---------------------------------------------------------------------------------
 

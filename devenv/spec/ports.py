@@ -28,11 +28,12 @@ class Taken:
 
     @property
     def published(self) -> set[int]:
-        """Return the ports that this environment's containers publish."""
+        """Return the ports that this environment's containers publish, and those that devenv forwards to them."""
         # A "created" container may be starting right now, for a devenv that was killed.
         containers = (*self.observed.containers.values(), *self.observed.extra)
         holding = [one for one in containers if one.alive or one.state == "created"]
-        return {port for container in holding for port in container.ports.values()}
+        published = {port for container in holding for port in container.ports.values()}
+        return published | (self.observed.forwarded or frozenset())
 
     @property
     def promised(self) -> set[int]:

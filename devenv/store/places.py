@@ -13,6 +13,9 @@ import platformdirs
 from devenv.errors import ConfigError
 from devenv.store.files import open_to_others, real_path
 
+# In the folder of an environment: its record, and what forwards its ports to this host.
+RECORD, FORWARD = "record.json", "forward"
+
 
 def state_folder() -> Path:
     """Return the folder of devenv's state: DEVENV_STATE_DIR, else the platform's place for a user's state."""
@@ -70,6 +73,11 @@ def _private(folder: Path, variable: str) -> Path:
         hint = f"'chmod go-w {folder}' if it is yours, else set {variable} to a folder of your own"
         raise ConfigError(f"cannot use {folder}: {reason}", hint)
     return folder
+
+
+def environment_folder(identity: str) -> Path:
+    """Return the folder of what devenv remembers of one environment."""
+    return state_folder() / "environments" / identity
 
 
 def wired_record() -> Path:

@@ -10,6 +10,7 @@
     <state folder>/environments/<id>/pools/<token>/ one process's components for tests, and a lock that it holds: a file
                                                     per component, with its passwords once a test asked for its overlay,
                                                     0600
+    <state folder>/environments/<id>/forward/       what forwards the ports of an engine elsewhere (engine/forward.py)
 
 The engine's labels are the truth about what runs; the record is a cache, except for ports and secrets. The token marks
 what runs as the environment's own. If the record loses it, devenv takes it from the labels (see engine/ownership.py).
@@ -34,7 +35,7 @@ from devenv.errors import ConfigError
 from devenv.names import Pair
 from devenv.store.files import as_json, create_empty, make_private, read_json, write_files
 from devenv.store.locks import GLANCES, held, held_if_free, is_held, shared
-from devenv.store.places import environment_id, state_folder
+from devenv.store.places import RECORD, environment_folder, environment_id
 from devenv.store.record import FORMAT, Record, record_of
 
 # Nothing to escape in URLs, INI, YAML, SQL or a shell, and no dash, which a program could take for an option.
@@ -68,10 +69,10 @@ class State:
 
     def __init__(self, project: Path, name: str, known_as: str = "") -> None:
         self.id = known_as or environment_id(project, name)
-        self.folder = state_folder() / "environments" / self.id
+        self.folder = environment_folder(self.id)
         self.snapshots = self.folder / "snapshots"
         self._project, self._name = project, name
-        self._record_path = self.folder / "record.json"
+        self._record_path = self.folder / RECORD
         self._secrets_path = self.folder / "secrets.json"
         # Threads take turns at the record. The lock's holder reads it once: nobody else writes it meanwhile.
         self._turn = threading.RLock()
@@ -165,7 +166,7 @@ class State:
         with self._turn:
             if owner:
                 self.save(replace(self._empty(), owner=owner))
-            for name in (*(() if owner else ("record.json",)), "timing.json", "secrets.json"):
+            for name in (*(() if owner else (RECORD,)), "timing.json", "secrets.json"):
                 (self.folder / name).unlink(missing_ok=True)
             self._known = None
         self.adopt()

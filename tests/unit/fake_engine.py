@@ -100,6 +100,8 @@ class FakeEngine:
     """
 
     local = True
+    # Whether its ports have to be forwarded.
+    elsewhere = False
     url = "fake://"
     named = False
     can = frozenset(Capability)
@@ -114,6 +116,8 @@ class FakeEngine:
         self.observed = observed or Observed()
         # The network that each service was created on.
         self.networks: dict[str, str] = {}
+        # The ports that are forwarded, by environment.
+        self.ways: dict[str, set[int]] = {}
         self.imported: dict[str, bytes] = {}
         # Answers about images that devenv did not make.
         self.inspected: dict[str, dict[str, Any]] = {}
@@ -177,6 +181,7 @@ class FakeEngine:
                 extra=(*self.observed.extra, *extra),
                 owner=owner,
                 strangers=(*self.observed.strangers, *strangers),
+                forwarded=self.forwarded(environment),
             )
 
     def environments(self, owners: Mapping[str, str]) -> dict[str, Observed]:
@@ -223,6 +228,17 @@ class FakeEngine:
         with self._lock:
             running = [c for c in self._containers.values() if c.alive and port in c.ports.values()]
         return f"container {running[0].name}" if running else ""
+
+    def forward(self, desired: Desired) -> None:
+        self._call("forward", "ports")
+        self.ways[desired.environment] = {port for one in desired.services.values() for port in one.ports.values()}
+
+    def forwarded(self, environment: str) -> frozenset[int] | None:
+        return frozenset(self.ways.get(environment, ())) if self.elsewhere else None
+
+    def end_forward(self, environment: str) -> None:
+        self._call("end forward")
+        self.ways.pop(environment, None)
 
     def with_networks(self) -> set[str]:
         return {network.labels[LABEL_ENVIRONMENT] for network in self._networks.values()}

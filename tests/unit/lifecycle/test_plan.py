@@ -21,6 +21,7 @@ from devenv.lifecycle.plan import (
     plan_restart,
     plan_start,
     plan_stop,
+    plan_wait,
 )
 from devenv.model import Desired, DesiredService, Observed, ObservedContainer, Plan, Source
 
@@ -721,3 +722,27 @@ def test_a_plan_leads_from_anywhere_to_nothing_to_do(
     engine.apply(in_another_order(plan, data))
     again = make_plan(CHAIN, engine.observe(), Terms(provisioned | engine.provisioned))
     assert describe(again) == [f"ready {name}" for name in CHAIN.services]
+
+
+# ---- ports of an engine elsewhere --------------------------------------------------------------------------------
+
+
+def test_the_ports_of_an_engine_elsewhere_are_forwarded_before_anything_is_created() -> None:
+    published = replace(ETCD, ports={2379: 2379, 2380: 2380})
+    plan = make_plan(desired(published), Observed(forwarded=frozenset()))
+    assert "forward ports: nothing forwards them" in describe(plan)
+    for key in ("create etcd", "start etcd", "ready etcd"):
+        assert "forward ports" in after(plan, key)
+
+
+@pytest.mark.parametrize("make", [make_plan, lambda *two: plan_start(*two, {}), plan_wait])
+def test_ports_are_forwarded_again_unless_all_are(make: Callable[[Desired, Observed], Plan]) -> None:
+    target = desired(replace(ETCD, ports={2379: 2379, 2380: 2380}))
+    up = converged(target)
+    for there, first in (
+        (frozenset(), ["forward ports: nothing forwards them", "ready etcd"]),
+        (frozenset({2379, 9}), ["forward ports: 1 more", "ready etcd"]),
+        (frozenset({2379, 2380, 9}), ["ready etcd"]),
+        (None, ["ready etcd"]),
+    ):
+        assert describe(make(target, replace(up, forwarded=there))) == first
