@@ -104,14 +104,14 @@ class HttpClient(Client):
         self, method: str, path: str, query: Query | None = None, body: Body = None, timeout: float = TIMEOUT
     ) -> Generator[bytes, None, None]:
         with self._answer(method, path, query, body, {}, timeout) as answer:
-            yield from _chunks_of(answer, answer.read)
+            yield from chunks_of(answer, answer.read)
 
     def lines(
         self, path: str, query: Query, body: Body = None, headers: Mapping[str, str] | None = None
     ) -> Generator[bytes, None, None]:
         with self._answer("POST", path, query, body, headers or {}, WORK_TIMEOUT, quiet=True) as answer:
             # Python before 3.11.8 and 3.12.2 does not count what read1 reads of an answer of known length.
-            yield from in_lines(_chunks_of(answer, answer.read1 if answer.chunked else answer.read))
+            yield from in_lines(chunks_of(answer, answer.read1 if answer.chunked else answer.read))
 
     @contextmanager
     def _answer(
@@ -160,7 +160,7 @@ class HttpClient(Client):
             raise
 
 
-class _SocketConnection(HTTPConnection):
+class SocketConnection(HTTPConnection):
     """HTTP over a socket file."""
 
     def __init__(self, path: str, timeout: float) -> None:
@@ -185,10 +185,10 @@ def speaks(url: str) -> bool:
 def _new_connection(url: str) -> HTTPConnection:
     if found := _PLAIN_TCP.match(url):
         return HTTPConnection(found[1], int(found[2]), timeout=TIMEOUT)
-    return _SocketConnection(url.removeprefix("unix://"), TIMEOUT)
+    return SocketConnection(url.removeprefix("unix://"), TIMEOUT)
 
 
-def _chunks_of(answer: HTTPResponse, read: Callable[[int], bytes]) -> Iterator[bytes]:
+def chunks_of(answer: HTTPResponse, read: Callable[[int], bytes]) -> Iterator[bytes]:
     """Yield an answer in chunks: large ones with `answer.read`, each as it comes with `answer.read1`."""
     # An engine always says where an answer ends, unless it stops before that.
     if answer.length is None and not answer.chunked:
@@ -214,7 +214,7 @@ def in_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _all_of(answer: HTTPResponse) -> bytes:
-    return b"".join(_chunks_of(answer, answer.read))
+    return b"".join(chunks_of(answer, answer.read))
 
 
 # ---- what requests and answers look like ---------------------------------------------------------------------------

@@ -1,0 +1,336 @@
+"""Send requests to a cluster's API, repeat those that it could not answer, and turn its failures into devenv's errors.
+
+Every request may be sent twice: an answer can get lost. Names of objects are fixed, so a repeated one finds what the
+first has made.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from typing import Any, TypeVar
+from urllib.parse import unquote_plus
+
+from devenv.engine.http import NoAnswer, Query, Refused, chunks_of, log_answer, target
+from devenv.engine.kubernetes.account import ServiceAccount
+from devenv.engine.kubernetes.login import Login, find_login, parts
+from devenv.engine.kubernetes.proxy import KubectlProxy
+from devenv.errors import NoEngine, NoSpace, ServiceFailed, tells_of_full_disk
+from devenv.keepalive import KeptConnections
+
+# Seconds that the API may take for one request; its own limit is 60.
+TIMEOUT = 70.0
+# Seconds for which devenv repeats a request that the API cannot take now, or whose answer got lost.
+PATIENCE = 15.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+JSON = "application/json"
+_RIGHTS_HINT = "ask who runs the cluster for it; 'devenv help kubernetes' has a Role with all that devenv needs"
+_LOGIN_HINT = "log in again, until 'kubectl get pods' works"
+_REACH_HINT = "'devenv --engine kubernetes doctor' checks the cluster; 'kubectl get pods' has to work"
+
+# The API group of each resource that devenv uses, and those that have no namespace.
+_GROUPS = {
+    **dict.fromkeys(
+        ("pods", "services", "endpoints", "secrets", "configmaps", "persistentvolumeclaims", "events"), "api/v1"
+    ),
+    **dict.fromkeys(("namespaces", "nodes", "persistentvolumes", "resourcequotas", "limitranges"), "api/v1"),
+    **dict.fromkeys(("deployments", "statefulsets", "replicasets"), "apis/apps/v1"),
+    "jobs": "apis/batch/v1",
+    "networkpolicies": "apis/networking.k8s.io/v1",
+    "storageclasses": "apis/storage.k8s.io/v1",
+    "selfsubjectaccessreviews": "apis/authorization.k8s.io/v1",
+}
+_CLUSTER_WIDE = {"namespaces", "nodes", "persistentvolumes", "storageclasses", "selfsubjectaccessreviews"}
+_VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+_Answer = TypeVar("_Answer")
+
+
+class ApiRefused(Refused):
+    """The API refused. `verb` and `resource` are the right that the request needs, `after` seconds it asks to wait.
+
+    `repeated` says that it may have carried out the request before, at an attempt whose answer got lost.
+    """
+
+    repeated = False
+
+    def __init__(self, status: int, words: str, verb: str, resource: str, after: float) -> None:
+        super().__init__(status, words)
+        self.verb, self.resource, self.after = verb, resource, after
+
+    @property
+    def lacks_right(self) -> bool:
+        """Return whether the login lacks a right. A quota or an admission rule refuses with the same status."""
+        return self.status == 403 and bool(re.search(r"\bcannot \w+ resource\b", str(self)))
+
+
+class Cluster:
+    """One namespace of one cluster, by one login. Thread-safe. Nothing is asked and started before the first use."""
+
+    def __init__(self, login: Login) -> None:
+        self.login = login
+        self.way = ServiceAccount() if login.inside else KubectlProxy(login.context)
+        self._connections = KeptConnections(lambda: _Lazy(self.way.connection))
+
+    @property
+    def url(self) -> str:
+        return self.login.url
+
+    @property
+    def context(self) -> str:
+        return self.login.context
+
+    @property
+    def namespace(self) -> str:
+        return self.login.namespace
+
+    @property
+    def inside(self) -> bool:
+        """Return whether this process runs in a pod of the cluster: it then reaches services by their names."""
+        return self.login.inside
+
+    def path(self, resource: str, name: str = "", sub: str = "") -> str:
+        """Return the path of a resource ("pods"), of one object, or of a part of that ("log")."""
+        scope = "" if resource in _CLUSTER_WIDE else f"/namespaces/{self.namespace}"
+        return "/".join(part for part in (f"/{_GROUPS[resource]}{scope}", resource, name, sub) if part)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        query: Query | None = None,
+        body: Any = None,
+        kind: str = JSON,
+        timeout: float = TIMEOUT,
+        patience: float = PATIENCE,
+    ) -> Any:
+        """Return the answer to a request, decoded from JSON. `body` is JSON, too, of this `kind`.
+
+        If the API cannot take the request now, or its answer gets lost, devenv sends it again for `patience` seconds.
+        Raises Refused (ApiRefused), and OSError if no answer comes.
+        """
+
+        def once() -> Any:
+            with self._answer(method, path, query, body, kind, timeout) as answer:
+                return _decoded(b"".join(chunks_of(answer, answer.read)))
+
+        try:
+            return _patiently(once, patience)
+        except ApiRefused as error:
+            if error.repeated and error.status == 404 and method == "DELETE":
+                return {}
+            taken = error.repeated and error.status == 409 and method == "POST"
+            if taken and (made := self._made(path, body, timeout)):
+                return made
+            raise
+
+    def stream(self, method: str, path: str, query: Query | None = None) -> Generator[bytes, None, None]:
+        """Send a request; yield its answer as it comes, without an end if the query says `follow` or `watch`.
+
+        Raises what `ask` raises; OSError, too, if the answer breaks off.
+        """
+        with ExitStack() as lent:
+            answer = _patiently(
+                lambda: lent.enter_context(self._answer(method, path, query, None, JSON, TIMEOUT)), PATIENCE
+            )
+            if (query or {}).get("follow") or (query or {}).get("watch"):
+                # Nothing may happen for hours.
+                self._wait_for_ever(answer)
+            # Python before 3.11.8 and 3.12.2 does not count what read1 reads of an answer of known length.
+            yield from chunks_of(answer, answer.read1 if answer.chunked else answer.read)
+
+    def close(self) -> None:
+        """End what runs for the connection. It begins again at the next use."""
+        self._connections.close()
+        self.way.close()
+
+    def _made(self, path: str, body: Any, timeout: float) -> Any:
+        """Return the object at which a repeated request to create it failed, if that is this very object."""
+        wanted = body["metadata"]
+        if not wanted.get("name"):
+            return None
+        with self._answer("GET", f"{path}/{wanted['name']}", None, None, JSON, timeout) as answer:
+            found = _decoded(b"".join(chunks_of(answer, answer.read)))
+        labels = found["metadata"].get("labels") or {}
+        return found if wanted.get("labels") and wanted["labels"].items() <= labels.items() else None
+
+    @contextmanager
+    def _answer(
+        self, method: str, path: str, query: Query | None, body: Any, kind: str, timeout: float
+    ) -> Iterator[HTTPResponse]:
+        """Send a request and lend its answer."""
+        where, began = target(path, query), time.monotonic()
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Accept": JSON, **({"Content-Type": kind} if data else {}), **self.way.headers}
+        connection = self._connections.take(timeout)
+        try:
+            connection.request(method, where, data, headers)
+            answer = connection.getresponse()
+        except HTTPException as error:
+            connection.close()
+            raise NoAnswer("it hung up without an answer") from error
+        except BaseException:
+            connection.close()
+            raise
+        log_answer(method, unquote_plus(where), answer.status, time.monotonic() - began)
+        try:
+            if answer.status >= 400:
+                raise _refusal(method, path, query, answer)
+            yield answer
+        finally:
+            self._connections.give_back(connection, answer)
+
+    @staticmethod
+    def _wait_for_ever(answer: HTTPResponse) -> None:
+        raw = getattr(getattr(answer.fp, "raw", None), "_sock", None)
+        if isinstance(raw, socket.socket):
+            raw.settimeout(None)
+
+
+class _Lazy(HTTPConnection):
+    """A connection that another function opens: KeptConnections asks for one that is not open yet."""
+
+    def __init__(self, opened: Callable[[float], HTTPConnection]) -> None:
+        super().__init__("localhost", timeout=TIMEOUT)
+        self._opened = opened
+
+    def connect(self) -> None:
+        connection = self._opened(TIMEOUT)
+        self.sock, self.host, self.port = connection.sock, connection.host, connection.port
+
+
+def open_cluster(context: str = "", namespace: str = "", url: str = "") -> Cluster:
+    """Return the cluster of a context and a namespace, or of a `url` on record, once its API answers.
+
+    Raises NoEngine if it does not, or refuses the login; ConfigError for names that nothing has.
+    """
+    before = parts(url) if url else ("", "")
+    cluster = Cluster(find_login(context or before[0], namespace or before[1]))
+    with asking(cluster, "use the cluster"):
+        # Everybody may ask for it who can log in. A cluster that is not there at all is not waited for.
+        cluster.ask("GET", "/version", patience=0)
+    return cluster
+
+
+# ---- again ---------------------------------------------------------------------------------------------------------
+
+
+def _patiently(attempt: Callable[[], _Answer], patience: float) -> _Answer:
+    """Try until it works, the API says no, or the time is over."""
+    end, pause, lost = time.monotonic() + patience, _FIRST_PAUSE, False
+    while True:
+        try:
+            return attempt()
+        except ApiRefused as error:
+            error.repeated = lost
+            wait = max(pause, error.after)
+            if (error.status != 429 and error.status < 500) or time.monotonic() + wait > end:
+                raise
+            lost = lost or error.status >= 500
+        except OSError:
+            lost, wait = True, pause
+            if time.monotonic() + wait > end:
+                raise
+        time.sleep(wait)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+# ---- what requests and answers look like ---------------------------------------------------------------------------
+
+
+def _decoded(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise NoAnswer("what answers is no Kubernetes API") from error
+
+
+def _refusal(method: str, path: str, query: Query | None, answer: HTTPResponse) -> Exception:
+    """Return the error for an answer. The API refuses with a Status; what stands before it, in other words."""
+    data = b"".join(chunks_of(answer, answer.read))
+    try:
+        status = json.loads(data)
+    except ValueError:
+        status = None
+    if not isinstance(status, dict) or status.get("kind") != "Status":
+        words = " ".join(data.decode(errors="replace").split())[:300] or f"HTTP {answer.status}"
+        # kubectl answers so when the cluster does not answer it, or when a login fails.
+        if answer.status >= 500:
+            return NoAnswer(words)
+        return ApiRefused(answer.status, words, *right_for(method, path, query), _after(answer))
+    words = str(status.get("message") or status.get("reason") or "")
+    return ApiRefused(answer.status, words, *right_for(method, path, query), _after(answer))
+
+
+def _after(answer: HTTPResponse) -> float:
+    """Return how many seconds the API asks to wait. It gives a number, and means a few seconds at most."""
+    text = answer.headers.get("Retry-After", "")
+    return float(text) if re.fullmatch(r"\d{1,4}", text) else 0.0
+
+
+def right_for(method: str, path: str, query: Query | None = None) -> tuple[str, str]:
+    """Return the verb and the resource of the right that a request needs, as a Role names them."""
+    found = re.match(r"/(?:api|apis/[^/]+)/[^/]+(?:/namespaces/[^/]+(?=/))?/([^/]+)(?:/([^/]+))?(?:/([^/]+))?", path)
+    if not found:
+        return method.lower(), path
+    resource, name, sub = found.groups()
+    verb = _VERBS.get(method) or ("watch" if (query or {}).get("watch") else "get" if name else "list")
+    verb = "deletecollection" if verb == "delete" and not name else verb
+    return verb, f"{resource}/{sub}" if sub else resource
+
+
+# ---- how it fails --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def asking(cluster: Cluster, what: str, hint: str = "") -> Iterator[None]:
+    """Turn any failure of the cluster while it does `what` into one of devenv's errors."""
+    try:
+        yield
+    except Refused as error:
+        raise failure(cluster, what, error, hint) from error
+    except OSError as error:
+        reason = _reason(error)
+        raise NoEngine(
+            f"cannot {what}: {cluster.login.words} does not answer ({reason})", hint=_hint_for(reason)
+        ) from error
+
+
+def failure(cluster: Cluster, what: str, error: Refused, hint: str = "") -> NoEngine | ServiceFailed:
+    """Return devenv's error for a refusal. Without a right, it names the verb, the resource and the namespace."""
+    if error.status == 401:
+        return NoEngine(f"cannot {what}: {cluster.login.words} refuses the login ({error})", hint=_LOGIN_HINT)
+    if isinstance(error, ApiRefused) and error.lacks_right:
+        return ServiceFailed(
+            f"cannot {error.verb} {error.resource} in namespace {cluster.namespace}: {error}",
+            hint=f"this login needs the verb {error.verb} on {error.resource}: {_RIGHTS_HINT}",
+        )
+    kind = NoSpace if tells_of_full_disk(str(error)) else ServiceFailed
+    return kind(f"cannot {what}: {error}", hint or _REACH_HINT)
+
+
+def _hint_for(reason: str) -> str:
+    return _LOGIN_HINT if re.search(r"credential|exec plugin|token|oauth", reason, re.IGNORECASE) else _REACH_HINT
+
+
+def _reason(error: OSError) -> str:
+    """Return the cause of an error in few words."""
+    text = str(error)
+    for pattern, reason in (("timed out", "timed out"), ("refused", "connection refused"), ("x509:", "")):
+        if pattern in text:
+            return reason or text[text.index(pattern) :][:200]
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+@contextmanager
+def unless_gone() -> Iterator[None]:
+    """Accept that something is gone already."""
+    try:
+        yield
+    except Refused as error:
+        if error.status != 404:
+            raise
