@@ -164,11 +164,11 @@ class Cluster:
     ) -> Iterator[HTTPResponse]:
         """Send a request and lend its answer."""
         where, began = target(path, query), time.monotonic()
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Accept": JSON, **({"Content-Type": kind} if data else {}), **self.way.headers}
+        sent = None if body is None else json.dumps(body).encode()
+        headers = {"Accept": JSON, **({"Content-Type": kind} if sent else {}), **self.way.headers}
         connection = self._connections.take(timeout)
         try:
-            connection.request(method, where, data, headers)
+            connection.request(method, where, sent, headers)
             answer = connection.getresponse()
         except HTTPException as error:
             connection.close()
@@ -179,7 +179,10 @@ class Cluster:
         log_answer(method, unquote_plus(where), answer.status, time.monotonic() - began)
         try:
             if answer.status >= 400:
-                raise _refusal(method, path, query, answer)
+                data = b"".join(chunks_of(answer, answer.read))
+                raise refusal_of(
+                    answer.status, data, right_for(method, path, query), answer.headers.get("Retry-After", "")
+                )
             yield answer
         finally:
             self._connections.give_back(connection, answer)
@@ -249,27 +252,21 @@ def _decoded(data: bytes) -> Any:
         raise NoAnswer("what answers is no Kubernetes API") from error
 
 
-def _refusal(method: str, path: str, query: Query | None, answer: HTTPResponse) -> Exception:
-    """Return the error for an answer. The API refuses with a Status; what stands before it, in other words."""
-    data = b"".join(chunks_of(answer, answer.read))
+def refusal_of(status: int, data: bytes, right: tuple[str, str], after: str = "") -> Refused | NoAnswer:
+    """Return the error for an answer; `after` is what it says of another try.
+
+    The API refuses with a Status; what stands before it, in other words.
+    """
     try:
-        status = json.loads(data)
+        content = json.loads(data)
     except ValueError:
-        status = None
-    if not isinstance(status, dict) or status.get("kind") != "Status":
-        words = " ".join(data.decode(errors="replace").split())[:300] or f"HTTP {answer.status}"
-        # kubectl answers so when the cluster does not answer it, or when a login fails.
-        if answer.status >= 500:
-            return NoAnswer(words)
-        return ApiRefused(answer.status, words, *right_for(method, path, query), _after(answer))
-    words = str(status.get("message") or status.get("reason") or "")
-    return ApiRefused(answer.status, words, *right_for(method, path, query), _after(answer))
-
-
-def _after(answer: HTTPResponse) -> float:
-    """Return how many seconds the API asks to wait. It gives a number, and means a few seconds at most."""
-    text = answer.headers.get("Retry-After", "")
-    return float(text) if re.fullmatch(r"\d{1,4}", text) else 0.0
+        content = None
+    pause = float(after) if re.fullmatch(r"\d{1,4}", after) else 0.0
+    if isinstance(content, dict) and content.get("kind") == "Status":
+        return ApiRefused(status, str(content.get("message") or content.get("reason") or ""), *right, pause)
+    words = " ".join(data.decode(errors="replace").split())[:300]
+    # kubectl answers so when the cluster does not answer it, or when a login fails.
+    return NoAnswer(words or f"HTTP {status}") if status >= 500 else ApiRefused(status, words, *right, pause)
 
 
 def right_for(method: str, path: str, query: Query | None = None) -> tuple[str, str]:

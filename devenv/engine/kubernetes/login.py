@@ -37,6 +37,11 @@ class Login:
         return f"{SCHEME}{quote(self.context, safe='')}/{self.namespace}"
 
     @property
+    def arguments(self) -> list[str]:
+        """Return kubectl's options for this cluster and namespace."""
+        return [*([f"--context={self.context}"] if self.context else []), f"--namespace={self.namespace}"]
+
+    @property
     def words(self) -> str:
         """Name the cluster for a person."""
         return "this pod's cluster" if self.inside else f"the cluster of context {self.context}"
