@@ -192,12 +192,14 @@ class ComponentChoice:
 class ProjectFile:
     """A project's devenv.yaml as devenv read it: its real path and the hash of its bytes.
 
-    `images` are those that it names, by service. They are programs, so the user has to trust the file.
+    `images` are those that it names, by service. They are programs, so the user has to trust the file. So it is with an
+    `engine` that is not this host's own.
     """
 
     path: Path
     digest: str
     images: Mapping[str, str] = field(default_factory=dict)
+    engine: str = ""
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,8 @@ class Profile:
     services in `named`; the others are the shipped profile's, which `roles` may replace.
 
     With `citest`, runs get the account for OpenStack's own test suites. `durable` turns on the switch `durable` of each
-    service that has one, unless its own settings say otherwise. `file` is the project's devenv.yaml, if it has one.
+    service that has one, unless its own settings say otherwise. `file` is the project's devenv.yaml, if it has one,
+    and `engine` the kind of engine that it asks for.
     """
 
     name: str
@@ -222,6 +225,7 @@ class Profile:
     durable: bool = False
     citest: bool = False
     file: ProjectFile | None = None
+    engine: str = ""
 
 
 # ---- desired ------------------------------------------------------------------------------------------------

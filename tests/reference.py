@@ -282,6 +282,11 @@ PROJECT: Words = {
         "whether data survives a power cut: sets the switch `durable` of every service that has it",
         "durable: true",
     ),
+    "engine": (
+        "docker or kubernetes",
+        "only in devenv.yaml: the kind of engine; allow kubernetes with `devenv trust`",
+        "engine: kubernetes",
+    ),
     "components": (
         "list or mapping",
         "only in devenv.yaml: components, which get a part of each service; see below",
@@ -518,6 +523,11 @@ VALUES = [
 ]
 VARIABLES = [
     ("`DEVENV_FILE`", "as `--file`: the project's file, from its folder on; `devenv.yaml` if not set"),
+    ("`DEVENV_ENGINE`", "as `--engine`: the kind of engine, `docker` or `kubernetes`"),
+    ("`DEVENV_KUBE_CONTEXT`", "as `--context`: a context of the kubeconfig; the current one if not set"),
+    ("`DEVENV_KUBE_NAMESPACE`", "as `--namespace`: a namespace of the cluster; the context's if not set"),
+    ("`KUBECONFIG`", "the files with logins to clusters, as for `kubectl`; `~/.kube/config` if not set"),
+    ("`KUBERNETES_SERVICE_HOST`, `KUBERNETES_SERVICE_PORT`", "set in a pod: where its own cluster answers"),
     ("`DEVENV_OUTPUT_DIR`", "as `--output-dir`: the folder for written files, an absolute path; `.devenv/` if not set"),
     ("`DEVENV_STATE_DIR`", "the folder for state, an absolute path; on Linux `~/.local/state/devenv` if not set"),
     (

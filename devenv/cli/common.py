@@ -152,6 +152,9 @@ def environment_of(context: click.Context, timeout: float = 180.0) -> Environmen
         ask=_ask,
         file=options["file"],
         output_dir=options["output_dir"],
+        engine=options["engine"],
+        context=options["kube_context"],
+        namespace=options["namespace"],
     )
 
 

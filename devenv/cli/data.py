@@ -132,7 +132,7 @@ def gc(context: click.Context, keep: int, identities: tuple[str, ...], format_: 
     for identity in identities:
         down.remove(identity, reporter(sys.stderr))
     collected, golden = lease.collect(environment_of(context), keep * 1_000_000, reporter(sys.stderr))
-    left = down.listed()
+    left = down.listed(reporter(sys.stderr).note)
     if format_ == "json":
         ended, unused, lost = ([asdict(one) for one in some] for some in (collected, golden, left))
         print_json({"environments": ended, "golden": unused, "gone": lost})

@@ -27,8 +27,11 @@ _NO_RECORD = "(no record)"
     "--usage", is_flag=True, help="Also measure memory in use and disk of data, which takes a second or more."
 )
 @format_option
-def ls(usage: bool, format_: str) -> None:
+@click.pass_context
+def ls(context: click.Context, usage: bool, format_: str) -> None:
     """List all environments on this machine's engine.
+
+    It lists those on the clusters of this user's environments, too; with --engine, those on that engine alone.
 
     Shows the project folder of each, its containers' state and its services with their ports. One without a record here
     is another user's or of another state folder: devenv never touches it. `devenv down --id ID` takes one down from
@@ -36,7 +39,9 @@ def ls(usage: bool, format_: str) -> None:
     """
     from devenv.lifecycle.listing import list_environments
 
-    found = list_environments(usage)
+    root = context.find_root().params
+    where = {"kind": root["engine"], "context": root["kube_context"], "namespace": root["namespace"]}
+    found = list_environments(usage, lambda text: click.echo(text, err=True), **where)
     if format_ == "json":
         print_json([_as_json(one) for one in found])
         return
@@ -73,6 +78,7 @@ def _as_json(one: Listed) -> dict[str, Any]:
         "project": record.project if record else None,
         "gone": one.gone,
         "state": one.state,
+        "engine": one.engine,
         "used": one.used,
         "services": services,
         "leftover": list(one.leftover),

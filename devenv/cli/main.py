@@ -53,9 +53,14 @@ if TYPE_CHECKING:
     help="Write files to this folder instead of .devenv/, if the project is read-only.",
 )
 @click.option("--profile", default="", metavar="NAME", help="Use this profile instead of the one in devenv.yaml.")
+@click.option(
+    "--engine", default="", metavar="KIND", help="Use this kind of engine: docker (also for Podman) or kubernetes."
+)
+@click.option("--context", "kube_context", default="", metavar="NAME", help="Use this context of the kubeconfig.")
+@click.option("--namespace", default="", metavar="NAME", help="Use this namespace of the cluster.")
 @click.option("--debug", is_flag=True, help="Show each request to the engine, and where errors come from.")
 @click.version_option(__version__, prog_name="devenv")
-def main(project: Path | None, env_name: str, file: str, output_dir: Path | None, profile: str, debug: bool) -> None:
+def main(debug: bool, **_: Any) -> None:
     """Run MySQL, RabbitMQ, etcd and Keystone for OpenStack services.
 
     They are ready when `devenv up` returns. `devenv mysql`, `psql`, `rabbitmqctl`, `etcdctl` and `openstack` are their

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from devenv.engine import connect
-from devenv.errors import ConfigError, DevenvError, NotOurs
+from devenv.engine import KUBERNETES, kind_of
+from devenv.errors import ConfigError, DevenvError, NoEngine, NotOurs
 from devenv.images import snapshot
 from devenv.lifecycle.execute import carry_out
+from devenv.lifecycle.listing import engines
 from devenv.lifecycle.plan import plan_down, plan_stop
 from devenv.lifecycle.world import Picture, World, needs
 from devenv.model import LABEL_ENVIRONMENT, Catalogue, Observed, ObservedContainer, Report, Result
@@ -108,7 +109,7 @@ def by_id(identity: str, names: Sequence[str], volumes: bool, report: Report) ->
     """
     record = next((record for record in registry.all_records() if record.id == identity), None)
     if record is None:
-        raise _not_on_record(identity)
+        raise _not_on_record(identity, report.note)
     world = _known_by(record, report)
     if volumes and not names and record in registry.gone():
         return _remove(world)
@@ -116,9 +117,9 @@ def by_id(identity: str, names: Sequence[str], volumes: bool, report: Report) ->
         return take_down(world, names, volumes)
 
 
-def _not_on_record(identity: str) -> DevenvError:
+def _not_on_record(identity: str, note: Callable[[str], None]) -> DevenvError:
     known = [record.id for record in registry.all_records()]
-    if identity not in connect().environments({}):
+    if not any(identity in engine.environments({}) for engine in engines(note)):
         hint = f"{hint_for(identity, known, 'this user has')}; 'devenv ls' lists all"
         return ConfigError(f"cannot find environment {identity!r}", hint)
     label = f"label={LABEL_ENVIRONMENT}={identity}"
@@ -144,9 +145,20 @@ class Gone:
     snapshots: int
 
 
-def listed() -> list[Gone]:
-    """Return the environments whose project folder was moved or deleted, or is on a disk that is not mounted."""
-    return [_left_of(_known_by(record, Report())) for record in registry.gone()]
+def listed(note: Callable[[str], None] = lambda _: None) -> list[Gone]:
+    """Return the environments whose project folder was moved or deleted, or is on a disk that is not mounted.
+
+    `note` gets a text for each one whose cluster does not answer.
+    """
+    found = []
+    for record in registry.gone():
+        try:
+            found.append(_left_of(_known_by(record, Report())))
+        except NoEngine as error:
+            if kind_of(record.engine) != KUBERNETES:
+                raise
+            note(f"cannot say what {record.id} left: {error.message}")
+    return found
 
 
 def remove(identity: str, report: Report) -> Result:

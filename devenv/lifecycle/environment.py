@@ -68,8 +68,9 @@ class Environment:
     `project` is any folder inside the project (the working directory, if not given). `profile` replaces the profile of
     devenv.yaml; `settings` override its settings of services. devenv does not run an image that devenv.yaml names and
     the user has not allowed, unless `ask` says yes. `file` is another file than devenv.yaml, from the project's folder
-    on, and `output_dir` another folder than .devenv/ to which `up` writes files. Creating an object touches nothing;
-    methods raise errors of devenv.errors.
+    on, and `output_dir` another folder than .devenv/ to which `up` writes files. `engine` is docker or kubernetes,
+    `context` and `namespace` say where in a kubeconfig. Creating an object touches nothing; methods raise errors of
+    devenv.errors.
     """
 
     def __init__(
@@ -83,15 +84,19 @@ class Environment:
         ask: Callable[[ProjectFile], bool] | None = None,
         file: str = "",
         output_dir: Path | str | None = None,
+        engine: str = "",
+        context: str = "",
+        namespace: str = "",
     ) -> None:
-        """`wait_timeout` is how long one service may take to become ready, in seconds. All nine are public API.
+        """`wait_timeout` is how long one service may take to become ready, in seconds. All twelve are public API.
 
-        DEVENV_FILE and DEVENV_OUTPUT_DIR stand for the last two if these are not given.
+        DEVENV_FILE, DEVENV_OUTPUT_DIR, DEVENV_ENGINE, DEVENV_KUBE_CONTEXT and DEVENV_KUBE_NAMESPACE stand for the last
+        five if these are not given.
         """
         chosen = output_dir or named_by("DEVENV_OUTPUT_DIR")
         output = Path(chosen).resolve() if chosen else None
         found = find_project(existing_folder(Path(project or ".")), file, wired=not output)
-        choice = Choice(profile, settings, ask, project_file(file), output)
+        choice = Choice(profile, settings, ask, project_file(file), output, engine, context, namespace)
         self._world = World(found, State(found, name), name, report, choice, wait_timeout)
         self.name, self.project, self.state = name, found, self._world.state
         self.id, self.file = self._world.id, self._world.file
@@ -99,7 +104,15 @@ class Environment:
     def sibling(self, name: str, report: Report | None = None) -> Environment:
         """Return another environment of the project, which the same file describes."""
         choice = self._world.choice
-        return Environment(self.project, name, report=report, file=choice.file, output_dir=choice.output)
+        return Environment(
+            *(self.project, name),
+            report=report,
+            file=choice.file,
+            output_dir=choice.output,
+            engine=choice.engine,
+            context=choice.context,
+            namespace=choice.namespace,
+        )
 
     # ---- what it works with ----------------------------------------------------------------------------------
 
@@ -112,6 +125,11 @@ class Environment:
     def engine(self) -> Engine:
         """Connect to the engine at first use, and return it. Raise NoEngine."""
         return self._world.engine
+
+    @property
+    def engine_kind(self) -> str:
+        """Return the kind of engine that the environment is on, or would be: docker, kubernetes; "" if nobody says."""
+        return self._world.kind()
 
     @property
     def latest(self) -> Run | None:

@@ -1,14 +1,14 @@
-"""List all environments that the engine has, beside what this user's records say of them."""
+"""List all environments that the engines have, beside what this user's records say of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from devenv.engine import connect
+from devenv.engine import DOCKER, KUBERNETES, asked_for, connect, kind_of
 from devenv.engine.protocol import Engine
 from devenv.errors import NoEngine, ServiceFailed
 from devenv.model import Observed
@@ -25,6 +25,7 @@ class Listed:
 
     `gone` says that its project folder was moved or deleted, `used` that a run uses it now. `leftover` are services
     that a killed run left. `memory` (in use) and `disk` (of data) are bytes by service, None where nobody measured.
+    `engine` is the URL of the engine that has it.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Listed:
     leftover: tuple[str, ...] = ()
     memory: Mapping[str, int | None] = field(default_factory=dict)
     disk: Mapping[str, int | None] = field(default_factory=dict)
+    engine: str = ""
 
     @property
     def services(self) -> dict[str, str]:
@@ -56,21 +58,55 @@ class Listed:
         return "stopped" if state == "exited" else state
 
 
-def list_environments(usage: bool = False) -> list[Listed]:
+def engines(note: Callable[[str], None], kind: str = "", context: str = "", namespace: str = "") -> list[Engine]:
+    """Return the engine of this host and every cluster on record; the one of a `kind` if that is asked for.
+
+    `note` gets a text for each one that does not answer. Raise NoEngine if none does.
+    """
+    if asked := asked_for(kind):
+        return [connect(asked, "", context, namespace) if asked == KUBERNETES else connect()]
+    known = {record.engine for record in registry.all_records()}
+    clusters = sorted(url for url in known if kind_of(url) == KUBERNETES)
+    found, failures = [], list[NoEngine]()
+    for url in ("", *clusters):
+        try:
+            found.append(connect(KUBERNETES, url) if url else connect())
+        except NoEngine as error:
+            failures.append(error)
+            # Who only uses clusters need not have an engine here.
+            if url or any(kind_of(one) == DOCKER for one in known):
+                note(f"{error.message}; what it has is left out")
+    if not found:
+        raise failures[-1]
+    return found
+
+
+def list_environments(
+    usage: bool = False,
+    note: Callable[[str], None] = lambda _: None,
+    kind: str = "",
+    context: str = "",
+    namespace: str = "",
+) -> list[Listed]:
     """Return every environment with a container, volume or network; those without a record come last.
 
-    With `usage`, also measure memory and disk. This asks for no service's readiness, and changes nothing.
+    The engines are those of `engines`. With `usage`, also measure memory and disk. This asks for no service's
+    readiness, and changes nothing.
     """
-    engine = connect()
+    listed = [one for engine in engines(note, kind, context, namespace) for one in _listed_by(engine, usage)]
+    return sorted(listed, key=lambda one: (not one.record, one.record.project if one.record else "", one.id))
+
+
+def _listed_by(engine: Engine, usage: bool) -> list[Listed]:
     records = {record.id: record for record in registry.all_records()}
     found = engine.environments({record.id: record.owner for record in records.values() if record.owner})
     gone = {record.id for record in registry.gone()}
     # Without the token of any devenv, an object only carries the label: it makes no environment.
     made = {identity: observed for identity, observed in found.items() if observed.owner or identity in records}
     listed = [
-        _described(identity, observed, records.get(identity), identity in gone) for identity, observed in made.items()
+        replace(_described(identity, observed, records.get(identity), identity in gone), engine=engine.url)
+        for identity, observed in made.items()
     ]
-    listed.sort(key=lambda one: (not one.record, one.record.project if one.record else "", one.id))
     return _measured(engine, listed) if usage else listed
 
 

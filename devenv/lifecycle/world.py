@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from devenv.engine import connect
+from devenv.engine import KUBERNETES, asked_for, connect, kind_of
 from devenv.engine.protocol import Engine
 from devenv.errors import Cancelled, ConfigError, DevenvError, NotOurs
 from devenv.images.references import BASE, images_for
@@ -56,7 +56,7 @@ class Choice:
 
     `profile` replaces its profile; `settings` override its settings of services. `ask` decides whether devenv may run
     images that it names and the user has not allowed. `file` is another file than devenv.yaml, and `output` another
-    folder for written files than .devenv/.
+    folder for written files than .devenv/. `engine` is a kind of engine, `context` and `namespace` those of a cluster.
     """
 
     profile: str = ""
@@ -64,6 +64,9 @@ class Choice:
     ask: Callable[[ProjectFile], bool] | None = None
     file: str = ""
     output: Path | None = None
+    engine: str = ""
+    context: str = ""
+    namespace: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,19 @@ class World:
     @cached_property
     def engine(self) -> Engine:
         """Connect to the engine at first use, and return it. Raise NoEngine."""
-        return connect()
+        kind = self.kind()
+        known, choice = self.state.load().engine, self.choice
+        return connect(kind, known, choice.context, choice.namespace) if kind == KUBERNETES else connect()
+
+    def kind(self) -> str:
+        """Return the kind of engine that the user asks for, else the record's, else devenv.yaml's, else none."""
+        known = self.state.load().engine
+        if kind := asked_for(self.choice.engine) or kind_of(known):
+            return kind
+        # Without a record, `down` with a broken devenv.yaml looks where it always looked.
+        with suppress(ConfigError):
+            return self.profile().engine
+        return ""
 
     # ---- where its files are ---------------------------------------------------------------------------------
 
@@ -276,12 +291,29 @@ class World:
         defined.select(names)
         folder.check(self.project, self.folder, self._top)
         self._check_alone()
+        self._check_kind(defined.own)
         self.check_trust(defined.own)
         return defined
 
     def check_trust(self, profile: Profile) -> None:
-        """Raise ConfigError if devenv.yaml names an image that the user has not allowed."""
-        trust.check(profile.file, self.choice.ask, self.report.note)
+        """Raise ConfigError if devenv.yaml names an image that the user has not allowed.
+
+        So it is with the engine that it names, unless the user names it, too, or the environment is there already.
+        """
+        file = profile.file
+        if file and file.engine and (asked_for(self.choice.engine) or self.state.load().engine):
+            file = replace(file, engine="")
+        trust.check(file, self.choice.ask, self.report.note)
+
+    def _check_kind(self, profile: Profile) -> None:
+        """Raise ConfigError if devenv.yaml asks for another kind of engine than the one that has the environment."""
+        known = self.state.load().engine
+        if known and profile.engine and not asked_for(self.choice.engine) and kind_of(known) != profile.engine:
+            raise ConfigError(
+                f"cannot use engine {profile.engine} of {self.file}: the engine at {known} has environment {self.id}",
+                hint="'devenv down --volumes' removes the environment there, with its data; or go on there with "
+                f"'devenv --engine {kind_of(known)} …'",
+            )
 
     @property
     def _top(self) -> Path:
@@ -335,9 +367,12 @@ class World:
         there, here = self.state.load().engine, self.engine.url
         has = observed.containers or observed.volumes or observed.networks
         if there and not has and not self.engine.named and _real(there) != _real(here):
+            hint = f"start that engine; or choose this one: 'DOCKER_HOST={here} devenv …'"
+            if KUBERNETES in (kind_of(there), kind_of(here)):
+                hint = f"'devenv --engine {kind_of(there)} …' uses it there, 'down --volumes' removes it with its data"
             raise ConfigError(
                 f"cannot use environment {self.id} here: the engine at {there} has it, and devenv found that at {here}",
-                f"start that engine; or choose this one: 'DOCKER_HOST={here} devenv …'",
+                hint,
             )
 
     def keep_engine(self) -> None:

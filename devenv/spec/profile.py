@@ -160,11 +160,18 @@ _COMMON = {
     Optional("durable"): strict_yaml.flag,
     Optional("citest"): strict_yaml.flag,
 }
+# The kinds of engines. Which cluster that is, only the user says: the file comes with a clone.
+_ENGINE = Either("docker", "kubernetes", msg="expected docker or kubernetes")
 # A profile extends another one, a project picks one.
 _FILES = {
     "extends": Schema({**_COMMON, Optional("extends"): _NAME}),
     "profile": Schema(
-        {**_COMMON, Optional("profile"): _NAME, Optional("components"): _Named(_components, {str: _COMPONENT})}
+        {
+            **_COMMON,
+            Optional("profile"): _NAME,
+            Optional("engine"): _ENGINE,
+            Optional("components"): _Named(_components, {str: _COMPONENT}),
+        }
     ),
 }
 
@@ -182,6 +189,7 @@ class _Layer:
     citest: bool | None = None
     digest: str = ""
     roles: Mapping[str, str] = field(default_factory=dict)
+    engine: str = ""
 
     @property
     def images(self) -> dict[str, str]:
@@ -294,13 +302,15 @@ def load_profile(
         durable=next((layer.durable for layer in layers if layer.durable is not None), False),
         citest=next((layer.citest for layer in layers if layer.citest is not None), False),
         file=_trusted_file(own, services, asked) if own else None,
+        engine=layers[0].engine,
     )
 
 
 def _trusted_file(own: _Layer, services: Collection[str], asked: _Layer) -> ProjectFile:
     """Return the project's own file with the images that devenv uses of it: the caller may have asked for others."""
     images = {name: image for name, image in own.images.items() if name in services and name not in asked.images}
-    return ProjectFile(Path(own.source).resolve(), own.digest, images)
+    elsewhere = own.engine if own.engine != "docker" else ""
+    return ProjectFile(Path(own.source).resolve(), own.digest, images, elsewhere)
 
 
 def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -350,6 +360,7 @@ def _layer(path: Path, key: str, raw: bytes | None = None) -> _Layer:
         citest=data.get("citest"),
         roles={role: data[role] for role in _ROLES if role in data},
         digest=hashlib.sha256(raw).hexdigest(),
+        engine=data.get("engine", ""),
     )
 
 
@@ -420,6 +431,9 @@ profile: base
 
 # Give `devenv run` and `devenv ci` the account openstack_citest of OpenStack's own test suites.
 # citest: true
+
+# Run the services in the cluster of your kubeconfig instead of on a local engine.
+# engine: kubernetes
 
 # Switch unsafe but fast settings off: the data survives a power cut.
 # durable: true

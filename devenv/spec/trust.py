@@ -4,7 +4,8 @@
     <state folder>/trust.json     0600; by a file's real path: the hashes of the contents that the user trusts
 
 The file comes with a clone of the project. Its services, ports, components and their wiring stay on 127.0.0.1 and in
-the project's folder. The images that it names are somebody else's programs.
+the project's folder. The images that it names are somebody else's programs. A cluster that it has devenv use is not
+this host, and others may use it, too.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ from devenv.store.places import state_folder
 
 def needs(file: ProjectFile) -> list[str]:
     """Return what the user has to trust the file for, in words."""
-    return [f"service {service} runs image {image}" for service, image in file.images.items()]
+    engine = [f"its services run on {file.engine}, not on this host"] if file.engine else []
+    return engine + [f"service {service} runs image {image}" for service, image in file.images.items()]
 
 
 def check(file: ProjectFile | None, ask: Callable[[ProjectFile], bool] | None, waiting: Callable[[str], None]) -> None:
-    """Raise ConfigError for a file that names images, unless the user trusts it or `ask` says yes.
+    """Raise ConfigError for a file that names images or a cluster, unless the user trusts it or `ask` says yes.
 
     devenv remembers that, as `allow` does, until the file changes.
     """
-    if not file or not file.images:
+    if not file or not needs(file):
         return
     known = _load().get(str(file.path), [])
     if file.digest in known:
@@ -38,14 +40,18 @@ def check(file: ProjectFile | None, ask: Callable[[ProjectFile], bool] | None, w
     if ask and ask(file):
         allow(file, waiting)
         return
-    images = " and ".join(dict.fromkeys(file.images.values()))
     reason = "the file has changed since you trusted it" if known else "you have not trusted the file yet"
-    raise ConfigError(f"cannot use image {images} of {file.path}: {reason}", hint="look at it, then run 'devenv trust'")
+    hint = "look at it, then run 'devenv trust'"
+    if not file.images:
+        hint += f"; or choose it yourself: 'devenv --engine {file.engine} …'"
+        raise ConfigError(f"cannot use engine {file.engine} of {file.path}: {reason}", hint)
+    images = " and ".join(dict.fromkeys(file.images.values()))
+    raise ConfigError(f"cannot use image {images} of {file.path}: {reason}", hint)
 
 
 def allow(file: ProjectFile, waiting: Callable[[str], None]) -> None:
     """Trust a file with its present content. `waiting` gets a text if another devenv is writing the record."""
-    if file.images:
+    if needs(file):
         with _changing(waiting) as record:
             known = record.setdefault(str(file.path), [])
             known += [file.digest] if file.digest not in known else []

@@ -46,7 +46,7 @@ def run(*arguments: str) -> Result:
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[Listed]:
     """Return a list for what `devenv ls` finds."""
     found: list[Listed] = []
-    monkeypatch.setattr("devenv.lifecycle.listing.list_environments", lambda usage: found)
+    monkeypatch.setattr("devenv.lifecycle.listing.list_environments", lambda *_, **__: found)
     return found
 
 
@@ -147,6 +147,7 @@ def test_json_says_the_same_as_the_table_and_more(shown: list[Listed]) -> None:
         "project": "/srv/nova",
         "gone": False,
         "state": "running",
+        "engine": "",
         "used": True,
         "services": {"etcd": {"state": "running", "ports": {"2379": 41283}, "memory": 5, "disk": 7}},
         "leftover": [],
