@@ -87,6 +87,7 @@ def test_devenv_yaml_chooses_a_cluster_once_the_user_trusts_it(asked: list[tuple
         ConfigError, match=r"cannot use engine kubernetes of .*: you have not trusted the file yet"
     ) as e:
         environment.up(use_golden=False)
+    assert e.value.message.startswith("cannot use engine kubernetes of ")
     assert not asked and "devenv trust" in e.value.hint and "--engine kubernetes" in e.value.hint
     Environment().trust()
     Environment().up(use_golden=False)

@@ -1,0 +1,122 @@
+"""A small real HTTP server that answers as a test tells it to: what a cluster's API does on a bad day."""
+
+from __future__ import annotations
+
+import json
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from devenv.engine.kubernetes.connection import Cluster
+from devenv.engine.kubernetes.login import Login
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer. `cut` says how it is lost: "all" of it, "half" of it, or "silent" for as long as the test runs."""
+
+    status: int = 200
+    body: Any = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: str = ""
+
+
+def refusal(status: int, message: str = "no", **headers: str) -> Answer:
+    """Return a refusal in the API's own form."""
+    words = {"kind": "Status", "status": "Failure", "message": message, "code": status}
+    return Answer(status, words, {key.replace("_", "-"): value for key, value in headers.items()})
+
+
+class Api(socketserver.ThreadingTCPServer):
+    """Gives its `answers` one by one, the last one again and again. `asked` are the requests: method and path."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, *answers: Answer) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers = [*answers]
+        self.asked: list[tuple[str, str]] = []
+        self.bodies: list[bytes] = []
+        self.released = threading.Event()
+
+    def next(self) -> Answer:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Api
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.asked.append((self.command, self.path))
+        self.server.bodies.append(body)
+        answer = self.server.next()
+        if answer.cut == "all":
+            self.close_connection = True
+            return
+        if answer.cut == "silent":
+            self.server.released.wait(30)
+        data = answer.body.encode() if isinstance(answer.body, str) else json.dumps(answer.body).encode()
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if answer.cut == "half":
+            self.wfile.write(data[: len(data) // 2])
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
+        self.wfile.write(data)
+
+    do_POST = do_DELETE = do_PATCH = do_PUT = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class _Way:
+    """The way to the server of a test, in place of kubectl."""
+
+    headers: dict[str, str] = {}  # noqa: RUF012
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def connection(self, timeout: float) -> HTTPConnection:
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=timeout)
+        connection.connect()
+        return connection
+
+    def close(self) -> None:
+        pass
+
+
+def cluster_at(port: int) -> Cluster:
+    """Return a cluster whose API is at a port of this host."""
+    cluster = Cluster(Login("here", "team"))
+    cluster.way = _Way(port)  # type: ignore[assignment]
+    return cluster
+
+
+@contextmanager
+def answering(*answers: Answer) -> Iterator[tuple[Cluster, Api]]:
+    """Run a server with these answers; yield a cluster that asks it."""
+    with Api(*answers) as api:
+        threading.Thread(target=api.serve_forever, args=(0.01,), daemon=True).start()
+        cluster = cluster_at(api.server_address[1])
+        try:
+            yield cluster, api
+        finally:
+            cluster.close()
+            api.released.set()
+            api.shutdown()
