@@ -29,7 +29,7 @@ TIMEOUT = 70.0
 PATIENCE = 15.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 JSON = "application/json"
-_RIGHTS_HINT = "ask who runs the cluster for it; 'devenv help kubernetes' has a Role with all that devenv needs"
+RIGHTS_HINT = "ask who runs the cluster for it; 'devenv help kubernetes' has a Role with all that devenv needs"
 _LOGIN_HINT = "log in again, until 'kubectl get pods' works"
 _REACH_HINT = "'devenv --engine kubernetes doctor' checks the cluster; 'kubectl get pods' has to work"
 
@@ -304,7 +304,7 @@ def failure(cluster: Cluster, what: str, error: Refused, hint: str = "") -> NoEn
     if isinstance(error, ApiRefused) and error.lacks_right:
         return ServiceFailed(
             f"cannot {error.verb} {error.resource} in namespace {cluster.namespace}: {error}",
-            hint=f"this login needs the verb {error.verb} on {error.resource}: {_RIGHTS_HINT}",
+            hint=f"this login needs the verb {error.verb} on {error.resource}: {RIGHTS_HINT}",
         )
     kind = NoSpace if tells_of_full_disk(str(error)) else ServiceFailed
     return kind(f"cannot {what}: {error}", hint or _REACH_HINT)

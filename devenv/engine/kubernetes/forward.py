@@ -13,9 +13,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from devenv.engine.http import Refused
-from devenv.engine.kubernetes.connection import Cluster
+from devenv.engine.kubernetes.connection import RIGHTS_HINT, Cluster, asking
 from devenv.engine.kubernetes.login import find_login
+from devenv.engine.kubernetes.rights import FORWARD, lacking
 from devenv.engine.kubernetes.websocket import V4, connected, unless_closed
+from devenv.engine.supervisor import Closed
 from devenv.errors import DevenvError
 from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE
 
@@ -46,35 +48,71 @@ class Dialler:
     """Opens connections to services of one environment. Lives in the process of the forwarder alone."""
 
     def __init__(self, settings: Mapping[str, str]) -> None:
-        """Take the settings of a Way. Raises DevenvError if there is no such cluster here."""
         if settings["kubeconfig"]:
             # kubectl reads it. The forwarder may have been started where it was another one.
             os.environ["KUBECONFIG"] = settings["kubeconfig"]
+        self._settings = settings
         self._environment = settings["environment"]
-        self._cluster = Cluster(find_login(settings["context"], settings["namespace"]))
+        self._cluster: Cluster | None = None
+        self._works = False
+
+    async def open(self, suspect: bool) -> None:
+        """Make sure that the cluster answers and lets this user forward ports, unless it did so at the last dial."""
+        if suspect or not self._works:
+            await asyncio.to_thread(self._check)
+            self._works = True
 
     async def dial(self, destination: str) -> PortStream:
-        """Open a connection to "SERVICE:PORT". Raises OSError if that is not possible now."""
+        """Open a connection to "SERVICE:PORT".
+
+        Raises ConnectionRefusedError if no pod of the service runs, another OSError if the cluster cannot be reached.
+        """
         service, _, port = destination.rpartition(":")
+        cluster = self._reached()
         try:
             pod = await asyncio.to_thread(self._pod_of, service)
-            path = self._cluster.path("pods", pod, "portforward")
-            return PortStream(await connected(self._cluster, path, {"ports": port}, [V4]))
-        except (Refused, DevenvError) as error:
+            return PortStream(await connected(cluster, cluster.path("pods", pod, "portforward"), {"ports": port}, [V4]))
+        except ConnectionRefusedError:
+            raise
+        except (Refused, DevenvError, OSError) as error:
+            self._works = False
             raise ConnectionError(f"cannot reach {destination}: {error}") from error
 
     async def close(self) -> None:
         """End what runs for the connection to the cluster."""
-        await asyncio.to_thread(self._cluster.close)
+        if self._cluster:
+            await asyncio.to_thread(self._cluster.close)
+
+    def _reached(self) -> Cluster:
+        """Return the cluster. Raise Closed if there is no such login."""
+        if not self._cluster:
+            try:
+                self._cluster = Cluster(find_login(self._settings["context"], self._settings["namespace"]))
+            except DevenvError as error:
+                raise Closed(error.message, error.hint) from error
+        return self._cluster
+
+    def _check(self) -> None:
+        """Raise Closed, with what to do, if a person has to mend something."""
+        cluster = self._reached()
+        try:
+            with asking(cluster, "reach the services"):
+                missing = [f"{right.verb} {right.resource}" for right in lacking(cluster, FORWARD)]
+        except DevenvError as error:
+            raise Closed(error.message, error.hint) from error
+        if missing:
+            words = f"this login may not {' and '.join(missing)} in namespace {cluster.namespace}"
+            raise Closed(words, RIGHTS_HINT)
 
     def _pod_of(self, service: str) -> str:
         """Return the pod that serves now: a running one, if possible a ready one, the newest of these."""
         selector = f"{LABEL_ENVIRONMENT}={self._environment},{LABEL_SERVICE}={service}"
         query = {"labelSelector": selector}
-        found = self._cluster.ask("GET", self._cluster.path("pods"), query, timeout=_LOOK_SECONDS, patience=0)
+        cluster = self._reached()
+        found = cluster.ask("GET", cluster.path("pods"), query, timeout=_LOOK_SECONDS, patience=0)
         running = [pod for pod in found["items"] if _runs(pod)]
         if not running:
-            raise ConnectionError(f"no pod of {service} runs")
+            raise ConnectionRefusedError(f"no pod of {service} runs")
         best = max(running, key=lambda pod: (_is_ready(pod), pod["metadata"]["creationTimestamp"]))
         return str(best["metadata"]["name"])
 
@@ -98,7 +136,7 @@ class PortStream:
         self._lingering: asyncio.Task[None] | None = None
 
     async def read(self) -> bytes:
-        """Return what the service sends next, nothing at its end."""
+        """Return what the service sends next, nothing at its end. Raises OSError if nothing listens at the port."""
         with unless_closed():
             while True:
                 message = await self._channels.recv()
@@ -107,8 +145,8 @@ class PortStream:
                     self._begun.add(int(channel))
                     data = data[_HEAD:]
                 if data and channel == _ERROR:
-                    # Nothing listens at the port, say. The client sees what it would see without a forwarder.
-                    break
+                    # Nothing listens at the port, say.
+                    raise ConnectionResetError(data.decode(errors="replace"))
                 if data and channel == _DATA:
                     self._heard = asyncio.get_running_loop().time()
                     return data
