@@ -11,7 +11,8 @@ AUDIT := $(VENV)/.audit
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test test-long check unit integration consumers chaos bench soak suites engines audit dist clean venv-package
+.PHONY: help up down test test-long check unit integration consumers kubernetes engines chaos bench soak suites audit
+.PHONY: dist clean venv-package
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,6 +45,11 @@ integration: $(INSTALLED) ## Run the tests against the real engine and the real 
 consumers: $(CONSUMERS) ## Run the tests with oslo's libraries and other real clients
 	@$(DEVENV) doctor --fix
 	@$(VENV)/bin/pytest tests/consumers
+
+kubernetes: $(CONSUMERS) ## Build a small Kubernetes (once, 5 minutes, as root) and run the tests that need a cluster
+	@tests/clusters/kubernetes build
+	@$(DEVENV) doctor --fix
+	@$(VENV)/bin/pytest tests/clusters
 
 chaos: $(INSTALLED) ## Let every request to the engine fail once, in five ways; writes docs/reliability.*
 	@$(DEVENV) doctor --fix

@@ -36,6 +36,7 @@ SHARED = (
     "on_postgresql",
     "newer_base",
     "lending",
+    "cluster",
 )
 _GROUPS = pytest.StashKey[Path]()
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tests.clusters.cluster import BUILD, built
+
 _BIN = Path(sys.executable).parent
 _PYTEST = (str(_BIN / "pytest"), "-q", "--junitxml")
 # Tests against real services that run side by side: each waits for the engine most of the time.
@@ -49,7 +51,9 @@ def lanes(folder: Path, long: bool) -> list[list[Part]]:
         others = Part(
             "engines", (sys.executable, "-m", "tests.engines", "--fast", "--junitxml", f"{folder}/engines.xml")
         )
-        return [[examples], [engine, tests("long", *services, "-m", "long", *spread), suites, others]]
+        # One process: all its tests share a cluster.
+        clusters = [tests("clusters", "tests/clusters")] if built() else []
+        return [[examples], [engine, tests("long", *services, "-m", "long", *spread), *clusters, suites, others]]
     return [
         [
             Part("ruff", (str(_BIN / "ruff"), "check", ".")),
@@ -85,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.run", description=__doc__)
     parser.add_argument("--long", action="store_true", help="what is left out otherwise")
     long: bool = parser.parse_args(arguments).long
+    if long and not built():
+        print(f"without tests/clusters: {BUILD}", flush=True)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="devenv-tests-") as name:
         folder = Path(name)
