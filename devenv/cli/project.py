@@ -189,9 +189,9 @@ def _print_changes(changes: Sequence[Change], done: str, show: bool) -> None:
 def export(context: click.Context, tool: str, component: str, install: str, output: Path | None) -> None:
     """Export the environment in another tool's format.
 
-    The tools are compose, devstack, github, gitlab and zuul. For devstack the services have to run; devenv makes the
-    other formats from devenv.yaml. The formats compose and devstack are for this machine and contain passwords; those
-    for a CI contain none. A CI's jobs need --install, unless the project's requirements say where devenv comes from.
+    The tools are compose, devstack, github, gitlab, kubernetes and zuul. For devstack the services have to run; devenv
+    makes the other formats from devenv.yaml. The formats compose, devstack and kubernetes contain passwords; those for
+    a CI contain none. A CI's jobs need --install, unless the project's requirements say where devenv comes from.
     """
     from devenv.wiring.export import as_text, write
 

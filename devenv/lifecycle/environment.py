@@ -448,8 +448,9 @@ class Environment:
         defined = self._world.define()
         # Exports leave out what runs have for a while.
         defined = replace(defined, lent=frozenset(), citest=frozenset())
-        if tool == export.COMPOSE:
-            return export.composed(self._world.on_paper(defined), defined.catalogue)
+        if tool in export.WHOLE:
+            desired = self._world.on_paper(defined, inside=tool == export.KUBERNETES)
+            return export.whole(tool, desired, defined.catalogue)
         name, packages = self.id.rpartition("-")[0], packages_of(self.project, tool, install)
         return export.for_jobs(tool, name, component, defined.own, defined.catalogue, defined.images, packages)
 

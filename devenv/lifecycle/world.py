@@ -37,7 +37,7 @@ from devenv.spec import trust
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.components import CITEST, check_components, former_components, needed_components
 from devenv.spec.desired import Inputs, resolve, secret_names, select, with_roles
-from devenv.spec.ports import Taken, choose_ports
+from devenv.spec.ports import Taken, choose_ports, usual_ports
 from devenv.spec.profile import load_profile, project_file
 from devenv.store.files import real_path
 from devenv.store.record import Record
@@ -408,9 +408,16 @@ class World:
         desired = self._resolved(defined, everything, ports, keep=True)
         return _pictured(defined, selected, desired, observed, record)
 
-    def on_paper(self, defined: Definitions) -> Desired:
-        """Return the desired state of all of the profile without an engine; keep ports and secrets as `up` does."""
+    def on_paper(self, defined: Definitions, inside: bool = False) -> Desired:
+        """Return the desired state of all of the profile without an engine; keep ports and secrets as `up` does.
+
+        With `inside`, programs are on the network of the services, which then need no ports of this host.
+        """
         selected = defined.select()
+        if inside:
+            with self.changing():
+                ports = usual_ports(selected, defined.catalogue)
+                return self._resolved(defined, selected, ports, keep=True, inside=True)
         with self.changing(), ports_locked(self.report.note):
             ports = self._chosen(selected, defined, Observed(), check=False)
             self._keep_ports(defined.profile, ports, "")
@@ -433,12 +440,14 @@ class World:
         widened = replace(defined.profile, services={**defined.profile.services, **more})
         return select(widened, defined.catalogue, wanted)
 
-    def _resolved(self, defined: Definitions, names: Sequence[str], ports: Mapping[str, int], keep: bool) -> Desired:
+    def _resolved(
+        self, defined: Definitions, names: Sequence[str], ports: Mapping[str, int], keep: bool, inside: bool = False
+    ) -> Desired:
         """Resolve these services, and save new secrets if `keep`."""
         profile, catalogue = defined.profile, defined.catalogue
         former = former_components(self.state.load().provisioned, profile, catalogue)
         secrets = self.state.secrets(secret_names(names, profile, catalogue, former), keep)
-        given = Inputs(self.id, profile, catalogue, defined.images, ports, secrets, former, defined.citest)
+        given = Inputs(self.id, profile, catalogue, defined.images, ports, secrets, former, defined.citest, inside)
         return resolve(names, given)
 
     def _chosen(

@@ -44,15 +44,15 @@ def compose_file(desired: Desired, catalogue: Catalogue) -> str:
     configs: dict[str, Any] = {}
     volumes: dict[str, Any] = {}
     for name, service in desired.services.items():
-        folder = catalogue[name].wire / FOLDER
-        texts = _files(service, folder)
+        folder = catalogue[name].wire
+        texts = files_of(service, folder)
         sources = {target: f"{name}-{target.rpartition('/')[2]}" for target in texts}
         own = {f"{name}-{called.short(name, volume)}": path for volume, path in service.volumes.items()}
         configs |= {sources[target]: {"content": text} for target, text in texts.items()}
         volumes |= {key: {} for key in own}
-        services[name] = _service(service, sources, own) | _over(service, folder)
+        services[name] = _service(service, sources, own) | _checked(over(service, folder))
     document = {"name": desired.environment, "services": services, "configs": configs, "volumes": volumes}
-    return str(yaml.dump(_escaped(document), Dumper=_dumper(), sort_keys=False, width=1000))
+    return str(yaml.dump(_escaped(document), Dumper=dumper(), sort_keys=False, width=1000))
 
 
 def _service(service: DesiredService, sources: Mapping[str, str], volumes: Mapping[str, str]) -> dict[str, Any]:
@@ -87,17 +87,20 @@ def _service(service: DesiredService, sources: Mapping[str, str], volumes: Mappi
     return {key: value for key, value in keys.items() if value}
 
 
-def _over(service: DesiredService, folder: Path) -> dict[str, Any]:
-    """Return the keys that only the exported service has: the health check, above all."""
-    path = folder / _OVER
-    if not path.is_file():
-        return {}
-    over = understood(render_file(path, service.values), path, _OVER_SCHEMA)
-    return over | {"healthcheck": {**over["healthcheck"], **_HEALTHCHECK}}
+def _checked(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys with the times of the health check, if there is one."""
+    return {**keys, "healthcheck": {**keys["healthcheck"], **_HEALTHCHECK}} if keys else {}
 
 
-def _files(service: DesiredService, folder: Path) -> dict[str, str]:
+def over(service: DesiredService, wire: Path) -> dict[str, Any]:
+    """Return the keys that only the exported service has: the health check, above all. `wire` has its templates."""
+    path = wire / FOLDER / _OVER
+    return dict(understood(render_file(path, service.values), path, _OVER_SCHEMA)) if path.is_file() else {}
+
+
+def files_of(service: DesiredService, wire: Path) -> dict[str, str]:
     """Return the service's files by target, with the components' parts of them, and the files of the folder."""
+    folder = wire / FOLDER
     texts = {target: content.decode() for target, content in service.files.items()}
     for path in sorted(folder.glob("*")):
         if path.is_file() and path.name != _OVER:
@@ -134,7 +137,7 @@ def _escaped(value: Any) -> Any:
     return {key: _escaped(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
-def _dumper() -> Any:
+def dumper() -> Any:
     """Return a dumper that writes texts line by line, and nothing by reference."""
     import yaml
 

@@ -26,15 +26,19 @@ from devenv.spec.template import render, render_file
 from devenv.store.files import check_place, way_out, write_files
 from devenv.wiring import contents
 from devenv.wiring.compose import compose_file
+from devenv.wiring.kubernetes import manifests
 from devenv.wiring.packages import Packages
 
 COMPOSE = "compose"
+KUBERNETES = "kubernetes"
+# The tools that run the services themselves, with this environment's passwords.
+WHOLE = (COMPOSE, KUBERNETES)
 # This export describes what runs now; all others describe what devenv would create.
 PRESENT = "devstack"
 # Its jobs run in a container beside the services.
 _INSIDE = "gitlab"
 # The tools whose files hold passwords of this environment.
-SECRET = (COMPOSE, PRESENT)
+SECRET = (*WHOLE, PRESENT)
 # These services live as long as a job, and everybody can read the file, so this is no secret.
 _PASSWORD = "devenv"  # noqa: S105
 _ALONE = re.compile(r"^( *)\$\{([a-z_]+)\}$", re.MULTILINE)
@@ -53,9 +57,10 @@ def check_tool(tool: str, install: str = "") -> None:
         raise ConfigError(f"cannot export for {tool} with --install: it installs no devenv", "leave --install out")
 
 
-def composed(desired: Desired, catalogue: Catalogue) -> dict[str, str]:
-    """Return the Compose file."""
-    return {"": (_folder() / COMPOSE).read_text(encoding="utf-8") + compose_file(desired, catalogue)}
+def whole(tool: str, desired: Desired, catalogue: Catalogue) -> dict[str, str]:
+    """Return the file for a tool that runs the services itself."""
+    written = {COMPOSE: compose_file, KUBERNETES: manifests}[tool](desired, catalogue)
+    return {"": _text(_folder() / tool, {"environment": desired.environment}) + written}
 
 
 def exported(desired: Desired, catalogue: Catalogue) -> dict[str, str]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 PROGRAM = Path(__file__).parent / "kubernetes"
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "devenv-test-kubernetes"
@@ -74,3 +77,12 @@ def running(state: Path, port: int, nodes: int = 1) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.program("stop")
+
+
+def until(happened: Callable[[], object]) -> None:
+    """Wait for it, for two minutes at most."""
+    for _ in range(1200):
+        if happened():
+            return
+        time.sleep(0.1)
+    pytest.fail("it did not happen in two minutes")

@@ -8,14 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from project import require
 
-from tests.clusters.cluster import BUILD, Cluster, built
+from tests.clusters.cluster import BUILD, Cluster, built, until
 
 REPOSITORY = Path(__file__).parents[2]
 # Starts a cluster that belongs to this program, and waits to be killed.
@@ -48,15 +46,6 @@ def left(cluster: Cluster) -> list[str]:
     groups = [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/{name}-*")]
     mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(cluster.state) in line]
     return [*map(str, cluster.state.parent.glob("state")), *processes(cluster), *groups, *mounts]
-
-
-def until(happened: Callable[[], object]) -> None:
-    """Wait for it, for a minute at most."""
-    for _ in range(600):
-        if happened():
-            return
-        time.sleep(0.1)
-    pytest.fail("it did not happen in a minute")
 
 
 @pytest.mark.long

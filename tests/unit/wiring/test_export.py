@@ -434,7 +434,7 @@ def test_a_place_that_cannot_be_written_is_said(project: Path) -> None:
 def test_a_tool_that_devenv_does_not_know_is_an_error(project: Path) -> None:
     with pytest.raises(ConfigError, match="cannot export for 'jenkins'") as caught:
         Environment(project).export("jenkins")
-    assert caught.value.hint == "devenv exports for: compose, devstack, github, gitlab, zuul"
+    assert caught.value.hint == "devenv exports for: compose, devstack, github, gitlab, kubernetes, zuul"
 
 
 def test_devstack_is_told_what_it_was_told_by_every_service() -> None:

@@ -1,0 +1,129 @@
+"""`devenv export kubernetes`, applied to a real cluster with kubectl alone."""
+
+from __future__ import annotations
+
+import base64
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pymysql
+import pytest
+import requests
+import yaml
+from project import Project, new_project
+
+from tests.clusters.cluster import BIN, Cluster, until
+
+COMPONENTS = """\
+components:
+  nova:
+    catalog: {type: compute, url: "http://127.0.0.1:8774/v2.1"}
+"""
+SERVICES = ("mysql", "rabbitmq", "etcd", "keystone")
+
+
+@contextmanager
+def forwarded(cluster: Cluster, namespace: str, service: str, port: int) -> Iterator[int]:
+    """Let a free port on 127.0.0.1 lead to a Service, with kubectl."""
+    command = [BIN / "kubectl", f"--kubeconfig={cluster.kubeconfig}", f"--namespace={namespace}"]
+    command += ["port-forward", f"service/{service}", f":{port}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        found = re.search(r"127\.0\.0\.1:(\d+) ->", process.stdout.readline())
+        assert found
+        try:
+            yield int(found[1])
+        finally:
+            process.kill()
+
+
+def attaching(cluster: Cluster, namespace: str) -> dict[str, str]:
+    """Return the variables that the Secret holds for pods."""
+    data = cluster.get("secret", "devenv-attach", f"--namespace={namespace}")["data"]
+    return {name: base64.b64decode(value).decode() for name, value in data.items()}
+
+
+def as_nova(port: int, password: str) -> pymysql.Connection[pymysql.cursors.Cursor]:
+    return pymysql.connect(host="127.0.0.1", port=port, user="nova", password=password, database="nova")
+
+
+def token(port: int, user: str, password: str, project: str) -> requests.Response:
+    domain = {"id": "default"}
+    identity = {
+        "methods": ["password"],
+        "password": {"user": {"name": user, "password": password, "domain": domain}},
+    }
+    scope = {"project": {"name": project, "domain": domain}}
+    url = f"http://127.0.0.1:{port}/v3/auth/tokens"
+    return requests.post(url, json={"auth": {"identity": identity, "scope": scope}}, timeout=10)
+
+
+@pytest.fixture
+def exported(cluster: Cluster, namespaces: tuple[str, ...], loaded: list[str], tmp_path: Path) -> Iterator[Path]:
+    """Export all four services, apply the file, and wait until all are ready; delete them afterwards."""
+    project: Project = new_project(tmp_path, "exported")
+    project.configure(COMPONENTS)
+    path = project.folder / "kubernetes.yaml"
+    project.devenv("export", "kubernetes", "--output", str(path))
+    space = f"--namespace={namespaces[1]}"
+    told = cluster.kubectl("apply", space, "--dry-run=server", f"--filename={path}")
+    assert all(line.endswith("created (server dry run)") for line in told.splitlines())
+    cluster.kubectl("apply", space, f"--filename={path}")
+    for service in SERVICES:
+        cluster.kubectl("rollout", "status", space, f"statefulset/{service}", "--timeout=180s")
+    yield path
+    cluster.kubectl("delete", space, f"--filename={path}")
+    until(lambda: not cluster.names(namespaces[1]))
+
+
+@pytest.mark.long
+def test_an_exported_environment_becomes_ready_and_serves_its_components_and_keeps_its_data(
+    cluster: Cluster, namespaces: tuple[str, ...], exported: Path
+) -> None:
+    space, found = namespaces[1], attaching(cluster, namespaces[1])
+    text = exported.read_text()
+    files = {one["metadata"]["name"]: one["stringData"] for one in yaml.safe_load_all(text) if one["kind"] == "Secret"}
+    of_nova = dict(re.findall(r"ALTER USER '(\w+)'@'\S+ IDENTIFIED BY '(\w+)'", files["mysql-files"]["accounts.sql"]))
+    with ExitStack() as stack:
+        mysql = stack.enter_context(forwarded(cluster, space, "mysql", 3306))
+        keystone = stack.enter_context(forwarded(cluster, space, "keystone", 5000))
+        etcd = stack.enter_context(forwarded(cluster, space, "etcd", 2379))
+        rabbitmq = stack.enter_context(forwarded(cluster, space, "rabbitmq", 15672))
+        with pymysql.connect(
+            host="127.0.0.1", port=mysql, user="nova", password=of_nova["nova"], database="nova"
+        ) as nova:
+            nova.cursor().execute("CREATE TABLE kept (id INT)")
+        answer = token(keystone, "admin", found["DEVENV_ATTACH_KEYSTONE_PASSWORD"], "admin")
+        catalog = {one["type"]: one["endpoints"][0]["url"] for one in answer.json()["token"]["catalog"]}
+        # Pods reach it by this name; the component's address is its own.
+        assert catalog == {"identity": "http://keystone:5000/v3", "compute": "http://127.0.0.1:8774/v2.1"}
+        assert requests.get(f"http://127.0.0.1:{etcd}/health", timeout=10).json()["health"] == "true"
+        password = re.search(r"//devenv:(\w+)@", found["DEVENV_ATTACH_RABBITMQ"])
+        assert password
+        vhosts = requests.get(f"http://127.0.0.1:{rabbitmq}/api/vhosts", auth=("devenv", password[1]), timeout=10)
+        assert {"devenv", "nova"} <= {one["name"] for one in vhosts.json()}
+    # What a drained node or an update does: the pod goes, its data stays.
+    cluster.kubectl("delete", "pod", "mysql-0", f"--namespace={space}", "--wait=true")
+    cluster.kubectl("rollout", "status", f"--namespace={space}", "statefulset/mysql", "--timeout=120s")
+    with (
+        forwarded(cluster, space, "mysql", 3306) as mysql,
+        as_nova(mysql, of_nova["nova"]) as nova,
+        nova.cursor() as cursor,
+    ):
+        cursor.execute("SELECT COUNT(*) FROM kept")
+        assert cursor.fetchone() == (0,)
+
+
+@pytest.mark.long
+def test_a_pod_is_ready_only_while_its_service_is_usable(
+    cluster: Cluster, namespaces: tuple[str, ...], exported: Path
+) -> None:
+    space = f"--namespace={namespaces[1]}"
+    # Keystone still answers without its database, and gives no token.
+    cluster.kubectl("scale", space, "statefulset/mysql", "--replicas=0")
+    cluster.kubectl("wait", space, "pod/keystone-0", "--for=condition=Ready=false", "--timeout=120s")
+    cluster.kubectl("scale", space, "statefulset/mysql", "--replicas=1")
+    cluster.kubectl("wait", space, "pod/keystone-0", "--for=condition=Ready", "--timeout=120s")
