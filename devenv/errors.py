@@ -87,6 +87,10 @@ class NotReady(Exception):
     """Raised by a probe: the reason why a service is not ready for use yet. Not a failure by itself."""
 
 
+class Hopeless(NotReady):
+    """Waiting will not help: the server does not let this login in, or is too old."""
+
+
 class Cancelled(Exception):
     """Raised inside a running step when the user interrupts devenv."""
 

@@ -108,6 +108,20 @@ class Client:
 
 
 @dataclass(frozen=True)
+class Attachment:
+    """A server that somebody else runs, by its URL.
+
+    `places` are host and port by endpoint. `words` are the URL's parts for templates, its login among them. `shown` is
+    the URL without the login, and `settings` are what devenv was given, with it.
+    """
+
+    places: Mapping[str, tuple[str, int]]
+    words: Mapping[str, str] = field(repr=False)
+    shown: str
+    settings: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class ServiceDefinition:
     """One service as its Compose file defines it; templates are not filled in yet.
 
@@ -116,7 +130,8 @@ class ServiceDefinition:
     `official` the public image of that version, for CIs. `extra` is the extra of devenv's own package with what its
     probe and provisioner need. The `default` service of a role fills it where a profile says nothing else. `citest` is
     the URL by which OpenStack's own test suites use its account for them. `clients` are by name, the usual one first.
-    `page` is the template of the URL of a page for a browser, if the service has one.
+    `page` is the template of the URL of a page for a browser, if the service has one. A service with an `attachment` is
+    attached: devenv runs no container of it.
     """
 
     name: str
@@ -150,6 +165,7 @@ class ServiceDefinition:
     clients: Mapping[str, Client] = field(default_factory=dict)
     page: str = ""
     wire: Path = Path("wire")
+    attachment: Attachment | None = None
 
 
 Catalogue = Mapping[str, ServiceDefinition]
@@ -163,13 +179,14 @@ class ServiceChoice:
     """The settings of one service in a profile or devenv.yaml.
 
     `ports` are pinned host ports by endpoint; `switches` turn features of the service on or off; `plugins` are more
-    of those that the server ships.
+    of those that the server ships. `attach` holds the URLs and the login of a server that somebody else runs.
     """
 
     image: str = ""
     ports: Mapping[str, int] = field(default_factory=dict)
     switches: Mapping[str, bool] = field(default_factory=dict)
     plugins: Sequence[str] = ()
+    attach: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -192,14 +209,16 @@ class ComponentChoice:
 class ProjectFile:
     """A project's devenv.yaml as devenv read it: its real path and the hash of its bytes.
 
-    `images` are those that it names, by service. They are programs, so the user has to trust the file. So it is with an
-    `engine` that is not this host's own.
+    `images` are those that it names, by service. They are programs, so the user has to trust the file. So it is with
+    `addresses` of attached services, by service, since devenv would log in there, and with an `engine` that is not this
+    host's own.
     """
 
     path: Path
     digest: str
     images: Mapping[str, str] = field(default_factory=dict)
     engine: str = ""
+    addresses: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -291,6 +310,8 @@ class DesiredService:
 
     `components` are the parts that components should have, `former` those that nobody asks for any more, `own` is the
     administrator's. `needs` are the parts of other services ("mysql/keystone") that it cannot work without.
+
+    `attached` is the URL, without a login, of a server that somebody else runs: devenv runs no container of it.
     """
 
     name: str
@@ -318,6 +339,7 @@ class DesiredService:
     golden: tuple[str, ...] = ()
     # A digest of the provisioner's settings.
     prepared: str = ""
+    attached: str = ""
 
 
 @dataclass(frozen=True)
@@ -383,7 +405,8 @@ class Observed:
 
     `networks` are ids; `volumes` maps names to services; `images` maps each reference that the engine can run to its
     id. `strangers` carry the environment's label, but devenv did not create them: "container NAME". `forwarded` are the
-    ports of an engine elsewhere that answer on this host; None if the engine needs no forwarder.
+    ports of an engine elsewhere that answer on this host; None if the engine needs no forwarder. `attached` services
+    are somebody else's, so no engine knows them.
     """
 
     containers: Mapping[str, ObservedContainer] = field(default_factory=dict)
@@ -394,15 +417,16 @@ class Observed:
     owner: str = ""
     strangers: tuple[str, ...] = ()
     forwarded: frozenset[int] | None = None
+    attached: frozenset[str] = frozenset()
 
     @property
     def services(self) -> set[str]:
-        """Return the services that have a container or data."""
-        return {*self.containers, *self.volumes.values()}
+        """Return the services that have a container or data, or are attached."""
+        return {*self.containers, *self.volumes.values(), *self.attached}
 
     def runs(self, service: str) -> bool:
-        """Return whether the service has a running container."""
-        return service in self.containers and self.containers[service].running
+        """Return whether the service has a running container, or somebody else runs it."""
+        return service in self.attached or (service in self.containers and self.containers[service].running)
 
 
 # ---- planned ------------------------------------------------------------------------------------------------
@@ -430,6 +454,7 @@ Action = Literal[
     "provision",
     "log in",
     "drop",
+    "release",
     "ready",
 ]
 

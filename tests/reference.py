@@ -146,7 +146,7 @@ def _keys() -> Iterator[str]:
     yield from _schema(catalogue._CONTAINER, CONTAINER)
     yield "Under `x-devenv`, what Compose has no word for:"
     yield ""
-    whole = ("switches", "plugins")
+    whole = ("switches", "plugins", "attach")
     yield from _schema({key: {} if key in whole else v for key, v in catalogue._DEVENV.items()}, DEVENV)
     yield "The kinds of probes, and the settings of each. Another package can add one (entry points of the group"
     yield f"`{lookup.PROBES}`)."
@@ -307,6 +307,15 @@ SETTINGS: Words = {
         "ports: {sql: 3307}",
     ),
     "plugins": ("list of names", "plugins that the server ships, to enable; see below", "plugins: [rabbitmq_shovel]"),
+    "attach": (
+        "URL",
+        "a server that somebody else runs, with its administrator's login: devenv runs no container of it. "
+        "`${env:NAME}` is a variable of the caller's. An address that is not loopback needs `devenv trust`",
+        "attach: mysql://root:secret@127.0.0.1:3306",
+    ),
+    "management": ("URL", "the management interface of an attached RabbitMQ", "management: http://127.0.0.1:15672"),
+    "user": ("text", "the administrator of an attached service, if the URL does not name one", "user: admin"),
+    "password": ("text", "the administrator's password, if the URL does not hold it", 'password: "${env:PASSWORD}"'),
 }
 COMPONENT: Words = {
     "wire": (
@@ -443,6 +452,14 @@ DEVENV: Words = {
         "switches: {auth: {…}}",
     ),
     "wire": ("folder", "the folder with the templates of wired files; `wire` if not given", "wire: wire"),
+    "attach": (
+        "mapping",
+        "what the URL of a server that somebody else runs becomes: its `endpoint`, the `schemes` it may have with the "
+        "port of each, the `path` if it has none, `urls` by endpoint, `others` that may have URLs of their own; "
+        "`login: optional` if there may be none, and `logged_in` for what a login changes; and the keys of `x-devenv` "
+        "that it changes. Templates use `$${attach.user}`, `password`, `path`, `url_path`, `login` (`user:password@`)",
+        "attach: {endpoint: sql, schemes: {mysql: 3306}, urls: {sql: …}}",
+    ),
     "wheels": (
         "path",
         "a pip requirements file; devenv fetches its wheels for the build, as `wheels/`",
@@ -528,6 +545,10 @@ VARIABLES = [
     ("`DEVENV_KUBE_NAMESPACE`", "as `--namespace`: a namespace of the cluster; the context's if not set"),
     ("`KUBECONFIG`", "the files with logins to clusters, as for `kubectl`; `~/.kube/config` if not set"),
     ("`KUBERNETES_SERVICE_HOST`, `KUBERNETES_SERVICE_PORT`", "set in a pod: where its own cluster answers"),
+    (
+        "`DEVENV_ATTACH_SERVICE`, `…_MANAGEMENT`, `…_USER`, `…_PASSWORD`",
+        "as `attach` and the keys beside it in devenv.yaml, with the service's name in capitals: DEVENV_ATTACH_MYSQL",
+    ),
     ("`DEVENV_OUTPUT_DIR`", "as `--output-dir`: the folder for written files, an absolute path; `.devenv/` if not set"),
     ("`DEVENV_STATE_DIR`", "the folder for state, an absolute path; on Linux `~/.local/state/devenv` if not set"),
     (
@@ -588,6 +609,10 @@ KEPT = [
         "lock of the devenv that changes something",
     ),
     ("`STATE/wired.json`, `STATE/wired.lock`", "what devenv merged into files of projects, for `unwire`"),
+    (
+        "`STATE/environments/ID/attached.json`",
+        "URLs and logins of attached services, by which `devenv down` finds what devenv made there",
+    ),
     ("`STATE/trust.json`, `STATE/trust.lock`", "which files `devenv trust` allowed, with the hashes of what they held"),
     ("`CACHE/wheels/`", "Python wheels for images; you may remove it"),
     ("`CACHE/packages/`", "the packages of each image, by its id; you may remove it"),

@@ -45,6 +45,7 @@ _STATES: Mapping[Action, tuple[str, str]] = {
     "provision": ("adding", "added"),
     "log in": ("logging in", "logged in"),
     "drop": ("dropping", "dropped"),
+    "release": ("clearing", "cleared"),
     "ready": ("starting", "ready"),
 }
 _STATE_WIDTH = max(len(word) for words in _STATES.values() for word in words)

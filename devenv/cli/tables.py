@@ -21,7 +21,13 @@ from devenv.services.readiness import ServiceStatus
 if TYPE_CHECKING:
     from devenv.lifecycle.environment import Environment
 
-_STATE_COLOURS = {"ready": "green", "starting": "yellow", "stopped": "bright_black", "failed": "red"}
+_STATE_COLOURS = {
+    "ready": "green",
+    "attached": "green",
+    "starting": "yellow",
+    "stopped": "bright_black",
+    "failed": "red",
+}
 _CHECK_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 _BAR = 24
 _UNBROKEN: dict[str, Any] = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
@@ -36,7 +42,9 @@ def status_table(statuses: Mapping[str, ServiceStatus]) -> str:
     for name, status in statuses.items():
         present = status.state != "absent"
         where = [f"{e['host']}:{e['port']}" for e in status.endpoints.values()] if present else []
-        rows.append((name, status.state, " ".join(where), status.reason))
+        # Somebody else runs an attached service: what matters is whether devenv can use it.
+        attached = status.attached and status.state == "ready"
+        rows.append((name, "attached" if attached else status.state, " ".join(where), status.reason))
     return rows_table(("SERVICE", "STATE", "ENDPOINT", "REASON"), rows, _STATE_COLOURS)
 
 

@@ -54,10 +54,12 @@ _SETTINGS = ("Entrypoint", "Cmd", "Env", "User", "WorkingDir")
 
 
 def images_for(profile: Profile, catalogue: Catalogue) -> dict[str, Image]:
-    """Return the image of each service of the catalogue, and the base under its own name."""
+    """Return the image of each service of the catalogue, and the base under its own name. Attached ones have none."""
     base = _base_reference()
     images = {BASE: Image(base, "base")}
     for name, service in catalogue.items():
+        if service.attachment:
+            continue
         choice = profile.services.get(name)
         if choice and choice.image:
             images[name] = Image(full_reference(choice.image), "pull", name)

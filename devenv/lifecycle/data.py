@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from devenv.errors import ConfigError, DevenvError, Unsupported
 from devenv.images import snapshot
@@ -11,7 +11,7 @@ from devenv.lifecycle.execute import carry_out
 from devenv.lifecycle.loans import keep
 from devenv.lifecycle.plan import plan_empty
 from devenv.lifecycle.up import KEEPING, Renewal, Wish, bring_up, note_renewal, preflight
-from devenv.lifecycle.world import Picture, World
+from devenv.lifecycle.world import Definitions, Picture, World
 from devenv.model import Result
 from devenv.names import check_name
 
@@ -23,6 +23,7 @@ def reset(world: World, names: Sequence[str]) -> Result:
     """
     defined = world.prepared(names)
     services = defined.select(names) if names else list(defined.profile.services)
+    _refuse_attached(defined, services, "reset", "'devenv reset --component NAME' empties what a component has there")
     if names and (more := [name for name in services if name not in names]):
         raise ConfigError(
             f"cannot reset {', '.join(names)} alone: data is in {', '.join(more)}, too, with that of others",
@@ -34,10 +35,18 @@ def reset(world: World, names: Sequence[str]) -> Result:
         return bring_up(world, defined, wish, world.report)
 
 
+def _refuse_attached(defined: Definitions, services: Collection[str], verb: str, hint: str) -> None:
+    """Raise Unsupported if one of these services is attached: its data are somebody else's."""
+    if theirs := [name for name in services if name in defined.attached]:
+        raise Unsupported(f"cannot {verb} {', '.join(theirs)}: somebody else runs it and may need its data", hint)
+
+
 def reset_component(world: World, component: str) -> Result:
     """Drop a component's part of each service and provision it again."""
     with world.changing():
-        picture = world.there(world.define(), [component])
+        defined = world.define()
+        world.check_addresses(defined.own)
+        picture = world.there(defined, [component])
         plan = plan_empty(picture.wanted, component)
         return Result(plan, picture.wanted.services, carry_out(world, plan, picture))
 
@@ -48,6 +57,8 @@ def save(world: World, name: str) -> Snapshot:
     Raise ConfigError if the name is taken or a service was never started, Unsupported if the engine keeps no data.
     """
     check_name(name, "a snapshot")
+    defined = world.define()
+    _refuse_attached(defined, defined.select(), "save", "dump its data with the server's own tools")
     if not world.engine.can >= KEEPING:
         raise Unsupported(
             f"cannot save a snapshot: the engine at {world.engine.url} keeps no data of volumes",
@@ -86,6 +97,7 @@ def restore(world: World, name: str) -> Result:
     Raise ConfigError, with the reason, if another version of a service made the data.
     """
     defined = world.prepared(())
+    _refuse_attached(defined, defined.select(), "restore", "load its data with the server's own tools")
     with world.changing():
         saved = snapshot.load(world.state, name)
         picture = world.look(world.with_lent(defined), check_ports=True)

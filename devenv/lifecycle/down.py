@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from devenv.engine import KUBERNETES, kind_of
@@ -12,8 +12,8 @@ from devenv.images import snapshot
 from devenv.lifecycle.execute import carry_out
 from devenv.lifecycle.listing import engines
 from devenv.lifecycle.plan import plan_down, plan_stop
-from devenv.lifecycle.world import Picture, World, needs
-from devenv.model import LABEL_ENVIRONMENT, Catalogue, Observed, ObservedContainer, Report, Result
+from devenv.lifecycle.world import Picture, World, needs, refuse_attached
+from devenv.model import LABEL_ENVIRONMENT, Catalogue, Desired, Observed, ObservedContainer, Plan, Report, Result
 from devenv.names import Pair, hint_for
 from devenv.store import registry
 from devenv.store.record import Record
@@ -24,6 +24,9 @@ def stop(world: World, names: Sequence[str]) -> Result:
     """Stop containers and keep them. Services without a container count as stopped. The caller holds the lock."""
     picture = world.bare()
     catalogue = picture.defined.catalogue
+    refuse_attached(picture.observed, names)
+    if left := sorted(picture.observed.attached):
+        world.report.note(f"left alone: {', '.join(left)}, which somebody else runs")
     stopping = present(picture.observed, names, catalogue)
     plan = plan_stop(stopping, needs(catalogue))
     timings = carry_out(world, plan, picture)
@@ -41,15 +44,19 @@ def take_down(world: World, names: Sequence[str], volumes: bool) -> Result:
     world.check_engine(picture.observed)
     observed, catalogue = picture.observed, picture.defined.catalogue
     removing = present(observed, names, catalogue)
+    attached = world.in_attached(names)
     plan = plan_down(
         removing,
         needs(catalogue),
         () if names else observed.networks,
         _volumes(world, observed, names) if volumes else {},
         gently=not volumes,
+        attached=attached,
+        provisioned=picture.record.provisioned,
     )
-    timings = carry_out(world, plan, picture)
+    timings = carry_out(world, plan, replace(picture, wanted=attached))
     _end_forward(world, observed, removing)
+    _tell_attached(world, plan, attached)
     if volumes and not names:
         _forget(world, picture)
     elif volumes:
@@ -67,6 +74,16 @@ def _end_forward(world: World, observed: Observed, ended: Sequence[ObservedConta
     left = {one.id for one in (*observed.containers.values(), *observed.extra) if one.alive} - {one.id for one in ended}
     if observed.forwarded is not None and not left:
         world.engine.end_forward(world.id)
+
+
+def _tell_attached(world: World, plan: Plan, attached: Desired) -> None:
+    """Tell what devenv has dropped in attached services, which go on as they are, and forget these."""
+    for name, service in attached.services.items():
+        dropped = [op.component for op in plan.operations if op.action == "drop" and op.service == name]
+        what = f"dropped {', '.join(dropped)}" if dropped else "nothing to drop"
+        world.report.note(f"{name} at {service.attached} goes on: {what} there")
+    others = {name: s for name, s in world.state.attachments().items() if name not in attached.services}
+    world.state.attach(others)
 
 
 def _forget(world: World, picture: Picture) -> None:
@@ -204,9 +221,11 @@ def _remove(world: World) -> Result:
         for saved in snapshot.load_all(world.state):
             snapshot.remove(world.state, world.engine, saved)
         containers, volumes = present(observed, (), catalogue), _volumes(world, observed, ())
-        plan = plan_down(containers, needs(catalogue), observed.networks, volumes, gently=False)
-        timings = carry_out(world, plan, picture)
+        attached, made = world.in_attached(), picture.record.provisioned
+        plan = plan_down(containers, needs(catalogue), observed.networks, volumes, False, attached, made)
+        timings = carry_out(world, plan, replace(picture, wanted=attached))
         _end_forward(world, observed, containers)
+        _tell_attached(world, plan, attached)
         snapshot.remove_leftovers(world.state, world.engine, observed.images)
         world.remove_files(catalogue, but=world.usual_folder)
         # As in `_forget`: a project that comes back must not take over a stranger's token.

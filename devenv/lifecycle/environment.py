@@ -376,7 +376,9 @@ class Environment:
     def status(self, names: Sequence[str] = ()) -> Statuses:
         """Return the status of the named services; of all in the profile and all that exist, if none is named."""
         world = self._world
-        picture = world.look(world.define(names), names)
+        defined = world.define(names)
+        world.check_addresses(defined.own)
+        picture = world.look(defined, names)
         wanted = picture.wanted.services
         services = {name: wanted[name] for name in names} if names else picture.everything.services
         with ThreadPoolExecutor(max(1, len(services))) as pool:
@@ -456,7 +458,12 @@ class Environment:
 
     def container(self, name: str) -> ObservedContainer:
         """Return the running container of a service. Raise ConfigError if it has none."""
-        return _running(self._world.containers(self.observe(), [name])[0])
+        return _running(self._world.containers(self._seen(), [name])[0])
+
+    def _seen(self) -> Observed:
+        """Return what the engine has of the environment, and which services are attached by devenv.yaml."""
+        defined = self._world.define()
+        return replace(self.observe(), attached=defined.attached)
 
     def service(self, name: str) -> tuple[DesiredService, ObservedContainer]:
         """Return a service as the administrator sees it, and its running container. Raise ConfigError without one."""
@@ -479,7 +486,7 @@ class Environment:
 
     def containers(self, names: Sequence[str] = ()) -> dict[str, str]:
         """Return the containers' ids by service. Raise ConfigError if one of `names` has none, or no service has."""
-        return {container.service: container.id for container in self._world.containers(self.observe(), names)}
+        return {container.service: container.id for container in self._world.containers(self._seen(), names)}
 
     def logs(self, name: str, tail: Tail = "all", since: float = 0) -> list[str]:
         """Return the lines that a service logged from `since` on; the last `tail` of them if that is a number."""
@@ -552,7 +559,7 @@ class Environment:
         from devenv.images.inventory import sbom
 
         defined = self._world.define(names)
-        return sbom(self.engine, [defined.images[name] for name in defined.select(names)])
+        return sbom(self.engine, [defined.images[name] for name in defined.ran(names)])
 
     def prune_images(self) -> list[str]:
         """Remove images that devenv built and that no definition asks for any more; return their references."""
@@ -569,7 +576,7 @@ class Environment:
         from devenv.images.bundle import cache_keys
 
         defined = self._world.define(names, join=False)
-        return cache_keys(self.id, defined.select(names), defined.profile, defined.catalogue, defined.images)
+        return cache_keys(self.id, defined.ran(names), defined.profile, defined.catalogue, defined.images)
 
     def save_images(self, target: Path | IO[bytes], names: Sequence[str] = ()) -> Archive:
         """Write the images of these services (all of the profile, if none is named) and their golden states.
@@ -602,11 +609,12 @@ class Environment:
         """
         defined, ours = self._world.define(), self.state.load().ports.values()
         services = {name: defined.catalogue[name] for name in defined.profile.services if name in defined.catalogue}
+        services = {name: service for name, service in services.items() if not service.attachment}
         wanted = [(e.port, f"{name} ({key})") for name, s in services.items() for key, e in s.endpoints.items()]
         return {port: who for port, who in wanted if port not in ours}
 
     def _images(self, defined: Definitions) -> dict[str, Image]:
-        return {name: defined.images[name] for name in (BASE, *defined.select())}
+        return {name: defined.images[name] for name in (BASE, *defined.ran())}
 
 
 def _running(container: ObservedContainer) -> ObservedContainer:

@@ -10,13 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 
 from devenv.engine.ownership import labels_of
 from devenv.engine.protocol import Engine
-from devenv.errors import Cancelled, DevenvError, LimitRefused, PortTaken, ServiceFailed
+from devenv.errors import Cancelled, DevenvError, LimitRefused, NotOurs, PortTaken, ServiceFailed
 from devenv.images import golden
 from devenv.images.references import check_image
 from devenv.lifecycle.journal import Journal, RecordJournal
@@ -361,8 +361,37 @@ def _settle(operation: Operation, context: Context, _: Tell) -> None:
 def _provision(operation: Operation, context: Context, _: Tell) -> None:
     service = context.desired.services[operation.service]
     part = service.components[operation.component]
-    _provisioner(service, context).ensure(Component(part.component, part.settings))
+    provisioner, component = _provisioner(service, context), Component(part.component, part.settings)
+    if service.attached and not context.journal.ours(part.pair):
+        _make_new(provisioner, component, part.pair, context)
+    else:
+        provisioner.ensure(component)
     context.journal.provisioned(part.pair, part.digest)
+
+
+def _make_new(provisioner: Provisioner, component: Component, pair: str, context: Context) -> None:
+    """Give a component its part of an attached service, unless somebody else has something of that name there.
+
+    Leave nothing there if that fails: the server may let devenv begin, and not end.
+    """
+    if found := provisioner.found(component):
+        target = provisioner.target
+        where = f"{target.service} ({target.host}:{target.port})"
+        raise NotOurs(
+            f"cannot create {provisioner.what} of component {component.name} in {where}: "
+            f"it has {found} of that name that devenv did not make",
+            "remove that there if nobody needs it, or give the component another name",
+        )
+    context.journal.begun(pair)
+    try:
+        provisioner.ensure(component)
+    except DevenvError:
+        with suppress(DevenvError):
+            provisioner.drop(component)
+        with suppress(DevenvError):
+            if not provisioner.found(component):
+                context.journal.undone(pair)
+        raise
 
 
 def _log_in(operation: Operation, context: Context, _: Tell) -> None:
@@ -384,6 +413,11 @@ def _drop(operation: Operation, context: Context, _: Tell) -> None:
     context.journal.provisioned(part.pair, "")
 
 
+def _release(operation: Operation, context: Context, _: Tell) -> None:
+    _provisioner(context.desired.services[operation.target], context).release()
+    context.journal.provisioned(operation.target, "")
+
+
 def _provisioner(service: DesiredService, context: Context) -> Provisioner:
     """Return the one provisioner of the service in this run: it keeps connections and logins for all components."""
     with context.opening:
@@ -396,7 +430,7 @@ def _ready(operation: Operation, context: Context, tell: Tell) -> None:
     service = context.desired.services[operation.target]
     seconds = min(context.timeout, context.hopeful.get(service.name, context.timeout))
     patience = Patience(seconds, context.cancelled)
-    wait_until_ready(service, context.containers[service.name], context.engine, patience, tell)
+    wait_until_ready(service, context.containers.get(service.name, ""), context.engine, patience, tell)
     context.journal.ready(service.name)
 
 
@@ -421,5 +455,6 @@ _ACTIONS: Mapping[Action, Callable[[Operation, Context, Tell], None]] = {
     "provision": _provision,
     "log in": _log_in,
     "drop": _drop,
+    "release": _release,
     "ready": _ready,
 }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from devenv.lifecycle import loans
 from devenv.lifecycle.execute import carry_out
 from devenv.lifecycle.plan import plan_restart, plan_start, plan_wait
-from devenv.lifecycle.world import World
+from devenv.lifecycle.world import World, refuse_attached
 from devenv.model import Desired, Observed, Plan, Result
 
 
@@ -23,7 +24,9 @@ def restart(world: World, names: Sequence[str]) -> Result:
 
 def wait(world: World, names: Sequence[str]) -> Result:
     """Wait until services that were started work. This changes nothing, so it needs no lock."""
-    picture = world.existing(world.define(), names)
+    defined = world.define(names)
+    world.check_addresses(defined.own)
+    picture = world.existing(defined, names)
     services, plan = picture.wanted.services, plan_wait(picture.wanted, picture.observed)
     timings = carry_out(world, plan, picture, remember=False)
     world.note_works(services)
@@ -36,6 +39,7 @@ def _changed(
     defined = world.define()
     world.check_trust(defined.own)
     with world.changing():
+        refuse_attached(replace(Observed(), attached=defined.attached), names)
         picture = world.existing(world.with_lent(defined), names)
         world.check_ports(picture)
         loans.keep(world, picture.wanted.services)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from devenv.model import Action, Catalogue, Desired, Observed, Plan
+from devenv.model import Action, Catalogue, Desired, Observed, Operation, Plan
 from devenv.spec.desired import providers
 from devenv.store.state import Notes, State
 
 # In place of a digest: devenv began to prepare a service, and does not know whether that ended.
 BEGUN = "begun"
 # The record of a target while the plan runs: after a kill, the next devenv knows of the work and repeats it.
-_UNKNOWN: Mapping[Action, str] = {"provision": "", "log in": "", "drop": "", "prepare": BEGUN}
+_UNKNOWN: Mapping[Action, str] = {"provision": "", "log in": "", "drop": "", "prepare": BEGUN, "release": BEGUN}
 
 
 class Journal:
@@ -33,6 +33,16 @@ class Journal:
 
     def provisioned(self, target: str, digest: str) -> None:
         """Note that a part ("mysql/nova") or a preparation ("mysql") is in place; without a digest, that it is gone."""
+
+    def ours(self, pair: str) -> bool:
+        """Return whether a part of an attached service is devenv's, as far as is known: it may overwrite it."""
+        return True
+
+    def begun(self, pair: str) -> None:
+        """Note, before it is there, that devenv makes a part of an attached service."""
+
+    def undone(self, pair: str) -> None:
+        """Note that nothing is left of a part."""
 
     def end(self) -> None: ...
 
@@ -60,8 +70,9 @@ class RecordJournal(Journal):
         self._created: set[str] = set()
 
     def begin(self) -> None:
-        operations = self._plan.operations
-        self._notes.parts({op.target: _UNKNOWN[op.action] for op in operations if op.action in _UNKNOWN})
+        # The record must call no part of an attached service devenv's before devenv has seen that it is nobody's.
+        sure = [op for op in self._plan.operations if op.action != "provision" or self._sure(op)]
+        self._notes.parts({op.target: _UNKNOWN[op.action] for op in sure if op.action in _UNKNOWN})
         self._notes.starts(self._first_starts, ())
 
     def created(self, service: str) -> None:
@@ -78,10 +89,22 @@ class RecordJournal(Journal):
     def provisioned(self, target: str, digest: str) -> None:
         self._parts[target] = digest
 
+    def _sure(self, operation: Operation) -> bool:
+        return not self._desired.services[operation.service].attached or self.ours(operation.target)
+
+    def ours(self, pair: str) -> bool:
+        return pair in self._state.load().provisioned
+
+    def begun(self, pair: str) -> None:
+        self._notes.parts({pair: ""})
+
+    def undone(self, pair: str) -> None:
+        self._notes.no_parts([pair])
+
     def end(self) -> None:
         self._notes.renewed({*self._emptied, *self._to_create} & self._ready)
         self._notes.parts(self._parts)
-        drops = [op.target for op in self._plan.operations if op.action == "drop"]
+        drops = [op.target for op in self._plan.operations if op.action in ("drop", "release")]
         self._notes.no_parts([target for target in drops if self._parts.get(target) == ""])
 
     def _note_renewed(self) -> None:

@@ -135,6 +135,8 @@ def make_room(world: World) -> None:
 def going(world: World, catalogue: Catalogue) -> set[str]:
     """Return the services that devenv removes, with their data, when the last run has ended."""
     ending = {name for name, was in world.state.load().borrowed.items() if was == _NOTHING}
+    # An attached service stays, so each part in it has to be dropped.
+    ending -= {*world.state.attachments()}
     pairs = [Pair.parse(pair) for pair in world.state.load().provisioned]
 
     def holding(name: str) -> set[str]:
@@ -157,7 +159,7 @@ def clear(world: World, others: bool = True) -> None:
     with world.changing():
         clear_accounts(world)
         if (world.state.lendings() or world.state.abandoned()) and (others or not world.state.used()):
-            defined = world.define()
+            defined = world.define(known=True)
             world.adopt(defined.catalogue)
             _drop(world, defined, world.left_behind(defined))
 
@@ -182,8 +184,9 @@ def _as_found(world: World, defined: Definitions, names: Sequence[str]) -> Wish:
     """
     observed, record = world.observe(), world.state.load()
     wanted = defined.select(names)
+    # An attached service that is not on record yet is so for the run alone.
     running = [name for name in wanted if observed.runs(name)]
-    for name in running:
+    for name in [name for name in running if name in observed.containers]:
         _check_pins(defined, name, observed.containers[name].ports)
     missing = [name for name in wanted if name not in running and name not in record.borrowed]
     if before := {name: _before(name, observed) for name in missing}:
@@ -273,7 +276,7 @@ def _end(world: World, component: str) -> None:
 def take_back(world: World, component: str) -> None:
     """Drop a component that was lent, unless devenv.yaml lists it meanwhile. The caller holds the lock."""
     try:
-        defined = world.define()
+        defined = world.define(known=True)
     except DevenvError as error:
         world.report.note(f"{component} is not dropped ({error.message}): 'devenv gc' does it")
         return
@@ -302,7 +305,7 @@ def _drop(world: World, defined: Definitions, components: set[str]) -> None:
         world.forget_lent(components)
         if CITEST in components:
             world.state.amend(citest=[])
-        if pairs and picture.observed.containers:
+        if pairs and (picture.observed.containers or picture.observed.attached):
             world.write(wired_files(world.there(defined).wanted, defined.catalogue), defined.catalogue)
     except DevenvError as error:
         names = ", ".join(sorted(components))

@@ -6,11 +6,13 @@ base image -> build/pull image -> create -> start -> ready -> keep (the golden s
 ready <provider> -> provision <provider>/<component> -> ready <service>
                     log in <provider>/<component>
                     drop <provider>/<component>
+
+Services that somebody else runs have no operations but ready, prepare, provision, log in, drop and release.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from graphlib import TopologicalSorter
 
@@ -90,8 +92,8 @@ def plan_start(desired: Desired, observed: Observed, provisioned: Mapping[str, s
     draft = _Draft(desired, observed, Terms(provisioned))
     draft.add_forward()
     for service in desired.services.values():
-        container = observed.containers[service.name]
-        if not container.running:
+        container = observed.containers.get(service.name)
+        if container and not container.running:
             draft.add_start(service, container.id, _down_cause(container))
         draft.add_ready(service)
         draft.add_logins(service)
@@ -103,15 +105,16 @@ def plan_restart(desired: Desired, observed: Observed, provisioned: Mapping[str,
     draft = _Draft(desired, observed, Terms(provisioned))
     cause = "restart asked for"
     for service in reversed(list(desired.services.values())):
-        container = observed.containers[service.name]
-        if container.running:
+        container = observed.containers.get(service.name)
+        if container and container.running:
             dependents = [
                 key_of("stop", other.name) for other in desired.services.values() if service.name in other.depends
             ]
             draft.add(Operation("stop", service.name, cause, subject=container.id), dependents)
     draft.add_forward()
     for service in desired.services.values():
-        draft.add_start(service, observed.containers[service.name].id, cause)
+        if not service.attached:
+            draft.add_start(service, observed.containers[service.name].id, cause)
         draft.add_ready(service)
         draft.add_logins(service)
     return draft.plan()
@@ -171,10 +174,13 @@ def plan_down(
     networks: Iterable[str],
     volumes: Mapping[str, str],
     gently: bool = True,
+    attached: Desired | None = None,
+    provisioned: Collection[str] = (),
 ) -> Plan:
     """Remove containers, then networks and volumes (by name, with their service).
 
-    Unless `gently`, since the data goes too, stop nothing first.
+    Unless `gently`, since the data goes too, stop nothing first. In services that are `attached`, which stay as they
+    are, drop the parts that are `provisioned`.
     """
     cause = "down asked for"
     operations = list(plan_stop(containers, needs, cause).operations) if gently else []
@@ -188,7 +194,20 @@ def plan_down(
     for volume, service in volumes.items():
         after = tuple(key for key, whose in removed.items() if whose == service)
         operations.append(Operation("remove volume", volume, cause, after, volume, service))
+    if attached:
+        operations += _clearances(attached, provisioned, tuple(removed))
     return Plan(tuple(operations))
+
+
+def _clearances(attached: Desired, provisioned: Collection[str], after: tuple[str, ...]) -> Iterator[Operation]:
+    """Yield what removes all that devenv made in attached services, `after` their users are gone."""
+    for service in attached.services.values():
+        parts = [part for part in service.former.values() if part.pair in provisioned]
+        for part in parts:
+            yield replace(drop(part, f"made in {service.attached}"), after=after)
+        if service.name in provisioned:
+            drops = tuple(key_of("drop", part.pair) for part in parts)
+            yield Operation("release", service.name, "no component is left", (*after, *drops), service=service.name)
 
 
 def drop(part: Provision, cause: str) -> Operation:
@@ -212,6 +231,8 @@ def describe(plan: Plan) -> list[str]:
 def _stale(service: DesiredService, observed: Observed) -> str:
     """Return why devenv has to create or recreate the service's container, or an empty string."""
     container = observed.containers.get(service.name)
+    if service.attached:
+        return ""
     if container is None:
         return "no container"
     if container.config_hash != service.config_hash:
@@ -329,7 +350,7 @@ class _Draft:
             self.add(Operation(action, image.service or "base", "image missing", subject=image.reference), after)
 
     def add_network(self) -> None:
-        if not self._observed.networks:
+        if not self._observed.networks and any(not service.attached for service in self._desired.services.values()):
             self.add(Operation("create network", self._desired.network, "no network"))
 
     def add_forward(self) -> None:
@@ -358,7 +379,7 @@ class _Draft:
             self._add_volumes(service)
             self._add_creation(service, cause)
             self.add_start(service, "", cause)
-        elif container is not None and not container.running:
+        elif container is not None and not container.running and not service.attached:
             self.add_start(service, container.id, _down_cause(container))
         self.add_ready(service)
 
@@ -438,14 +459,17 @@ class _Draft:
                 self.add(provision(part, cause), self._usable(service))
 
     def add_logins(self, service: DesiredService) -> None:
-        """Log in as each component that keeps its part, if the service starts and forgets logins when it does."""
-        if service.provisioner.get("log_in") != "true" or key_of("start", service.name) not in self._operations:
+        """Log in as each component that keeps its part, if the service starts and forgets logins when it does.
+
+        Nobody tells devenv when an attached one started.
+        """
+        starts = service.attached or key_of("start", service.name) in self._operations
+        if service.provisioner.get("log_in") != "true" or not starts:
             return
         for part in service.components.values():
             if not self._recreated(service) and self._terms.provisioned.get(part.pair) == part.digest:
-                login = Operation(
-                    "log in", part.pair, f"{service.name} starts", service=service.name, component=part.component
-                )
+                cause = "attached" if service.attached else f"{service.name} starts"
+                login = Operation("log in", part.pair, cause, service=service.name, component=part.component)
                 self.add(login, [key_of("ready", service.name)])
 
     def add_drops(self, service: DesiredService) -> None:

@@ -127,6 +127,7 @@ def preflight(world: World, picture: Picture) -> Files:
     """
     for service in picture.wanted.services.values():
         check_packages(service.probe["kind"], service.provisioner.get("kind", ""))
+    world.check_attached(picture)
     world.check_engine(picture.observed)
     world.engine.check_names(picture.everything, picture.observed)
     texts = wired_files(picture.everything, picture.defined.catalogue)
@@ -143,6 +144,7 @@ def announce(world: World, picture: Picture, may: Allowance) -> None:
             note(f"the {role} is {name}, since it was asked for by name; 'devenv up' with another name chooses that")
     world.keep_roles(picture.defined)
     world.keep_engine()
+    world.keep_attached(picture)
     if may.renewal:
         note_renewal(world, may.renewal)
     elif may == Allowance() and (left := picture.record.renewing.keys() & wanted):

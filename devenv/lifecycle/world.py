@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devenv.engine import KUBERNETES, asked_for, connect, kind_of
+from devenv.engine.nothing import NOTHING
 from devenv.engine.protocol import Engine
-from devenv.errors import Cancelled, ConfigError, DevenvError, NotOurs
+from devenv.errors import Cancelled, ConfigError, DevenvError, NotOurs, Unsupported
 from devenv.images.references import BASE, images_for
 from devenv.model import (
     Catalogue,
@@ -45,6 +46,9 @@ from devenv.store.registry import all_records, ports_locked
 from devenv.store.state import Notes, State, new_token, user_of
 from devenv.wiring import contents, folder
 from devenv.wiring.project_files import Place, ProjectFiles
+
+# What the record has beside the settings of an attached service: its URL without the login.
+SHOWN = "shown"
 
 if TYPE_CHECKING:
     from devenv.lifecycle.timing import Run, Watch
@@ -100,6 +104,15 @@ class Definitions:
         """Return the named services (all of the profile, if none is named) and those that they need, needs first."""
         return select(self.profile, self.catalogue, names)
 
+    def ran(self, names: Sequence[str] = ()) -> list[str]:
+        """Return those of the services of `select` that devenv runs itself."""
+        return [name for name in self.select(names) if not self.catalogue[name].attachment]
+
+    @property
+    def attached(self) -> frozenset[str]:
+        """Return the services that somebody else runs."""
+        return frozenset(name for name, service in self.catalogue.items() if service.attachment)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -139,15 +152,26 @@ class World:
         # The last `up` and its times, once its plan has begun.
         self.latest: Run | None = None
         self._catalogue: Catalogue | None = None
+        # Whether somebody else runs all that is asked for. Until `define` knows, the record says it.
+        self._only_attached: bool | None = None
         self._over, self._running = threading.Event(), threading.Event()
 
     @property
     def id(self) -> str:
         return self.state.id
 
-    @cached_property
+    @property
     def engine(self) -> Engine:
-        """Connect to the engine at first use, and return it. Raise NoEngine."""
+        """Connect to the engine at first use, and return it. Raise NoEngine.
+
+        Where somebody else runs every service, and no engine has anything of the environment, devenv asks none.
+        """
+        if self._only_attached is None:
+            self._only_attached = bool(self.state.attachments()) and not self.state.load().engine
+        return NOTHING if self._only_attached else self._connected
+
+    @cached_property
+    def _connected(self) -> Engine:
         kind = self.kind()
         known, choice = self.state.load().engine, self.choice
         return connect(kind, known, choice.context, choice.namespace) if kind == KUBERNETES else connect()
@@ -250,23 +274,31 @@ class World:
         """Return where the project's own file is, or would be."""
         return self.project / project_file(self.choice.file)
 
-    def define(self, names: Sequence[str] = (), join: bool = True) -> Definitions:
+    def define(self, names: Sequence[str] = (), join: bool = True, known: bool = False) -> Definitions:
         """Read the definitions from the files. Raise ConfigError.
 
         Services of `names` that the profile does not have `join` those of the same role, or fill it in their place (see
-        `with_roles`).
+        `with_roles`). Services that are attached by the record are attached here, too, if those are `known` and the
+        caller's variables do not say so any more.
         """
         own = self.profile()
-        switches = {name: choice.switches for name, choice in own.services.items()}
-        plugins = {name: choice.plugins for name, choice in own.services.items()}
+        attached = {name: choice.attach for name, choice in own.services.items() if choice.attach}
+        attached = {**(self.state.attachments() if known else {}), **attached}
+        ran = {name: choice for name, choice in own.services.items() if name not in attached}
         catalogue = load_catalogue(
-            switches=switches, asked_by=own.source, everywhere={"durable": own.durable}, plugins=plugins
+            switches={name: choice.switches for name, choice in ran.items()},
+            asked_by=own.source,
+            everywhere={"durable": own.durable},
+            plugins={name: choice.plugins for name, choice in ran.items()},
+            attached=attached,
         )
         self._catalogue = catalogue
         filled = with_roles(own, catalogue, names, self.state.load().roles, join)
         roles = {role: name for role, name in filled.roles.items() if role not in own.roles}
         defined = self.with_lent(Definitions(filled, catalogue, roles=roles))
         check_components(defined.profile, catalogue)
+        # For which services an engine is needed.
+        self._only_attached = bool(attached) and not self.state.load().engine and not defined.ran(names)
         return replace(defined, images=images_for(filled, catalogue))
 
     @property
@@ -296,9 +328,9 @@ class World:
         return defined
 
     def check_trust(self, profile: Profile) -> None:
-        """Raise ConfigError if devenv.yaml names an image that the user has not allowed.
+        """Raise ConfigError if devenv.yaml names an image, an address or an engine that the user has not allowed.
 
-        So it is with the engine that it names, unless the user names it, too, or the environment is there already.
+        The engine counts unless the user names it, too, or the environment is there already.
         """
         file = profile.file
         if file and file.engine and (asked_for(self.choice.engine) or self.state.load().engine):
@@ -314,6 +346,14 @@ class World:
                 hint="'devenv down --volumes' removes the environment there, with its data; or go on there with "
                 f"'devenv --engine {kind_of(known)} …'",
             )
+
+    def check_addresses(self, profile: Profile) -> None:
+        """Raise ConfigError if devenv.yaml names an address, where devenv would log in, that the user has not allowed.
+
+        This is for commands that run no image.
+        """
+        if profile.file and profile.file.addresses:
+            self.check_trust(profile)
 
     @property
     def _top(self) -> Path:
@@ -337,7 +377,7 @@ class World:
         none of them for `removing` it.
         """
         known = self.state.load().owner
-        observed = self.engine.observe(self.id, known)
+        observed = replace(self.engine.observe(self.id, known), attached=frozenset(self.state.attachments()))
         self._check_user("" if known else observed.owner, removing)
         if new := [stranger for stranger in observed.strangers if stranger not in self.strangers]:
             self.report.note(f"left alone, labelled as this environment's and not made by it: {', '.join(new)}")
@@ -386,7 +426,7 @@ class World:
         With `check_ports`, raise NotOurs if another program has a pinned or remembered port by now.
         """
         selected = defined.select(names)
-        record, observed = self.state.load(), self.observe()
+        record, observed = self.state.load(), replace(self.observe(), attached=defined.attached)
         everything = self._everything(defined, selected, observed)
         ports = self._chosen(everything, defined, observed, check_ports)
         desired = self._resolved(defined, everything, ports, keep=False)
@@ -398,7 +438,7 @@ class World:
         `avoid` are ports that another program took first. Raise NotOurs as `look` does.
         """
         selected = defined.select(names)
-        record, observed = self.state.load(), self.observe()
+        record, observed = self.state.load(), replace(self.observe(), attached=defined.attached)
         if not observed.owner:
             observed = replace(observed, owner=new_token())
         everything = self._everything(defined, selected, observed)
@@ -492,17 +532,26 @@ class World:
         return existing | ({*picture.wanted.services} if chosen or not existing else set())
 
     def existing(self, defined: Definitions, names: Sequence[str]) -> Picture:
-        """Look; want the services that have a container: those of `names`, or all.
+        """Look; want the services that have a container or are attached: those of `names`, or all.
 
         Raise ConfigError if one of `names` has none, or no service has one.
         """
         picture = self.look(defined)
-        found = {container.service for container in self.containers(picture.observed, names)}
+        attached = {name for name in picture.wanted.services if name in picture.observed.attached}
+        ran = [name for name in names if name not in attached]
+        # Without a container of any, the error says so; where some are attached, these are there.
+        asked = ran or (not names and (picture.observed.containers or not attached))
+        found = {one.service for one in self.containers(picture.observed, ran)} if asked else set()
+        found |= attached
         services = {name: service for name, service in picture.everything.services.items() if name in found}
         return replace(picture, wanted=replace(picture.everything, services=services))
 
     def containers(self, observed: Observed, names: Sequence[str]) -> list[ObservedContainer]:
-        """Return the containers of these services, or all. Raise ConfigError if one is missing, or all are."""
+        """Return the containers of these services, or all.
+
+        Raise ConfigError if one is missing, or all are, and Unsupported for a service that is attached.
+        """
+        refuse_attached(observed, names)
         for name in names:
             if name not in observed.containers:
                 known = name in self.catalogue
@@ -510,16 +559,20 @@ class World:
                 create = f"'devenv up {name}' creates it" if known else "'devenv up' creates them"
                 raise ConfigError(f"cannot find a container of {name!r} in {self.id}", hint=meant + create)
         if not observed.containers:
+            refuse_attached(observed, sorted(observed.attached))
             raise ConfigError(f"cannot find a container of {self.id}", hint="'devenv up' creates them")
         return [observed.containers[name] for name in names or observed.containers]
 
     def there(self, defined: Definitions, components: Collection[str] = ()) -> Picture:
-        """Look; want the services that have a container. Raise ConfigError if none has, or a component is missing."""
+        """Look; want the services that have a container or are attached.
+
+        Raise ConfigError if none is there, or a component is missing.
+        """
         for component in components:
             if component not in defined.profile.components:
                 raise _no_component(component, defined.profile)
         picture = self.look(defined)
-        there = picture.observed.containers
+        there = {*picture.observed.containers, *picture.observed.attached}
         services = {name: service for name, service in picture.everything.services.items() if name in there}
         if not services:
             raise ConfigError(f"cannot use environment {self.id}: it has no services", hint="run 'devenv up' first")
@@ -548,6 +601,52 @@ class World:
                 notes = Notes(self.state)
                 notes.starts((), [*services])
                 notes.renewed({*self.state.load().renewed} & {*services})
+
+    # ---- services that somebody else runs --------------------------------------------------------------------
+
+    def check_attached(self, picture: Picture) -> None:
+        """Raise ConfigError if a wanted service is another server's now, and devenv has something in the former one.
+
+        The record of what components have would be about the wrong server: devenv could overwrite what others have.
+        """
+        before, provisioned = self.state.attachments(), self.state.load().provisioned
+        there = {*picture.observed.containers, *picture.observed.volumes.values()}
+        for name, service in picture.wanted.services.items():
+            was = before.get(name, {}).get(SHOWN, "")
+            parts = [pair for pair in provisioned if Pair.parse(pair).service == name]
+            if was == service.attached or not (parts or (service.attached and name in there)):
+                continue
+            wanted = f"attach {name} at {service.attached}" if service.attached else f"run {name}"
+            has = f"attached at {was}" if was else "in a container of devenv's"
+            raise ConfigError(
+                f"cannot {wanted}: this environment has it {has}",
+                f"'devenv down --volumes {name}' removes what devenv made there; 'devenv --env NAME' is another one",
+            )
+
+    def keep_attached(self, picture: Picture) -> None:
+        """Remember, before anything is made there, where services are attached: `down` finds it without any file."""
+        before, now = self.state.attachments(), dict[str, dict[str, str]]()
+        for name, service in picture.wanted.services.items():
+            if found := picture.defined.catalogue[name].attachment:
+                now[name] = {**found.settings, SHOWN: service.attached}
+        others = {name: settings for name, settings in before.items() if name not in picture.wanted.services}
+        if {**others, **now} != before:
+            self.state.attach({**others, **now})
+
+    def made_there(self, names: Collection[str] = ()) -> Definitions:
+        """Return the definitions of services that are attached by the record (all, if none is named)."""
+        known = {name: s for name, s in self.state.attachments().items() if not names or name in names}
+        catalogue = load_catalogue(attached=known, asked_by=str(self.state.folder))
+        return Definitions(Profile("", dict.fromkeys(known, ServiceChoice())), catalogue)
+
+    def in_attached(self, names: Collection[str] = ()) -> Desired:
+        """Return services that are attached by the record, with the parts that components may have of them."""
+        defined = self.made_there(names)
+        services = list(defined.own.services)
+        pairs = [Pair.parse(pair) for pair in self.state.load().provisioned]
+        former = sorted({pair.component for pair in pairs if pair.service in services} - {""})
+        secrets = self.state.secrets(secret_names(services, defined.own, defined.catalogue, former), keep=False)
+        return resolve(services, Inputs(self.id, defined.own, defined.catalogue, {}, {}, secrets, former))
 
     # ---- components that somebody had ------------------------------------------------------------------------
 
@@ -653,12 +752,21 @@ def _known_files(top: Path, catalogue: Catalogue) -> Collection[str]:
     return contents.known_files(catalogue) if folder.is_marked(top) else ()
 
 
+def refuse_attached(observed: Observed, names: Collection[str]) -> None:
+    """Raise Unsupported if one of these services is attached: devenv has no container or data of it."""
+    if theirs := [name for name in names if name in observed.attached]:
+        raise Unsupported(
+            f"cannot do this with {', '.join(theirs)}: somebody else runs it, and devenv has no container of it",
+            "ask who runs it; 'devenv status' shows where it is",
+        )
+
+
 def _pictured(
     defined: Definitions, selected: Sequence[str], everything: Desired, observed: Observed, record: Record
 ) -> Picture:
     everything = replace(everything, owner=observed.owner)
     services = {name: everything.services[name] for name in selected}
-    images = (defined.images[BASE], *(service.image for service in services.values()))
+    images = (defined.images[BASE], *(service.image for service in services.values() if not service.attached))
     return Picture(defined, everything, replace(everything, services=services, images=images), observed, record)
 
 

@@ -11,11 +11,12 @@ devenv finds both by name among entry points, so another package can bring one (
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from devenv.errors import ServiceFailed, tells_of_full_disk
+from devenv.errors import Hopeless, ServiceFailed, tells_of_full_disk
 
 # The limits of one attempt of a probe, in seconds. A healthy service answers in milliseconds; a wedged one must not
 # hide its reason for long.
@@ -31,7 +32,8 @@ ANSWER_SECONDS = 30
 class Target:
     """The server to talk to: an endpoint's host view, and the `probe` or `provisioner` settings of the service.
 
-    `service` is its name, as in `devenv logs SERVICE`.
+    `service` is its name, as in `devenv logs SERVICE`, unless it is `attached`: then somebody else runs it, and devenv
+    has nothing of it but this login.
     """
 
     host: str
@@ -39,6 +41,7 @@ class Target:
     url: str = field(repr=False)
     settings: Mapping[str, str] = field(repr=False)
     service: str = ""
+    attached: bool = False
 
 
 Check = Callable[[Target], None]
@@ -76,6 +79,11 @@ class Provisioner:
 
     def prepare(self) -> None:
         """Configure the service itself, once, before any component. Raise ServiceFailed."""
+
+    def release(self) -> None:
+        """Remove what `prepare` made in an attached service, unless others use it by now. Raise ServiceFailed."""
+        with self._explained(f"cannot clear {self.target.service}"):
+            self._release()
 
     def ensure(self, component: Component) -> None:
         """Create what is missing and fix what differs. Raise ServiceFailed."""
@@ -134,6 +142,9 @@ class Provisioner:
     def _empty(self, initial: bytes) -> None:
         raise Refused("its provisioner does not support it")
 
+    def _release(self) -> None:
+        """Remove what `prepare` made. Most services need no preparation."""
+
     def _settle(self) -> None:
         raise Refused("its provisioner does not support it")
 
@@ -153,10 +164,15 @@ class Provisioner:
             for settings in (self.target.settings, component.settings if component else {}):
                 line = line.replace(settings.get("password") or "\0", "***")
             where, hint = f"{self.target.host}:{self.target.port}", getattr(error, "hint", "")
-            hint = hint or f"'devenv logs {self.target.service}' shows its side"
+            hint = hint or side_of(self.target.service, self.target.attached)
             failed = ServiceFailed(f"{cannot} at {where}: {line[:200]}", hint)
             failed.disk_full = tells_of_full_disk(line)
             raise failed from None
+
+
+def side_of(service: str, attached: bool) -> str:
+    """Return a hint at where a service says more."""
+    return f"the log of {service} shows its side" if attached else f"'devenv logs {service}' shows its side"
 
 
 # ---- what probes say ---------------------------------------------------------------------------------------------
@@ -175,6 +191,19 @@ def no_connection(error: BaseException | None, usual: str) -> str:
 def no_login(error: BaseException | None) -> str:
     """Return why a connection failed to a server that asks for a login first."""
     return no_connection(error, "not accepting logins yet")
+
+
+def check_version(found: object, target: Target) -> None:
+    """Raise Hopeless if an attached server is older than the setting `oldest`, the oldest that devenv can use."""
+    oldest = target.settings.get("oldest", "")
+    if oldest and _numbers(found) < _numbers(oldest):
+        raise Hopeless(f"its version is {found}, and devenv needs {oldest} or newer")
+
+
+def _numbers(version: object) -> list[int]:
+    """Return the numbers that a version begins with: "8.0.36-log" gives 8, 0, 36."""
+    begin = re.match(r"\d+(?:\.\d+)*", str(version))
+    return [int(number) for number in begin[0].split(".")] if begin else []
 
 
 def first_line(words: object) -> str:

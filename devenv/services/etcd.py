@@ -6,7 +6,8 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-from devenv.errors import NotReady
+from devenv.errors import Hopeless, NotReady
+from devenv.services import base
 from devenv.services.base import Component, Refused, Target, first_line
 from devenv.services.http import Answer, HttpProvisioner, request
 
@@ -31,14 +32,32 @@ def check(target: Target) -> None:
     """
     answer = request("GET", f"{target.url}/health")
     if answer.status != 200:
-        raise NotReady(_reason(answer, target.service))
+        raise NotReady(_reason(answer, target))
+    if target.attached:
+        _check_login(target)
 
 
-def _reason(answer: Answer, service: str) -> str:
+def _check_login(target: Target) -> None:
+    """Raise Hopeless if the server is too old, or does not let in the login that devenv was given, or asks for one."""
+    found = request("GET", f"{target.url}/version")
+    base.check_version(found.json().get("etcdserver", "") if found.ok else "0", target)
+    settings = target.settings
+    if settings["auth"] == "true":
+        login = {"name": settings["user"], "password": settings["password"]}
+        answer = request("POST", f"{target.url}/v3/auth/authenticate", login)
+    else:
+        # Anybody may read a key that nobody has, unless etcd asks for a login.
+        answer = request("POST", f"{target.url}/v3/kv/range", {"key": "AA==", "keys_only": True})
+    if not answer.ok:
+        raise Hopeless(f"HTTP {answer.status}: {first_line(answer.reason.partition(': ')[2])}")
+
+
+def _reason(answer: Answer, target: Target) -> str:
     alarm = next((name for name in _ALARMS if f"ALARM {name}" in answer.text), "")
     if not alarm:
         return f"HTTP {answer.status}: {first_line(answer.text)}"
-    return f"alarm {alarm}: {_ALARMS[alarm]}; 'devenv reset {service}' starts with new data"
+    mend = "" if target.attached else f"; 'devenv reset {target.service}' starts with new data"
+    return f"alarm {alarm}: {_ALARMS[alarm]}{mend}"
 
 
 class Etcd(HttpProvisioner):
@@ -53,7 +72,7 @@ class Etcd(HttpProvisioner):
     def __init__(self, target: Target) -> None:
         super().__init__(target)
         self._guarded = target.settings["auth"] == "true"
-        self._root = {"name": "root", "password": target.settings["password"]}
+        self._root = {"name": target.settings.get("root") or "root", "password": target.settings["password"]}
 
     def prepare(self) -> None:
         with self._explained("cannot prepare etcd"):
@@ -99,6 +118,18 @@ class Etcd(HttpProvisioner):
             name = component.settings["user"]
             self._as_root("auth/user/delete", {"name": name}, accept="not found")
             self._as_root("auth/role/delete", {"role": name}, accept="not found")
+
+    def _found(self, component: Component) -> str:
+        keys = self._as_root("kv/range", {**_range(component.settings["prefix"]), "count_only": True}).json()
+        if count := int(keys.get("count", 0)):
+            return f"{count} keys"
+        if self._guarded:
+            name = component.settings["user"]
+            if self._as_root("auth/user/get", {"name": name}, accept="not found").ok:
+                return "an account"
+            if self._as_root("auth/role/get", {"role": name}, accept="not found").ok:
+                return "a role"
+        return ""
 
     def _as_root(self, path: str, body: Mapping[str, object], accept: str = "") -> Any:
         """Send a request as root, or without a login if etcd asks for none."""

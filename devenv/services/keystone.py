@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from devenv.errors import NotReady
+from devenv.errors import Hopeless, NotReady
 from devenv.names import hint_for
 from devenv.services.base import Component, Refused, Target, first_line
 from devenv.services.http import HttpProvisioner, request
 
+_SHARED_MARK = "made by devenv for its components"
 _MARK = "devenv component {}"  # Describes devenv's entries in Keystone's catalog.
 
 
@@ -27,7 +28,10 @@ def check(target: Target) -> None:
     }
     answer = request("POST", f"{target.url}/auth/tokens", body)
     if answer.status != 201:
-        raise NotReady(f"no token: {first_line(answer.reason)}")
+        denied = answer.status in (401, 403)
+        raise (Hopeless if denied else NotReady)(f"no token: {first_line(answer.reason)}")
+    if target.attached:  # Its catalog may have addresses for others than this host.
+        return
     catalog = json.loads(answer.text)["token"].get("catalog", [])
     urls = [
         endpoint["url"]
@@ -58,6 +62,33 @@ class Keystone(HttpProvisioner):
 
     what = "the service user"
     slow_to_drop = True  # 24 queries, 40 ms of its one processor; creating one takes 20.
+
+    def prepare(self) -> None:
+        """Create what components share and devenv's own Keystone has from the start: a project and a role.
+
+        The target's settings `shared_project` and `shared_role` name both.
+        """
+        with self._explained("cannot prepare keystone"):
+            for kind, name in self._shared().items():
+                more = {"domain_id": "default"} if kind == "project" else {}
+                if not self._find(f"{kind}s", name=name, **more):
+                    self._create(kind, {"name": name, "description": _SHARED_MARK, **more})
+
+    def _release(self) -> None:
+        for kind, name in self._shared().items():
+            query = "scope.project.id" if kind == "project" else "role.id"
+            for one in self._find(f"{kind}s", name=name, description=_SHARED_MARK):
+                if not self._keystone("GET", f"/role_assignments?{query}={one['id']}").json()["role_assignments"]:
+                    self._delete(kind, one)
+
+    def _shared(self) -> dict[str, str]:
+        settings = self.target.settings
+        return {kind: name for kind in ("project", "role") if (name := settings.get(f"shared_{kind}", ""))}
+
+    def _found(self, component: Component) -> str:
+        if self._find("users", name=component.settings["user"], domain_id="default"):
+            return "an account"
+        return "a service" if self._find("services", description=_MARK.format(component.name)) else ""
 
     def _make(self, component: Component) -> None:
         settings = component.settings

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from devenv.errors import NotReady
+from devenv.errors import Hopeless, NotReady
 from devenv.services import base
 from devenv.services.base import ANSWER_SECONDS, CONNECT_SECONDS, Component, Provisioner, Refused, Target
 
@@ -17,6 +17,8 @@ _TRIED = re.compile(r"devenv_tries_[0-9a-f]{8}")
 # The server's number for that (ER_CON_COUNT_ERROR). The administrator gets it, too, while the server still counts a
 # client that it has just refused.
 _TOO_MANY_CONNECTIONS = 1040
+# Access denied to a user, also to a database or to one that the server knows by its socket alone (ER_*_DENIED_*).
+_DENIED = (1044, 1045, 1698)
 # Less than ANSWER_SECONDS, so that MySQL itself can say that another program holds a table open.
 _LOCK_SECONDS = 10
 
@@ -36,7 +38,7 @@ def check(target: Target) -> None:
                 port=target.port,
                 user=settings["user"],
                 password=settings["password"],
-                database=settings["database"],
+                database=settings["database"] or None,
                 connect_timeout=int(base.PROBE_CONNECT_SECONDS),
                 read_timeout=base.PROBE_ANSWER_SECONDS,
                 write_timeout=base.PROBE_ANSWER_SECONDS,
@@ -45,8 +47,8 @@ def check(target: Target) -> None:
             ) as connection,
             connection.cursor() as cursor,
         ):
-            cursor.execute("SELECT DATABASE(), @@GLOBAL.read_only, @@GLOBAL.max_connections")
-            ((_, read_only, most),) = cursor.fetchall()
+            cursor.execute("SELECT DATABASE(), @@GLOBAL.read_only, @@GLOBAL.max_connections, VERSION()")
+            ((_, read_only, most, version),) = cursor.fetchall()
             cursor.execute("SHOW GLOBAL STATUS LIKE 'Threads_connected'")
             ((_, connected),) = cursor.fetchall()
     except pymysql.MySQLError as error:
@@ -55,11 +57,15 @@ def check(target: Target) -> None:
             raise NotReady("takes no more clients: all connections are in use") from error
         # The server's own words, unless the number is one of those that clients give to lost connections.
         lost = number in range(2000, 3000)
+        if number in _DENIED:
+            raise Hopeless(base.first_line(words)) from error
         raise NotReady(base.no_login(error.__context__) if lost else base.first_line(words)) from error
     except OSError as error:
         raise NotReady(base.no_login(error)) from error
+    base.check_version(version, target)
     if read_only not in (0, "OFF"):  # a word from MariaDB 12 on
-        raise NotReady("takes no writes: read_only is on; 'SET GLOBAL read_only = OFF' as devenv ends that")
+        user = target.settings["user"]
+        raise NotReady(f"takes no writes: read_only is on; 'SET GLOBAL read_only = OFF' as {user} ends that")
     if int(connected) > most:
         raise NotReady(f"takes no more clients: all {most} connections are in use")
 

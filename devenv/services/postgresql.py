@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from devenv.errors import NotReady
+from devenv.errors import Hopeless, NotReady
 from devenv.services import base
 from devenv.services.base import ANSWER_SECONDS, CONNECT_SECONDS, Component, Provisioner, Refused, Target
 
@@ -40,8 +40,10 @@ WHERE rolname = :role AND datname <> :database
 _STATE = """
 SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only'),
     current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int,
-    (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')
+    (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'), current_setting('server_version')
 """
+# The beginning of the server's codes for a login that it does not accept.
+_DENIED = "28"
 # The limit of connections to a database that a killed server has not finished dropping. Nobody can use it any more.
 _INVALID = -2
 # Copying the files takes the server 44 ms. Its default, to write all of them to its log, takes 71.
@@ -59,9 +61,12 @@ def check(target: Target) -> None:
 
     try:
         with connected(target, base.PROBE_CONNECT_SECONDS, base.PROBE_ANSWER_SECONDS) as execute:
-            ((recovering, read_only, most, clients),) = execute(_STATE)
+            ((recovering, read_only, most, clients, version),) = execute(_STATE)
     except (Error, OSError) as error:
-        raise NotReady(_reason(error)) from error
+        said = error.args[0] if error.args else None
+        denied = isinstance(said, dict) and str(said.get("C", "")).startswith(_DENIED)
+        raise (Hopeless if denied else NotReady)(_reason(error)) from error
+    base.check_version(version, target)
     if recovering:
         raise NotReady("takes no writes: the server is in recovery or a standby")
     if read_only == "on":

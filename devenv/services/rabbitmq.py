@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import quote
 
-from devenv.errors import NotReady
+from devenv.errors import Hopeless, NotReady
 from devenv.services import base
 from devenv.services.base import Component, Target
 from devenv.services.http import HttpProvisioner
@@ -50,18 +50,25 @@ def check(target: Target) -> None:
         channel = connection.channel()
         name = f"devenv.probe.{secrets.token_hex(16)}"
         channel.basic_publish(amqp.Message(""), routing_key=name)  # No queue has this name yet, so nothing is kept.
-        arguments = {"x-queue-type": "quorum", "x-expires": _EXPIRES}
-        channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
-        channel.queue_delete(name)
+        if target.attached:  # Nothing is written to a vhost of others. A channel that answers proves that it works.
+            channel.flow(True)
+        else:
+            arguments = {"x-queue-type": "quorum", "x-expires": _EXPIRES}
+            channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
+            channel.queue_delete(name)
         connection.close()
     except _Alarm as alarm:
-        raise NotReady(_blocked(str(alarm), target.service)) from alarm
+        raise NotReady(_blocked(str(alarm), "" if target.attached else target.service)) from alarm
     except OSError as error:
         raise NotReady(base.no_login(error)) from error
+    except amqp.AccessRefused as error:
+        raise Hopeless(base.first_line(error)) from error
     except amqp.AMQPError as error:
         raise NotReady(base.first_line(error)) from error
     finally:
         connection.collect()
+    if target.attached:
+        base.check_version(connection.server_properties.get("version", ""), target)
 
 
 class _Alarm(Exception):
@@ -86,7 +93,7 @@ def _connection_type() -> type[Any]:
 
 
 def _blocked(alarm: str, service: str) -> str:
-    mends = "".join(f"; {mend.format(service=service)}" for cause, mend in _MENDS.items() if cause in alarm)
+    mends = "".join(f"; {mend.format(service=service)}" for cause, mend in _MENDS.items() if cause in alarm and service)
     return f"an alarm blocks publishers: {alarm}{mends}"
 
 
@@ -133,6 +140,14 @@ class RabbitMQ(HttpProvisioner):
         self._rabbit("DELETE", f"/api/vhosts/{_quoted(component.settings['vhost'])}")
         self._rabbit("DELETE", f"/api/users/{_quoted(component.settings['user'])}")
 
+    def _found(self, component: Component) -> str:
+        settings = component.settings
+        for what, path in (("an account", f"/api/users/{_quoted(settings['user'])}"), ("a vhost", "")):
+            path = path or f"/api/vhosts/{_quoted(settings['vhost'])}"
+            if self._rabbit("GET", path, accept="HTTP 404").ok:
+                return what
+        return ""
+
     def _empty(self, initial: bytes) -> None:
         # RabbitMQ removes a vhost's queues, policies and connections with it.
         for vhost in self._rabbit("GET", "/api/vhosts").json():
@@ -159,9 +174,9 @@ class RabbitMQ(HttpProvisioner):
         user, password = self.target.settings["user"], self.target.settings["password"]
         self._rabbit("PUT", f"/api/users/{_quoted(user)}", {"password": password, "tags": "administrator"})
 
-    def _rabbit(self, method: str, path: str, body: object = None) -> Any:
+    def _rabbit(self, method: str, path: str, body: object = None, accept: str = "") -> Any:
         login = base64.b64encode("{user}:{password}".format(**self.target.settings).encode()).decode()
-        accept = "HTTP 404" if method == "DELETE" else ""
+        accept = "HTTP 404" if method == "DELETE" else accept
         return self._ask(method, path, body, accept, {"Authorization": f"Basic {login}"})
 
 

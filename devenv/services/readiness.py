@@ -9,7 +9,7 @@ from typing import Any
 
 from devenv.clock import now
 from devenv.engine.protocol import Engine
-from devenv.errors import DevenvError, NotReady, NotReadyInTime, ServiceFailed, tells_of_full_disk
+from devenv.errors import DevenvError, Hopeless, NotReady, NotReadyInTime, ServiceFailed, tells_of_full_disk
 from devenv.model import DesiredService, Observed
 from devenv.services.base import Provisioner, Target
 from devenv.services.lookup import load_probe, load_provisioner
@@ -20,11 +20,16 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.025, 0.05, 1.3
 # How often devenv asks the engine whether a container that does not answer still runs.
 _LOOK_SECONDS = 0.25
 _LOG_LINES = 20
+# For so long an attached server may refuse its administrator: it may be about to create that account.
+_HOPELESS_SECONDS = 5
 
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """One service as it is now. `state` is ready, starting, stopped, failed or absent."""
+    """One service as it is now. `state` is ready, starting, stopped, failed or absent.
+
+    `attached` is the URL, without a login, of a server that somebody else runs.
+    """
 
     role: str
     state: str
@@ -32,6 +37,7 @@ class ServiceStatus:
     container: str
     endpoints: Mapping[str, Mapping[str, Any]] = field(repr=False)
     reason: str = ""
+    attached: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Patience:
 def target_of(service: DesiredService, settings: Mapping[str, str]) -> Target:
     """Return the server that a probe or a provisioner of this service talks to, by the settings of either."""
     endpoint = service.endpoints[settings["endpoint"]]
-    return Target(endpoint.host, endpoint.port, endpoint.url, settings, service.name)
+    return Target(endpoint.host, endpoint.port, endpoint.url, settings, service.name, bool(service.attached))
 
 
 def provisioner_of(service: DesiredService) -> Provisioner:
@@ -59,31 +65,45 @@ def wait_until_ready(
     """Probe until the service works.
 
     Raise ServiceFailed as soon as the container does not run any more, NotReadyInTime with the last reason when the
-    time is up. Both carry the end of the log.
+    time is up. Both carry the end of the log. An attached service has no container. If it answers that it does not let
+    the administrator in, raise ServiceFailed soon: nobody but its owner will change that.
     """
     check = load_probe(service.probe["kind"])
     target = target_of(service, service.probe)
     deadline = now() + patience.seconds
     pause, look_at = _FIRST_PAUSE, now() + _LOOK_SECONDS
+    hopeless_at = deadline
     while True:
         try:
             return check(target)
         except NotReady as error:
-            reason = str(error)
+            reason, hopeless = str(error), isinstance(error, Hopeless)
         at = now()
-        if at >= look_at or at >= deadline:
+        hopeless_at = min(hopeless_at, at + _HOPELESS_SECONDS) if hopeless else deadline
+        if service.attached and hopeless and at >= hopeless_at:
+            raise ServiceFailed(f"cannot use {_called(service)}: {reason}", _hint(service))
+        if (at >= look_at or at >= deadline) and not service.attached:
             _check_alive(service, container, engine, reason)
             look_at = at + _LOOK_SECONDS
         if at >= deadline:
             late = NotReadyInTime(
-                f"cannot use {service.name}: not ready after {patience.seconds:g} s: {reason}",
-                hint=f"'devenv logs {service.name}' shows more; --wait-timeout gives it more time",
-                detail=engine.logs(container, _LOG_LINES),
+                f"cannot use {_called(service)}: not ready after {patience.seconds:g} s: {reason}",
+                hint=f"{_hint(service)}; --wait-timeout gives it more time",
+                detail=() if service.attached else engine.logs(container, _LOG_LINES),
             )
             raise _with_cause(late)
         tell(reason)
         patience.cancelled.wait(pause)
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)
+
+
+def _called(service: DesiredService) -> str:
+    return f"{service.name} at {service.attached}" if service.attached else service.name
+
+
+def _hint(service: DesiredService) -> str:
+    where = "its URL and login are in devenv.yaml or DEVENV_ATTACH_*"
+    return where if service.attached else f"'devenv logs {service.name}' shows more"
 
 
 def _check_alive(service: DesiredService, container: str, engine: Engine, reason: str) -> None:
@@ -120,18 +140,19 @@ def status_of(service: DesiredService, observed: Observed, engine: Engine) -> Se
     return ServiceStatus(
         role=service.role,
         state=state,
-        image=container.image if container else service.image.reference,
-        container=container.name if container else "",
+        image=container.image if container and not service.attached else service.image.reference,
+        container=container.name if container and not service.attached else "",
         endpoints=endpoints_of(service.endpoints),
         reason=reason,
+        attached=service.attached,
     )
 
 
 def _state_of(service: DesiredService, observed: Observed, engine: Engine) -> tuple[str, str]:
     container = observed.containers.get(service.name)
-    if container is None:
+    if container is None and not service.attached:
         return "absent", "no container"
-    if container.running:
+    if service.attached or container is None or container.running:
         try:
             load_probe(service.probe["kind"])(target_of(service, service.probe))
         except NotReady as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from devenv.errors import ConfigError
 from devenv.model import (
     HEALTHY,
     STARTED,
+    Attachment,
     Client,
     ComponentDefinition,
     ConfigFile,
@@ -28,6 +30,7 @@ from devenv.model import (
 )
 from devenv.names import IMAGE, NAME, NAME_RULE, hint_for, near_ones
 from devenv.spec import strict_yaml
+from devenv.spec.attach import attachment, laid_over
 
 _DURATION = re.compile(r"(?:(\d+)m)?(?:(\d+)s)?\Z")
 _SIZE = re.compile(r"(\d+)([kmg]?)b?\Z", re.IGNORECASE)
@@ -53,12 +56,14 @@ def load_catalogue(
     asked_by: str = "",
     everywhere: Mapping[str, bool] | None = None,
     plugins: Mapping[str, Sequence[str]] | None = None,
+    attached: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, ServiceDefinition]:
     """Return every service under `folder` (the shipped ones by default) by name, with the switches on that are true.
 
     `switches` and more `plugins` are by service; the switches of `everywhere` hold for each service that has one of
-    that name, unless `switches` says otherwise. Raise ConfigError with all errors of all files, and for a switch or a
-    plugin that a service does not have (`asked_by` is the file to blame).
+    that name, unless `switches` says otherwise. `attached` has the settings of services that somebody else runs. Raise
+    ConfigError with all errors of all files, and for a switch, a plugin or a URL that a service cannot have (`asked_by`
+    is the file to blame).
     """
     folder = folder or data_folder("compose")
     services: dict[str, ServiceDefinition] = {}
@@ -74,7 +79,8 @@ def load_catalogue(
             common = {switch: on for switch, on in (everywhere or {}).items() if switch in known}
             data = _switched(name, data, {**common, **(switches or {}).get(name, {})}, asked_by)
             data = _with_plugins(name, data, (plugins or {}).get(name, ()), asked_by)
-            services[name] = _definition(name, data, path)
+            data, found = _attached(name, data, (attached or {}).get(name, {}), asked_by)
+            services[name] = replace(_definition(name, data, path), attachment=found)
     if problems:
         raise ConfigError(
             f"cannot use the services in {folder}: {len(problems)} error{'s' if len(problems) > 1 else ''}",
@@ -117,6 +123,25 @@ def _with_plugins(name: str, data: dict[str, Any], plugins: Sequence[str], asked
         for part in (known[plugin], {"settings": {"plugins": listed}}):
             data = {**data, "x-devenv": _laid_over(data["x-devenv"], part)}
     return data
+
+
+def _attached(
+    name: str, data: dict[str, Any], settings: Mapping[str, str], asked_by: str
+) -> tuple[dict[str, Any], Attachment | None]:
+    """Return the data of a service that somebody else runs: without a container and its files, and where it is."""
+    if not settings:
+        return data, None
+    if (rules := data["x-devenv"].get("attach")) is None:
+        raise ConfigError(f"cannot attach {name} (in {asked_by}): devenv only runs it", "remove 'attach'")
+    found = attachment(name, rules, settings, asked_by)
+    container = {key: value for key, value in data["services"][name].items() if key not in ("build", "configs")}
+    devenv = data["x-devenv"]
+    devenv = {**devenv, "endpoints": {key: devenv["endpoints"][key] for key in found.places}}
+    for part in laid_over(rules, found):
+        devenv = _laid_over(devenv, part)
+    nothing = dict.fromkeys(("secrets", "golden"), ()) | {"settings": {}, "requires": {}, "wheels": ""}
+    alone = {"services": {name: {**container, "volumes": ()}}, "x-devenv": {**devenv, **nothing}}
+    return alone, found
 
 
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,6 +282,19 @@ _SWITCH = {
 }
 _DEVENV[Optional("switches")] = {_SMALL: _SWITCH}
 _PLUGIN = Match(re.compile(r"[a-z][a-z0-9_]*\Z"), msg="expected a name: lower-case letters, digits and _")
+_SCHEMES = {str: _port}
+# What the URL of a server that somebody else runs becomes (see spec/attach.py).
+_DEVENV[Optional("attach")] = {
+    Required("endpoint"): str,
+    Required("schemes"): _SCHEMES,
+    Required("urls"): {_name: _text},
+    Optional("path"): _text,
+    Optional("login"): Either("required", "optional", msg="expected required or optional"),
+    Optional("others"): {_name: {Required("schemes"): _SCHEMES, Required("port"): _port}},
+    **{key: value for key, value in _SWITCH.items() if key != "settings"},
+    Optional("citest"): _text,
+    Optional("logged_in"): {key: value for key, value in _SWITCH.items() if key != "settings"},
+}
 _DEVENV[Optional("plugins")] = {_PLUGIN: {**_SWITCH, Optional("endpoints"): _DEVENV["endpoints"]}}
 _FILE = Schema(
     {
@@ -319,6 +357,11 @@ def _missing_endpoints(container: Mapping[str, Any], devenv: Mapping[str, Any]) 
         ("x-devenv", user, "endpoint"): devenv[user]["endpoint"] for user in ("probe", "provisioner") if user in devenv
     }
     used |= {("x-devenv", "component", "urls", name): name for name in devenv.get("component", {}).get("urls", ())}
+    attach = devenv.get("attach", {"endpoint": next(iter(devenv["endpoints"]), "")})
+    used |= {
+        ("x-devenv", "attach", "urls", name): name for name in (*attach.get("urls", ()), *attach.get("others", ()))
+    }
+    used[("x-devenv", "attach", "endpoint")] = attach["endpoint"]
     for key, name in used.items():
         if name not in devenv["endpoints"]:
             yield key, f"no endpoint named {name!r}"

@@ -45,15 +45,22 @@ class Placed:
         """
         known, found, endpoints = dict(values), dict[str, str](), dict[str, Endpoint]()
         for key, endpoint in self.definition.endpoints.items():
-            views = {"endpoint": (self.host, self.ports[key]), "network": (self.definition.name, endpoint.port)}
+            views = self._views(key)
             for view, (host, port) in views.items():
                 template = {"url": (urls or {}).get(key, endpoint.url)}
                 words = {"host": host, "port": str(port)}
                 words |= self.filled(template, {**known, **words})
                 found |= {f"{view}.{key}.{word}": value for word, value in words.items()}
                 known |= found
-            endpoints[key] = Endpoint(self.host, self.ports[key], found[f"endpoint.{key}.url"])
+            endpoints[key] = Endpoint(*views["endpoint"], found[f"endpoint.{key}.url"])
         return endpoints, found
+
+    def _views(self, key: str) -> dict[str, tuple[str, int]]:
+        """Return where programs on the host and in containers find an endpoint: the same for an attached service."""
+        if found := self.definition.attachment:
+            return dict.fromkeys(("endpoint", "network"), found.places[key])
+        inside = self.definition.endpoints[key].port
+        return {"endpoint": (self.host, self.ports[key]), "network": (self.definition.name, inside)}
 
 
 def provision(placed: Placed, values: Mapping[str, str], choice: ComponentChoice, password: str) -> Provision:
@@ -78,6 +85,14 @@ def provision(placed: Placed, values: Mapping[str, str], choice: ComponentChoice
         environment=placed.filled(definition.environment, own),
         values=own,
     )
+
+
+def administrators(part: Provision, service: Mapping[str, str], outputs: Mapping[str, str]) -> Provision:
+    """Return the administrator's own part of an attached service: the login that devenv was given, not one of its own.
+
+    `service` are the service's values, and `outputs` its outputs.
+    """
+    return replace(part, outputs={**part.outputs, **outputs}, values={**part.values, **service})
 
 
 def citest_part(placed: Placed, values: Mapping[str, str]) -> Provision:

@@ -22,7 +22,18 @@ from devenv.model import (
 )
 from devenv.names import Names, hint_for
 from devenv.ports import HOST
-from devenv.spec.components import CITEST, OWN, Placed, citest_part, digest, password_names, provision, same_place
+from devenv.spec.attach import is_loopback
+from devenv.spec.components import (
+    CITEST,
+    OWN,
+    Placed,
+    administrators,
+    citest_part,
+    digest,
+    password_names,
+    provision,
+    same_place,
+)
 from devenv.spec.ports import port_key
 from devenv.spec.template import render_file
 
@@ -201,7 +212,7 @@ def resolve(names: Sequence[str], inputs: Inputs) -> Desired:
         environment=inputs.environment,
         network=Names(inputs.environment).network,
         services=services,
-        images=tuple(service.image for service in services.values()),
+        images=tuple(service.image for service in services.values() if not service.attached),
         components=inputs.profile.components,
         roles={inputs.catalogue[name].role: _first_of_role(name, names, inputs) for name in names},
     )
@@ -236,6 +247,7 @@ def _needs(definition: ServiceDefinition, inputs: Inputs, before: Mapping[str, D
                 hint=f"add one to {inputs.catalogue[provider.name].folder / 'compose.yaml'}",
             )
         part = provider.components[need.component]
+        _check_reach(definition.name, provider)
         needs.depends[provider.name] = need.condition
         needs.parts.append(part.pair)
         # Over the container network, as a component of the provider.
@@ -244,19 +256,30 @@ def _needs(definition: ServiceDefinition, inputs: Inputs, before: Mapping[str, D
     return needs
 
 
+def _check_reach(name: str, provider: DesiredService) -> None:
+    """Raise ConfigError if a container is to use an attached service that only this host's own programs reach."""
+    host = next(iter(provider.endpoints.values())).host
+    if provider.attached and is_loopback(host):
+        raise ConfigError(
+            f"cannot run {name} on {provider.attached}: in a container, {host} is the container itself",
+            f"attach {name}, too; or attach {provider.name} by an address that containers reach, such as this host's",
+        )
+
+
 def _service(inputs: Inputs, needs: _Needs, components: Iterable[ComponentChoice]) -> DesiredService:
     """Return the service with all that programs and components get of it."""
-    definition, name = needs.definition, needs.definition.name
-    ports = {key: inputs.ports[port_key(name, key)] for key in definition.endpoints}
+    definition, name, found = needs.definition, needs.definition.name, needs.definition.attachment
+    ports = {} if found else {key: inputs.ports[port_key(name, key)] for key in definition.endpoints}
     placed = Placed(definition, ports, name if inputs.inside else HOST)
     values = {f"secret.{secret}": inputs.secrets[f"{name}.{secret}"] for secret in definition.secrets}
-    values["environment"] = inputs.environment
+    values |= {"environment": inputs.environment, **(found.words if found else {})}
     endpoints, words = placed.endpoints(values)
     values |= words | needs.values
     outputs = placed.filled(definition.outputs, values)
     values |= {f"output.{key}": value for key, value in outputs.items()}
     values |= {f"setting.{key}": value for key, value in placed.filled(definition.settings, values).items()}
     provisioner = placed.filled(definition.provisioner, values)
+    environment = placed.filled(definition.environment, values)
 
     def parts_for(choices: Iterable[ComponentChoice]) -> dict[str, Provision]:
         one = {choice.name: choice for choice in (choices if definition.provisioner else ())}
@@ -267,21 +290,31 @@ def _service(inputs: Inputs, needs: _Needs, components: Iterable[ComponentChoice
         former[CITEST] = citest_part(placed, values)
     if name in inputs.citest:
         given[CITEST] = citest_part(placed, values)
+    own = provision(placed, values, ComponentChoice(OWN), values.get("secret.password", ""))
+    if found:
+        own = replace(own, environment=environment, endpoints=endpoints)
+        own = administrators(own, values, outputs)
     return replace(
-        _container(placed, inputs, values),
+        _attached(definition, found.shown) if found else _container(placed, inputs, values),
         endpoints=endpoints,
         depends=needs.depends,
         values=values,
         outputs=outputs,
-        environment=placed.filled(definition.environment, values),
+        environment=environment,
         probe=placed.filled(definition.probe, values),
         provisioner=provisioner,
         prepared=digest(provisioner),
         components=given,
         former={key: part for key, part in former.items() if not any(same_place(part, one) for one in given.values())},
-        own=provision(placed, values, ComponentChoice(OWN), values.get("secret.password", "")),
+        own=own,
         needs=tuple(needs.parts),
     )
+
+
+def _attached(definition: ServiceDefinition, shown: str) -> DesiredService:
+    """Return a service that the engine has nothing of: somebody else runs it."""
+    image = Image("", "attached", definition.name)
+    return DesiredService(definition.name, definition.role, image, "", ContainerOptions(), "", {}, attached=shown)
 
 
 def _container(placed: Placed, inputs: Inputs, values: Mapping[str, str]) -> DesiredService:

@@ -55,7 +55,8 @@ def port_key(service: str, endpoint: str) -> str:
 
 def usual_ports(names: Iterable[str], catalogue: Catalogue) -> dict[str, int]:
     """Return the well-known port of each endpoint of these services, by its key."""
-    return {port_key(name, key): one.port for name in names for key, one in catalogue[name].endpoints.items()}
+    ran = [name for name in names if not catalogue[name].attachment]
+    return {port_key(name, key): one.port for name in ran for key, one in catalogue[name].endpoints.items()}
 
 
 def choose_ports(
@@ -67,6 +68,7 @@ def choose_ports(
     free, then any free one. Raise NotOurs, naming the holder, when another program has a pinned or remembered port.
     Without `check` devenv does not try these, for commands that only look.
     """
+    names = [name for name in names if not catalogue[name].attachment]
     pins = _pins(names, profile, catalogue)
     promised, published = taken.promised, taken.published
     ports: dict[str, int] = {}

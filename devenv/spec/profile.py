@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from voluptuous import All, Any as Either, Invalid, Match, MultipleInvalid, Optional, Range, Required, Schema
+from voluptuous import All, Any as Either, Invalid, Length, Match, MultipleInvalid, Optional, Range, Required, Schema
 
 from devenv.errors import ConfigError
 from devenv.model import ComponentChoice, Profile, ProjectFile, ServiceChoice
 from devenv.names import COMPONENT, COMPONENT_RULE, IMAGE, NAME, NAME_RULE, hint_for, identifier
 from devenv.spec import strict_yaml
+from devenv.spec.attach import ATTACH, PASSWORD, USER, filled, foreign, from_variables
 from devenv.spec.catalogue import data_folder
 from devenv.store.files import of_another, open_to_others
 
@@ -31,6 +32,8 @@ _FOREIGN = re.compile(
     flags=re.MULTILINE | re.IGNORECASE,
 )
 
+# The settings of an attached service. What else a service may have goes with none of them.
+_URLS, _LOGIN = (ATTACH, "management"), (USER, PASSWORD)
 _NAME = All(strict_yaml.text, Match(NAME, msg=f"expected a name: {NAME_RULE}"))
 _IMAGE = Match(IMAGE, msg="expected an image such as mysql:8.4")
 
@@ -48,6 +51,8 @@ _SETTINGS = {
     Optional("ports"): {str: All(strict_yaml.integer, Range(min=1, max=65535, msg="expected a port from 1 to 65535"))},
     # Only the service itself knows their names.
     Optional("plugins"): strict_yaml.each_once(str),
+    # A server that somebody else runs, and its administrator.
+    **{Optional(key): All(str, Length(min=1)) for key in (*_URLS, *_LOGIN)},
     Optional(str): _switch,
 }
 
@@ -148,7 +153,19 @@ def _services(value: Any) -> dict[str, Any]:
     wrong = [Invalid(f"expected a name: {NAME_RULE}", path=[name]) for name in value if not NAME.match(name)]
     if wrong:
         raise MultipleInvalid(wrong)
-    return dict(Schema(schema)(value))
+    checked = dict(Schema(schema)(value))
+    if wrong := [invalid for name, settings in checked.items() for invalid in _contradicting(name, settings or {})]:
+        raise MultipleInvalid(wrong)
+    return checked
+
+
+def _contradicting(name: str, settings: Mapping[str, Any]) -> Iterator[Invalid]:
+    """Yield what does not go together: somebody else decides all about an attached service but its login."""
+    for key in settings:
+        if ATTACH in settings and key not in (*_URLS, *_LOGIN):
+            yield Invalid("somebody else runs an attached service: devenv cannot change it", path=[name, key])
+        if ATTACH not in settings and key in (*_URLS, *_LOGIN):
+            yield Invalid("expected 'attach' beside it", path=[name, key])
 
 
 # The keys that choose the service of a role.
@@ -288,29 +305,42 @@ def load_profile(
     left_out: set[str] = set()
     for layer in reversed(layers):
         _apply(layer, services, left_out)
+    called = _Layer("the caller's variables", "", from_variables(os.environ))
     asked = _Layer("settings", "", _checked_settings(settings or {}))
-    _apply(asked, services, left_out)
+    for layer in (called, asked):
+        _apply(layer, services, left_out)
     return Profile(
         name=picked,
         services=services,
         left_out=frozenset(left_out),
-        named=frozenset(services) & {*(own.services if own else ()), *asked.services},
+        named=frozenset(services) & {*(own.services if own else ()), *called.services, *asked.services},
         roles={role: name for layer in reversed(layers) for role, name in layer.roles.items()},
         source=layers[0].source,
         description=next((layer.description for layer in layers if layer.description), ""),
         components={name: _component(name, settings) for name, settings in layers[0].components.items()},
         durable=next((layer.durable for layer in layers if layer.durable is not None), False),
         citest=next((layer.citest for layer in layers if layer.citest is not None), False),
-        file=_trusted_file(own, services, asked) if own else None,
+        file=_trusted_file(own, services, called, asked) if own else None,
         engine=layers[0].engine,
     )
 
 
-def _trusted_file(own: _Layer, services: Collection[str], asked: _Layer) -> ProjectFile:
-    """Return the project's own file with the images that devenv uses of it: the caller may have asked for others."""
+def _trusted_file(own: _Layer, services: Mapping[str, ServiceChoice], called: _Layer, asked: _Layer) -> ProjectFile:
+    """Return the project's own file with what devenv uses of it: the caller may have asked for other images or URLs."""
     images = {name: image for name, image in own.images.items() if name in services and name not in asked.images}
+    images = {name: image for name, image in images.items() if not services[name].attach}
+    addresses = {}
+    for name, settings in own.services.items():
+        others = {**called.services.get(name, {}), **(asked.services.get(name) or {})}
+        used = {key: url for key, url in _attach_settings(settings or {}).items() if key not in others}
+        if name in services and services[name].attach and (found := foreign(used)):
+            addresses[name] = found
     elsewhere = own.engine if own.engine != "docker" else ""
-    return ProjectFile(Path(own.source).resolve(), own.digest, images, elsewhere)
+    return ProjectFile(Path(own.source).resolve(), own.digest, images, elsewhere, addresses)
+
+
+def _attach_settings(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {key: settings[key] for key in (*_URLS, *_LOGIN) if key in settings}
 
 
 def _checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -405,11 +435,13 @@ def _apply(layer: _Layer, services: dict[str, ServiceChoice], left_out: set[str]
         before = services.get(service, ServiceChoice())
         settings = settings or {}
         switches = {key: value for key, value in settings.items() if isinstance(value, bool)}
+        attach = filled(_attach_settings(settings), os.environ, f"{service} (in {layer.source})")
         services[service] = ServiceChoice(
             image=settings.get("image", before.image),
             ports={**before.ports, **settings.get("ports", {})},
             switches={**before.switches, **switches},
             plugins=settings.get("plugins", before.plugins),
+            attach={**before.attach, **attach},
         )
 
 
@@ -425,6 +457,8 @@ profile: base
 #     image: mysql:8.4        # any MySQL image, once you have run `devenv trust`; by default devenv builds one
 #     ports: {{sql: 3307}}      # a fixed port on 127.0.0.1; by default devenv chooses one
 #   etcd: false
+#   rabbitmq:                 # a server that somebody else runs
+#     attach: "rabbit://USER:PASSWORD@127.0.0.1:5672/"
 
 # Another database for all that needs one: mariadb or postgresql.
 # database: postgresql

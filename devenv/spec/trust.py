@@ -1,10 +1,11 @@
-"""Ask whether the user trusts a project's devenv.yaml to run the images that it names, and remember the answer.
+"""Ask whether the user trusts a project's devenv.yaml: the images and addresses that it names. Remember the answer.
 
     <state folder>/trust.lock     held by the one devenv that changes the record
     <state folder>/trust.json     0600; by a file's real path: the hashes of the contents that the user trusts
 
 The file comes with a clone of the project. Its services, ports, components and their wiring stay on 127.0.0.1 and in
-the project's folder. The images that it names are somebody else's programs. A cluster that it has devenv use is not
+the project's folder. The images that it names are somebody else's programs, and devenv logs in to the attached services
+that it names, so an address that is not this host's loopback may be anybody's. A cluster that it has devenv use is not
 this host, and others may use it, too.
 """
 
@@ -23,12 +24,14 @@ from devenv.store.places import state_folder
 
 def needs(file: ProjectFile) -> list[str]:
     """Return what the user has to trust the file for, in words."""
-    engine = [f"its services run on {file.engine}, not on this host"] if file.engine else []
-    return engine + [f"service {service} runs image {image}" for service, image in file.images.items()]
+    needed = [f"its services run on {file.engine}, not on this host"] if file.engine else []
+    needed += [f"service {service} runs image {image}" for service, image in file.images.items()]
+    return needed + [f"devenv logs in to {service} at {' and '.join(at)}" for service, at in file.addresses.items()]
 
 
 def check(file: ProjectFile | None, ask: Callable[[ProjectFile], bool] | None, waiting: Callable[[str], None]) -> None:
-    """Raise ConfigError for a file that names images or a cluster, unless the user trusts it or `ask` says yes.
+    """Raise ConfigError for a file that names images, addresses or an engine, unless the user trusts it or `ask` says
+    yes.
 
     devenv remembers that, as `allow` does, until the file changes.
     """
@@ -42,11 +45,17 @@ def check(file: ProjectFile | None, ask: Callable[[ProjectFile], bool] | None, w
         return
     reason = "the file has changed since you trusted it" if known else "you have not trusted the file yet"
     hint = "look at it, then run 'devenv trust'"
-    if not file.images:
+    if file.engine and not file.images and not file.addresses:
         hint += f"; or choose it yourself: 'devenv --engine {file.engine} …'"
-        raise ConfigError(f"cannot use engine {file.engine} of {file.path}: {reason}", hint)
-    images = " and ".join(dict.fromkeys(file.images.values()))
-    raise ConfigError(f"cannot use image {images} of {file.path}: {reason}", hint)
+    raise ConfigError(f"cannot use {_named(file)} of {file.path}: {reason}", hint)
+
+
+def _named(file: ProjectFile) -> str:
+    """Return what the file names, in words: "image mysql:8 and address db.example"."""
+    addresses = (address for at in file.addresses.values() for address in at)
+    kinds = {"engine": [file.engine], "image": file.images.values(), "address": addresses}
+    named = {kind: " and ".join(dict.fromkeys(names)) for kind, names in kinds.items()}
+    return " and ".join(f"{kind} {names}" for kind, names in named.items() if names)
 
 
 def allow(file: ProjectFile, waiting: Callable[[str], None]) -> None:

@@ -3,6 +3,7 @@
     <state folder>/environments/<id>/lock           held by the one devenv that changes the environment
     <state folder>/environments/<id>/record.json    project, name, profile, ports, what is provisioned, the token
     <state folder>/environments/<id>/secrets.json   0600
+    <state folder>/environments/<id>/attached.json  0600; URLs and logins of the services that somebody else runs
     <state folder>/environments/<id>/timing.json    the steps of the last `up` and their times
     <state folder>/environments/<id>/snapshots/     one file per snapshot, with the secrets of its data, 0600
     <state folder>/environments/<id>/users          held, together with others, by each run that uses the services
@@ -166,7 +167,7 @@ class State:
         with self._turn:
             if owner:
                 self.save(replace(self._empty(), owner=owner))
-            for name in (*(() if owner else (RECORD,)), "timing.json", "secrets.json"):
+            for name in (*(() if owner else (RECORD,)), "timing.json", "secrets.json", "attached.json"):
                 (self.folder / name).unlink(missing_ok=True)
             self._known = None
         self.adopt()
@@ -284,6 +285,25 @@ class State:
             make_private(self.folder)
             write_files({self._secrets_path: as_json(known)})
         return known
+
+    # ---- attached services ---------------------------------------------------------------------------------
+
+    def attachments(self) -> dict[str, dict[str, str]]:
+        """Return the settings of attached services, with their logins, by service."""
+        found = read_json(self.folder / "attached.json")
+        return {
+            name: {key: value for key, value in settings.items() if isinstance(value, str)}
+            for name, settings in found.items()
+            if isinstance(settings, dict)
+        }
+
+    def attach(self, settings: Mapping[str, Mapping[str, str]]) -> None:
+        """Remember these attached services, and no others."""
+        if settings:
+            make_private(self.folder)
+            write_files({self.folder / "attached.json": as_json({key: dict(one) for key, one in settings.items()})})
+        else:
+            (self.folder / "attached.json").unlink(missing_ok=True)
 
     def restore_secrets(self, saved: Mapping[str, str]) -> None:
         """Restore these secrets; others stay."""

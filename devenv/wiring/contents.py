@@ -4,6 +4,7 @@
 services (see `wired_files`), which stand in these folders of a service:
 
     wire/                 for the environment
+    wire/own/             for an environment whose service devenv runs itself: about accounts that only that has
     wire/component/       for each component; its name replaces the word "component" in the file's name
     wire/catalog/         for each component in the service catalog
     wire/section/         for each section that a component lists
@@ -204,7 +205,8 @@ def wired_files(desired: Desired, catalogue: Catalogue) -> dict[str, str]:
     endpoints = {name: endpoints_of(service.endpoints) for name, service in services.items()}
     fragments: dict[str, list[str]] = {}
     for name, service in services.items():
-        for path in _templates(catalogue[name].wire):
+        wire = catalogue[name].wire
+        for path in [*_templates(wire), *([] if service.attached else _templates(wire / "own"))]:
             values = {**service.values, "unset": unset(_unset(catalogue[name].wire)).rstrip()}
             fragments.setdefault(path.name, []).append(render_file(path, values))
     for name, own in one_for_each_role({name: s.own for name, s in services.items() if s.own}, desired).items():
