@@ -68,7 +68,11 @@ class AddressPoolExhausted(ServiceFailed):
 
 
 class LimitRefused(ServiceFailed):
-    """The engine may not set the limit on open files. devenv creates later containers without it."""
+    """The engine may not set a limit, `limit` in words. devenv creates later containers without it."""
+
+    def __init__(self, message: str, hint: str = "", limit: str = "") -> None:
+        super().__init__(message, hint)
+        self.limit = limit
 
 
 class NotReadyInTime(DevenvError):

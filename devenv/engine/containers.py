@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
@@ -30,6 +30,10 @@ COPY_TIMEOUT = 1800.0
 # it looks. Copying a folder into a volume takes that long, and until then Docker 20.10 lists the container but cannot
 # find it, and Docker 28 does not list it.
 LATE_SECONDS, LOOK_SECONDS = TIMEOUT, 0.1
+# The limits that an engine may have no right to set, in words, and how it says so. A rootless engine's user may have no
+# control groups with these files.
+OPEN_FILES, MEMORY = "open files", "memory and processes"
+_REFUSED = {OPEN_FILES: re.compile("rlimit"), MEMORY: re.compile(r"\b(memory|pids)\.\w+\b.*: no such file", re.I)}
 _OCI_RUNTIME = re.compile(r"\bOCI (runtime|permission)\b")
 _PORT_TAKEN = ("port is already allocated", "address already in use")
 # The user of a container that devenv never starts, in case somebody else does.
@@ -46,14 +50,16 @@ _CONFINED = {
 # ---- create ------------------------------------------------------------------------------------------------------
 
 
-def create(connection: Connection, service: DesiredService, labels: Labels, network: str, limits: bool) -> str:
+def create(
+    connection: Connection, service: DesiredService, labels: Labels, network: str, without: Collection[str] = ()
+) -> str:
     """Create the service's container with its files in place and its volumes mounted, and return its id.
 
-    `network` is an id: names of networks are not unique. Without `limits`, the engine chooses how many files may be
-    open. Raises NotOurs if another container has the name.
+    `network` is an id: names of networks are not unique. The engine chooses the limits that are named in `without`:
+    OPEN_FILES, MEMORY. Raises NotOurs if another container has the name.
     """
     with asking(f"create container {service.container}"):
-        container = created(connection, service.container, labels, _wanted(service, labels, network, limits))
+        container = created(connection, service.container, labels, _wanted(service, labels, network, without))
     with asking(f"copy files into container {service.container}"):
         if service.files:
             # Readable by all: the server's user differs between images, and is alone in there.
@@ -95,8 +101,8 @@ def never_started(image: str, labels: Mapping[str, str], mounts: Sequence[Mappin
     return {"Image": image, "Cmd": ["none"], "User": _NOBODY, "Labels": labels, "HostConfig": host}
 
 
-def _wanted(service: DesiredService, labels: Labels, network: str, limits: bool) -> dict[str, Any]:
-    """Return the settings of a service's container; without `limits`, the engine chooses how many files may be open."""
+def _wanted(service: DesiredService, labels: Labels, network: str, without: Collection[str]) -> dict[str, Any]:
+    """Return the settings of a service's container, except the limits in `without`."""
     options = service.options
     container = {
         "Image": service.image.reference,
@@ -115,7 +121,7 @@ def _wanted(service: DesiredService, labels: Labels, network: str, limits: bool)
             LABEL_PORTS: json.dumps({str(inside): host for inside, host in service.ports.items()}),
         },
         "StopSignal": options.stop_signal,
-        "HostConfig": only_set({"NetworkMode": network, **_host_settings(service, labels, limits)}),
+        "HostConfig": only_set({"NetworkMode": network, **_host_settings(service, labels, without)}),
         "NetworkingConfig": {"EndpointsConfig": {network: {"Aliases": [service.name]}}},
         # The official images ask for health checks that nothing here reads.
         "Healthcheck": {"Test": ["NONE"]},
@@ -123,7 +129,7 @@ def _wanted(service: DesiredService, labels: Labels, network: str, limits: bool)
     return only_set(container)
 
 
-def _host_settings(service: DesiredService, labels: Labels, limits: bool) -> dict[str, Any]:
+def _host_settings(service: DesiredService, labels: Labels, without: Collection[str]) -> dict[str, Any]:
     """Return what a container gets of its host: ports, volumes, rights and limits."""
     options = service.options
     mounts = [mount(target, volume) for volume, target in service.volumes.items()]
@@ -140,9 +146,9 @@ def _host_settings(service: DesiredService, labels: Labels, limits: bool) -> dic
         "Init": options.init,
         "CapDrop": options.cap_drop,
         "SecurityOpt": options.security_opt,
-        "Ulimits": [nofile] if options.nofile and limits else [],
-        "PidsLimit": options.pids_limit,
-        "Memory": options.mem_limit,
+        "Ulimits": [nofile] if options.nofile and OPEN_FILES not in without else [],
+        "PidsLimit": 0 if MEMORY in without else options.pids_limit,
+        "Memory": 0 if MEMORY in without else options.mem_limit,
         "ShmSize": options.shm_size,
         # The log of a service that runs for weeks must not fill the disk.
         "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
@@ -163,14 +169,14 @@ def mount(target: str, volume: str = "") -> dict[str, Any]:
 
 
 def start(connection: Connection, container: str, name: str) -> None:
-    """Start a container, or let a paused one go on. Raises PortTaken, and LimitRefused for its limit on open files."""
+    """Start a container, or let a paused one go on. Raises PortTaken, and LimitRefused for one of its limits."""
     with asking(f"start {name}", f"'devenv logs {name}' may show more; 'devenv up' tries again"):
         try:
             connection.client.ask("POST", f"/containers/{container}/start")
         except Refused as error:
-            if "rlimit" in str(error):
+            if limit := next((limit for limit, words in _REFUSED.items() if words.search(str(error))), ""):
                 raise LimitRefused(
-                    f"cannot start {name}: the engine may not set limits on open files", "'devenv doctor' says more"
+                    f"cannot start {name}: the engine may not set limits on {limit}", "'devenv doctor' says more", limit
                 ) from error
             if any(words in str(error) for words in _PORT_TAKEN):
                 raise PortTaken(

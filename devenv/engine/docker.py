@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -27,8 +26,8 @@ class Docker:
 
     def __init__(self, connection: Connection) -> None:
         self._at = connection
-        # Set once the engine refused to set the limit on open files.
-        self._no_limits = threading.Event()
+        # The limits that the engine refused to set. Threads only add to it.
+        self._refused: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -135,13 +134,13 @@ class Docker:
     def create(self, service: DesiredService, labels: Labels, network: str) -> str:
         for volume in service.volumes:
             volumes.ensure_volume(self._at, volume, labels, service.name)
-        return containers.create(self._at, service, labels, network, limits=not self._no_limits.is_set())
+        return containers.create(self._at, service, labels, network, frozenset(self._refused))
 
     def start(self, container: str, name: str) -> None:
         try:
             containers.start(self._at, container, name)
-        except LimitRefused:
-            self._no_limits.set()
+        except LimitRefused as error:
+            self._refused.add(error.limit)
             raise
 
     def pause(self, container: str) -> None:

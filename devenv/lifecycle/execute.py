@@ -310,18 +310,21 @@ def _create(operation: Operation, context: Context, _: Tell) -> None:
 
 
 def _start(operation: Operation, context: Context, tell: Tell) -> None:
-    service = operation.target
-    try:
-        context.engine.start(context.containers[service], service)
-    except PortTaken:
-        if not operation.subject:  # created for this start: it would keep the port
+    service, refused = operation.target, set[str]()
+    while True:
+        try:
+            return context.engine.start(context.containers[service], service)
+        except PortTaken:
+            if not operation.subject:  # created for this start: it would keep the port
+                context.engine.remove(context.containers[service])
+            raise
+        except LimitRefused as error:
+            if error.limit in refused:
+                raise
+            refused.add(error.limit)
+            # A new container asks for no such limit, so it has the engine's own.
             context.engine.remove(context.containers[service])
-        raise
-    except LimitRefused:
-        # A new container asks for no limit, so it has the engine's own.
-        context.engine.remove(context.containers[service])
-        _create(operation, context, tell)
-        context.engine.start(context.containers[service], service)
+            _create(operation, context, tell)
 
 
 def _stop(operation: Operation, context: Context, _: Tell) -> None:

@@ -572,6 +572,20 @@ def test_an_engine_that_refuses_the_limit_on_files_is_not_asked_for_it_again() -
     assert limits(client) == []
 
 
+@pytest.mark.parametrize("file", ["memory.max", "memory.swap.max", "pids.max"])
+def test_an_engine_that_may_not_limit_memory_is_not_asked_for_it_again(file: str) -> None:
+    words = f"crun: opening file `{file}` for writing: No such file or directory: OCI runtime attempted to invoke"
+    asked, client = engine({"POST /containers/c1/start": Refused(500, words)})
+    limited = replace(ONE, options=replace(ONE.options, mem_limit=7, pids_limit=8))
+    asked.create(limited, OWN, "n")
+    assert client.last(CREATE)["HostConfig"]["Memory"] == 7
+    with pytest.raises(LimitRefused, match="cannot start one: the engine may not set limits on memory and processes"):
+        asked.start("c1", "one")
+    asked.create(limited, OWN, "n")
+    assert not {"Memory", "PidsLimit"} & client.last(CREATE)["HostConfig"].keys()
+    assert limits(client) == [("nofile", 4096, 4096)]
+
+
 def test_a_container_that_starts_is_started() -> None:
     asked, client = engine()
     asked.start("c1", "one")

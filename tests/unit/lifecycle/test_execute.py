@@ -512,6 +512,19 @@ def test_an_engine_that_refuses_the_limit_twice_fails_the_service(engine: FakeEn
     assert engine.calls == ["start id-one", "remove id-one", "create one", "start new-one"]
 
 
+def test_an_engine_that_refuses_one_limit_after_the_other_gets_a_container_without_both(engine: FakeEngine) -> None:
+    refused = ["open files", "memory and processes"]
+
+    def refuse() -> None:
+        if refused:
+            raise LimitRefused("cannot start one", limit=refused.pop())
+
+    engine.on["start id-one"] = engine.on["start new-one"] = refuse
+    execute(plan("start one"), context(engine), Recorder())
+    again = ["remove new-one", "create one", "start new-one"]
+    assert engine.calls == ["start id-one", "remove id-one", "create one", "start new-one", *again]
+
+
 def test_services_that_start_at_the_same_time_all_fall_back(engine: FakeEngine) -> None:
     services = [service(name) for name in ("one", "two", "three", "four")]
     # The engine refuses all four before any of them is recreated.
