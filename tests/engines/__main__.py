@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(names, arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     chosen = options.engines or (_FAST_ENGINES if options.fast else names)
-    areas = [*_AREAS] if options.fast else [*_AREAS, _BUILD]
+    areas = [*_AREAS, _BUILD]
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="devenv-engines-") as folder:
         archive = Path(folder) / "images.tar"
@@ -159,8 +159,6 @@ def _parse(names: Sequence[str], arguments: Sequence[str] | None) -> argparse.Na
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.engines if name not in names]:
         parser.error(f"there is no engine {', '.join(unknown)}")
-    if options.page and options.fast:
-        parser.error("--page needs all areas")
     return options
 
 

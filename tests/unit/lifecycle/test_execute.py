@@ -521,7 +521,7 @@ def test_an_engine_that_refuses_one_limit_after_the_other_gets_a_container_witho
 
     engine.on["start id-one"] = engine.on["start new-one"] = refuse
     execute(plan("start one"), context(engine), Recorder())
-    again = ["remove new-one", "create one", "start new-one"]
+    again = ["remove new-one", "create one", "start new-one-2"]
     assert engine.calls == ["start id-one", "remove id-one", "create one", "start new-one", *again]
 
 
