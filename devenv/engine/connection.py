@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from devenv.engine import docker_config
-from devenv.engine.http import Client, HttpClient, Refused, speaks
+from devenv.engine.http import Client, HttpClient, Refused, Unreachable, speaks
 from devenv.errors import NoEngine, NoSpace, NotOurs, ServiceFailed, tells_of_full_disk
 
 if TYPE_CHECKING:
@@ -132,12 +132,17 @@ class Connection:
         # Imported when needed: the import takes longer than most commands take.
         from devenv.engine.sdk import Sdk
 
-        return Sdk(self.url, self._origin, self._version)
+        if not self.url.startswith("ssh:"):
+            return Sdk(self.url, self._origin, self._version)
+        from devenv.engine.ssh import Bridge
+
+        self._bridge = Bridge(self.url)
+        return Sdk(f"unix://{self._bridge.path}", "ssh", self._version)
 
 
 def _plain(url: str, origin: str) -> bool:
     """Return whether devenv's own client will do: nothing asks for TLS. A context may, unless it names a socket."""
-    if url.startswith("unix:"):
+    if url.startswith(("unix:", "ssh:")):
         return speaks(url)
     tls = os.environ.get("DOCKER_TLS_VERIFY") or os.environ.get("DOCKER_CERT_PATH")
     return origin == "DOCKER_HOST" and not tls and speaks(url)
@@ -153,7 +158,7 @@ def open_connection() -> Connection:
         return Connection(url, origin)
     except (Refused, OSError) as error:
         reason = _reason(error)
-        hint = "run: pip install 'docker[ssh]'" if "paramiko" in str(error) else _hint(url, reason)
+        hint = error.hint if isinstance(error, Unreachable) else _hint(url, reason)
         raise NoEngine(f"cannot reach a container engine at {url} ({origin}): {reason}", hint) from error
 
 
@@ -174,6 +179,8 @@ def _hint(url: str, reason: str) -> str:
 def _reason(error: Exception) -> str:
     """Return the cause of an error in few words: libraries wrap it several times."""
     text = str(error)
+    if isinstance(error, Unreachable):
+        return text
     for pattern, reason in (
         ("FileNotFoundError", _ABSENT),
         ("No such file", _ABSENT),
@@ -196,7 +203,8 @@ def asking(what: str, hint: str = "") -> Iterator[None]:
     except Refused as error:
         raise failure(f"cannot {what}: {error}", hint or _REFUSED_HINT) from error
     except OSError as error:
-        raise NoEngine(f"cannot {what}: the engine does not answer ({_reason(error)})", _HINT) from error
+        hint = error.hint if isinstance(error, Unreachable) else _HINT
+        raise NoEngine(f"cannot {what}: the engine does not answer ({_reason(error)})", hint) from error
 
 
 def failure(message: str, hint: str, detail: Sequence[str] = ()) -> ServiceFailed:

@@ -48,6 +48,14 @@ class NoAnswer(OSError):
     """No engine answers there, or it stopped in the middle of an answer."""
 
 
+class Unreachable(NoAnswer):
+    """The way to the engine's host is closed, in words for a person. `hint` says what to do."""
+
+    def __init__(self, reason: str, hint: str) -> None:
+        super().__init__(reason)
+        self.hint = hint
+
+
 class Client(ABC):
     """Sends requests to an engine. Thread-safe."""
 
@@ -179,10 +187,14 @@ class SocketConnection(HTTPConnection):
 
 def speaks(url: str) -> bool:
     """Return whether HttpClient can reach the engine at that URL."""
-    return url.startswith("unix:///") or bool(_PLAIN_TCP.match(url))
+    return url.startswith(("unix:///", "ssh://")) or bool(_PLAIN_TCP.match(url))
 
 
 def _new_connection(url: str) -> HTTPConnection:
+    if url.startswith("ssh://"):
+        from devenv.engine.ssh import SshConnection
+
+        return SshConnection(url, TIMEOUT)
     if found := _PLAIN_TCP.match(url):
         return HTTPConnection(found[1], int(found[2]), timeout=TIMEOUT)
     return SocketConnection(url.removeprefix("unix://"), TIMEOUT)

@@ -1,4 +1,4 @@
-"""Use the docker library: for engines behind ssh or TLS, and for what is more than a request and an answer.
+"""Use the docker library: for engines behind TLS, and for what is more than a request and an answer.
 
 Only this module imports docker. That takes a tenth of a second, so connection.py imports this module when needed.
 """
@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -51,9 +51,7 @@ class Sdk(Client):
 
     def __init__(self, url: str, origin: str, version: str = "auto") -> None:
         with _translated():
-            self._client = _made(
-                version=version, timeout=int(TIMEOUT), use_ssh_client=url.startswith("ssh:"), **_arguments(url, origin)
-            )
+            self._client = _made(version=version, timeout=int(TIMEOUT), **_arguments(url, origin))
         # A proxy from the environment must not come between devenv and the engine.
         self._client.trust_env = False
         self._client.hooks["response"].append(_logged)
@@ -97,7 +95,7 @@ class Sdk(Client):
             try:
                 yield from lines
             finally:
-                # The library's own way to close it leaves the socket open, and does not work through ssh.
+                # The library's own way to close it leaves the socket open.
                 lines._response.close()  # type: ignore[attr-defined]
 
     def execute(
@@ -119,11 +117,9 @@ class Sdk(Client):
 def _read_already(stream: Any) -> bytes:
     """Return what the library has read beyond the engine's answer: the first output of a quick command.
 
-    It hands the socket on without that. Through ssh it hands on the reader itself.
+    It hands the socket on without that.
     """
     raw = getattr(stream, "_sock", stream)
-    if hasattr(raw, "proc"):
-        return b""
     before = raw.gettimeout()
     # With an empty buffer, `peek` asks the socket, and must not wait there.
     raw.setblocking(False)
@@ -138,8 +134,6 @@ def _read_already(stream: Any) -> bytes:
 def _as_socket(stream: Any) -> Any:
     """Return the stream that the library opened for a command as a socket, which the caller can close."""
     raw = getattr(stream, "_sock", stream)
-    if program := getattr(raw, "proc", None):
-        return _bridged(program)
     if type(raw) is not socket.socket:  # with TLS, whose state cannot be in two places
         # The library's reader would keep it open.
         stream._response.raw._fp.fp.close()
@@ -148,33 +142,6 @@ def _as_socket(stream: Any) -> Any:
     ours = raw.dup()
     raw.close()
     stream.close()
-    return ours
-
-
-def _bridged(program: Any) -> socket.socket:
-    """Return a socket to the program that the library runs to reach an engine through ssh.
-
-    The program has two pipes: nobody can wait for them, or tell the program that no more comes.
-    """
-    ours, theirs = socket.socketpair()
-
-    def give() -> None:
-        with suppress(OSError, ValueError):
-            while data := program.stdout.read1(CHUNK):
-                theirs.sendall(data)
-        with suppress(OSError):
-            theirs.shutdown(socket.SHUT_WR)
-
-    def take() -> None:
-        with suppress(OSError, ValueError):
-            while data := theirs.recv(CHUNK):
-                program.stdin.write(data)
-                program.stdin.flush()
-        with suppress(OSError):
-            program.stdin.close()
-
-    for pump in (give, take):
-        threading.Thread(target=pump, daemon=True).start()
     return ours
 
 

@@ -1,35 +1,33 @@
-"""Reach another host with the user's own `ssh`: their config, agent, known hosts and jump hosts hold.
-
-`Dialler` runs in a supervisor. One `ssh -N` has a control socket; each destination gets a socket file here that ssh
-forwards to it, in a folder that only this user may enter.
-"""
+"""Reach another host with the user's own `ssh`: their config, agent, known hosts and jump hosts hold."""
 
 from __future__ import annotations
 
-import asyncio
-import ctypes
-import os
 import re
-import signal
-import sys
-from collections import deque
-from collections.abc import Callable, Mapping
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterable
 from contextlib import suppress
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
-from devenv.engine.supervisor import Closed, SocketStream
+from devenv.engine.http import Unreachable
+from devenv.store.files import read_json
+from devenv.store.places import FORWARD, state_folder
 
+# The control socket of an ssh that a supervisor runs, in the folder of its sockets.
+MASTER = "ssh"
 # Seconds until ssh gives up: to connect, and a connection whose other side does not answer (twice this long).
 _CONNECT_SECONDS, _ALIVE_SECONDS = 10, 5
-# Seconds that ssh may take to log in, and to open one more destination.
-_LOGIN_SECONDS, _FORWARD_SECONDS = 45.0, 10.0
-# Seconds that an open way may take to say that nothing listens on a port.
-_TRIAL_SECONDS = 5.0
-_POLL_SECONDS = 0.02
-# No server listens on that port: it tells whether the way is open, and whether the server forwards at all.
-_NOBODY = "127.0.0.1:1"
-_PROHIBITED = "administratively prohibited"
+# Seconds that an ssh of this host may take to greet, and to end.
+_GREETING_SECONDS, _END_SECONDS = 0.5, 2.0
+_URL_HINT = "write ssh://USER@HOST or ssh://USER@HOST:PORT"
+NO_SSH = ("this host has no ssh", "install an ssh client ('apt install openssh-client')")
 
 # What ssh says -> the cause in words, and what to do. The first that is found counts.
 _CAUSES = (
@@ -44,216 +42,171 @@ _CAUSES = (
 
 
 def target_of(url: str) -> list[str]:
-    """Return the arguments of ssh that name the host of an engine's URL: "ssh://me@host:2222". Raise ValueError."""
-    parts = urlsplit(url)
-    if parts.scheme != "ssh" or not parts.hostname or parts.hostname.startswith("-"):
-        raise ValueError(f"{url} names no host for ssh")
-    named = ["-p", str(parts.port)] if parts.port else []
+    """Return the arguments of ssh that name the host of an engine's URL: "ssh://me@host:2222". Raise Unreachable."""
+    try:
+        parts = urlsplit(url)
+        named = ["-p", str(parts.port)] if parts.port else []
+    except ValueError as error:
+        raise Unreachable(f"it is no URL for ssh ({error})", _URL_HINT) from error
+    if not parts.hostname or parts.hostname.startswith("-"):
+        raise Unreachable("it names no host", _URL_HINT)
     # urlsplit lowers the host's name, and ssh's own config may tell upper from lower case.
     host = parts.netloc.rpartition("@")[2].removesuffix(f":{parts.port}").strip("[]")
     return [*named, *(["-l", unquote(parts.username)] if parts.username else []), "--", host]
 
 
-class Dialler:
-    """A way through ssh. Settings: the engine's `url`, a folder for `sockets`. Destinations: "HOST:PORT" over there."""
-
-    def __init__(self, settings: Mapping[str, str]) -> None:
-        self._host, self._sockets = target_of(settings["url"]), Path(settings["sockets"])
-        self._named = self._host[-1]
-        self._master: asyncio.subprocess.Process | None = None
-        self._reading: asyncio.Task[None] | None = None
-        self._said: deque[str] = deque(maxlen=20)
-        self._forwarded: set[str] = set()
-        self._turn = asyncio.Lock()
-
-    # ---- the verbs of a dialler ----------------------------------------------------------------------------------
-
-    async def open(self, suspect: bool = False) -> None:
-        async with self._turn:
-            if self._runs and suspect:
-                await self._check_answers()
-            if not self._runs:
-                await self._end()
-                try:
-                    await self._log_in()
-                    await self._check_allowed()
-                except BaseException:
-                    await self._end()
-                    raise
-
-    async def dial(self, destination: str) -> SocketStream:
-        async with self._turn:
-            if not self._runs:
-                raise OSError(f"ssh to {self._named} is down")
-            place = await self._forward(destination)
-        return SocketStream(*await asyncio.open_unix_connection(place))
-
-    async def close(self) -> None:
-        async with self._turn:
-            await self._end()
-
-    # ---- ssh -----------------------------------------------------------------------------------------------------
-
-    @property
-    def _control(self) -> Path:
-        return self._sockets / "ssh"
-
-    @property
-    def _runs(self) -> bool:
-        return self._master is not None and self._master.returncode is None
-
-    async def _log_in(self) -> None:
-        """Start ssh and wait until it is logged in. Raise Closed with the cause."""
-        self._control.unlink(missing_ok=True)
-        self._forwarded.clear()
-        self._said.clear()
-        options = {
-            "BatchMode": "yes",
-            "ControlMaster": "yes",
-            "ControlPersist": "no",
-            "ControlPath": self._control,
-            "ConnectTimeout": _CONNECT_SECONDS,
-            "ServerAliveInterval": _ALIVE_SECONDS,
-            "ServerAliveCountMax": 2,
-            # Forwards of the user's own config would be in the way of the user's own ssh.
-            "ClearAllForwardings": "yes",
-            "ForwardAgent": "no",
-            "ForwardX11": "no",
-            "PermitLocalCommand": "no",
-            "RemoteCommand": "none",
-            "LogLevel": "INFO",
-        }
-        arguments = [text for key, value in options.items() for text in ("-o", f"{key}={value}")]
-        try:
-            self._master = await asyncio.create_subprocess_exec(
-                "ssh",
-                "-NTn",
-                *arguments,
-                *self._host,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                preexec_fn=_end_with_parent(),
-            )
-        except FileNotFoundError as error:
-            raise Closed("this host has no ssh", "install an ssh client (openssh-client)") from error
-        self._reading = asyncio.ensure_future(self._listen(self._master))
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LOGIN_SECONDS):
-                while self._runs and not self._control.exists():
-                    await asyncio.sleep(_POLL_SECONDS)
-        if not self._runs:
-            await self._reading
-            raise self._cause()
-        if not self._control.exists():
-            raise Closed(f"{self._named} let ssh wait for {_LOGIN_SECONDS:g} s", f"try 'ssh {self._named}'")
-
-    async def _listen(self, master: asyncio.subprocess.Process) -> None:
-        """Keep what ssh says, for causes and in the log."""
-        while master.stderr and (line := await master.stderr.readline()):
-            text = line.decode(errors="replace").strip()
-            self._said.append(text)
-            # Where nothing listens over there is no news.
-            if text and "connect failed" not in text:
-                print(f"ssh: {text}", file=sys.stderr, flush=True)
-
-    def _cause(self) -> Closed:
-        """Return why ssh ended, from its own words."""
-        text = [line for line in self._said if line and not line.startswith("@")]
-        for pattern, reason, hint in _CAUSES:
-            if said := [line for line in self._said if re.search(pattern, line)]:
-                words = {"host": self._named, "said": _short(said[-1]), "forget": self._way_to_forget()}
-                return Closed(reason.format(**words), hint.format(**words))
-        return Closed(f"ssh to {self._named} ended: {_short(text[-1]) if text else 'it said nothing'}")
-
-    def _way_to_forget(self) -> str:
-        """Return the command that forgets the host's old key."""
-        port = self._host[1] if self._host[0] == "-p" else ""
-        return f"ssh-keygen -R '[{self._named}]:{port}'" if port else f"ssh-keygen -R {self._named}"
-
-    async def _forward(self, destination: str) -> Path:
-        """Return the socket that leads to a destination. Raise OSError if ssh does not make it."""
-        place = self._sockets / re.sub(r"[^\w.]", "-", destination)
-        if destination not in self._forwarded:
-            await self._ask("forward", "-L", f"{place}:{destination}")
-            self._forwarded.add(destination)
-        return place
-
-    async def _ask(self, *command: str) -> None:
-        """Ask the ssh that runs for something, over its control socket."""
-        asking = await asyncio.create_subprocess_exec(
-            "ssh",
-            *("-F", os.devnull, "-o", f"ControlPath={self._control}", "-O", *command, "--", self._named),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        try:
-            async with asyncio.timeout(_FORWARD_SECONDS):
-                _, said = await asking.communicate()
-        except TimeoutError as error:
-            asking.kill()
-            await asking.wait()
-            raise OSError(f"ssh to {self._named} does not answer") from error
-        if asking.returncode:
-            raise OSError(_short(said.decode(errors="replace")))
-
-    # ---- whether it works ----------------------------------------------------------------------------------------
-
-    async def _check_allowed(self) -> None:
-        """Raise Closed if the server forwards nothing."""
-        await self._try()
-        # ssh says it before it ends the connection, in another stream.
-        await asyncio.sleep(0)
-        if any(_PROHIBITED in line for line in self._said):
-            raise Closed(
-                f"the ssh server of {self._named} forbids it",
-                "set 'AllowTcpForwarding yes' (or local) there; or 'devenv up --no-tunnel', if you have another way",
-            )
-
-    async def _check_answers(self) -> None:
-        """End an ssh whose other side does not answer any more."""
-        try:
-            await self._try()
-        except OSError:
-            await self._end()
-
-    async def _try(self) -> None:
-        """Connect where nobody listens, and wait for the end. Raise OSError if none comes."""
-        async with asyncio.timeout(_TRIAL_SECONDS):
-            place = await self._forward(_NOBODY)
-            reader, writer = await asyncio.open_unix_connection(place)
-            try:
-                await reader.read()
-            finally:
-                writer.close()
-
-    async def _end(self) -> None:
-        """End ssh, if it runs."""
-        if master := self._master:
-            for number in (signal.SIGTERM, signal.SIGKILL):
-                with suppress(ProcessLookupError):
-                    master.send_signal(number)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(2.0):
-                        await master.wait()
-                        break
-        if self._reading:
-            await self._reading
-        self._master = self._reading = None
-        self._forwarded.clear()
-        for path in self._sockets.glob("*-*"):
-            path.unlink(missing_ok=True)
+def options(**own: str) -> list[str]:
+    """Return the options that every ssh of devenv gets, and its own, as arguments."""
+    usual = {
+        # Nobody is there to be asked.
+        "BatchMode": "yes",
+        "ConnectTimeout": str(_CONNECT_SECONDS),
+        "ServerAliveInterval": str(_ALIVE_SECONDS),
+        "ServerAliveCountMax": "2",
+        # Causes come from what it says.
+        "LogLevel": "INFO",
+    }
+    return [text for key, value in {**usual, **own}.items() for text in ("-o", f"{key}={value}")]
 
 
-def _short(text: str) -> str:
+def cause_of(url: str, said: Iterable[str]) -> tuple[str, str]:
+    """Return why ssh ended, from the lines that it said, and what to do."""
+    port, host = urlsplit(url).port, target_of(url)[-1]
+    forget = f"ssh-keygen -R '[{host}]:{port}'" if port else f"ssh-keygen -R {host}"
+    lines = [line for line in said if line and not line.startswith("@")]
+    for pattern, reason, hint in _CAUSES:
+        if found := [line for line in said if re.search(pattern, line)]:
+            words = {"host": host, "said": short(found[-1]), "forget": forget}
+            return reason.format(**words), hint.format(**words)
+    return f"ssh to {host} ended: {short(lines[-1]) if lines else 'it said nothing'}", f"try 'ssh {host}'"
+
+
+def short(text: str) -> str:
     return " ".join(text.split())[:200]
 
 
-def _end_with_parent() -> Callable[[], object] | None:
-    """Return what a child runs first, so that the kernel ends it with its parent, however that ends; None elsewhere."""
-    if sys.platform != "linux":
-        return None
-    library = ctypes.CDLL(None)
-    death = 1  # PR_SET_PDEATHSIG
-    return lambda: library.prctl(death, signal.SIGTERM)
+# ---- the engine's API --------------------------------------------------------------------------------------------
+
+
+class SshConnection(HTTPConnection):
+    """HTTP to the engine of another host, through `docker system dial-stdio` there, as the docker command line has it.
+
+    Where a supervisor has logged in to that host, this needs no login of its own.
+    """
+
+    def __init__(self, url: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._url = url
+        self._program: subprocess.Popen[bytes] | None = None
+        self._said: IO[bytes] | None = None
+
+    def connect(self) -> None:
+        self.sock, theirs = socket.socketpair()
+        self.sock.settimeout(self.timeout)
+        self._said = said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the connection
+        with theirs:
+            try:
+                self._program = _begun(self._url, theirs, said)
+            except OSError as error:
+                self.close()
+                raise Unreachable(*NO_SSH) from error
+
+    def getresponse(self) -> HTTPResponse:
+        # Looked at first: the library closes the connection at its end, before anybody can ask why.
+        with suppress(ConnectionResetError):
+            if self.sock.recv(1, socket.MSG_PEEK):
+                return super().getresponse()
+        raise Unreachable(*self._cause())
+
+    def _cause(self) -> tuple[str, str]:
+        """Return why ssh ended, and what to do."""
+        if self._program:
+            with suppress(subprocess.TimeoutExpired):
+                self._program.wait(_END_SECONDS)
+        said: list[bytes] = []
+        if self._said:
+            self._said.seek(0)
+            said = self._said.readlines()
+        return cause_of(self._url, [line.decode(errors="replace").strip() for line in said])
+
+    def close(self) -> None:
+        super().close()
+        if program := self._program:
+            self._program = None
+            # Asked to end, it would wait for the other side.
+            program.kill()
+            program.wait()
+        if said := self._said:
+            self._said = None
+            said.close()
+
+
+class Bridge:
+    """A socket file at which the engine of another host answers, for a library that knows no ssh.
+
+    It goes with this object, or with the process.
+    """
+
+    def __init__(self, url: str) -> None:
+        folder = tempfile.mkdtemp(prefix="devenv-")
+        self.path = f"{folder}/engine"
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(self.path)
+        listening.listen()
+        threading.Thread(target=_answer_at, args=(listening, url), daemon=True).start()
+        weakref.finalize(self, _gone, listening, folder)
+
+
+def _answer_at(listening: socket.socket, url: str) -> None:
+    """Join each client to the engine, until nobody listens any more."""
+    programs: list[subprocess.Popen[bytes]] = []
+    with suppress(OSError):
+        while True:
+            client, _ = listening.accept()
+            with client:
+                programs = [*(one for one in programs if one.poll() is None), _begun(url, client, subprocess.DEVNULL)]
+
+
+def _gone(listening: socket.socket, folder: str) -> None:
+    with suppress(OSError):
+        listening.shutdown(socket.SHUT_RDWR)
+    listening.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _begun(url: str, end: socket.socket, said: IO[bytes] | int) -> subprocess.Popen[bytes]:
+    """Begin an ssh that joins a socket to the engine over there."""
+    path = urlsplit(url).path.rstrip("/")
+    command = ["docker", *(["--host", f"unix://{unquote(path)}"] if path else []), "system", "dial-stdio"]
+    # Without one of devenv's, the user's own config may name a master.
+    master = master_of(url)
+    own = options(ControlPath=str(master), ControlMaster="no") if master else options()
+    # In a session of its own: Ctrl-C is for devenv, which ends what has begun.
+    return subprocess.Popen(  # noqa: S603 - the user's own ssh
+        ["ssh", "-T", *own, *target_of(url), *command],  # noqa: S607
+        stdin=end.fileno(),
+        stdout=end.fileno(),
+        stderr=said,
+        start_new_session=True,
+    )
+
+
+def master_of(url: str) -> Path | None:
+    """Return the control socket of an ssh that a supervisor of this user has logged in to that host, if one answers."""
+    for process in (state_folder() / "environments").glob(f"*/{FORWARD}/process.json"):
+        found = read_json(process)
+        control = Path(str(found.get("sockets", ""))) / MASTER
+        if found.get("way") == {"kind": "ssh", "settings": {"url": url}} and _greets(control):
+            return control
+    return None
+
+
+def _greets(control: Path) -> bool:
+    """Return whether an ssh answers at its control socket: it greets whoever connects."""
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(_GREETING_SECONDS)
+            client.connect(str(control))
+            return bool(client.recv(1))
+    except OSError:
+        return False

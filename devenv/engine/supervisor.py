@@ -31,7 +31,7 @@ from devenv.store.files import as_json, create_or_open, write_files
 _log = logging.getLogger("devenv.forward")
 
 # The diallers, by the kind of way: module and class.
-DIALLERS = {"ssh": "devenv.engine.ssh:Dialler", "kubernetes": "devenv.engine.kubernetes.forward:Dialler"}
+DIALLERS = {"ssh": "devenv.engine.tunnel:Dialler", "kubernetes": "devenv.engine.kubernetes.forward:Dialler"}
 # Seconds that a new connection waits for a way that is down.
 HOLD_SECONDS = 30.0
 # Seconds between two looks at the way, the folder and the clock; between two attempts to open the way, which grow.
@@ -97,7 +97,7 @@ class Supervisor:
     """The ports that this process forwards, and the way that they take."""
 
     def __init__(self, folder: Path, sockets: Path, request: Mapping[str, Any]) -> None:
-        self._folder, self._sockets = folder, sockets
+        self._folder = folder
         self._watched = [Path(request["watch"])] if request.get("watch") else []
         self._way = request["way"]
         self._dialler = made(self._way["kind"], self._way["settings"], sockets)
@@ -124,6 +124,8 @@ class Supervisor:
         return {"ports": sorted(self._listeners), "fault": self._fault}
 
     async def _forward(self, way: Mapping[str, Any], ports: Mapping[int, str]) -> dict[str, Any]:
+        if way != self._way:
+            return {"error": "it has another way"}
         fresh: dict[int, socket.socket] = {}
         for port in ports.keys() - self._listeners.keys():
             try:
@@ -132,7 +134,6 @@ class Supervisor:
                 for one in fresh.values():
                     one.close()
                 return {"taken": port}
-        await self._take(way)
         await self.look(wanted=True)
         if self._fault:
             for one in fresh.values():
@@ -145,13 +146,6 @@ class Supervisor:
             self._listeners[port] = await asyncio.start_server(self._serving(port), sock=one, backlog=_BACKLOG)
         _log.info("forwarding %s", self._destinations)
         return {"ports": sorted(self._listeners), "fault": None}
-
-    async def _take(self, way: Mapping[str, Any]) -> None:
-        """Take another way from now on, if it is another one."""
-        if way != self._way:
-            before, self._way = self._dialler, way
-            self._dialler = made(way["kind"], way["settings"], self._sockets)
-            await before.close()
 
     # ---- the way -------------------------------------------------------------------------------------------------
 
@@ -316,7 +310,7 @@ def main(folder: Path) -> None:
     fcntl.flock(life, fcntl.LOCK_EX)
     # A path of a socket has at most 104 bytes, and the folder's own may be long.
     sockets = Path(tempfile.mkdtemp(prefix="devenv-", dir=runtime_folder()))
-    own = as_json({"pid": os.getpid(), "sockets": str(sockets)})
+    own = as_json({"pid": os.getpid(), "sockets": str(sockets), "way": request["way"]})
     write_files({folder / PROCESS: own})
     try:
         asyncio.run(_run(folder, sockets, request))

@@ -336,7 +336,6 @@ def test_the_docker_library_answers_like_our_own_client(engine: HttpEngine) -> N
         ("tcp://127.0.0.1:1", "DOCKER_HOST", "1"),
         ("tcp://127.0.0.1:1", "context c", ""),
         ("https://127.0.0.1:1", "DOCKER_HOST", ""),
-        ("ssh://nowhere", "DOCKER_HOST", ""),
         ("banana", "DOCKER_HOST", ""),
     ],
 )
@@ -355,15 +354,6 @@ def test_nothing_at_the_socket_names_it(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with pytest.raises(NoEngine, match=r"cannot reach .* \(DOCKER_HOST\): no such socket") as caught:
         open_connection()
     assert f"unix://{tmp_path}/none" in caught.value.message
-
-
-def test_an_engine_behind_ssh_needs_a_package_that_few_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", "ssh://somebody@127.0.0.1")
-    # The docker library looks for this class to see whether the package is installed.
-    monkeypatch.delattr("docker.api.client.SSHHTTPAdapter", raising=False)
-    with pytest.raises(NoEngine, match=r"cannot reach .* ssh://somebody@127.0.0.1 \(DOCKER_HOST\): ") as caught:
-        open_connection()
-    assert caught.value.hint == "run: pip install 'docker[ssh]'"
 
 
 def test_an_engine_that_is_too_old_says_so(engine: HttpEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,4 +230,4 @@ def test_it_does_not_import_what_lies_in_the_working_directory(
 
 
 def test_the_known_diallers_are_named_by_kind() -> None:
-    assert supervisor.DIALLERS["ssh"] == "devenv.engine.ssh:Dialler"
+    assert supervisor.DIALLERS["ssh"] == "devenv.engine.tunnel:Dialler"

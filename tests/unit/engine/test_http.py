@@ -367,7 +367,7 @@ def test_an_engine_that_says_nothing_is_given_up(client: HttpClient, engine: Htt
         ("tcp://user@host:1", False),
         ("http://127.0.0.1:2375", False),
         ("https://127.0.0.1:2376", False),
-        ("ssh://host", False),
+        ("ssh://me@host:22", True),
         ("banana", False),
     ],
 )
