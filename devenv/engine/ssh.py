@@ -109,7 +109,9 @@ class SshConnection(HTTPConnection):
                 self._program = _begun(self._url, theirs, said)
             except OSError as error:
                 self.close()
-                raise Unreachable(*NO_SSH) from error
+                if isinstance(error, FileNotFoundError):
+                    raise Unreachable(*NO_SSH) from error
+                raise
 
     def getresponse(self) -> HTTPResponse:
         # Looked at first: the library closes the connection at its end, before anybody can ask why.
