@@ -557,8 +557,12 @@ VARIABLES = [
     ),
     (
         "`DOCKER_HOST`",
-        "the engine, as for `docker`; `ssh://` needs `pip install 'docker[ssh]'`. Set `ServerAliveInterval` for ssh,"
-        " which ends dead connections",
+        "the engine, as for `docker`; `ssh://USER@HOST` is another host's (see `devenv help remote`)",
+    ),
+    (
+        "`DEVENV_TUNNEL`",
+        "`no`: forward no ports of an engine elsewhere; `ssh://USER@HOST`: forward them through that host, also for an "
+        "engine behind TLS",
     ),
     ("`DOCKER_TLS_VERIFY`, `DOCKER_CERT_PATH`", "TLS for `DOCKER_HOST`, as for `docker`"),
     ("`DOCKER_CONTEXT`, `DOCKER_CONFIG`", "docker's context, and the folder with docker's settings"),

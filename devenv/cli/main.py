@@ -112,7 +112,7 @@ def _timing_json(environment: Environment, wanted: bool) -> dict[str, Any]:
     return {"timing": as_data(environment.timing())} if wanted else {}
 
 
-# Seven options and the context: click passes each as a parameter.
+# Eight options and the context: click passes each as a parameter.
 @click.command()
 @services_argument
 @_drop_option
@@ -121,6 +121,11 @@ def _timing_json(environment: Environment, wanted: bool) -> dict[str, Any]:
     default=True,
     show_default=True,
     help="Start new volumes with the data of an earlier first start. If there is none, keep the data of this start.",
+)
+@click.option(
+    "--tunnel/--no-tunnel",
+    default=None,
+    help="Forward the ports of an engine elsewhere to this host, from now on. Without either, as before; first: yes.",
 )
 @timeout_option
 @_timing_options
@@ -131,6 +136,7 @@ def up(
     services: tuple[str, ...],
     drop: bool,
     golden: bool,
+    tunnel: bool | None,
     wait_timeout: float,
     timing: bool,
     trace: Path | None,
@@ -142,7 +148,7 @@ def up(
     began = time.monotonic()
     environment = environment_of(context, wait_timeout)
     with _tracing(environment, trace):
-        result = environment.up(services, drop, golden, process_began())
+        result = environment.up(services, drop, golden, process_began(), tunnel)
     if format_ == "json":
         print_done(result, format_, "", began, _timing_json(environment, timing))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -105,7 +106,7 @@ class Docker:
         return forward.forwarded(environment_folder(environment) / FORWARD)
 
     def end_forward(self, environment: str) -> None:
-        if self._way:
+        if not self.local:
             from devenv.engine import forward
 
             forward.end(environment_folder(environment) / FORWARD)
@@ -113,7 +114,8 @@ class Docker:
     @property
     def _way(self) -> tuple[str, dict[str, str]] | None:
         """Return the kind and the settings of the way to the engine's ports; None if devenv opens none."""
-        return ("ssh", {"url": self.url}) if self.url.startswith("ssh:") else None
+        url = os.environ.get("DEVENV_TUNNEL") or self.url
+        return ("ssh", {"url": url}) if url.startswith("ssh:") and not self.local else None
 
     # ---- networks and volumes ------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ _GREETING_SECONDS, _END_SECONDS = 0.5, 2.0
 _URL_HINT = "write ssh://USER@HOST or ssh://USER@HOST:PORT"
 NO_SSH = ("this host has no ssh", "install an ssh client ('apt install openssh-client')")
 
+_TRY = "is the host up? 'ssh {host} true' must work"
 # What ssh says -> the cause in words, and what to do. The first that is found counts.
 _CAUSES = (
     (r"REMOTE HOST IDENTIFICATION HAS CHANGED", "the ssh host key of {host} has changed", "if that is right: {forget}"),
@@ -36,8 +37,8 @@ _CAUSES = (
     (r"Permission denied", "{host} refused the ssh login ({said})", "'ssh -o BatchMode=yes {host} true' must work"),
     (r"Too many authentication failures", "{host} refused the ssh login ({said})", "name one key with IdentityFile"),
     (r"Could not resolve hostname", "nobody knows the host {host} ({said})", "check the name in DOCKER_HOST"),
-    (r"timed out|No route to host|Network is unreachable", "{host} does not answer ({said})", ""),
-    (r"Connection refused|Connection reset|Connection closed", "{host} takes no ssh connection ({said})", ""),
+    (r"timed out|No route to host|Network is unreachable", "{host} does not answer ({said})", _TRY),
+    (r"Connection refused|Connection reset|Connection closed", "{host} takes no ssh connection ({said})", _TRY),
 )
 
 

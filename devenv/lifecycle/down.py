@@ -72,7 +72,7 @@ def take_down(world: World, names: Sequence[str], volumes: bool) -> Result:
 def _end_forward(world: World, observed: Observed, ended: Sequence[ObservedContainer]) -> None:
     """End what forwards ports of an engine elsewhere, once no service runs any more."""
     left = {one.id for one in (*observed.containers.values(), *observed.extra) if one.alive} - {one.id for one in ended}
-    if observed.forwarded is not None and not left:
+    if not left and not world.engine.local:
         world.engine.end_forward(world.id)
 
 

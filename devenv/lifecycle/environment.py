@@ -155,13 +155,19 @@ class Environment:
     # ---- up and down -----------------------------------------------------------------------------------------
 
     def up(
-        self, names: Sequence[str] = (), drop: bool = False, use_golden: bool = True, began: float | None = None
+        self,
+        names: Sequence[str] = (),
+        drop: bool = False,
+        use_golden: bool = True,
+        began: float | None = None,
+        tunnel: bool | None = None,
     ) -> Result:
         """Start the services (all of the profile, if none is named) and what they need; return when they work.
 
         Components get their parts of them. With `drop`, those that are not in devenv.yaml any more lose theirs. With
         `use_golden`, new services start from the state that an earlier first start left; if none is there, devenv keeps
-        their own. `timing` counts from `began` (by time.monotonic()), if that was before.
+        their own. `timing` counts from `began` (by time.monotonic()), if that was before. `tunnel` says whether devenv
+        forwards the ports of an engine elsewhere to this host, from now on; None, that it stays so.
         """
         from devenv.lifecycle import loans
         from devenv.lifecycle.timing import Watch
@@ -173,6 +179,7 @@ class Environment:
             defined = world.prepared(names, join=False)
             watch.phase("wait for another devenv")
             with world.changing(), world.timed(watch):
+                world.keep_tunnel(tunnel)
                 loans.clear_accounts(world)
                 loans.keep(world, defined.select(names))
                 return bring_up(world, defined, Wish(names, drop, use_golden), watch)

@@ -53,6 +53,9 @@ SHOWN = "shown"
 if TYPE_CHECKING:
     from devenv.lifecycle.timing import Run, Watch
 
+# What the record says if devenv does not forward the ports of an engine elsewhere.
+NO_TUNNEL = "no"
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -379,6 +382,8 @@ class World:
         known = self.state.load().owner
         observed = replace(self.engine.observe(self.id, known), attached=frozenset(self.state.attachments()))
         self._check_user("" if known else observed.owner, removing)
+        if self.state.load().tunnel == NO_TUNNEL:
+            observed = replace(observed, forwarded=None)
         if new := [stranger for stranger in observed.strangers if stranger not in self.strangers]:
             self.report.note(f"left alone, labelled as this environment's and not made by it: {', '.join(new)}")
         self.strangers = observed.strangers
@@ -396,6 +401,14 @@ class World:
             hint="let that user run the same, or have an environment of your own: 'devenv --env NAME up'; "
             "'devenv help troubleshooting' says how to remove one whose user is gone",
         )
+
+    def keep_tunnel(self, wanted: bool | None) -> None:
+        """Remember whether devenv forwards the ports of an engine elsewhere, unless `wanted` is None."""
+        if wanted is None or wanted == (self.state.load().tunnel != NO_TUNNEL):
+            return
+        self.state.amend(tunnel="" if wanted else NO_TUNNEL)
+        if not wanted:
+            self.engine.end_forward(self.id)
 
     def check_engine(self, observed: Observed) -> None:
         """Raise ConfigError if another engine has this environment, and nobody chose the one in use.

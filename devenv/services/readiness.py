@@ -157,6 +157,8 @@ def _state_of(service: DesiredService, observed: Observed, engine: Engine) -> tu
             load_probe(service.probe["kind"])(target_of(service, service.probe))
         except NotReady as error:
             idle = [name for name in service.depends if not observed.runs(name)]
+            if observed.forwarded is not None and not observed.forwarded.issuperset(service.ports.values()):
+                return "starting", "the way to its ports is closed: 'devenv wait' opens it"
             return "starting", f"needs {', '.join(idle)}, which does not run" if idle else str(error)
         return "ready", ""
     if container.exit_code is None:

@@ -26,6 +26,7 @@ class Record:
     - `roles`: the services that fill roles since somebody asked for them by name ("database": "postgresql")
     - `citest`: services in which runs have the account for OpenStack's own test suites
     - `engine`: the URL of the engine that has it, as far as is known
+    - `tunnel`: "no" if devenv does not forward the ports of an engine elsewhere
     - `owner`: the token on everything that devenv creates for this environment
     - `saving`: images that devenv creates or removes with a snapshot, until it knows the outcome
     """
@@ -47,6 +48,7 @@ class Record:
     roles: Mapping[str, str] = field(default_factory=dict)
     citest: Sequence[str] = field(default_factory=list)
     engine: str = ""
+    tunnel: str = ""
     owner: str = ""
     saving: Sequence[str] = field(default_factory=list)
     format: int = FORMAT
