@@ -78,8 +78,8 @@ def diagnose(images: Mapping[str, str], ports: Mapping[int, str], host: Host | N
         hint = "use Docker Engine 20.10 or newer, which devenv is tested with"
         first.append(Check("engine", "warn", f"cannot understand the engine: {_words(error)}", hint))
     else:
-        first.extend(_guarded(check, wanted, answer) for check in ENGINE_CHECKS)
-    return first + [_guarded(check, wanted) for check in HOST_CHECKS]
+        first.extend(guarded(check, wanted, answer) for check in ENGINE_CHECKS)
+    return first + [guarded(check, wanted) for check in HOST_CHECKS]
 
 
 def fix(say: Callable[[str], None], images: Mapping[str, str] | None = None, host: Host | None = None) -> None:
@@ -123,7 +123,7 @@ def _needs_base(images: Mapping[str, str], missing: Sequence[str]) -> bool:
     return bool(set(missing) - {BASE}) and (BASE not in images or BASE in missing)
 
 
-def _guarded(check: Callable[..., Check], *arguments: object) -> Check:
+def guarded(check: Callable[..., Check], *arguments: object) -> Check:
     """Run a check. One that fails is a result of its own, not the end of the diagnosis."""
     try:
         return check(*arguments)

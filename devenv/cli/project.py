@@ -75,13 +75,24 @@ def trust(context: click.Context, revoke: bool, format_: str) -> None:
 @click.pass_context
 def doctor(context: click.Context, fix: bool, format_: str) -> None:
     """Check what `up` needs and say what to do; --fix does it."""
-    from devenv.cli import doctor as checkup
+    from devenv.engine import KUBERNETES
 
     environment = environment_of(context)
     images, ports = environment.image_references(), environment.usual_ports()
-    if fix:
-        checkup.fix(lambda line: click.echo(line, err=True), images)
-    checks = checkup.diagnose(images, ports)
+    if environment.engine_kind == KUBERNETES:
+        from devenv.cli import cluster_doctor
+
+        if fix:
+            click.echo("nothing to fix: devenv installs nothing for a cluster", err=True)
+        options = context.find_root().params
+        known = environment.state.load().engine
+        checks = cluster_doctor.diagnose(images, ports, options["kube_context"], options["namespace"], known)
+    else:
+        from devenv.cli import doctor as checkup
+
+        if fix:
+            checkup.fix(lambda line: click.echo(line, err=True), images)
+        checks = checkup.diagnose(images, ports)
     if format_ == "json":
         print_json([asdict(check) for check in checks])
     else:

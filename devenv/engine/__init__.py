@@ -30,10 +30,8 @@ def connect(choice: str = "", known: str = "", context: str = "", namespace: str
         from devenv.engine.kubernetes.connection import open_cluster
         from devenv.engine.kubernetes.kubernetes import Kubernetes
 
-        context = context or os.environ.get("DEVENV_KUBE_CONTEXT", "")
-        namespace = namespace or os.environ.get("DEVENV_KUBE_NAMESPACE", "")
-        url = known if kind_of(known) == KUBERNETES else ""
-        return Kubernetes(open_cluster(context, namespace, url), named=bool(context or namespace))
+        place = asked_place(context, namespace)
+        return Kubernetes(open_cluster(*place, known), named=any(place))
     from devenv.engine.connection import open_connection
     from devenv.engine.docker import Docker
 
@@ -43,6 +41,13 @@ def connect(choice: str = "", known: str = "", context: str = "", namespace: str
 def kind_of(url: str) -> str:
     """Return the kind of the engine at this URL, nothing without a URL."""
     return KUBERNETES if url.startswith(f"{KUBERNETES}://") else DOCKER if url else ""
+
+
+def asked_place(context: str = "", namespace: str = "") -> tuple[str, str]:
+    """Return the context and the namespace that the user asks for, by option or by variable; empty ones without."""
+    place = ("DEVENV_KUBE_CONTEXT", context), ("DEVENV_KUBE_NAMESPACE", namespace)
+    found = [given or os.environ.get(variable, "") for variable, given in place]
+    return found[0], found[1]
 
 
 def asked_for(option: str = "") -> str:

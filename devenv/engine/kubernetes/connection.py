@@ -18,7 +18,7 @@ from urllib.parse import unquote_plus
 
 from devenv.engine.http import NoAnswer, Query, Refused, chunks_of, log_answer, target
 from devenv.engine.kubernetes.account import ServiceAccount
-from devenv.engine.kubernetes.login import Login, find_login, parts
+from devenv.engine.kubernetes.login import SCHEME, Login, find_login, parts
 from devenv.engine.kubernetes.proxy import KubectlProxy
 from devenv.errors import NoEngine, NoSpace, ServiceFailed, tells_of_full_disk
 from devenv.keepalive import KeptConnections
@@ -207,11 +207,11 @@ class _Lazy(HTTPConnection):
 
 
 def open_cluster(context: str = "", namespace: str = "", url: str = "") -> Cluster:
-    """Return the cluster of a context and a namespace, or of a `url` on record, once its API answers.
+    """Return the cluster of a context and a namespace, or of a `url` on record, if it is one, once its API answers.
 
     Raises NoEngine if it does not, or refuses the login; ConfigError for names that nothing has.
     """
-    before = parts(url) if url else ("", "")
+    before = parts(url) if url.startswith(SCHEME) else ("", "")
     cluster = Cluster(find_login(context or before[0], namespace or before[1]))
     with asking(cluster, "use the cluster"):
         # Everybody may ask for it who can log in. A cluster that is not there at all is not waited for.
