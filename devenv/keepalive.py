@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import weakref
 from collections.abc import Callable, Iterable
@@ -66,6 +67,11 @@ def _close(connections: Iterable[HTTPConnection]) -> None:
 def _hung_up(connection: socket.socket) -> bool:
     """Return whether the other side closed an idle connection: its end is then there to read."""
     # Without select.poll, which eventlet removes.
+    if hasattr(connection, "pending"):  # with TLS, one cannot look at what has not been taken apart
+        try:
+            return bool(select.select([connection], [], [], 0)[0])
+        except (OSError, ValueError):  # ValueError for a number that is too large for select
+            return True
     connection.setblocking(False)
     try:
         connection.recv(1, socket.MSG_PEEK)

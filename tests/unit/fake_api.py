@@ -44,6 +44,7 @@ class Api(socketserver.ThreadingTCPServer):
         self.answers = [*answers]
         self.asked: list[tuple[str, str]] = []
         self.bodies: list[bytes] = []
+        self.logins: list[str] = []
         self.released = threading.Event()
 
     def next(self) -> Answer:
@@ -58,6 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.asked.append((self.command, self.path))
         self.server.bodies.append(body)
+        self.server.logins.append(self.headers.get("Authorization", ""))
         answer = self.server.next()
         if answer.cut == "all":
             self.close_connection = True

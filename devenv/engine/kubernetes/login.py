@@ -146,10 +146,11 @@ def _content(path: Path) -> dict[str, Any]:
         raise NoEngine(f"cannot read {path}: {error.strerror}", hint="make it readable for this user") from error
     except yaml.YAMLError as error:
         raise _no_kubeconfig(path) from error
-    contexts = (data or {}).get("contexts") if isinstance(data or {}, dict) else ""
-    if not isinstance(contexts or [], list) or not all(isinstance(c, dict) and "name" in c for c in contexts or ()):
+    data = {} if data is None else data
+    contexts = (data.get("contexts") or []) if isinstance(data, dict) else None
+    if not isinstance(contexts, list) or not all(isinstance(one, dict) and "name" in one for one in contexts):
         raise _no_kubeconfig(path)
-    return data or {}
+    return dict(data)
 
 
 def _no_kubeconfig(path: Path) -> NoEngine:
