@@ -5,11 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from devenv.engine.http import in_lines
 from devenv.engine.kubernetes.connection import ApiRefused, Cluster, asking
-from devenv.engine.kubernetes.session import WITH_VARIABLES, PodSession
 from devenv.engine.protocol import Tail
+
+if TYPE_CHECKING:
+    from devenv.engine.kubernetes.session import PodSession
 
 # ---- logs ----------------------------------------------------------------------------------------------------------
 
@@ -70,6 +73,9 @@ def execute(
     cluster: Cluster, pod: str, command: Sequence[str], tty: bool, environment: Mapping[str, str] | None = None
 ) -> PodSession:
     """Start a command in a pod with its input attached. The values of `environment` are one line each."""
+    # Imported here: nothing else needs an event loop.
+    from devenv.engine.kubernetes.session import WITH_VARIABLES, PodSession
+
     line, wrapped = b"", list(command)
     if environment:
         line = (" ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items()) + "\n").encode()
