@@ -341,11 +341,16 @@ class World:
         trust.check(file, self.choice.ask, self.report.note)
 
     def _check_kind(self, profile: Profile) -> None:
-        """Raise ConfigError if devenv.yaml asks for another kind of engine than the one that has the environment."""
-        known = self.state.load().engine
-        if known and profile.engine and not asked_for(self.choice.engine) and kind_of(known) != profile.engine:
+        """Raise ConfigError if another kind of engine is asked for than the one that has the environment.
+
+        Who names the very engine, by a context or DOCKER_HOST, may leave one that is gone for good.
+        """
+        known, asked = self.state.load().engine, asked_for(self.choice.engine)
+        wanted = asked or profile.engine
+        if known and wanted and kind_of(known) != wanted and not (asked and self.engine.named):
+            source = "" if asked else f" of {self.file}"
             raise ConfigError(
-                f"cannot use engine {profile.engine} of {self.file}: the engine at {known} has environment {self.id}",
+                f"cannot use engine {wanted}{source}: the engine at {known} has environment {self.id}",
                 hint="'devenv down --volumes' removes the environment there, with its data; or go on there with "
                 f"'devenv --engine {kind_of(known)} …'",
             )

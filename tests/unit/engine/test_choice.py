@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +124,15 @@ def test_devenv_yaml_cannot_move_an_environment_to_another_kind_of_engine(asked:
     assert asked == [()]
 
 
-def test_an_option_does_not_move_an_environment_either(asked: list[tuple[str, ...]]) -> None:
+@pytest.mark.parametrize("act", [Environment.up, Environment.down])
+def test_an_option_does_not_move_an_environment_either(
+    act: Callable[[Environment], object], asked: list[tuple[str, ...]]
+) -> None:
     project().up(use_golden=False)
-    with pytest.raises(ConfigError, match=f"the engine at {DOCKER} has it, and devenv found that at {CLUSTER}") as e:
-        Environment(engine="kubernetes").up(use_golden=False)
-    assert "devenv --engine docker" in e.value.hint
+    with pytest.raises(ConfigError, match=f"the engine at {DOCKER} has") as caught:
+        act(Environment(engine="kubernetes"))
+    assert "--engine docker" in caught.value.hint
+    assert Environment().engine_kind == "docker"
 
 
 def test_an_unknown_kind_is_refused_and_podman_is_dockers(monkeypatch: pytest.MonkeyPatch) -> None:
