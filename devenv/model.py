@@ -130,8 +130,9 @@ class ServiceDefinition:
     `official` the public image of that version, for CIs. `extra` is the extra of devenv's own package with what its
     probe and provisioner need. The `default` service of a role fills it where a profile says nothing else. `citest` is
     the URL by which OpenStack's own test suites use its account for them. `clients` are by name, the usual one first.
-    `page` is the template of the URL of a page for a browser, if the service has one. A service with an `attachment` is
-    attached: devenv runs no container of it.
+    `page` is the template of the URL of a page for a browser, if the service has one. `uid` is the number of its user
+    in devenv's image and in official ones; 0, if any number works. A service with an `attachment` is attached: devenv
+    runs no container of it.
     """
 
     name: str
@@ -164,6 +165,7 @@ class ServiceDefinition:
     citest: str = ""
     clients: Mapping[str, Client] = field(default_factory=dict)
     page: str = ""
+    uid: int = 0
     wire: Path = Path("wire")
     attachment: Attachment | None = None
 
@@ -337,6 +339,10 @@ class DesiredService:
     needs: tuple[str, ...] = ()
     # The volumes that its golden state consists of.
     golden: tuple[str, ...] = ()
+    # Whether its data is to outlive more than the engine keeps by itself.
+    durable: bool = False
+    # The number of its user in devenv's image and in official ones, for engines that take no names.
+    uid: int = 0
     # A digest of the provisioner's settings.
     prepared: str = ""
     attached: str = ""
@@ -376,7 +382,7 @@ class Desired:
 
 @dataclass(frozen=True)
 class ObservedContainer:
-    """A container of this environment, as the engine reports it. `state` is Docker's word, also with Podman."""
+    """A container of this environment, as the engine reports it. `state` and `reason` are as in `ContainerState`."""
 
     id: str
     name: str
@@ -388,6 +394,7 @@ class ObservedContainer:
     ports: Mapping[int, int] = field(default_factory=dict)
     exit_code: int | None = None
     networks: tuple[str, ...] = ()
+    reason: str = ""
 
     @property
     def running(self) -> bool:
@@ -396,7 +403,7 @@ class ObservedContainer:
     @property
     def alive(self) -> bool:
         """Return whether the container has processes: then it has its ports, and devenv has to stop it."""
-        return self.state in ("running", "paused", "restarting")
+        return self.state in ("running", "paused", "restarting", "waiting")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ class Docker:
     """One engine of that kind. `Engine` says what each verb means; the modules called here carry it out."""
 
     can = frozenset(Capability)
+    # A container beside the services has to be on the network of the engine's host: see `check_reach`.
+    inside = False
 
     def __init__(self, connection: Connection) -> None:
         self._at = connection
@@ -59,6 +61,9 @@ class Docker:
 
     def check_names(self, desired: Desired, observed: Observed) -> None:
         ownership.check_names(desired, observed)
+
+    def host_name(self, container: str, service: str) -> str:
+        return service
 
     def state(self, container: str) -> ContainerState:
         return observe.state(self._at, container)

@@ -67,8 +67,11 @@ def split(environment: str, listed: Listed, owner: str) -> tuple[Listed, tuple[s
     return ours, tuple(strangers)
 
 
-def check_names(desired: Desired, observed: Observed) -> None:
-    """Raise NotOurs if a stranger has a name that an object of this environment is going to have."""
+def check_names(desired: Desired, observed: Observed, show: str = "") -> None:
+    """Raise NotOurs if a stranger has a name that an object of this environment is going to have.
+
+    `show` is the command that shows it; without one, that is Docker's.
+    """
     wanted = {f"container {service.container}" for service in desired.services.values()}
     wanted |= {f"volume {volume}" for service in desired.services.values() for volume in service.volumes}
     wanted |= {f"container {filler(v)}" for s in desired.services.values() for v in s.volumes.keys() - observed.volumes}
@@ -79,7 +82,7 @@ def check_names(desired: Desired, observed: Observed) -> None:
             name = stranger.partition(" ")[2]
             raise NotOurs(
                 f"cannot create {name}: a {stranger} has this environment's label, but devenv did not create it",
-                hint=f"see what it is with 'docker inspect {name}'; rename or remove it yourself",
+                hint=f"see what it is with '{show or f'docker inspect {name}'}'; rename or remove it yourself",
             )
 
 

@@ -33,7 +33,9 @@ class Capability(Enum):
     BUILD = "build images"
     BUNDLE = "save images to an archive and load them"
     KEEP_DATA = "keep the data of volumes as images"
+    KEEP_STOPPED = "keep the data of stopped containers that are not durable"
     PAUSE = "pause containers"
+    PULL = "pull images"
     READ_IMAGES = "read the files of an image"
 
 
@@ -62,14 +64,18 @@ class About:
 
 @dataclass(frozen=True)
 class ContainerState:
-    """How a container is doing: created, running, paused, restarting, exited or dead.
+    """How a container is doing: created, running, paused, restarting, exited or dead; also waiting or gone.
 
     `exit_code` counts once it exited; `out_of_memory` says that the kernel killed it for using too much memory.
+    `reason` says what the engine knows: what a container that counts as running still waits for, or why one ended, does
+    not start ("waiting": only a change from outside helps) or is gone. `hint` says what to do about it.
     """
 
     status: str
     exit_code: int = 0
     out_of_memory: bool = False
+    reason: str = ""
+    hint: str = ""
 
 
 class Session(Protocol):
@@ -118,6 +124,10 @@ class Engine(Protocol):
         """Return whether the ports that the engine publishes are on this host's 127.0.0.1."""
 
     @property
+    def inside(self) -> bool:
+        """Return whether this process is among the engine's containers, and reaches services by their `host_name`."""
+
+    @property
     def can(self) -> frozenset[Capability]:
         """Return the abilities of this engine beyond those of every engine."""
 
@@ -144,6 +154,12 @@ class Engine(Protocol):
 
     def check_names(self, desired: Desired, observed: Observed) -> None:
         """Raise NotOurs if a stranger has a name that `create`, `create_network` or `fill_volume` is going to use."""
+
+    def host_name(self, container: str, service: str) -> str:
+        """Return the name by which other containers of its environment reach a service, by its own and its container's.
+
+        This asks nobody.
+        """
 
     def state(self, container: str) -> ContainerState:
         """Return how a container is doing. Raises ServiceFailed if the container does not exist."""
@@ -203,8 +219,9 @@ class Engine(Protocol):
 
         - `service.files` are in it, below CONFIG_FOLDER, readable by every user.
         - Each of `service.volumes` is mounted. The engine creates a missing one with the labels and the service's name.
+          One that is not `durable` may go with its container when that stops, unless the engine can KEEP_STOPPED.
           Each one holds the folder DATA_FOLDER, in which every user may write.
-        - On the network (by id), other containers reach it by the service's name.
+        - On the network (by id), other containers reach it by its `host_name`.
         - Once started, `service.ports` answer on this host's 127.0.0.1, or the engine's if it is not `local`.
 
         If a killed devenv already created it, this creates it again. Raises NotOurs if another container or volume has

@@ -46,7 +46,8 @@ class Terms:
     provider alone stands for its preparation. `drop` names former components whose parts to remove. `unfinished`
     services began their first start and did not complete it: with half of its data, a server may never work, so devenv
     removes that data. `renew` names services that lose their data, each with a cause; those that can clear it while
-    they run do so, if `in_place`. `keep_running` services stay as they are, whatever differs.
+    they run do so, if `in_place`. `keep_running` services stay as they are, whatever differs. Without
+    `images`, the engine gets images by itself.
     """
 
     provisioned: Mapping[str, str] = field(default_factory=dict)
@@ -55,6 +56,7 @@ class Terms:
     renew: Mapping[str, str] = field(default_factory=dict)
     in_place: bool = True
     keep_running: Collection[str] = ()
+    images: bool = True
 
 
 def make_plan(desired: Desired, observed: Observed, terms: Terms | None = None) -> Plan:
@@ -239,6 +241,8 @@ def _stale(service: DesiredService, observed: Observed) -> str:
         return changes(container.parts, service.parts)
     if not observed.networks or (container.networks and not set(container.networks) & set(observed.networks)):
         return "its network was removed"
+    if not container.alive and not {*service.volumes} <= {*observed.volumes}:
+        return "its data is gone"
     if not container.running and container.state not in _STARTABLE:
         return f"container is {container.state}"
     return ""
@@ -333,6 +337,8 @@ class _Draft:
         self._operations[operation.key] = replace(operation, after=waits, service=service)
 
     def add_images(self, wanted: Collection[str]) -> None:
+        if not self._terms.images:
+            return
         missing = [
             image
             for image in self._desired.images

@@ -181,7 +181,9 @@ def plan_up(world: World, picture: Picture, wish: Wish, may: Allowance) -> Plan:
         if name in desired.services
     }
     dropped = world.former(picture.defined) if wish.drop else world.left_behind(picture.defined)
-    terms = Terms(record.provisioned, dropped, record.unfinished, renew, may.in_place, wish.keep_running)
+    terms = Terms(
+        record.provisioned, dropped, record.unfinished, renew, may.in_place, wish.keep_running, gets_images(world)
+    )
     plan = make_plan(desired, picture.observed, terms)
     for name in [op.target for op in plan.operations if op.action == "prepare" and op.target in wish.keep_running]:
         # An interrupted preparation, which devenv repeats, began with these settings.
@@ -192,6 +194,11 @@ def plan_up(world: World, picture: Picture, wish: Wish, may: Allowance) -> Plan:
             )
     check_used(world.engine, plan, desired, picture.observed.images)
     return plan
+
+
+def gets_images(world: World) -> bool:
+    """Return whether devenv gets images for the engine, which else gets them itself."""
+    return world.engine.can >= {Capability.BUILD, Capability.PULL}
 
 
 def with_sources(world: World, picture: Picture, wish: Wish, may: Allowance) -> Desired:

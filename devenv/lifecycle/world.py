@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from devenv.engine import KUBERNETES, asked_for, connect, kind_of
@@ -446,8 +447,8 @@ class World:
         selected = defined.select(names)
         record, observed = self.state.load(), replace(self.observe(), attached=defined.attached)
         everything = self._everything(defined, selected, observed)
-        ports = self._chosen(everything, defined, observed, check_ports)
-        desired = self._resolved(defined, everything, ports, keep=False)
+        ports = self._ports(everything, defined, observed, check_ports)
+        desired = self._resolved(defined, everything, ports, False, self.engine.inside, self._hosts(everything))
         return _pictured(defined, selected, desired, observed, record)
 
     def claim(self, defined: Definitions, names: Sequence[str] = (), avoid: Collection[int] = ()) -> Picture:
@@ -461,9 +462,9 @@ class World:
             observed = replace(observed, owner=new_token())
         everything = self._everything(defined, selected, observed)
         with ports_locked(self.report.note):
-            ports = self._chosen(everything, defined, observed, check=True, avoid=avoid)
+            ports = self._ports(everything, defined, observed, check=True, avoid=avoid)
             self._keep_ports(defined.profile, ports, observed.owner)
-        desired = self._resolved(defined, everything, ports, keep=True)
+        desired = self._resolved(defined, everything, ports, True, self.engine.inside, self._hosts(everything))
         return _pictured(defined, selected, desired, observed, record)
 
     def on_paper(self, defined: Definitions, inside: bool = False) -> Desired:
@@ -486,7 +487,7 @@ class World:
         names = [*picture.wanted.services]
         # Containers that exist keep their ports, whatever is pinned by now.
         unpinned = replace(picture.defined.own, services=dict.fromkeys(names, ServiceChoice()))
-        self._chosen(names, replace(picture.defined, own=unpinned), picture.observed, check=True)
+        self._ports(names, replace(picture.defined, own=unpinned), picture.observed, check=True)
 
     def _everything(self, defined: Definitions, selected: list[str], observed: Observed) -> list[str]:
         """Return the selected services, and others that have a container, with the needs of both."""
@@ -498,15 +499,40 @@ class World:
         widened = replace(defined.profile, services={**defined.profile.services, **more})
         return select(widened, defined.catalogue, wanted)
 
+    def _hosts(self, names: Sequence[str]) -> dict[str, str]:
+        """Return the names by which services find each other on the engine."""
+        called = Names(self.id)
+        return {name: self.engine.host_name(called.container(name), name) for name in names}
+
     def _resolved(
-        self, defined: Definitions, names: Sequence[str], ports: Mapping[str, int], keep: bool, inside: bool = False
+        self,
+        defined: Definitions,
+        names: Sequence[str],
+        ports: Mapping[str, int],
+        keep: bool,
+        inside: bool = False,
+        hosts: Mapping[str, str] = MappingProxyType({}),
     ) -> Desired:
         """Resolve these services, and save new secrets if `keep`."""
         profile, catalogue = defined.profile, defined.catalogue
         former = former_components(self.state.load().provisioned, profile, catalogue)
         secrets = self.state.secrets(secret_names(names, profile, catalogue, former), keep)
-        given = Inputs(self.id, profile, catalogue, defined.images, ports, secrets, former, defined.citest, inside)
+        images, citest = defined.images, defined.citest
+        given = Inputs(self.id, profile, catalogue, images, ports, secrets, former, citest, inside, hosts)
         return resolve(names, given)
+
+    def _ports(
+        self,
+        names: Sequence[str],
+        defined: Definitions,
+        observed: Observed,
+        check: bool,
+        avoid: Collection[int] = (),
+    ) -> dict[str, int]:
+        """Return the ports at which programs here reach services: beside them, those of their containers."""
+        if self.engine.inside:
+            return usual_ports(names, defined.catalogue)
+        return self._chosen(names, defined, observed, check, avoid)
 
     def _chosen(
         self,

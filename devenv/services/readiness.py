@@ -71,7 +71,7 @@ def wait_until_ready(
     check = load_probe(service.probe["kind"])
     target = target_of(service, service.probe)
     deadline = now() + patience.seconds
-    pause, look_at = _FIRST_PAUSE, now() + _LOOK_SECONDS
+    pause, look_at, waits_for = _FIRST_PAUSE, now() + _LOOK_SECONDS, ""
     hopeless_at = deadline
     while True:
         try:
@@ -83,8 +83,9 @@ def wait_until_ready(
         if service.attached and hopeless and at >= hopeless_at:
             raise ServiceFailed(f"cannot use {_called(service)}: {reason}", _hint(service))
         if (at >= look_at or at >= deadline) and not service.attached:
-            _check_alive(service, container, engine, reason)
+            waits_for = _check_alive(service, container, engine, reason)
             look_at = at + _LOOK_SECONDS
+        reason = waits_for or reason
         if at >= deadline:
             late = NotReadyInTime(
                 f"cannot use {_called(service)}: not ready after {patience.seconds:g} s: {reason}",
@@ -106,15 +107,19 @@ def _hint(service: DesiredService) -> str:
     return where if service.attached else f"'devenv logs {service.name}' shows more"
 
 
-def _check_alive(service: DesiredService, container: str, engine: Engine, reason: str) -> None:
+def _check_alive(service: DesiredService, container: str, engine: Engine, reason: str) -> str:
+    """Return what a container that is on its way waits for, as its engine says. Raise ServiceFailed if it ended."""
     state = engine.state(container)
     if state.status in ("running", "restarting"):
-        return
+        return state.reason
+    if state.status in ("waiting", "gone"):
+        raise ServiceFailed(f"cannot use {service.name}: {state.reason}", state.hint)
     if state.status == "created":
         raise ServiceFailed(f"cannot use {service.name}: its container was never started", "run 'devenv up'")
     if state.status == "paused":
         raise ServiceFailed(f"cannot use {service.name}: its container is paused", f"run 'devenv start {service.name}'")
     killed = ", killed because it used too much memory" if state.out_of_memory else ""
+    killed += f", {state.reason}" if state.reason else ""
     ended = ServiceFailed(
         f"cannot use {service.name}: its container exited {state.exit_code}{killed} (last answer: {reason})",
         hint=f"its last log lines are above; 'devenv logs {service.name}' shows all, 'devenv up' tries again",
@@ -161,8 +166,12 @@ def _state_of(service: DesiredService, observed: Observed, engine: Engine) -> tu
                 return "starting", "the way to its ports is closed: 'devenv wait' opens it"
             return "starting", f"needs {', '.join(idle)}, which does not run" if idle else str(error)
         return "ready", ""
+    if container.state in ("waiting", "gone"):
+        return "failed", container.reason
     if container.exit_code is None:
         return "stopped", f"container is {container.state}"
+    if container.reason:
+        return "failed", f"exited {container.exit_code}, {container.reason}"
     if engine.state(container.id).out_of_memory:
         return "failed", f"exited {container.exit_code}, killed because it used too much memory"
     return "stopped" if container.exit_code in _STOPPED else "failed", f"exited {container.exit_code}"

@@ -263,6 +263,7 @@ _DEVENV: dict[Any, Any] = {
     Optional("citest"): _text,
     Optional("clients"): {_PROGRAM: Either(All([_text], Length(min=1)), _ON_HOST)},
     Optional("page"): _text,
+    Optional("uid"): All(int, Range(min=1)),
     Optional("requires"): {
         _name: {
             Required("condition"): Either(STARTED, HEALTHY, msg=f"expected {STARTED} or {HEALTHY}"),
@@ -428,6 +429,7 @@ def _definition(name: str, data: Mapping[str, Any], path: Path) -> ServiceDefini
         citest=devenv.get("citest", ""),
         clients={key: _client(client) for key, client in devenv.get("clients", {}).items()},
         page=devenv.get("page", ""),
+        uid=devenv.get("uid", 0),
         wire=folder / devenv.get("wire", "wire"),
         requires=tuple(
             Requirement(role, need["condition"], need["component"]) for role, need in devenv.get("requires", {}).items()

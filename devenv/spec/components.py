@@ -25,11 +25,15 @@ ACCOUNT = "openstack_citest"
 
 @dataclass(frozen=True)
 class Placed:
-    """A service and where it is: its host port by endpoint, and the host that programs reach it under."""
+    """A service and where it is: its host port by endpoint, and the host that programs reach it under.
+
+    Other services call it `network`; without that, by its own name.
+    """
 
     definition: ServiceDefinition
     ports: Mapping[str, int]
     host: str = HOST
+    network: str = ""
 
     def filled(self, templates: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
         """Fill in templates of the service's Compose file. Raise ConfigError for an unknown value."""
@@ -60,7 +64,7 @@ class Placed:
         if found := self.definition.attachment:
             return dict.fromkeys(("endpoint", "network"), found.places[key])
         inside = self.definition.endpoints[key].port
-        return {"endpoint": (self.host, self.ports[key]), "network": (self.definition.name, inside)}
+        return {"endpoint": (self.host, self.ports[key]), "network": (self.network or self.definition.name, inside)}
 
 
 def provision(placed: Placed, values: Mapping[str, str], choice: ComponentChoice, password: str) -> Provision:

@@ -176,7 +176,8 @@ class Inputs:
     `images` are by service, `ports` by "service/endpoint", `secrets` by the names of `secret_names`. `former` are
     components that have a part of some service and are not in the profile any more. `citest` are the services with the
     account for OpenStack's own test suites. With `inside`, programs use the services from a container beside them and
-    call them by their names.
+    call them by their names. `hosts` are the names, by service, under which other services find it, if the engine gives
+    it another one than its own.
     """
 
     environment: str
@@ -188,6 +189,7 @@ class Inputs:
     former: Collection[str] = ()
     citest: Collection[str] = ()
     inside: bool = False
+    hosts: Mapping[str, str] = field(default_factory=dict)
 
     def provider(self, role: str, needed_by: str) -> str:
         """Return the service that fills a role for another one."""
@@ -270,7 +272,8 @@ def _service(inputs: Inputs, needs: _Needs, components: Iterable[ComponentChoice
     """Return the service with all that programs and components get of it."""
     definition, name, found = needs.definition, needs.definition.name, needs.definition.attachment
     ports = {} if found else {key: inputs.ports[port_key(name, key)] for key in definition.endpoints}
-    placed = Placed(definition, ports, name if inputs.inside else HOST)
+    network = inputs.hosts.get(name, name)
+    placed = Placed(definition, ports, network if inputs.inside else HOST, network)
     values = {f"secret.{secret}": inputs.secrets[f"{name}.{secret}"] for secret in definition.secrets}
     values |= {"environment": inputs.environment, **(found.words if found else {})}
     endpoints, words = placed.endpoints(values)
@@ -324,7 +327,10 @@ def _container(placed: Placed, inputs: Inputs, values: Mapping[str, str]) -> Des
     files = {file.target: render_file(file.source, values).encode() for file in definition.files}
     published = {endpoint.port: placed.ports[key] for key, endpoint in definition.endpoints.items()}
     volumes = {called.volume(name, short): target for short, target in definition.volumes}
+    choice = inputs.profile.services.get(name, ServiceChoice())
+    durable = choice.switches.get("durable", inputs.profile.durable)
     parts = _parts(image, definition.options, files, published, volumes)
+    parts |= {"durable": digest(True)} if durable else {}
     return DesiredService(
         name=name,
         role=definition.role,
@@ -337,6 +343,8 @@ def _container(placed: Placed, inputs: Inputs, values: Mapping[str, str]) -> Des
         volumes=volumes,
         ports=published,
         golden=tuple(called.volume(name, short) for short in definition.golden),
+        durable=durable,
+        uid=definition.uid,
     )
 
 

@@ -104,6 +104,7 @@ class FakeEngine:
     elsewhere = False
     url = "fake://"
     named = False
+    inside = False
     can = frozenset(Capability)
 
     def __init__(self, observed: Observed | None = None) -> None:
@@ -208,6 +209,9 @@ class FakeEngine:
             # Docker reports the network only after a start.
             networks=() if state.status == "created" else (container.network,),
         )
+
+    def host_name(self, container: str, service: str) -> str:
+        return service
 
     def state(self, container: str) -> ContainerState:
         self._call("state", container)

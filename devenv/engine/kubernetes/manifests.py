@@ -1,0 +1,269 @@
+"""Write the objects of an environment as Kubernetes wants them. Pure: no cluster.
+
+One ConfigMap stands for the environment: it owns all other objects, so that one delete takes all of them. A service is
+a Service of the cluster, a Secret with its files, a claim for each of its durable volumes, and, while it runs, a pod.
+The Service stands for the container: it keeps what devenv has to know while no pod is there, above all how to make one.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from devenv.engine.protocol import CONFIG_FOLDER, DATA_FOLDER, Labels
+from devenv.model import (
+    LABEL_CONFIG_HASH,
+    LABEL_CONFIG_PARTS,
+    LABEL_ENVIRONMENT,
+    LABEL_PORTS,
+    LABEL_SERVICE,
+    ContainerOptions,
+    DesiredService,
+)
+
+Object = dict[str, Any]
+
+# The pod of a service, as JSON, and how its last one ended.
+POD = "io.devenv.pod"
+RUN = "io.devenv.run"
+# The volumes of a service whose data goes with its pod, as JSON.
+PASSING = "io.devenv.passing-volumes"
+# On the environment's ConfigMap once `down` has removed all but the data, which the ConfigMap owns.
+NO_NETWORK = "io.devenv.no-network"
+# The selectable labels. What else Docker has in labels is in annotations, which may be longer and hold any text.
+_SELECTABLE = (LABEL_ENVIRONMENT, LABEL_SERVICE, LABEL_CONFIG_HASH)
+# The only container of a pod.
+CONTAINER = "service"
+# How much disk a durable volume asks for, unless the user says.
+STORAGE = "2Gi"
+# A user and a group for images that do not say theirs as a number. No image gives it rights.
+NOBODY = 65534
+# How long a pod stays on a node that does not answer, in seconds; the cluster's own default is 300.
+_TOLERATED = 30
+# A service asks for this part of its limit: most of the time it needs less, and nodes would be full too early.
+_ASKS_FOR = 8
+_FILES = "files"
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108, it is the name of a mount
+
+
+@dataclass(frozen=True)
+class PodSettings:
+    """What the user of a cluster chooses for all pods.
+
+    `registry` is where the nodes get devenv's own images, `pull_secrets` are the Secrets with its login. `storage` and
+    `storage_class` are the size and the class of durable volumes. A pod ends after `deadline` seconds, if any: in a
+    job of a CI, nobody else might end it.
+    """
+
+    registry: str = ""
+    pull_secrets: tuple[str, ...] = ()
+    storage: str = STORAGE
+    storage_class: str = ""
+    deadline: int = 0
+
+    def image(self, reference: str) -> str:
+        """Return the reference by which a node finds an image."""
+        return f"{self.registry}/{reference}" if self.registry and reference.startswith("devenv/") else reference
+
+
+# ---- the environment --------------------------------------------------------------------------------------------
+
+
+def network(name: str, labels: Labels) -> Object:
+    """Return the ConfigMap that stands for the environment and its network."""
+    about = "An environment of devenv. All its objects belong to this one and go with it."
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(name, labels), "data": {"about": about}}
+
+
+def metadata(name: str, labels: Labels, owner: Mapping[str, Any] | None = None) -> Object:
+    """Return an object's name, its labels, and the object whose end is its end."""
+    found: Object = {
+        "name": name,
+        "labels": {key: value for key, value in labels.items() if key in _SELECTABLE},
+        "annotations": {key: value for key, value in labels.items() if key not in _SELECTABLE},
+    }
+    if owner:
+        found["ownerReferences"] = [{**owner, "blockOwnerDeletion": False, "controller": False}]
+    return found
+
+
+def owner_of(network: Mapping[str, Any]) -> Object:
+    """Return how an object refers to the ConfigMap that owns it."""
+    about = network["metadata"]
+    return {"apiVersion": "v1", "kind": "ConfigMap", "name": about["name"], "uid": about["uid"]}
+
+
+# ---- a service --------------------------------------------------------------------------------------------------
+
+
+def service(wanted: DesiredService, labels: Labels, owner: Object, settings: PodSettings) -> Object:
+    """Return the Service of a service: other pods reach it under this name, and it stands for the container."""
+    more = {
+        **labels,
+        LABEL_SERVICE: wanted.name,
+        LABEL_CONFIG_HASH: wanted.config_hash,
+        LABEL_CONFIG_PARTS: json.dumps(dict(wanted.parts), sort_keys=True),
+        LABEL_PORTS: json.dumps({str(inside): host for inside, host in wanted.ports.items()}),
+        POD: json.dumps(pod(wanted, labels, owner, settings), sort_keys=True),
+        RUN: "",
+        PASSING: json.dumps(sorted(() if wanted.durable else wanted.volumes)),
+    }
+    spec: Object = {"selector": _selector(wanted, labels)}
+    # A Service with an address needs a port.
+    spec |= {"ports": [_port(number) for number in wanted.ports]} if wanted.ports else {"clusterIP": "None"}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata(wanted.container, more, owner), "spec": spec}
+
+
+def secret(wanted: DesiredService, labels: Labels, owner: Object) -> Object:
+    """Return the Secret with the files of a service."""
+    data = {_key(target): base64.b64encode(content).decode() for target, content in wanted.files.items()}
+    about = metadata(wanted.container, {**labels, LABEL_SERVICE: wanted.name}, owner)
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": about, "type": "Opaque", "data": data}
+
+
+def claim(volume: str, wanted: DesiredService, labels: Labels, owner: Object, settings: PodSettings) -> Object:
+    """Return the claim for a volume whose data outlives its pod."""
+    spec: Object = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": settings.storage}},
+        **({"storageClassName": settings.storage_class} if settings.storage_class else {}),
+    }
+    about = metadata(volume, {**labels, LABEL_SERVICE: wanted.name}, owner)
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": about, "spec": spec}
+
+
+def pod(wanted: DesiredService, labels: Labels, owner: Object, settings: PodSettings) -> Object:
+    """Return the pod of a service. It passes the Pod Security Standard `restricted`."""
+    more = {**labels, LABEL_SERVICE: wanted.name, LABEL_CONFIG_HASH: wanted.config_hash}
+    user = user_of(wanted)
+    spec: Object = {
+        "containers": [_container(wanted, settings)],
+        "volumes": _volumes(wanted),
+        # devenv is the controller: a container that ended is seen as such, with its exit code.
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": wanted.options.stop_grace_period,
+        # A Service named etcd would put ETCD_PORT into every pod, and etcd reads that as an option.
+        "enableServiceLinks": False,
+        "automountServiceAccountToken": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": user,
+            "runAsGroup": user,
+            "fsGroup": user,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "tolerations": [
+            {"key": f"node.kubernetes.io/{why}", "operator": "Exists", "effect": "NoExecute"}
+            | {"tolerationSeconds": _TOLERATED}
+            for why in ("not-ready", "unreachable")
+        ],
+        **({"hostname": wanted.options.hostname} if wanted.options.hostname else {}),
+        **({"imagePullSecrets": [{"name": name} for name in settings.pull_secrets]} if settings.pull_secrets else {}),
+        **({"activeDeadlineSeconds": settings.deadline} if settings.deadline else {}),
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata(wanted.container, more, owner), "spec": spec}
+
+
+def user_of(wanted: DesiredService) -> int:
+    """Return the number of the user that a service runs as: Kubernetes takes no names."""
+    name = wanted.options.user.partition(":")[0]
+    return int(name) if name.isdigit() else wanted.uid or NOBODY
+
+
+def _container(wanted: DesiredService, settings: PodSettings) -> Object:
+    options = wanted.options
+    found = {
+        "name": CONTAINER,
+        "image": settings.image(wanted.image.reference),
+        # What lies on the node is used as it is; a tag of devenv's names one content.
+        "imagePullPolicy": "IfNotPresent",
+        "command": _entrypoint(options),
+        "args": list(options.command),
+        "workingDir": options.working_dir,
+        "env": [{"name": name, "value": value} for name, value in options.environment],
+        "ports": [{"containerPort": number} for number in wanted.ports],
+        "volumeMounts": _mounts(wanted),
+        "resources": _resources(options),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": options.read_only,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _entrypoint(options: ContainerOptions) -> list[str]:
+    """Return the container's entrypoint.
+
+    A pod cannot set limits on open files. A shell can lower its own: with a billion, Erlang takes minutes.
+    """
+    if options.nofile and options.entrypoint[:1] == ("sh",):
+        return ["sh", "-c", f'ulimit -n {options.nofile} 2> /dev/null; exec "$0" "$@"', *options.entrypoint]
+    return list(options.entrypoint)
+
+
+def _resources(options: ContainerOptions) -> Object:
+    if not options.mem_limit:
+        return {}
+    # An empty /tmp in memory counts, too, as with Docker.
+    return {
+        "limits": {"memory": str(options.mem_limit)},
+        "requests": {"memory": str(options.mem_limit // _ASKS_FOR), "cpu": "50m"},
+    }
+
+
+def _mounts(wanted: DesiredService) -> list[Object]:
+    found: list[Object] = [
+        # The volume itself is the folder in which every user may write.
+        {"name": _short(wanted, volume), "mountPath": f"{target.rstrip('/')}/{DATA_FOLDER}"}
+        for volume, target in wanted.volumes.items()
+    ]
+    if wanted.files:
+        found.append({"name": _FILES, "mountPath": CONFIG_FOLDER, "readOnly": True})
+    found += [{"name": name, "mountPath": target} for name, target in _in_memory(wanted).items()]
+    return found
+
+
+def _volumes(wanted: DesiredService) -> list[Object]:
+    found: list[Object] = [
+        {"name": _short(wanted, volume)}
+        | ({"persistentVolumeClaim": {"claimName": volume}} if wanted.durable else {"emptyDir": {}})
+        for volume in wanted.volumes
+    ]
+    if wanted.files:
+        items = [{"key": _key(target), "path": target.removeprefix(f"{CONFIG_FOLDER}/")} for target in wanted.files]
+        secret = {"secretName": wanted.container, "defaultMode": 0o444, "items": items}
+        found.append({"name": _FILES, "secret": secret})
+    size = {"sizeLimit": str(wanted.options.shm_size)} if wanted.options.shm_size else {}
+    found += [
+        {"name": name, "emptyDir": {"medium": "Memory", **(size if target == _SHARED_MEMORY else {})}}
+        for name, target in _in_memory(wanted).items()
+    ]
+    return found
+
+
+def _in_memory(wanted: DesiredService) -> dict[str, str]:
+    """Return the folders that are in memory, by the names of their volumes."""
+    targets = [*wanted.options.tmpfs, *([_SHARED_MEMORY] if wanted.options.shm_size else [])]
+    return {f"memory-{number}": target for number, target in enumerate(targets)}
+
+
+def _short(wanted: DesiredService, volume: str) -> str:
+    return f"volume-{volume.removeprefix(f'{wanted.container}-')}"[:63].rstrip("-")
+
+
+def _key(target: str) -> str:
+    """Return the key of a file in its Secret, where a path has no place."""
+    return target.removeprefix(f"{CONFIG_FOLDER}/").replace("/", "..")
+
+
+def _port(number: int) -> Object:
+    return {"name": f"port-{number}", "port": number, "targetPort": number}
+
+
+def _selector(wanted: DesiredService, labels: Labels) -> dict[str, str]:
+    return {LABEL_ENVIRONMENT: labels[LABEL_ENVIRONMENT], LABEL_SERVICE: wanted.name}
