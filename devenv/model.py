@@ -212,8 +212,8 @@ class ProjectFile:
     """A project's devenv.yaml as devenv read it: its real path and the hash of its bytes.
 
     `images` are those that it names, by service. They are programs, so the user has to trust the file. So it is with
-    `addresses` of attached services, by service, since devenv would log in there, and with an `engine` that is not this
-    host's own.
+    `addresses` of attached services, by service, since devenv would log in there; with an `engine` that is not this
+    host's own; and with the `registry` of images that pods run.
     """
 
     path: Path
@@ -221,6 +221,7 @@ class ProjectFile:
     images: Mapping[str, str] = field(default_factory=dict)
     engine: str = ""
     addresses: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    registry: str = ""
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,8 @@ class Profile:
 
     With `citest`, runs get the account for OpenStack's own test suites. `durable` turns on the switch `durable` of each
     service that has one, unless its own settings say otherwise. `file` is the project's devenv.yaml, if it has one,
-    and `engine` the kind of engine that it asks for.
+    and `engine` the kind of engine that it asks for. Pods and exports get devenv's images from `image_registry`, with
+    the logins in `image_pull_secrets`.
     """
 
     name: str
@@ -247,6 +249,8 @@ class Profile:
     citest: bool = False
     file: ProjectFile | None = None
     engine: str = ""
+    image_registry: str = ""
+    image_pull_secrets: tuple[str, ...] = ()
 
 
 # ---- desired ------------------------------------------------------------------------------------------------
@@ -275,13 +279,21 @@ class Page:
 class Image:
     """An image: its reference, and how to get it: "pull", "build", or "base" (the image that built ones stand on).
 
-    `wheels` names the list of Python packages that devenv fetches before it builds the image.
+    `wheels` names the list of Python packages that devenv fetches before it builds the image. Engines that cannot build
+    get it from `registry`, if any; `pull_secrets` name the objects of a cluster that hold its login.
     """
 
     reference: str
     how: str
     service: str = ""
     wheels: str = ""
+    registry: str = ""
+    pull_secrets: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> str:
+        """Return where an engine that cannot build gets the image."""
+        return f"{self.registry}/{self.reference}" if self.registry else self.reference
 
 
 @dataclass(frozen=True)

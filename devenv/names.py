@@ -21,6 +21,12 @@ COMPONENT_RULE = "at most 31 lower-case letters, digits, - and _, a letter first
 # An image, in Docker's own grammar, shortened: [host[:port]/]path[:tag][@digest].
 IMAGE = re.compile(r"[a-zA-Z0-9][\w.-]*(?::\d+)?(?:/[\w.-]+)*(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?\Z", flags=re.ASCII)
 
+# A registry, with a folder in it. A first part without a dot or a port would be a folder of Docker's own registry.
+REGISTRY = re.compile(
+    r"(?:localhost|[a-z0-9-]+(?:\.[a-z0-9-]+)+|[a-z0-9.-]+(?=:\d))(?::\d+)?(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*\Z"
+)
+REGISTRY_RULE = "HOST[:PORT][/FOLDER], like registry.example.org/team"
+
 
 def check_name(name: str, what: str) -> str:
     """Return the name. Raise ConfigError unless `what` can have it."""

@@ -287,6 +287,16 @@ PROJECT: Words = {
         "only in devenv.yaml: the kind of engine; allow kubernetes with `devenv trust`",
         "engine: kubernetes",
     ),
+    "image_registry": (
+        "registry",
+        "only in devenv.yaml: where pods and exports get devenv's images; allow it with `devenv trust`",
+        "image_registry: registry.example.org/team",
+    ),
+    "image_pull_secrets": (
+        "list",
+        "only in devenv.yaml: the Secrets of the namespace with logins for registries",
+        "image_pull_secrets: [registry-login]",
+    ),
     "components": (
         "list or mapping",
         "only in devenv.yaml: components, which get a part of each service; see below",

@@ -1,4 +1,4 @@
-"""Define the commands about images: list, build, prune, sbom, save, load, key."""
+"""Define the commands about images: list, build, prune, sbom, save, load, push, key."""
 
 from __future__ import annotations
 
@@ -141,6 +141,27 @@ def images_load(context: click.Context, file: Path, format_: str) -> None:
                 ) from error
         loaded = environment_of(context).load_images(archive, "standard input" if str(file) == _STANDARD else str(file))
     _tell("loaded", loaded, began, format_)
+
+
+@images.command(name="push")
+@click.argument("registry", required=False, default="")
+@services_argument
+@click.option("--golden", is_flag=True, help="Push golden states, too.")
+@format_option
+@click.pass_context
+def images_push(context: click.Context, registry: str, services: tuple[str, ...], golden: bool, format_: str) -> None:
+    """Push the images of services to a registry, for pods to pull.
+
+    REGISTRY is HOST[:PORT][/FOLDER]; the images keep their names and tags in it. Without one, it is `image_registry` of
+    devenv.yaml. Uses the login of `docker login`.
+    """
+    began = time.monotonic()
+    pushed = environment_of(context).push_images(registry, services, golden)
+    if format_ == "json":
+        print_json(asdict(pushed))
+        return
+    parts = _counted(pushed.images, "image") + (f" and {_counted(pushed.golden, 'golden state')}" if golden else "")
+    click.echo(f"pushed {parts}, in {time.monotonic() - began:.1f} s")
 
 
 @images.command(name="key")

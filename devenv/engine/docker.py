@@ -219,6 +219,9 @@ class Docker:
     def load_images(self, stream: Iterable[bytes]) -> None:
         images.load_images(self._at, stream)
 
+    def push(self, reference: str, address: str, progress: Callable[[str], None]) -> None:
+        images.push(self._at, reference, address, progress)
+
     def unstarted(self, image: str) -> AbstractContextManager[str]:
         return images.unstarted(self._at, image)
 

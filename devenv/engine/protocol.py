@@ -36,6 +36,7 @@ class Capability(Enum):
     KEEP_STOPPED = "keep the data of stopped containers that are not durable"
     PAUSE = "pause containers"
     PULL = "pull images"
+    PUSH = "push images to a registry"
     READ_IMAGES = "read the files of an image"
 
 
@@ -339,6 +340,12 @@ class Engine(Protocol):
 
     def load_images(self, stream: Iterable[bytes]) -> None:
         """Load the images of such an archive under their names. Needs BUNDLE."""
+
+    def push(self, reference: str, address: str, progress: Callable[[str], None]) -> None:
+        """Push an image under another name, with the user's credentials for its registry. Needs PUSH.
+
+        The other name is gone here afterwards, unless it was there before. `progress` may raise to end it.
+        """
 
     def unstarted(self, image: str) -> AbstractContextManager[str]:
         """Lend a container to read an image's files from. Needs READ_IMAGES.

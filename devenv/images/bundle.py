@@ -52,12 +52,19 @@ def cache_keys(
     references = sorted({images[name].reference for name in (BASE, *names)})
     machine = platform.machine()
     key = f"devenv-{_MACHINES.get(machine, machine)}-{digest(references)}"
-    # Ports and secrets make no difference to golden states, and a reference stands for its image's id.
-    ports = usual_ports(names, catalogue)
-    secrets = dict.fromkeys(secret_names(names, profile, catalogue), "secret")
-    desired = resolve(names, Inputs(environment, profile, catalogue, images, ports, secrets))
+    desired = on_paper(environment, names, profile, catalogue, images)
+    # A reference stands for its image's id.
     states = golden.references(desired, catalogue, {reference: reference for reference in references})
     return {"images": key, "golden": f"{key}-{digest(sorted(states.values()))}"}
+
+
+def on_paper(
+    environment: str, names: Sequence[str], profile: Profile, catalogue: Catalogue, images: Mapping[str, Image]
+) -> Desired:
+    """Return the desired state with any ports and secrets, which make no difference to images and golden states."""
+    ports = usual_ports(names, catalogue)
+    secrets = dict.fromkeys(secret_names(names, profile, catalogue), "secret")
+    return resolve(names, Inputs(environment, profile, catalogue, images, ports, secrets))
 
 
 def save_images(

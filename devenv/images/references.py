@@ -55,18 +55,19 @@ _SETTINGS = ("Entrypoint", "Cmd", "Env", "User", "WorkingDir")
 
 def images_for(profile: Profile, catalogue: Catalogue) -> dict[str, Image]:
     """Return the image of each service of the catalogue, and the base under its own name. Attached ones have none."""
-    base = _base_reference()
+    base, secrets = _base_reference(), profile.image_pull_secrets
     images = {BASE: Image(base, "base")}
     for name, service in catalogue.items():
         if service.attachment:
             continue
         choice = profile.services.get(name)
         if choice and choice.image:
-            images[name] = Image(full_reference(choice.image), "pull", name)
+            images[name] = Image(full_reference(choice.image), "pull", name, pull_secrets=secrets)
         elif service.build:
-            images[name] = Image(f"{service.image}:{_content_hash(service, base)}", "build", name, service.wheels)
+            reference = f"{service.image}:{_content_hash(service, base)}"
+            images[name] = Image(reference, "build", name, service.wheels, profile.image_registry, secrets)
         else:
-            images[name] = Image(full_reference(service.image), "pull", name)
+            images[name] = Image(full_reference(service.image), "pull", name, pull_secrets=secrets)
     return images
 
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from devenv.images.bundle import Archive
     from devenv.images.golden import Golden
     from devenv.images.inventory import ImageStatus
+    from devenv.images.push import Pushed
     from devenv.images.snapshot import Snapshot
     from devenv.lifecycle.loans import Borrowed
     from devenv.lifecycle.timing import Run
@@ -596,6 +597,26 @@ class Environment:
         picture = world.look(world.define(names), names)
         there, catalogue = picture.observed.images, picture.defined.catalogue
         return save_images(world.engine, picture.wanted, there, catalogue, target, world.report.note)
+
+    def push_images(self, registry: str = "", names: Sequence[str] = (), golden: bool = False) -> Pushed:
+        """Push the images of these services (all of the profile, if none is named) to a registry, for pods to pull.
+
+        Without `registry` it is the one in devenv.yaml. `golden` adds their golden states. The images are this host's
+        engine's, wherever the environment is. Raise ConfigError if there is no such registry, or an image is missing.
+        """
+        from devenv.engine import connect
+        from devenv.images.bundle import on_paper
+        from devenv.images.push import push_images
+
+        world = self._world
+        defined = world.define(names)
+        if not registry:
+            world.check_trust(defined.own)
+        selected = defined.select(names)
+        desired = on_paper(self.id, selected, defined.profile, defined.catalogue, defined.images)
+        return push_images(
+            connect(), desired, defined.catalogue, registry or defined.own.image_registry, golden, world.report.note
+        )
 
     def load_images(self, archive: IO[bytes], name: str) -> Archive:
         """Load the images of a seekable archive, which errors call `name`.

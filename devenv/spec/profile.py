@@ -14,7 +14,17 @@ from voluptuous import All, Any as Either, Invalid, Length, Match, MultipleInval
 
 from devenv.errors import ConfigError
 from devenv.model import ComponentChoice, Profile, ProjectFile, ServiceChoice
-from devenv.names import COMPONENT, COMPONENT_RULE, IMAGE, NAME, NAME_RULE, hint_for, identifier
+from devenv.names import (
+    COMPONENT,
+    COMPONENT_RULE,
+    IMAGE,
+    NAME,
+    NAME_RULE,
+    REGISTRY,
+    REGISTRY_RULE,
+    hint_for,
+    identifier,
+)
 from devenv.spec import strict_yaml
 from devenv.spec.attach import ATTACH, PASSWORD, USER, filled, foreign, from_variables
 from devenv.spec.catalogue import data_folder
@@ -177,6 +187,8 @@ _COMMON = {
     Optional("durable"): strict_yaml.flag,
     Optional("citest"): strict_yaml.flag,
 }
+# The name of an object in a cluster.
+_OBJECT = r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?\Z"
 # The kinds of engines. Which cluster that is, only the user says: the file comes with a clone.
 _ENGINE = Either("docker", "kubernetes", msg="expected docker or kubernetes")
 # A profile extends another one, a project picks one.
@@ -187,6 +199,8 @@ _FILES = {
             **_COMMON,
             Optional("profile"): _NAME,
             Optional("engine"): _ENGINE,
+            Optional("image_registry"): _text_like(REGISTRY.pattern, f"expected {REGISTRY_RULE}"),
+            Optional("image_pull_secrets"): strict_yaml.each_once(_text_like(_OBJECT, "expected names of Secrets")),
             Optional("components"): _Named(_components, {str: _COMPONENT}),
         }
     ),
@@ -207,6 +221,8 @@ class _Layer:
     digest: str = ""
     roles: Mapping[str, str] = field(default_factory=dict)
     engine: str = ""
+    image_registry: str = ""
+    image_pull_secrets: tuple[str, ...] = ()
 
     @property
     def images(self) -> dict[str, str]:
@@ -322,6 +338,8 @@ def load_profile(
         citest=next((layer.citest for layer in layers if layer.citest is not None), False),
         file=_trusted_file(own, services, called, asked) if own else None,
         engine=layers[0].engine,
+        image_registry=layers[0].image_registry,
+        image_pull_secrets=layers[0].image_pull_secrets,
     )
 
 
@@ -336,7 +354,7 @@ def _trusted_file(own: _Layer, services: Mapping[str, ServiceChoice], called: _L
         if name in services and services[name].attach and (found := foreign(used)):
             addresses[name] = found
     elsewhere = own.engine if own.engine != "docker" else ""
-    return ProjectFile(Path(own.source).resolve(), own.digest, images, elsewhere, addresses)
+    return ProjectFile(Path(own.source).resolve(), own.digest, images, elsewhere, addresses, own.image_registry)
 
 
 def _attach_settings(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -391,6 +409,8 @@ def _layer(path: Path, key: str, raw: bytes | None = None) -> _Layer:
         roles={role: data[role] for role in _ROLES if role in data},
         digest=hashlib.sha256(raw).hexdigest(),
         engine=data.get("engine", ""),
+        image_registry=data.get("image_registry", ""),
+        image_pull_secrets=tuple(data.get("image_pull_secrets", ())),
     )
 
 
@@ -468,6 +488,11 @@ profile: base
 
 # Run the services in the cluster of your kubeconfig instead of on a local engine.
 # engine: kubernetes
+
+# Where pods and exports get devenv's images; `devenv images push` puts them there.
+# image_registry: registry.example.org/team
+# The Secrets of the namespace that hold a login for it, if its default service account has none.
+# image_pull_secrets: [registry-login]
 
 # Switch unsafe but fast settings off: the data survives a power cut.
 # durable: true

@@ -25,13 +25,13 @@ from devenv.store.places import state_folder
 def needs(file: ProjectFile) -> list[str]:
     """Return what the user has to trust the file for, in words."""
     needed = [f"its services run on {file.engine}, not on this host"] if file.engine else []
+    needed += [f"pods run devenv's images as {file.registry} has them"] if file.registry else []
     needed += [f"service {service} runs image {image}" for service, image in file.images.items()]
     return needed + [f"devenv logs in to {service} at {' and '.join(at)}" for service, at in file.addresses.items()]
 
 
 def check(file: ProjectFile | None, ask: Callable[[ProjectFile], bool] | None, waiting: Callable[[str], None]) -> None:
-    """Raise ConfigError for a file that names images, addresses or an engine, unless the user trusts it or `ask` says
-    yes.
+    """Raise ConfigError for a file that needs trust, unless the user trusts it or `ask` says yes.
 
     devenv remembers that, as `allow` does, until the file changes.
     """
@@ -45,7 +45,7 @@ def check(file: ProjectFile | None, ask: Callable[[ProjectFile], bool] | None, w
         return
     reason = "the file has changed since you trusted it" if known else "you have not trusted the file yet"
     hint = "look at it, then run 'devenv trust'"
-    if file.engine and not file.images and not file.addresses:
+    if file.engine and not (file.images or file.addresses or file.registry):
         hint += f"; or choose it yourself: 'devenv --engine {file.engine} …'"
     raise ConfigError(f"cannot use {_named(file)} of {file.path}: {reason}", hint)
 
@@ -53,8 +53,8 @@ def check(file: ProjectFile | None, ask: Callable[[ProjectFile], bool] | None, w
 def _named(file: ProjectFile) -> str:
     """Return what the file names, in words: "image mysql:8 and address db.example"."""
     addresses = (address for at in file.addresses.values() for address in at)
-    kinds = {"engine": [file.engine], "image": file.images.values(), "address": addresses}
-    named = {kind: " and ".join(dict.fromkeys(names)) for kind, names in kinds.items()}
+    kinds = {"image": file.images.values(), "registry": [file.registry], "address": addresses, "engine": [file.engine]}
+    named = {kind: " and ".join(filter(None, dict.fromkeys(names))) for kind, names in kinds.items()}
     return " and ".join(f"{kind} {names}" for kind, names in named.items() if names)
 
 

@@ -58,9 +58,9 @@ def compose_file(desired: Desired, catalogue: Catalogue) -> str:
 def _service(service: DesiredService, sources: Mapping[str, str], volumes: Mapping[str, str]) -> dict[str, Any]:
     options = service.options
     keys = {
-        "image": service.image.reference,
+        "image": service.image.address,
         # A registry could have anybody's image of that name.
-        "pull_policy": "never" if service.image.how == "build" else "",
+        "pull_policy": "never" if service.image.how == "build" and not service.image.registry else "",
         "hostname": options.hostname,
         "user": options.user,
         "working_dir": options.working_dir,

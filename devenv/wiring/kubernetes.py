@@ -121,7 +121,9 @@ def _pod(
     memory = {target: f"memory-{number}" for number, target in enumerate(_in_memory(service))}
     items = [{"key": _key(target), "path": _key(target)} for target in files]
     shared = {"medium": "Memory", **({"sizeLimit": str(options.shm_size)} if options.shm_size else {})}
+    login = [{"name": name} for name in service.image.pull_secrets]
     return {
+        **({"imagePullSecrets": login} if login else {}),
         # A Service named etcd would put ETCD_PORT into every pod, and etcd reads that as an option.
         "enableServiceLinks": False,
         "automountServiceAccountToken": False,
@@ -148,9 +150,9 @@ def _container(service: DesiredService, mounts: Mapping[str, str], more: Mapping
     _, *check = more["healthcheck"]["test"]
     keys = {
         "name": service.name,
-        "image": service.image.reference,
-        # A registry could have anybody's image of that name.
-        "imagePullPolicy": "Never" if service.image.how == "build" else "IfNotPresent",
+        "image": service.image.address,
+        # Docker's own registry could have anybody's image of that name.
+        "imagePullPolicy": "Never" if service.image.how == "build" and not service.image.registry else "IfNotPresent",
         "command": more.get("entrypoint", list(options.entrypoint)),
         "args": more.get("command", list(options.command)),
         "workingDir": options.working_dir,

@@ -617,6 +617,9 @@ class FakeEngine:
         self._archives = {**getattr(self, "_archives", {}), **{tag: self._images[tag] for tag in references}}
         yield json.dumps([*references]).encode()
 
+    def push(self, reference: str, address: str, progress: Callable[[str], None]) -> None:
+        self._call("push", f"{reference} as {address}")
+
     def load_images(self, stream: Iterable[bytes]) -> None:
         for reference in json.loads(b"".join(stream)):
             self._images[reference] = self._archives[reference]

@@ -733,6 +733,28 @@ def test_a_pull_sends_the_users_login(docker_config: Path) -> None:
     assert client.headers == {}
 
 
+def test_a_push_sends_the_users_login_and_leaves_no_name_behind(docker_config: Path) -> None:
+    docker_config.write_text('{"auths": {"r:5000": {"auth": "dTpw"}}}')
+    name, tagging, push = (
+        "r:5000/team/devenv/etcd",
+        "POST /images/devenv/etcd:1/tag",
+        "POST /images/r:5000/team/devenv/etcd/push",
+    )
+    answers = {"GET /images/json": [], tagging: None, push: says({"status": "done"}), f"DELETE /images/{name}:1": []}
+    asked, client = engine(answers)
+    asked.push("devenv/etcd:1", f"{name}:1", lambda _: None)
+    assert list(client.headers) == ["X-Registry-Auth"] and client.headers["X-Registry-Auth"] != "e30="
+    assert [what for what, *_ in client.asked] == [*answers]
+    asked, client = engine({**answers, push: says({"error": "denied"})})
+    docker_config.write_text("{}")
+    with pytest.raises(ServiceFailed, match=f"cannot push image {name}:1: denied") as caught:
+        asked.push("devenv/etcd:1", f"{name}:1", lambda _: None)
+    assert "docker login" in caught.value.hint
+    # An engine refuses a push without this header.
+    assert client.headers == {"X-Registry-Auth": "e30="}
+    assert client.asked[-1][0] == f"DELETE /images/{name}:1"
+
+
 def test_a_pull_that_fails_for_want_of_a_login_names_the_helper_that_gave_none(docker_config: Path) -> None:
     docker_config.write_text('{"credsStore": "nowhere"}')
     engine({PULL: says({"status": "done"})})[0].pull("mysql:8", lambda _: None)

@@ -107,6 +107,29 @@ def test_any_image_needs_it_and_is_named(folder: Path, image: str) -> None:
     assert caught.value.hint == "look at it, then run 'devenv trust'" and caught.value.exit_code == 3
 
 
+def test_a_registry_needs_it_and_is_named(folder: Path) -> None:
+    file = file_of(write(folder, "profile: coordination\nimage_registry: registry.example.org/team\n"))
+    assert trust.needs(file) == ["pods run devenv's images as registry.example.org/team has them"]
+    with pytest.raises(ConfigError, match=r"cannot use registry registry\.example\.org/team of "):
+        trust.check(file, None, print)
+
+
+@pytest.mark.parametrize(
+    "word", ["team", "https://r.example.org", "r.example.org/", "r.example.org/a:1", "R.example.org"]
+)
+def test_what_is_no_registry_is_refused(folder: Path, word: str) -> None:
+    write(folder, f"image_registry: '{word}'\n")
+    with pytest.raises(ConfigError, match="devenv.yaml") as caught:
+        load_profile(folder)
+    assert "expected HOST" in "".join([caught.value.message, *caught.value.detail])
+
+
+@pytest.mark.parametrize("word", ["localhost/a", "localhost:5000", "r:5000/a", "127.0.0.1:5000", "r.example.org/a/b-c"])
+def test_a_registry_has_a_host_and_maybe_a_port_and_a_folder(folder: Path, word: str) -> None:
+    write(folder, f"image_registry: '{word}'\n")
+    assert load_profile(folder).image_registry == word
+
+
 def test_all_images_are_told_in_one_line(folder: Path) -> None:
     write(folder, "profile: base\nservices: {etcd: {image: a}, mysql: {image: b}, rabbitmq: {image: a}}\n")
     with pytest.raises(ConfigError, match=r"cannot use image a and b of [^\n]*$"):

@@ -96,6 +96,22 @@ def test_a_changed_file_starts_the_pod_again_and_no_other() -> None:
     assert changed == ["mysql-files", "mysql"]
 
 
+def test_pods_get_images_from_the_registry_with_its_logins() -> None:
+    profile = Profile(
+        *("p", {"etcd": ServiceChoice()}), image_registry="r.example.org/team", image_pull_secrets=("registry-login",)
+    )
+    catalogue = load_catalogue()
+    secrets = dict.fromkeys(secret_names(["etcd"], profile, catalogue), SECRET)
+    images = images_for(profile, catalogue)
+    inputs = Inputs("env-1", profile, catalogue, images, usual_ports(["etcd"], catalogue), secrets, inside=True)
+    found = [*yaml.safe_load_all(manifests(resolve(["etcd"], inputs), catalogue))]
+    (pod,) = (one["spec"]["template"]["spec"] for one in of_kind(found, "StatefulSet"))
+    (container,) = pod["containers"]
+    assert container["image"] == f"r.example.org/team/{images['etcd'].reference}"
+    assert container["imagePullPolicy"] == "IfNotPresent"
+    assert pod["imagePullSecrets"] == [{"name": "registry-login"}]
+
+
 def test_devenv_in_a_pod_is_told_how_to_attach() -> None:
     wanted, _ = desired(["mysql", "rabbitmq", "etcd", "keystone"], {})
     assert attaching(wanted) == {
