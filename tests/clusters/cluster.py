@@ -61,7 +61,8 @@ class Cluster:
     def names(self, namespace: str, kinds: str = "pods,services,secrets,configmaps,persistentvolumeclaims") -> set[str]:
         """Return what a namespace has, as kind/name, without what each namespace has from its beginning."""
         printed = self.kubectl("get", kinds, f"--namespace={namespace}", "--output=name").split()
-        return {name for name in printed if not name.startswith(("secret/default-token", "configmap/kube-root-ca"))}
+        given = ("secret/default-token", "secret/devenv-token", "configmap/kube-root-ca")
+        return {name for name in printed if not name.startswith(given)}
 
     def load(self, images: Sequence[str]) -> None:
         """Copy these images of the Docker engine to all nodes."""

@@ -6,7 +6,9 @@ it: `K8S_STATE=… K8S_PORT=… tests/clusters/kubernetes start` takes half a mi
 
 from __future__ import annotations
 
+import base64
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,17 +16,18 @@ from pathlib import Path
 import docker
 import pytest
 import yaml
-from project import Ports, Project, new_project, remove, require
+from project import Ports, Project, new_project, require
 
 from devenv.engine.connection import endpoint_in_use
 from devenv.images.references import images_for
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.profile import load_profile
-from tests.clusters.cluster import BUILD, Cluster, built, running
+from tests.clusters.cluster import BIN, BUILD, Cluster, built, running, until
 
 NAMESPACES = ("devenv-one", "devenv-two")
 # A folder without devenv.yaml, for the profile as it is shipped.
 PROJECT = Path(__file__).parent
+PAGE = Path(__file__).parents[2] / "docs" / "kubernetes.md"
 
 
 @pytest.fixture(scope="session")
@@ -52,16 +55,39 @@ def namespaces(cluster: Cluster) -> Iterator[tuple[str, ...]]:
 
 @pytest.fixture(scope="session")
 def kubeconfig(cluster: Cluster, namespaces: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a kubeconfig with a context for each namespace, named like it; the first one is current."""
+    """Write a kubeconfig with a context for each namespace, named like it; the first one is current.
+
+    Its logins are service accounts that have the rights which docs/kubernetes.md asks for, and no others.
+    """
     found = yaml.safe_load(cluster.kubeconfig.read_text())
+    found["users"] = [{"name": name, "user": {"token": _account(cluster, name)}} for name in namespaces]
     found["contexts"] = [
-        {"name": name, "context": {"cluster": "local", "user": "admin", "namespace": name}} for name in namespaces
+        {"name": name, "context": {"cluster": "local", "user": name, "namespace": name}} for name in namespaces
     ]
     found["current-context"] = namespaces[0]
     path = tmp_path_factory.mktemp("kubeconfig") / "config"
     path.write_text(yaml.safe_dump(found))
     path.chmod(0o600)
     return path
+
+
+def _account(cluster: Cluster, namespace: str) -> str:
+    """Make a service account with the Role of docs/kubernetes.md; return its token."""
+    space = f"--namespace={namespace}"
+    cluster.kubectl("apply", space, "--filename=-", stdin=role())
+    cluster.kubectl("create", space, "serviceaccount", "devenv")
+    cluster.kubectl(
+        *("create", space, "rolebinding", "devenv", "--role=devenv", f"--serviceaccount={namespace}:devenv")
+    )
+    until(lambda: cluster.get("serviceaccount", "devenv", space).get("secrets"))
+    secret = cluster.get("serviceaccount", "devenv", space)["secrets"][0]["name"]
+    return base64.b64decode(cluster.get("secret", secret, space)["data"]["token"]).decode()
+
+
+def role() -> str:
+    """Return the Role that docs/kubernetes.md shows."""
+    (found,) = re.findall(r"```yaml\n(apiVersion: rbac.*?)```", PAGE.read_text(), re.DOTALL)
+    return str(found)
 
 
 @pytest.fixture(scope="session")
@@ -75,14 +101,21 @@ def loaded(cluster: Cluster, images: Ports) -> list[str]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, kubeconfig: Path, loaded: list[str]) -> Iterator[Project]:
+def place(kubeconfig: Path, loaded: list[str]) -> dict[str, str]:
+    """Return the variables by which devenv uses the first namespace."""
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    return {"KUBECONFIG": str(kubeconfig), "DEVENV_ENGINE": "kubernetes", "PATH": path}
+
+
+@pytest.fixture
+def project(tmp_path: Path, place: dict[str, str], cluster: Cluster, namespaces: tuple[str, ...]) -> Iterator[Project]:
     """Make an empty project whose services run in the first namespace; take down afterwards whatever runs in it."""
     scratch = new_project(tmp_path, "project")
-    scratch.extra = {"KUBECONFIG": str(kubeconfig), "DEVENV_ENGINE": "kubernetes"}
+    scratch.extra = place
     yield scratch
-    extra = scratch.extra
-    remove(scratch)
-    scratch.extra = extra
+    (scratch.folder / "devenv.yaml").unlink(missing_ok=True)
+    scratch.process("down", "--volumes")
+    until(lambda: not cluster.names(namespaces[0]))
 
 
 @pytest.fixture(scope="session")

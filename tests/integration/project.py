@@ -50,7 +50,9 @@ class Project:
         # MAKE… and MFLAGS are what `make test` passes to a make that it runs.
         foreign = ("OS_", "DEVENV_", "MAKE", "MFLAGS")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-        return {**clean, "DEVENV_STATE_DIR": str(self.state), "PYTHONPATH": str(self.checkout), **self.extra}
+        # tests/clusters runs the consumers' tests on a cluster.
+        engine = {"DEVENV_ENGINE": os.environ["TESTS_ENGINE"]} if "TESTS_ENGINE" in os.environ else {}
+        return {**clean, "DEVENV_STATE_DIR": str(self.state), "PYTHONPATH": str(self.checkout), **engine, **self.extra}
 
     def devenv(self, *arguments: str, check: bool = True, cwd: Path | None = None, stdin: str = "") -> Completed:
         """Run the command line in this process, which takes a tenth of the time of a new one.

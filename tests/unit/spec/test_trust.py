@@ -119,7 +119,7 @@ def test_a_registry_needs_it_and_is_named(folder: Path) -> None:
 )
 def test_what_is_no_registry_is_refused(folder: Path, word: str) -> None:
     write(folder, f"image_registry: '{word}'\n")
-    with pytest.raises(ConfigError, match="devenv.yaml") as caught:
+    with pytest.raises(ConfigError, match=r"devenv\.yaml") as caught:
         load_profile(folder)
     assert "expected HOST" in "".join([caught.value.message, *caught.value.detail])
 

@@ -1,0 +1,305 @@
+"""devenv on a real Kubernetes cluster, by the command line: what users do there, and what happens to them there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+from project import REPOSITORY, Completed, Project, new_project, one_clear_line
+
+from tests.clusters.cluster import Cluster, until
+
+pytestmark = pytest.mark.long
+
+TWO = """\
+profile: coordination
+services: [mysql]
+components: [nova]
+"""
+TABLE = "CREATE TABLE IF NOT EXISTS devenv.kept (id INT PRIMARY KEY)"
+
+
+def ready(project: Project) -> dict[str, str]:
+    """Return the state of each service."""
+    found = json.loads(project.process("status", "--format", "json").stdout)["services"]
+    return {name: one["state"] for name, one in found.items()}
+
+
+def sql(project: Project, statement: str) -> str:
+    return project.process("exec", "mysql", "--", "mysql", "--skip-column-names", "--execute", statement).stdout
+
+
+def token(variables: dict[str, str]) -> requests.Response:
+    domain = {"id": "default"}
+    user = {"name": variables["OS_USERNAME"], "password": variables["OS_PASSWORD"], "domain": domain}
+    identity = {"methods": ["password"], "password": {"user": user}}
+    scope = {"project": {"name": variables["OS_PROJECT_NAME"], "domain": domain}}
+    url = f"{variables['OS_AUTH_URL']}/auth/tokens"
+    return requests.post(url, json={"auth": {"identity": identity, "scope": scope}}, timeout=10)
+
+
+def variables(project: Project, *arguments: str) -> dict[str, str]:
+    return dict(json.loads(project.process("env", *arguments, "--format", "json").stdout))
+
+
+def pod_of(cluster: Cluster, namespace: str, service: str) -> str:
+    """Return the name of a service's pod."""
+    found = cluster.get("pods", f"--namespace={namespace}", f"--selector=io.devenv.service={service}")["items"]
+    (pod,) = found
+    return str(pod["metadata"]["name"])
+
+
+def forwarders(project: Project) -> list[str]:
+    """Return the processes that bring ports of this project's cluster to the host."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if "devenv.engine.forward" in words and any(str(project.state) in word for word in words):
+            found.append(process.name)
+    return found
+
+
+def test_all_four_services_come_up_serve_and_leave_nothing(
+    project: Project, cluster: Cluster, namespaces: tuple[str, ...]
+) -> None:
+    project.configure("profile: base\ncomponents: [nova]\n")
+    project.process("up")
+    assert set(ready(project).values()) == {"ready"}
+    assert token(variables(project)).status_code == 201
+    assert token(variables(project, "--component", "nova")).status_code == 201
+    assert sql(project, "SHOW DATABASES LIKE 'nova'").split() == ["nova"]
+    again = json.loads(project.process("plan", "--format", "json").stdout)
+    assert {one["action"] for one in again["operations"]} <= {"ready"}
+    project.process("stop")
+    assert set(ready(project).values()) == {"stopped"} and not forwarders(project)
+    project.process("start")
+    assert token(variables(project)).status_code == 201
+    project.process("down", "--volumes")
+    until(lambda: not cluster.names(namespaces[0]))
+    assert not forwarders(project)
+
+
+def test_the_consumers_checks_pass(place: dict[str, str]) -> None:
+    """oslo's libraries and other real clients, on services in the cluster."""
+    command = [sys.executable, "-m", "pytest", "-q", "tests/consumers", "-m", "not long", "--timeout=600"]
+    environ = {**os.environ, **place, "TESTS_ENGINE": "kubernetes"}
+    del environ["DEVENV_ENGINE"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-5000:]
+
+
+SUITE = """\
+import os
+import pymysql
+import pytest
+
+@pytest.mark.devenv(services=["mysql"])
+@pytest.mark.parametrize("number", range(12))
+def test(devenv_component, number):
+    found = devenv_component.service("mysql").endpoint
+    assert found.port
+    with open("seen", "a") as seen:
+        print(devenv_component.name, os.environ["PYTEST_XDIST_WORKER"], file=seen)
+"""
+
+
+def test_each_test_of_a_suite_with_four_workers_gets_a_component_of_its_own(
+    project: Project, cluster: Cluster, namespaces: tuple[str, ...]
+) -> None:
+    project.configure("profile: database\n")
+    (project.folder / "pytest.ini").touch()
+    (project.folder / "test_it.py").write_text(SUITE)
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "4", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=project.folder, env=project.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "12 passed" in done.stdout, done.stdout + done.stderr
+    seen = [line.split() for line in (project.folder / "seen").read_text().splitlines()]
+    assert len({name for name, _ in seen}) == 12 and len({worker for _, worker in seen}) > 1
+    until(lambda: not cluster.names(namespaces[0]))
+
+
+# ---- devenv is killed --------------------------------------------------------------------------------------------
+
+
+def reported(project: Project, *arguments: str) -> list[str]:
+    """Run a command to its end; return the lines of its report."""
+    with project.begin(*arguments) as run:
+        assert run.stderr
+        lines = run.stderr.read().splitlines()
+    assert run.returncode == 0, lines
+    return lines
+
+
+def killed_at(project: Project, number: int, *arguments: str) -> bool:
+    """Run a command and kill it after that many lines of its report; return whether it was killed."""
+    with project.begin(*arguments) as run:
+        assert run.stderr
+        for _ in range(number):
+            if not run.stderr.readline():
+                break
+        run.send_signal(signal.SIGKILL)
+    return run.returncode == -signal.SIGKILL
+
+
+def points(lines: Sequence[str], most: int = 10) -> list[int]:
+    """Return numbers of lines, spread over a report, before its end."""
+    return sorted({round(at * (len(lines) - 1) / most) for at in range(most)})
+
+
+def test_an_up_that_was_killed_anywhere_is_finished_by_the_next(
+    project: Project, cluster: Cluster, namespaces: tuple[str, ...]
+) -> None:
+    project.configure(TWO)
+    lines = reported(project, "up")
+    project.process("down", "--volumes")
+    killed = 0
+    for number in points(lines):
+        killed += killed_at(project, number, "up")
+        project.process("up")
+        assert set(ready(project).values()) == {"ready"}, number
+        assert sql(project, "SHOW DATABASES LIKE 'nova'").split() == ["nova"], number
+        project.process("down", "--volumes")
+        until(lambda: not cluster.names(namespaces[0]))
+        assert not forwarders(project)
+    assert killed >= 5
+
+
+def test_a_down_that_was_killed_anywhere_is_finished_by_the_next(
+    project: Project, cluster: Cluster, namespaces: tuple[str, ...]
+) -> None:
+    project.configure(TWO)
+    project.process("up")
+    lines = reported(project, "down", "--volumes")
+    killed = 0
+    for number in points(lines):
+        project.process("up")
+        killed += killed_at(project, number, "down", "--volumes")
+        project.process("down", "--volumes")
+        until(lambda: not cluster.names(namespaces[0]))
+        assert not forwarders(project), number
+    assert killed >= 3
+
+
+# ---- what happens in a cluster -----------------------------------------------------------------------------------
+
+
+def test_a_pod_that_somebody_deleted_comes_back_with_the_next_up(
+    project: Project, cluster: Cluster, namespaces: tuple[str, ...]
+) -> None:
+    project.configure(f"{TWO}durable: true\n")
+    project.process("up")
+    sql(project, f"{TABLE}; INSERT INTO devenv.kept VALUES (7)")
+    space = f"--namespace={namespaces[0]}"
+    cluster.kubectl("delete", space, "pod", pod_of(cluster, namespaces[0], "mysql"), "--now")
+    assert ready(project)["mysql"] != "ready" and ready(project)["etcd"] == "ready"
+    project.process("up")
+    assert set(ready(project).values()) == {"ready"}
+    assert sql(project, "SELECT id FROM devenv.kept").split() == ["7"]
+
+
+def test_a_full_quota_is_said_and_once_there_is_room_up_finishes(
+    project: Project, cluster: Cluster, namespaces: tuple[str, ...]
+) -> None:
+    project.configure(TWO)
+    space = f"--namespace={namespaces[0]}"
+    cluster.kubectl("create", "quota", "small", space, "--hard=pods=1")
+    try:
+        until(lambda: cluster.get("quota", "small", space)["status"].get("hard"))
+        done = project.process("up", check=False)
+        assert done.returncode in (5, 6), done.stderr
+        one_clear_line(done, done.returncode, "quota")
+    finally:
+        cluster.kubectl("delete", "quota", "small", space)
+    project.process("up")
+    assert set(ready(project).values()) == {"ready"}
+
+
+@pytest.fixture
+def other(tmp_path: Path, place: dict[str, str], cluster: Cluster, namespaces: tuple[str, ...]) -> Iterator[Project]:
+    """Make a project whose services run in the second namespace."""
+    scratch = new_project(tmp_path, "other")
+    scratch.extra = {**place, "DEVENV_KUBE_CONTEXT": namespaces[1]}
+    yield scratch
+    scratch.process("down", "--volumes")
+    until(lambda: not cluster.names(namespaces[1]))
+
+
+def test_two_environments_in_two_namespaces_come_up_at_once_and_share_nothing(
+    project: Project, other: Project, cluster: Cluster, namespaces: tuple[str, ...]
+) -> None:
+    done: dict[str, Completed] = {}
+    for one in (project, other):
+        one.configure(TWO)
+    threads = [
+        threading.Thread(target=lambda one=one: done.update({one.folder.name: one.process("up", check=False)}))
+        for one in (project, other)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(run.returncode == 0 for run in done.values()), [run.stderr for run in done.values()]
+    first, second = variables(project), variables(other)
+    assert first["DEVENV_MYSQL_PORT"] != second["DEVENV_MYSQL_PORT"]
+    assert first["DEVENV_MYSQL_PASSWORD"] != second["DEVENV_MYSQL_PASSWORD"]
+    sql(project, TABLE)
+    assert not sql(other, "SHOW TABLES IN devenv LIKE 'kept'").split()
+    project.process("down", "--volumes")
+    until(lambda: not cluster.names(namespaces[0]))
+    assert set(ready(other).values()) == {"ready"}
+
+
+@contextmanager
+def drained(cluster: Cluster, node: str) -> Iterator[None]:
+    """Move all pods off a node, and let pods onto it again afterwards."""
+    least = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", "--grace-period=1", "--timeout=90s"]
+    cluster.kubectl("drain", node, *least)
+    try:
+        yield
+    finally:
+        cluster.kubectl("uncordon", node)
+
+
+def test_after_a_node_was_drained_up_brings_the_services_back_on_another(
+    project: Project, cluster: Cluster, namespaces: tuple[str, ...]
+) -> None:
+    project.configure(f"{TWO}durable: true\n")
+    project.process("up")
+    sql(project, f"{TABLE}; INSERT INTO devenv.kept VALUES (8)")
+    space = f"--namespace={namespaces[0]}"
+    if len(cluster.get("nodes")["items"]) < 2:
+        pytest.fail("this needs a cluster of two nodes: tests/clusters/kubernetes start 2")
+    node = cluster.get("pod", pod_of(cluster, namespaces[0], "mysql"), space)["spec"]["nodeName"]
+    with drained(cluster, node):
+        project.process("up")
+        assert set(ready(project).values()) == {"ready"}
+        assert sql(project, "SELECT id FROM devenv.kept").split() == ["8"]
+        assert cluster.get("pod", pod_of(cluster, namespaces[0], "mysql"), space)["spec"]["nodeName"] != node
+
+
+def test_the_pods_keep_the_restricted_standard(project: Project, cluster: Cluster, namespaces: tuple[str, ...]) -> None:
+    from tests.pod_security import violations
+
+    project.configure("profile: base\n")
+    project.process("up")
+    pods = cluster.get("pods", f"--namespace={namespaces[0]}")["items"]
+    assert len(pods) == 4
+    assert {pod["metadata"]["name"]: violations(pod["spec"]) for pod in pods} == {
+        pod["metadata"]["name"]: [] for pod in pods
+    }
+    # Nothing on the host listens for others: ports are this host's alone.
+    for name, value in variables(project).items():
+        if re.fullmatch(r"DEVENV_\w+_HOST", name):
+            assert value == "127.0.0.1"
