@@ -14,6 +14,8 @@ from devenv.cli.main import main
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [Path("README.md"), *sorted(path.relative_to(REPOSITORY) for path in REPOSITORY.glob("docs/**/*.md"))]
+# Its commands need a cluster: tests/clusters/test_docs.py runs them.
+CLUSTER = Path("docs/kubernetes.md")
 # Not run from the pages: some install or bring up everything in a clone of their own (test_install), some run the
 # tests, one takes half an hour.
 ELSEWHERE = ("make up", "make down", "make test", "make unit", "make check", "make bench", "git clone")
