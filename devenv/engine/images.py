@@ -19,7 +19,7 @@ from devenv.engine.image_names import familiar
 from devenv.engine.logins import login_for
 from devenv.engine.ownership import name_of
 from devenv.engine.proxies import BuildProxies
-from devenv.errors import tells_of_full_disk
+from devenv.errors import LimitRefused, tells_of_full_disk
 from devenv.model import LABEL_ENVIRONMENT, SHARED
 
 # Seconds without a byte: older engines write a complete archive to their disk before they send or load it.
@@ -27,6 +27,8 @@ _ARCHIVE_TIMEOUT = 1800.0
 _NO_ROOM = "if the engine's disk is full: 'devenv gc --keep 0' and 'devenv snapshot rm NAME' make room"
 _TRY_AGAIN = "the last lines of that step are above; 'devenv images build' tries again"
 _NO_ROOM_TO_LOAD = "if the engine's disk is full: 'devenv gc --keep 0' and 'devenv images prune' make room"
+# What the steps of a build may have open and run.
+_FEW = ("nofile=1024:4096", "nproc=1024:4096")
 # As many characters of a step's name, or of an error, are shown.
 _READABLE = 120
 # devenv reads an image through a container: the label's value in place of an environment, how the container's name
@@ -137,9 +139,25 @@ def build(
     No login goes with it: it stands on an image that the engine has.
     """
     query = _build_query(tag, arguments, labels, proxies)
+    files = context.read()
+    try:
+        _build(connection, tag, query, files, progress, proxies.left_out)
+    except LimitRefused:
+        # Podman asks for more open files and processes than a host that is a container itself may give.
+        _build(connection, tag, {**query, "ulimits": json.dumps(_FEW)}, files, progress, proxies.left_out)
+
+
+def _build(
+    connection: Connection,
+    tag: str,
+    query: Mapping[str, str | bool],
+    context: bytes,
+    progress: Callable[[str], None],
+    left_out: str,
+) -> None:
     said: list[str] = []
     step = "its first step"
-    with asking(f"build image {tag}"), closing(connection.client.lines("/build", query, context.read())) as lines:
+    with asking(f"build image {tag}"), closing(connection.client.lines("/build", query, context)) as lines:
         for message in _told(lines):
             text = re.sub(r"\x1b\[[0-9;]*m", "", message.get("stream", "")).strip()
             if re.match(r"step \d", text, re.IGNORECASE):
@@ -147,11 +165,10 @@ def build(
             progress(text.partition("\n")[0])
             said.extend(text.splitlines())
             if "error" in message:
-                raise failure(
-                    f"cannot build image {tag}: {_shortened(step)} failed: {_shortened(message['error'])}",
-                    hint="; ".join(filter(None, (_TRY_AGAIN, proxies.left_out))),
-                    detail=said[-20:],
-                )
+                what = f"cannot build image {tag}: {_shortened(step)} failed: {_shortened(message['error'])}"
+                hint = "; ".join(filter(None, (_TRY_AGAIN, left_out)))
+                limited = connection.client.podman and "ulimits" not in query and "setting rlimit" in "\n".join(said)
+                raise LimitRefused(what, hint) if limited else failure(what, hint, said[-20:])
 
 
 def _shortened(text: str) -> str:

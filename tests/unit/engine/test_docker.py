@@ -651,6 +651,32 @@ def test_a_failed_build_leaves_out_the_middle_of_a_long_script() -> None:
         engine({"POST /build": full})[0].build("i:1", pack({}), {}, {}, lambda _: None)
 
 
+TOO_MUCH = "error running container: error setting rlimits for ready process: operation not permitted\n"
+
+
+@pytest.mark.parametrize("podman", [True, False], ids=["Podman", "Docker"])
+def test_a_build_asks_for_less_where_podman_may_not_have_what_it_usually_asks_for(podman: bool) -> None:
+    refused = says({"stream": TOO_MUCH}, {"error": "exit status 1"})
+    asked, client = engine({BUILD: refused})
+    client.podman = podman
+    client.then = {BUILD: {BUILD: says({"stream": "done\n"})}}
+    if podman:
+        asked.build("i:1", pack({"one": b"1"}), {}, {}, lambda _: None)
+        first, second = (body for what, _, body in client.asked if what == BUILD)
+        assert first == second != b""
+        assert json.loads(client.query(BUILD)["ulimits"]) == ["nofile=1024:4096", "nproc=1024:4096"]
+    else:
+        with pytest.raises(ServiceFailed, match="exit status 1"):
+            asked.build("i:1", pack({}), {}, {}, lambda _: None)
+
+
+def test_a_build_that_may_not_have_less_either_fails() -> None:
+    asked, client = engine({BUILD: says({"stream": TOO_MUCH}, {"error": "exit status 1"})})
+    client.podman = True
+    with pytest.raises(ServiceFailed, match="exit status 1"):
+        asked.build("i:1", pack({}), {}, {}, lambda _: None)
+
+
 def test_an_interrupt_ends_a_build_in_the_middle_of_a_step() -> None:
     def interrupted(text: str) -> None:
         if text == "2":
