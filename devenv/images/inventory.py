@@ -66,7 +66,7 @@ def _status(engine: Engine, service: str, image: Image, size: int | None, catalo
         # Docker with containerd's store says the compressed size here, and the one on its disk in its list.
         int(found["Size"]) if size is None else size,
         str(found["Id"]),
-        _pulled_as(image.reference, found),
+        _pulled_as(image, found),
         base=(found["Config"].get("Labels") or {}).get(LABEL_BASE, ""),
         genuine=image.how == "pull" or is_genuine(image.reference, found),
     )
@@ -93,7 +93,7 @@ def sbom(engine: Engine, wanted: Sequence[Image]) -> dict[str, Any]:
         if image.how != "pull":
             check_image(engine, image.reference)
         found = engine.inspect_image(image.reference)
-        pulled = _pulled_as(image.reference, found).partition("@")[2]
+        pulled = _pulled_as(image, found).partition("@")[2]
         contents.append(Contents(image.reference, str(found["Id"]), pulled, _packages(engine, found)))
     return spdx(contents, f"openstack-devenv-{__version__}")
 
@@ -119,11 +119,13 @@ def _packages(engine: Engine, image: Mapping[str, Any]) -> list[Package]:
     return found
 
 
-def _pulled_as(reference: str, image: Mapping[str, Any]) -> str:
+def _pulled_as(image: Image, found: Mapping[str, Any]) -> str:
     """Return the name and digest by which an image was pulled, or nothing."""
-    name = Contents(reference, "", "", ()).name
-    digests = image.get("RepoDigests") or ()
-    return next((digest for digest in digests if digest.partition("@")[0] == name), "")
+    # Podman, and Docker with containerd's store, give a digest to what they built, too. No registry knows it.
+    if image.how != "pull":
+        return ""
+    name = Contents(image.reference, "", "", ()).name
+    return next((digest for digest in found.get("RepoDigests") or () if digest.partition("@")[0] == name), "")
 
 
 def _known(cached: Path) -> list[Package] | None:

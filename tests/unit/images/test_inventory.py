@@ -147,3 +147,11 @@ def test_the_size_of_an_image_is_what_it_takes_on_disk(environment: Environment,
     reference = environment.image_references()["mysql"]
     engine.inspected[reference] = {**engine.inspected[reference], "Size": 848}
     assert {one.service: one.size for one in environment.list_images()}["mysql"] == engine.image_sizes()[reference] == 1
+
+
+def test_a_digest_of_what_devenv_built_is_none_that_a_registry_knows(environment: Environment, engine: Reader) -> None:
+    # Podman gives one to each image.
+    reference = environment.image_references()["mysql"]
+    own = f"{reference.partition(':')[0]}@sha256:{'c' * 64}"
+    engine.inspected[reference] = {**engine.inspected[reference], "RepoDigests": [own]}
+    assert {one.service: one.digest for one in environment.list_images()}["mysql"] == ""
