@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import shutil
+import tarfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -52,6 +55,14 @@ def golden(client: docker.DockerClient) -> Iterator[set[str]]:
 def kept(client: docker.DockerClient, golden: set[str]) -> set[str]:
     """Return those of the golden states that the engine has."""
     return golden & tags(client, "devenv/golden")
+
+
+def unpacked(client: docker.DockerClient, image: str) -> bytes:
+    """Return all that an image holds; some engines keep its layers compressed."""
+    archive = io.BytesIO(b"".join(client.images.get(image).save()))
+    with tarfile.open(fileobj=archive) as tar:
+        found = [content.read() for entry in tar if (content := tar.extractfile(entry))]
+    return b"".join(gzip.decompress(one) if one.startswith(b"\x1f\x8b") else one for one in found)
 
 
 @pytest.fixture
@@ -185,7 +196,7 @@ def test_the_next_environment_begins_with_the_schema_but_with_no_credential_of_t
 
     # The image holds no secret but the mark that says whose data it is, which opens nothing.
     (path,) = project.state.glob(f"environments/{project.id}/secrets.json")
-    content = b"".join(client.images.get(image).save())
+    content = unpacked(client, image)
     found = {key for key, secret in json.loads(path.read_text()).items() if secret.encode() in content}
     assert found == {f"{name}.owner"}
     other.devenv("up")
