@@ -163,11 +163,15 @@ class Bridge:
 def _answer_at(listening: socket.socket, url: str) -> None:
     """Join each client to the engine, until nobody listens any more."""
     programs: list[subprocess.Popen[bytes]] = []
-    with suppress(OSError):
+    try:
         while True:
             client, _ = listening.accept()
             with client:
                 programs = [*(one for one in programs if one.poll() is None), _begun(url, client, subprocess.DEVNULL)]
+    except OSError:
+        for one in programs:
+            one.kill()
+            one.wait()
 
 
 def _gone(listening: socket.socket, folder: str) -> None:

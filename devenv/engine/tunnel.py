@@ -63,7 +63,11 @@ class Dialler:
             if not self._runs:
                 raise OSError(f"ssh to {self._named} is down")
             place = await self._forward(destination)
-        return SocketStream(*await asyncio.open_unix_connection(place))
+        try:
+            return SocketStream(*await asyncio.open_unix_connection(place))
+        except OSError as error:
+            # Not refused over there: ssh has just ended, and its sockets are still here.
+            raise OSError(f"ssh to {self._named} is down") from error
 
     async def close(self) -> None:
         async with self._turn:

@@ -232,7 +232,8 @@ def recover(world: World, picture: Picture, plan: Plan, may: Allowance, error: D
     if may.look_again and (changed := changed_under_it(world, plan, picture.observed)):
         note(f"{', '.join(changed)} did not stay as it was found ({error.message}): looking again")
         return replace(less, look_again=False)
-    if isinstance(error, PortTaken) and may.ports and (lost := give_back(world, picture.record.ports)):
+    pinned = {port for choice in picture.defined.profile.services.values() for port in choice.ports.values()}
+    if isinstance(error, PortTaken) and may.ports and (lost := give_back(world, picture.record.ports) - pinned):
         note(f"{error}: taking another one")
         return replace(less, ports=may.ports - 1, avoid=may.avoid | lost)
     return None
