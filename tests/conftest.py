@@ -37,6 +37,7 @@ SHARED = (
     "newer_base",
     "lending",
     "cluster",
+    "outside",
 )
 _GROUPS = pytest.StashKey[Path]()
 

@@ -107,7 +107,7 @@ def _run_here(environment: Environment, named: Named, arguments: Sequence[str]) 
     from devenv.wiring.contents import CLOUDS, inherited
 
     program = _program(named)
-    environment.container(named.service)
+    environment.check_usable(named.service)
     clouds = environment.folder / CLOUDS
     if not clouds.exists():
         raise ConfigError(f"cannot log {named.name} in: there is no {clouds}", "'devenv up' writes it")

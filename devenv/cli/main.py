@@ -174,23 +174,33 @@ def up(
     shell_complete=known_ids,
     help="Take down the environment that `devenv ls` lists as ID, not that of this folder.",
 )
+@click.option("--abandon", is_flag=True, help="Leave what devenv made in attached services, and forget it.")
 @format_option
 @click.pass_context
-def down(context: click.Context, services: tuple[str, ...], volumes: bool, identity: str | None, format_: str) -> None:
+def down(
+    context: click.Context,
+    services: tuple[str, ...],
+    volumes: bool,
+    identity: str | None,
+    abandon: bool,
+    format_: str,
+) -> None:
     """Remove containers and the network; with --volumes also data.
+
+    Drops what devenv made in attached services, which go on as they are.
 
     If the project folder of an environment is gone, `devenv gc --remove ID` removes the environment.
     """
     began = time.monotonic()
     result = (
-        environment_of(context).down(services, volumes)
+        environment_of(context).down(services, volumes, abandon)
         if identity is None
-        else _down(context, identity, services, volumes)
+        else _down(context, identity, services, volumes, abandon)
     )
     print_done(result, format_, "down", began)
 
 
-def _down(context: click.Context, identity: str, services: tuple[str, ...], volumes: bool) -> Result:
+def _down(context: click.Context, identity: str, services: tuple[str, ...], volumes: bool, abandon: bool) -> Result:
     from devenv.cli.progress import reporter
     from devenv.lifecycle.down import by_id
 
@@ -198,7 +208,7 @@ def _down(context: click.Context, identity: str, services: tuple[str, ...], volu
     given = [o for o in root.command.params if root.get_parameter_source(o.name or "") == ParameterSource.COMMANDLINE]
     if others := [option.opts[0] for option in given if option.name != "debug"]:
         raise click.UsageError(f"cannot use --id with {' and '.join(others)}: --id alone says which environment it is")
-    return by_id(identity, services, volumes, reporter(sys.stderr, plain=root.params["debug"]))
+    return by_id(identity, services, volumes, reporter(sys.stderr, plain=root.params["debug"]), abandon)
 
 
 @click.command()

@@ -34,8 +34,10 @@ def stop(world: World, names: Sequence[str]) -> Result:
     return Result(plan, {}, timings)
 
 
-def take_down(world: World, names: Sequence[str], volumes: bool) -> Result:
-    """Remove containers, and with `volumes` their data.
+def take_down(world: World, names: Sequence[str], volumes: bool, abandon: bool = False) -> Result:
+    """Remove containers, and with `volumes` their data. Drop what devenv made in attached services.
+
+    With `abandon`, leave that there and forget it: the server may be gone.
 
     Without `names`, also remove the network, and with `volumes` all else that the environment has. Root may do so for
     any user. The caller holds the lock.
@@ -45,6 +47,7 @@ def take_down(world: World, names: Sequence[str], volumes: bool) -> Result:
     observed, catalogue = picture.observed, picture.defined.catalogue
     removing = present(observed, names, catalogue)
     attached = world.in_attached(names)
+    made = [] if abandon else [*picture.record.provisioned]
     plan = plan_down(
         removing,
         needs(catalogue),
@@ -52,11 +55,16 @@ def take_down(world: World, names: Sequence[str], volumes: bool) -> Result:
         _volumes(world, observed, names) if volumes else {},
         gently=not volumes,
         attached=attached,
-        provisioned=picture.record.provisioned,
+        provisioned=made,
     )
-    timings = carry_out(world, plan, replace(picture, wanted=attached))
+    try:
+        timings = carry_out(world, plan, replace(picture, wanted=attached))
+    except DevenvError as error:
+        if any(op.action in ("drop", "release") for op in error.operations):
+            error.hint = f"{error.hint}; if that server is gone for good: 'devenv down --abandon'"
+        raise
     _end_forward(world, observed, removing)
-    _tell_attached(world, plan, attached)
+    _tell_attached(world, plan, attached, abandon)
     if volumes and not names:
         _forget(world, picture)
     elif volumes:
@@ -76,9 +84,15 @@ def _end_forward(world: World, observed: Observed, ended: Sequence[ObservedConta
         world.engine.end_forward(world.id)
 
 
-def _tell_attached(world: World, plan: Plan, attached: Desired) -> None:
+def _tell_attached(world: World, plan: Plan, attached: Desired, abandon: bool = False) -> None:
     """Tell what devenv has dropped in attached services, which go on as they are, and forget these."""
+    record = world.state.load()
     for name, service in attached.services.items():
+        left = [pair for pair in record.provisioned if Pair.parse(pair).service == name]
+        if abandon and left:
+            world.report.note(f"left in {name} at {service.attached}, and forgotten: {', '.join(left)}")
+            Notes(world.state).no_parts(left)
+            continue
         dropped = [op.component for op in plan.operations if op.action == "drop" and op.service == name]
         what = f"dropped {', '.join(dropped)}" if dropped else "nothing to drop"
         world.report.note(f"{name} at {service.attached} goes on: {what} there")
@@ -118,7 +132,7 @@ def _volumes(world: World, observed: Observed, names: Collection[str]) -> dict[s
 # ---- environments of any folder -------------------------------------------------------------------------------
 
 
-def by_id(identity: str, names: Sequence[str], volumes: bool, report: Report) -> Result:
+def by_id(identity: str, names: Sequence[str], volumes: bool, report: Report, abandon: bool = False) -> Result:
     """Take down an environment of this user, as `take_down` does, wherever its project folder is or was.
 
     Without `names`, `volumes` also removes the snapshots of an environment whose project folder is gone: nothing else
@@ -131,7 +145,7 @@ def by_id(identity: str, names: Sequence[str], volumes: bool, report: Report) ->
     if volumes and not names and record in registry.gone():
         return _remove(world)
     with world.changing():
-        return take_down(world, names, volumes)
+        return take_down(world, names, volumes, abandon)
 
 
 def _not_on_record(identity: str, note: Callable[[str], None]) -> DevenvError:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from devenv.engine.protocol import Engine, Tail
-from devenv.errors import ConfigError
+from devenv.errors import ConfigError, Unsupported
 from devenv.images.references import BASE
-from devenv.lifecycle.world import Choice, Definitions, World
+from devenv.lifecycle.world import Choice, Definitions, World, refuse_attached
 from devenv.model import (
     Catalogue,
     Desired,
@@ -226,15 +226,16 @@ class Environment:
         with self._world.changing():
             return down.stop(self._world, names)
 
-    def down(self, names: Sequence[str] = (), volumes: bool = False) -> Result:
-        """Remove containers, and with `volumes` their data.
+    def down(self, names: Sequence[str] = (), volumes: bool = False, abandon: bool = False) -> Result:
+        """Remove containers, and with `volumes` their data. Drop what devenv made in attached services.
 
-        Without `names`, also remove the network, and with `volumes` the secrets and written files.
+        Without `names`, also remove the network, and with `volumes` the secrets and written files. With `abandon`,
+        leave everything in attached services and forget it.
         """
         from devenv.lifecycle import down
 
         with self._world.changing():
-            return down.take_down(self._world, names, volumes)
+            return down.take_down(self._world, names, volumes, abandon)
 
     # ---- data ------------------------------------------------------------------------------------------------
 
@@ -454,11 +455,13 @@ class Environment:
         export.check_tool(tool, install)
         if tool == export.PRESENT:
             defined, present = self._present("")
+            _refuse_export(tool, present.services.keys() & defined.attached)
             return export.exported(present, defined.catalogue)
         defined = self._world.define()
         # Exports leave out what runs have for a while.
         defined = replace(defined, lent=frozenset(), citest=frozenset())
         if tool in export.WHOLE:
+            _refuse_export(tool, [name for name in defined.select() if name in defined.attached])
             desired = self._world.on_paper(defined, inside=tool == export.KUBERNETES)
             return export.whole(tool, desired, defined.catalogue)
         name, packages = self.id.rpartition("-")[0], packages_of(self.project, tool, install)
@@ -484,13 +487,25 @@ class Environment:
         if name not in pages:
             hint = hint_for(name, pages, "these have one")
             raise ConfigError(f"cannot open {name!r}: it is no service with a page", hint)
-        service, _ = self._service(defined, name)
+        service = self._usable(defined, name)
         url = render(pages[name], service.values, str(defined.catalogue[name].folder / "compose.yaml"))
         return Page(url, service.outputs.get("USER", ""), service.outputs.get("PASSWORD", ""))
 
     def _service(self, defined: Definitions, name: str) -> tuple[DesiredService, ObservedContainer]:
+        refuse_attached(replace(Observed(), attached=defined.attached), [name])
         picture = self._world.existing(defined, [name])
         return picture.wanted.services[name], _running(picture.observed.containers[name])
+
+    def _usable(self, defined: Definitions, name: str) -> DesiredService:
+        """Return a service that somebody else runs, or that has a running container. Raise ConfigError otherwise."""
+        if name not in defined.attached:
+            return self._service(defined, name)[0]
+        self._world.check_addresses(defined.own)
+        return self._world.existing(defined, [name]).wanted.services[name]
+
+    def check_usable(self, name: str) -> None:
+        """Raise ConfigError unless somebody else runs the service, or it has a running container."""
+        self._usable(self._world.define(), name)
 
     def containers(self, names: Sequence[str] = ()) -> dict[str, str]:
         """Return the containers' ids by service. Raise ConfigError if one of `names` has none, or no service has."""
@@ -643,6 +658,16 @@ class Environment:
 
     def _images(self, defined: Definitions) -> dict[str, Image]:
         return {name: defined.images[name] for name in (BASE, *defined.ran())}
+
+
+def _refuse_export(tool: str, attached: Collection[str]) -> None:
+    """Raise Unsupported if a tool that is to run or to know all services itself would get an attached one."""
+    if attached:
+        names = ", ".join(sorted(attached))
+        raise Unsupported(
+            f"cannot export to {tool}: somebody else runs {names}",
+            "export without 'attach' in devenv.yaml and without DEVENV_ATTACH_*",
+        )
 
 
 def _running(container: ObservedContainer) -> ObservedContainer:

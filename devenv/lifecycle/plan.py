@@ -452,7 +452,7 @@ class _Draft:
         """Prepare a service once, before any component can have a part of it."""
         recreated, before = self._recreated(service), self._terms.provisioned.get(service.name)
         if (service.provisioner.get("prepare") or before) and (recreated or before != service.prepared):
-            cause = recreated or "its settings changed"
+            cause = recreated or ("new" if service.attached and not before else "its settings changed")
             self.add(Operation("prepare", service.name, cause), [key_of("ready", service.name)])
 
     def add_parts(self, service: DesiredService, chosen: Callable[[Provision], bool]) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from devenv.engine import KUBERNETES, asked_for, connect, kind_of
 from devenv.engine.nothing import NOTHING
 from devenv.engine.protocol import Engine
-from devenv.errors import Cancelled, ConfigError, DevenvError, NotOurs, Unsupported
+from devenv.errors import Cancelled, ConfigError, DevenvError, NoEngine, NotOurs, Unsupported
 from devenv.images.references import BASE, images_for
 from devenv.model import (
     Catalogue,
@@ -36,6 +36,7 @@ from devenv.model import (
 from devenv.names import Names, Pair, check_name, hint_for, user_name
 from devenv.ports import holder
 from devenv.spec import trust
+from devenv.spec.attach import from_variables
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.components import CITEST, check_components, former_components, needed_components
 from devenv.spec.desired import Inputs, resolve, secret_names, select, with_roles
@@ -171,8 +172,20 @@ class World:
         Where somebody else runs every service, and no engine has anything of the environment, devenv asks none.
         """
         if self._only_attached is None:
-            self._only_attached = bool(self.state.attachments()) and not self.state.load().engine
+            self._only_attached = self.state.without_engine() or self._never_here()
         return NOTHING if self._only_attached else self._connected
+
+    def _never_here(self) -> bool:
+        """Return whether the caller attaches services, nothing is on record, and no engine answers: nothing is there.
+
+        A CI's job takes down what a run before it has removed already.
+        """
+        if self.state.load().owner or not from_variables(os.environ):
+            return False
+        try:
+            return not self._connected
+        except NoEngine:
+            return True
 
     @cached_property
     def _connected(self) -> Engine:
@@ -680,7 +693,7 @@ class World:
     def made_there(self, names: Collection[str] = ()) -> Definitions:
         """Return the definitions of services that are attached by the record (all, if none is named)."""
         known = {name: s for name, s in self.state.attachments().items() if not names or name in names}
-        catalogue = load_catalogue(attached=known, asked_by=str(self.state.folder))
+        catalogue = load_catalogue(attached=known)
         return Definitions(Profile("", dict.fromkeys(known, ServiceChoice())), catalogue)
 
     def in_attached(self, names: Collection[str] = ()) -> Desired:

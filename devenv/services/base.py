@@ -172,7 +172,11 @@ class Provisioner:
 
 def side_of(service: str, attached: bool) -> str:
     """Return a hint at where a service says more."""
-    return f"the log of {service} shows its side" if attached else f"'devenv logs {service}' shows its side"
+    return (
+        f"log in to {service} as an administrator; its log shows more"
+        if attached
+        else f"'devenv logs {service}' shows its side"
+    )
 
 
 # ---- what probes say ---------------------------------------------------------------------------------------------

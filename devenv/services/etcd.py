@@ -121,8 +121,8 @@ class Etcd(HttpProvisioner):
 
     def _found(self, component: Component) -> str:
         keys = self._as_root("kv/range", {**_range(component.settings["prefix"]), "count_only": True}).json()
-        if count := int(keys.get("count", 0)):
-            return f"{count} keys"
+        if int(keys.get("count", 0)):
+            return "keys"
         if self._guarded:
             name = component.settings["user"]
             if self._as_root("auth/user/get", {"name": name}, accept="not found").ok:

@@ -17,6 +17,8 @@ from devenv.model import Attachment
 # Variables of the caller that attach services: DEVENV_ATTACH_MYSQL, DEVENV_ATTACH_RABBITMQ_MANAGEMENT.
 VARIABLE = "DEVENV_ATTACH_"
 ATTACH, USER, PASSWORD = "attach", "user", "password"
+# The setting that says where the others come from, for errors.
+SOURCE = "source"
 # A value of devenv.yaml that a variable of the caller replaces, all of it: a part would send it where the file says.
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}\Z")
 # What files can hold in quotes of any kind, and drivers in URLs. No control character, no space, no quote.
@@ -85,12 +87,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def attachment(name: str, rules: Mapping[str, Any], settings: Mapping[str, str], asked_by: str) -> Attachment:
+def attachment(name: str, rules: Mapping[str, Any], settings: Mapping[str, str]) -> Attachment:
     """Return what the settings of an attached service say, by the rules of its Compose file.
 
-    Raise ConfigError, which shows no password, for a URL that devenv cannot use; `asked_by` is the file to blame.
+    Raise ConfigError, which shows no password, for a URL that devenv cannot use.
     """
-    where = f"{name} (in {asked_by})" if asked_by else name
+    where = f"{name} (by {settings.get(SOURCE, 'the record')})"
     if ATTACH not in settings:
         raise ConfigError(
             f"cannot attach {where}: no URL", f"give 'attach', or {VARIABLE}{name.upper().replace('-', '_')}"

@@ -79,7 +79,7 @@ def load_catalogue(
             common = {switch: on for switch, on in (everywhere or {}).items() if switch in known}
             data = _switched(name, data, {**common, **(switches or {}).get(name, {})}, asked_by)
             data = _with_plugins(name, data, (plugins or {}).get(name, ()), asked_by)
-            data, found = _attached(name, data, (attached or {}).get(name, {}), asked_by)
+            data, found = _attached(name, data, (attached or {}).get(name, {}))
             services[name] = replace(_definition(name, data, path), attachment=found)
     if problems:
         raise ConfigError(
@@ -125,15 +125,13 @@ def _with_plugins(name: str, data: dict[str, Any], plugins: Sequence[str], asked
     return data
 
 
-def _attached(
-    name: str, data: dict[str, Any], settings: Mapping[str, str], asked_by: str
-) -> tuple[dict[str, Any], Attachment | None]:
+def _attached(name: str, data: dict[str, Any], settings: Mapping[str, str]) -> tuple[dict[str, Any], Attachment | None]:
     """Return the data of a service that somebody else runs: without a container and its files, and where it is."""
     if not settings:
         return data, None
     if (rules := data["x-devenv"].get("attach")) is None:
-        raise ConfigError(f"cannot attach {name} (in {asked_by}): devenv only runs it", "remove 'attach'")
-    found = attachment(name, rules, settings, asked_by)
+        raise ConfigError(f"cannot attach {name}: its compose.yaml does not say how", "remove 'attach'")
+    found = attachment(name, rules, settings)
     container = {key: value for key, value in data["services"][name].items() if key not in ("build", "configs")}
     devenv = data["x-devenv"]
     devenv = {**devenv, "endpoints": {key: devenv["endpoints"][key] for key in found.places}}

@@ -26,7 +26,7 @@ from devenv.names import (
     identifier,
 )
 from devenv.spec import strict_yaml
-from devenv.spec.attach import ATTACH, PASSWORD, USER, filled, foreign, from_variables
+from devenv.spec.attach import ATTACH, PASSWORD, SOURCE, USER, VARIABLE, filled, foreign, from_variables
 from devenv.spec.catalogue import data_folder
 from devenv.store.files import of_another, open_to_others
 
@@ -321,7 +321,7 @@ def load_profile(
     left_out: set[str] = set()
     for layer in reversed(layers):
         _apply(layer, services, left_out)
-    called = _Layer("the caller's variables", "", from_variables(os.environ))
+    called = _Layer(f"{VARIABLE}*", "", from_variables(os.environ))
     asked = _Layer("settings", "", _checked_settings(settings or {}))
     for layer in (called, asked):
         _apply(layer, services, left_out)
@@ -461,7 +461,7 @@ def _apply(layer: _Layer, services: dict[str, ServiceChoice], left_out: set[str]
             ports={**before.ports, **settings.get("ports", {})},
             switches={**before.switches, **switches},
             plugins=settings.get("plugins", before.plugins),
-            attach={**before.attach, **attach},
+            attach={**before.attach, **attach, SOURCE: layer.source} if attach else before.attach,
         )
 
 

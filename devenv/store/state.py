@@ -31,6 +31,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
+from urllib.parse import unquote
 
 from devenv.errors import ConfigError
 from devenv.names import Pair
@@ -299,11 +300,22 @@ class State:
 
     def attach(self, settings: Mapping[str, Mapping[str, str]]) -> None:
         """Remember these attached services, and no others."""
-        if settings:
-            make_private(self.folder)
-            write_files({self.folder / "attached.json": as_json({key: dict(one) for key, one in settings.items()})})
-        else:
-            (self.folder / "attached.json").unlink(missing_ok=True)
+        make_private(self.folder)
+        write_files({self.folder / "attached.json": as_json({key: dict(one) for key, one in settings.items()})})
+
+    def without_engine(self) -> bool:
+        """Return whether services were attached, and no engine has had anything of the environment, by the record."""
+        return (self.folder / "attached.json").exists() and not self.load().engine
+
+    def passwords(self) -> set[str]:
+        """Return all that no log may show: the secrets, and the passwords of attached services as files have them.
+
+        A password that is the user's name as well protects nothing, and to hide it would garble every log.
+        """
+        found = {*self.secrets((), keep=False).values()}
+        for settings in self.attachments().values():
+            found |= {settings.get("password", ""), *_password_in(settings.get("attach", ""))}
+        return found - {""}
 
     def restore_secrets(self, saved: Mapping[str, str]) -> None:
         """Restore these secrets; others stay."""
@@ -311,6 +323,12 @@ class State:
         if (restored := {**known, **saved}) != known:
             make_private(self.folder)
             write_files({self._secrets_path: as_json(restored)})
+
+
+def _password_in(url: str) -> list[str]:
+    login = url.partition("://")[2].rpartition("@")[0]
+    user, _, password = login.partition(":")
+    return [] if password == user else [password, unquote(password)]
 
 
 def _noted(pool: Path) -> list[Path]:

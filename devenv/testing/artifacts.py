@@ -65,7 +65,7 @@ def make_folder(folder: Path, project: Path) -> None:
 
 def hider(environment: Environment, passwords: Iterable[str] = ()) -> Callable[[str], str]:
     """Return a function that hides the secrets of the environment, and these passwords, in a text."""
-    known = {*environment.state.secrets((), keep=False).values(), *passwords}
+    known = {*environment.state.passwords(), *passwords}
     secrets = sorted(filter(None, known), key=len, reverse=True)
 
     def hide(text: str) -> str:

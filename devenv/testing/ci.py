@@ -111,7 +111,7 @@ class _Running:
             lent = self._environment.lent(job.services, job.component, self._before_services_stop)
             component = stack.enter_context(lent)
             more = stack.enter_context(self._environment.citest(databases))
-            self._log.mask(sorted(self._environment.state.secrets(()).values()))
+            self._log.mask(sorted(self._environment.state.passwords()))
             variables = self._environment.run_variables(component, job.services, job.administrator, bool(databases))
             self._log.lines(hidden(job.command, Path.cwd(), more, os.environ))
             # Unfolded: people open the log for the output of the command, which may have groups of its own.
@@ -195,7 +195,8 @@ def markdown(story: Story) -> str:
         rows = ["| service | image | state at the end | ready after |", "|---|---|---|---|"]
         for name, service in story.services.items():
             state = f"{service.state}: {service.reason}" if service.reason else service.state
-            rows.append(f"| {name} | {_code(service.image)} | {_words(state)} | {_ready_after(story.run, name)} |")
+            runs = _code(service.image or service.attached)
+            rows.append(f"| {name} | {runs} | {_words(state)} | {_ready_after(story.run, name)} |")
         parts.append("\n".join(rows))
     if story.run:
         parts.append(f"Services started in {story.run.seconds:.1f} s; {_words(in_words(story.run))}.")

@@ -185,7 +185,8 @@ class Lease:
         """Return "ready", or why a service is not ready now, and what it logged since that time."""
         environment = self.environment
         status = environment.status([service])[service]
-        return status.reason or status.state, environment.logs(service, _LOG_LINES, since)
+        lines = [] if status.attached else environment.logs(service, _LOG_LINES, since)
+        return status.reason or status.state, lines
 
     @property
     def passwords(self) -> list[str]:

@@ -746,3 +746,33 @@ def test_ports_are_forwarded_again_unless_all_are(make: Callable[[Desired, Obser
         (None, ["ready etcd"]),
     ):
         assert describe(make(target, replace(up, forwarded=there))) == first
+
+
+# ---- services that somebody else runs ----------------------------------------------------------------------------
+
+
+def attached(name: str, **changes: Any) -> DesiredService:
+    theirs = service(name)
+    return replace(theirs, attached=f"{name}://db.example", volumes={}, ports={}, files={}, **changes)
+
+
+def test_a_plan_for_an_attached_service_only_makes_parts_in_it() -> None:
+    one = part("mysql/nova")
+    mysql = attached("mysql", components={"nova": one}, provisioner={"kind": "mysql", "log_in": "true"})
+    target, none = replace(desired(mysql), images=()), Observed(attached=frozenset({"mysql"}))
+    assert planned(target, none, {}) == ["ready mysql", "provision mysql/nova: new"]
+    # Nobody tells devenv that the server has started again.
+    assert planned(target, none, {"mysql/nova": one.digest}) == ["ready mysql", "log in mysql/nova: attached"]
+
+
+def test_down_drops_what_devenv_made_in_attached_services_after_their_users_are_gone() -> None:
+    parts = {"keystone": part("mysql/keystone"), "nova": part("mysql/nova")}
+    theirs = desired(attached("mysql", former=parts))
+    plan = plan_down(
+        [container(KEYSTONE)], {}, (), {}, attached=theirs, provisioned={"mysql/keystone": "", "mysql": ""}
+    )
+    lines = describe(plan)
+    assert "drop mysql/keystone: made in mysql://db.example" in lines
+    assert "drop mysql/nova: made in mysql://db.example" not in lines
+    assert after(plan, "drop mysql/keystone") == {next(op.key for op in plan.operations if op.action == "remove")}
+    assert "drop mysql/keystone" in after(plan, "release mysql")

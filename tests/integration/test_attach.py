@@ -1,0 +1,352 @@
+"""Servers that somebody else runs: devenv waits, makes and drops components' parts, and touches nothing else."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import docker
+import pymysql
+import pytest
+import requests
+from project import Project, new_project, one_clear_line, ours, plan_of
+from servers import PASSWORD, Server, started
+from suites import outcome, pytest_run, write
+
+# Nobody listens there: what needs an engine fails.
+NO_ENGINE = {"DOCKER_HOST": "unix:///nowhere/docker.sock"}
+SERVICES = ("mysql", "mariadb", "postgresql", "rabbitmq", "etcd")
+NOVA = "services: {keystone: false}\ncomponents: [nova]\n"
+MYSQL_ALONE = "services: {rabbitmq: false, etcd: false, keystone: false}\ncomponents: [nova]\n"
+
+
+@pytest.fixture(scope="session")
+def outside(client: docker.DockerClient) -> Iterator[dict[str, Server]]:
+    """Start one server of each kind; yield them by service once they all answer."""
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(started(client, name)) for name in SERVICES}
+
+
+@pytest.fixture
+def attached(project: Project, outside: dict[str, Server]) -> Project:
+    """Attach all servers to a project with the component nova, where no engine answers."""
+    project.configure(NOVA)
+    project.extra = dict(NO_ENGINE)
+    for server in outside.values():
+        project.extra |= server.variables
+    return project
+
+
+@pytest.fixture
+def on_mysql(project: Project, outside: dict[str, Server]) -> Project:
+    """Attach MySQL alone to a project with the component nova."""
+    project.configure(MYSQL_ALONE)
+    project.extra = {**NO_ENGINE, **outside["mysql"].variables}
+    return project
+
+
+@pytest.fixture(autouse=True)
+def _unharmed(outside: dict[str, Server]) -> Iterator[None]:
+    """Check that no test has left anything in MySQL, and that what is not devenv's is as it was."""
+    yield
+    found = outside["mysql"].sql("SHOW DATABASES").split()
+    assert {name for name in found if name not in ("mysql", "sys", "performance_schema", "information_schema")} == {
+        "theirs"
+    }
+    assert outside["mysql"].sql("SELECT i FROM theirs.kept").strip() == "7"
+    assert "nova" not in outside["mysql"].sql("SELECT user FROM mysql.user")
+
+
+def databases(project: Project) -> list[str]:
+    """Return what nova sees in the MySQL that its file names, logged in as nova."""
+    env = project.json("env", "--component", "nova")
+    login = {key: env[f"DEVENV_MYSQL_{key.upper()}"] for key in ("host", "user", "password", "database")}
+    with pymysql.connect(**login, port=int(env["DEVENV_MYSQL_PORT"])) as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW DATABASES")
+        return [name for (name,) in cursor.fetchall()]
+
+
+def catalog_of(project: Project) -> list[str]:
+    """Return the types of services in the catalog that Keystone shows nova, logged in by the variables for it."""
+    env = project.json("env", "--component", "nova")
+    domain = {"id": "default"}
+    user = {"name": env["OS_USERNAME"], "password": env["OS_PASSWORD"], "domain": domain}
+    scope = {"project": {"name": env["OS_PROJECT_NAME"], "domain": domain}}
+    body = {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": scope}}
+    answer = requests.post(f"{env['OS_AUTH_URL']}/auth/tokens", json=body, timeout=30)
+    answer.raise_for_status()
+    return [service["type"] for service in answer.json()["token"]["catalog"]]
+
+
+# ---- a life without an engine --------------------------------------------------------------------------------------
+
+
+def test_components_of_attached_services_live_and_go_where_no_engine_answers(attached: Project) -> None:
+    attached.devenv("wait")
+    plan = plan_of(attached)
+    assert {(action, target.partition("/")[2]) for action, target, _ in plan} == {("provision", "nova")}
+    attached.devenv("up")
+    found = attached.json("status")["services"]
+    assert {(name, one["state"], one["container"]) for name, one in found.items()} == {
+        (name, "ready", "") for name in SERVICES
+    }
+    table = attached.devenv("status").stdout.splitlines()[1:]
+    assert [line.split()[1] for line in table] == ["attached"] * len(SERVICES)
+    assert "nova" in databases(attached)
+    # The second `up` only makes sure that components can log in.
+    assert {action for action, _, _ in plan_of(attached)} == {"log in"}
+    attached.devenv("up", "--drop")
+    told = attached.devenv("down").stderr
+    for name in SERVICES:
+        assert f"{name} at " in told
+    assert "dropped nova there" in told
+    attached.devenv("down", "--volumes")
+    assert not list((attached.state / "environments").glob("*/record.json"))
+    assert not (attached.folder / ".devenv").exists()
+
+
+def test_an_administrators_password_is_in_no_report_and_in_no_file_that_others_read(attached: Project) -> None:
+    said = ""
+    for command in (["plan"], ["up"], ["status"], ["status", "--format", "json"], ["plan", "--format", "json"]):
+        done = attached.devenv("--debug", *command)
+        said += done.stdout + done.stderr
+    assert PASSWORD not in said
+    assert "adm%2Bin" not in said
+    files = [path for path in [*attached.state.rglob("*"), *attached.folder.rglob("*")] if path.is_file()]
+    holding = [path for path in files if any(word in path.read_text() for word in (PASSWORD, "adm%2Bin"))]
+    assert "attached.json" in {path.name for path in holding}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in holding)
+    attached.devenv("down", "--volumes")
+
+
+def test_a_run_and_a_ci_leave_nothing_in_attached_services(attached: Project) -> None:
+    attached.configure("services: {keystone: false}\n")
+    shown = attached.process("run", "--", "env").stdout
+    assert "DATABASE_URL=mysql://run_" in shown
+    assert "PIFPAF_RABBITMQ_URL=rabbit://run-" in shown
+    attached.process("ci", "--", "true")
+    assert not list((attached.state / "environments").glob("*/record.json"))
+
+
+def test_parallel_tests_of_pytest_each_have_a_component_of_an_attached_service(on_mysql: Project) -> None:
+    on_mysql.configure("services: {rabbitmq: false, etcd: false, keystone: false}\n")
+    write(
+        on_mysql,
+        "test_all.py",
+        """
+        import pymysql
+
+        @pytest.mark.parametrize("number", range(8))
+        def test_a_table(devenv_component, number):
+            service = devenv_component.service("mysql")
+            env = service.env
+            login = {key: env[f"DEVENV_MYSQL_{key.upper()}"] for key in ("host", "user", "password", "database")}
+            with pymysql.connect(port=service.endpoint.port, **login) as connection:
+                assert connection.cursor().execute("SHOW TABLES") == 0
+                connection.cursor().execute("CREATE TABLE t (a INT)")
+        """,
+    )
+    outcome(pytest_run(on_mysql, "-n", "2"), passed=8)
+
+
+def test_an_attached_server_has_the_account_of_openstacks_suites_for_a_run(
+    on_mysql: Project, outside: dict[str, Server]
+) -> None:
+    on_mysql.configure("services: {rabbitmq: false, etcd: false, keystone: false}\n")
+    shown = on_mysql.process("run", "--citest", "mysql", "--", "env").stdout
+    assert "OS_TEST_DBAPI_ADMIN_CONNECTION=mysql+pymysql://openstack_citest:openstack_citest@127.0.0.1" in shown
+    assert "openstack_citest" not in outside["mysql"].sql("SELECT user FROM mysql.user")
+
+
+# ---- beside services that devenv runs ------------------------------------------------------------------------------
+
+
+def test_services_that_devenv_runs_stand_beside_an_attached_one(on_mysql: Project, client: docker.DockerClient) -> None:
+    on_mysql.configure("services: {rabbitmq: false, keystone: false}\ncomponents: [nova]\n")
+    del on_mysql.extra["DOCKER_HOST"]
+    on_mysql.devenv("up")
+    assert [name.rpartition("-")[2] for name in ours(client, on_mysql.id)["containers"]] == ["etcd"]
+    refused = on_mysql.devenv("reset", check=False)
+    one_clear_line(refused, 3, "cannot reset mysql: somebody else runs it")
+    on_mysql.devenv("reset", "etcd")
+    on_mysql.devenv("reset", "--component", "nova")
+    on_mysql.devenv("stop")
+    on_mysql.devenv("start")
+    assert "nova" in databases(on_mysql)
+    on_mysql.devenv("down", "--volumes")
+    assert ours(client, on_mysql.id) == {"containers": [], "networks": [], "volumes": []}
+
+
+def test_keystone_gets_what_service_users_need_and_has_it_no_more_after_down(
+    project: Project, running: Project
+) -> None:
+    env = running.env()
+    project.extra = dict(NO_ENGINE)
+    for variable, key in (("", "URL"), ("_USER", "USER"), ("_PASSWORD", "PASSWORD")):
+        project.extra[f"DEVENV_ATTACH_KEYSTONE{variable}"] = env[f"DEVENV_KEYSTONE_{key}"]
+    catalog = "{nova: {catalog: {type: compute, url: 'http://127.0.0.1:8774/v2.1'}}}"
+    project.configure(f"services: {{mysql: false, rabbitmq: false, etcd: false}}\ncomponents: {catalog}\n")
+    assert [action for action, _, _ in plan_of(project)] == ["prepare", "provision"]
+    project.devenv("up")
+    assert "compute" in catalog_of(project)
+    again = new_project(project.folder.parent, "again")
+    again.extra, text = project.extra, (project.folder / "devenv.yaml").read_text()
+    again.configure(text)
+    one_clear_line(again.devenv("up", check=False), 7, "it has an account of that name that devenv did not make")
+    again.devenv("down", "--volumes")
+    project.devenv("down", "--volumes")
+    assert "release keystone" not in project.devenv("plan").stdout
+
+
+def test_keystone_does_not_run_on_a_database_that_its_container_cannot_reach(on_mysql: Project) -> None:
+    on_mysql.configure("services: {rabbitmq: false, etcd: false}\n")
+    del on_mysql.extra["DOCKER_HOST"]
+    one_clear_line(on_mysql.devenv("up", check=False), 3, "cannot run keystone on mysql://127.0.0.1")
+
+
+# ---- what is not devenv's ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("there", ["CREATE DATABASE nova", "CREATE USER nova@localhost"])
+def test_a_database_or_account_that_exists_is_neither_used_nor_dropped(
+    on_mysql: Project, outside: dict[str, Server], there: str
+) -> None:
+    outside["mysql"].sql(there)
+    refused = on_mysql.devenv("up", check=False)
+    one_clear_line(refused, 7, "of component nova in mysql", "that devenv did not make")
+    on_mysql.devenv("down", "--volumes")
+    # It is still there to be dropped.
+    outside["mysql"].sql(there.replace("CREATE", "DROP"))
+
+
+@pytest.mark.parametrize("command", [["up"], ["down"], ["gc"]])
+def test_what_a_killed_devenv_made_there_goes(
+    on_mysql: Project, outside: dict[str, Server], command: list[str]
+) -> None:
+    with on_mysql.begin("run", "--", "sh", "-c", "echo running >&2; sleep 600") as run:
+        assert run.stderr
+        assert any("running" in line for line in run.stderr)
+        run.send_signal(signal.SIGKILL)
+        run.stderr.close()
+    assert "run_" in outside["mysql"].sql("SHOW DATABASES")
+    on_mysql.devenv(*command)
+    assert "run_" not in outside["mysql"].sql("SHOW DATABASES")
+    on_mysql.devenv("down", "--volumes")
+
+
+def test_down_needs_neither_devenv_yaml_nor_the_variables(on_mysql: Project) -> None:
+    on_mysql.devenv("up")
+    on_mysql.configure("services: [\n")
+    on_mysql.extra = dict(NO_ENGINE)
+    assert "dropped nova there" in on_mysql.devenv("down", "--volumes").stderr
+
+
+def test_what_devenv_made_in_a_server_that_is_gone_can_be_abandoned(
+    on_mysql: Project, client: docker.DockerClient
+) -> None:
+    with started(client, "mysql") as gone:
+        on_mysql.extra |= gone.variables
+        on_mysql.devenv("up")
+    refused = on_mysql.devenv("down", "--volumes", check=False)
+    one_clear_line(refused, 5, "cannot remove the database of component nova", "devenv down --abandon")
+    assert "left in mysql" in on_mysql.devenv("down", "--volumes", "--abandon").stderr
+    assert not list((on_mysql.state / "environments").glob("*/record.json"))
+
+
+def test_another_server_takes_over_only_after_down(
+    on_mysql: Project, outside: dict[str, Server], client: docker.DockerClient
+) -> None:
+    on_mysql.devenv("up")
+    first = on_mysql.extra["DEVENV_ATTACH_MYSQL"]
+    with started(client, "mysql") as other:
+        on_mysql.extra |= other.variables
+        one_clear_line(on_mysql.devenv("up", check=False), 3, "cannot attach mysql", "this environment has it attached")
+        del on_mysql.extra["DEVENV_ATTACH_MYSQL"]
+        on_mysql.extra.pop("DOCKER_HOST")
+        one_clear_line(on_mysql.devenv("up", check=False), 3, "cannot run mysql: this environment has it attached")
+        on_mysql.devenv("down")
+        on_mysql.extra |= {**NO_ENGINE, **other.variables}
+        on_mysql.devenv("up")
+        assert "nova" in other.sql("SHOW DATABASES")
+        on_mysql.devenv("down", "--volumes")
+    assert first
+
+
+# ---- what a server refuses -----------------------------------------------------------------------------------------
+
+
+def attach(project: Project, login: str, port: int) -> None:
+    project.extra["DEVENV_ATTACH_MYSQL"] = f"mysql://{login}@127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize(
+    ("login", "port", "code", "words"),
+    [
+        ("boss:wrong", None, 5, "Access denied for user 'boss'"),
+        ("reader:reader", None, 5, "cannot create the database of component nova"),
+        ("boss:wrong", 1, 6, "connection refused"),
+    ],
+)
+def test_a_server_that_does_not_help_is_one_clear_line(
+    on_mysql: Project, outside: dict[str, Server], login: str, port: int | None, code: int, words: str
+) -> None:
+    attach(on_mysql, login, port or outside["mysql"].ports[3306])
+    refused = on_mysql.devenv("up", "--wait-timeout", "6", check=False)
+    one_clear_line(refused, code, words)
+    assert "wrong" not in refused.stderr
+    record = next((on_mysql.state / "environments").glob("*/record.json"))
+    assert json.loads(record.read_text())["provisioned"] == {}
+    on_mysql.devenv("down", "--volumes")
+
+
+def test_an_older_server_is_refused_by_its_version(project: Project, client: docker.DockerClient) -> None:
+    project.configure("database: mariadb\n" + MYSQL_ALONE)
+    with started(client, "mariadb", "--version=10.3.39-MariaDB") as server:
+        project.extra = {**NO_ENGINE, **server.variables}
+        refused = project.devenv("up", check=False)
+        one_clear_line(refused, 5, "its version is 10.3.39-MariaDB, and devenv needs 10.5 or newer")
+        project.devenv("down", "--volumes")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["stop"], ["start"], ["restart"], ["logs"], ["reset"]),
+        *(["exec", "mysql", "true"], ["mysql", "-e", "SELECT 1"]),
+    ],
+)
+def test_what_needs_a_container_is_refused_for_an_attached_service(on_mysql: Project, command: list[str]) -> None:
+    on_mysql.devenv("up")
+    command = [*command, "mysql"] if len(command) == 1 else command
+    one_clear_line(on_mysql.devenv(*command, check=False), 3, "mysql", "somebody else runs it")
+    on_mysql.devenv("down", "--volumes")
+
+
+def test_snapshots_of_attached_services_are_refused(on_mysql: Project) -> None:
+    on_mysql.devenv("up")
+    one_clear_line(on_mysql.devenv("snapshot", "save", "a", check=False), 3, "cannot save mysql: somebody else runs it")
+    on_mysql.devenv("down", "--volumes")
+
+
+# ---- what comes with a clone ---------------------------------------------------------------------------------------
+
+
+def test_an_address_that_a_clone_names_needs_trust_and_the_callers_own_needs_none(on_mysql: Project) -> None:
+    own = on_mysql.extra.pop("DEVENV_ATTACH_MYSQL")
+    text = "services:\n  rabbitmq: false\n  etcd: false\n  keystone: false\n  mysql: {attach: '%s'}\n"
+    on_mysql.configure(text % "mysql://root:secret@db.invalid:3306")
+    for command in (["up"], ["status"], ["wait"], ["run", "--", "true"]):
+        one_clear_line(on_mysql.devenv(*command, check=False), 3, "cannot use address db.invalid:3306", "trust")
+    on_mysql.extra["DEVENV_ATTACH_MYSQL"] = own
+    on_mysql.devenv("wait")
+    del on_mysql.extra["DEVENV_ATTACH_MYSQL"]
+    on_mysql.configure(text % "${env:DB}")
+    one_clear_line(on_mysql.devenv("wait", check=False), 3, "attach is ${env:DB}, and this variable is not set")
+    on_mysql.extra["DB"] = own
+    on_mysql.devenv("wait")
+    on_mysql.configure(text % own)  # on the loopback address
+    on_mysql.devenv("wait")
+    on_mysql.configure(text % "mysql://root:secret@db.invalid:3306", trusted=True)
+    one_clear_line(on_mysql.devenv("wait", "--wait-timeout", "1", check=False), 6, "cannot use mysql at mysql://db.inv")
