@@ -11,6 +11,7 @@ import secrets
 import select
 import socket
 import tarfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -83,7 +84,9 @@ class Bench:
 
     def service(self, program: Program = WAITS, name: str = "one", **more: Any) -> DesiredService:
         options = ContainerOptions(entrypoint=("sh", "-c"), command=(program.script,))
-        what = {"image": Image(self.image, "pull", name), "config_hash": "h1", "parts": {"image": "1"}, **more}
+        # Durable: what is not may go with its container.
+        what = {"image": Image(self.image, "pull", name), "config_hash": "h1", "parts": {"image": "1"}} | more
+        what.setdefault("durable", True)
         return DesiredService(name, f"{name}-role", container=f"{self.network_name}-{name}", options=options, **what)
 
     def volume(self, name: str = "one") -> str:
@@ -108,7 +111,9 @@ class Bench:
         container = self.created(program, name)
         self.engine.start(container, name)
         assert [*self.engine.follow(container)] == [*program.lines]
-        self.engine.stop(container, 10)
+        deadline = time.monotonic() + 20
+        while self.engine.state(container).status == "running" and time.monotonic() < deadline:
+            time.sleep(0.02)
         return container
 
     def tag(self, kind: str) -> str:
@@ -322,7 +327,7 @@ def test_all_environments_are_listed_as_each_one_is_observed(bench: Bench) -> No
     bench.created(volumes={bench.volume(): "/var/lib/one"}, ports={80: free_port()})
     for owners in ({bench.environment: bench.owner}, {}, {bench.environment: "another"}):
         seen = bench.engine.observe(bench.environment, owners.get(bench.environment, ""))
-        assert bench.engine.environments(owners)[bench.environment] == replace(seen, images={})
+        assert bench.engine.environments(owners)[bench.environment] == replace(seen, images={}, forwarded=None)
     assert "contract-none" not in bench.engine.environments({"contract-none": "token"})
 
 
@@ -362,7 +367,7 @@ def test_services_know_each_other_by_name(bench: Bench) -> None:
         said(session)
         return session.exit_code()
 
-    assert lookup("two") == 0
+    assert lookup(bench.engine.host_name(bench.service(name="two").container, "two")) == 0
     assert lookup("nobody") != 0
 
 

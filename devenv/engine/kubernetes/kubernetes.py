@@ -173,7 +173,7 @@ class Kubernetes:
         """Return whether a container has a pod, whose log can be read. Raise ServiceFailed if there is no container."""
         with asking(self._at, what):
             service = runs.known(self._at, container, what)
-            return runs.pod_of(self._at, service["metadata"]["name"]) is not None
+            return runs.own_pod(self._at, service) is not None
 
     def _has_begun(self, container: str) -> bool:
         with asking(self._at, f"look at container {container}"):

@@ -73,7 +73,8 @@ def _observed(cluster: Cluster, environment: str, everything: Mapping[str, list[
     own_pods = {one["metadata"]["name"]: one for one in everything["pods"]}
     listed: Listed = {kind: [_entry(one) for one in everything[resource]] for kind, resource in _KINDS.items()}
     # A pod that no Service stands for is somebody's copy.
-    alone = [_entry(pod) for name, pod in own_pods.items() if name not in services]
+    alone = [_entry(pod) for name, pod in own_pods.items() if not _stands_for(services.get(name), pod)]
+    own_pods = {name: pod for name, pod in own_pods.items() if _stands_for(services.get(name), pod)}
     listed = {**listed, "container": [*listed["container"], *alone]}
     owner = owner or trusted(environment, listed)
     ours, strangers = split(environment, listed, owner)
@@ -100,6 +101,10 @@ def _observed(cluster: Cluster, environment: str, everything: Mapping[str, list[
         owner=owner,
         strangers=strangers,
     )
+
+
+def _stands_for(service: Object | None, pod: Object) -> bool:
+    return service is not None and runs.made_for(service, pod)
 
 
 def _entry(found: Object) -> dict[str, Any]:
@@ -151,7 +156,7 @@ def inspect(cluster: Cluster, container: str) -> dict[str, Any]:
     what = f"inspect container {container}"
     with asking(cluster, what):
         service = runs.known(cluster, container, what)
-        pod = runs.pod_of(cluster, service["metadata"]["name"])
+        pod = runs.own_pod(cluster, service)
         state = runs.state_with(cluster, service, pod)
     return {
         "Id": runs.identity(service),

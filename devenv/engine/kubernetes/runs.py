@@ -18,6 +18,7 @@ from devenv.engine.kubernetes.connection import ApiRefused, Cluster, asking, unl
 from devenv.engine.kubernetes.manifests import Object
 from devenv.engine.protocol import ContainerState
 from devenv.errors import NotOurs, ServiceFailed
+from devenv.model import LABEL_OWNER
 
 # Seconds between two looks at a pod that ends, and how long its node may take to say so beyond its time to stop.
 _LOOK_SECONDS, _LATE_SECONDS = 0.1, 15.0
@@ -62,6 +63,18 @@ def pod_of(cluster: Cluster, name: str) -> Object | None:
     return None
 
 
+def own_pod(cluster: Cluster, service: Mapping[str, Any]) -> Object | None:
+    """Return the pod that devenv made for a Service; None if there is none, or one of somebody else."""
+    pod = pod_of(cluster, service["metadata"]["name"])
+    return pod if pod and made_for(service, pod) else None
+
+
+def made_for(service: Mapping[str, Any], pod: Mapping[str, Any]) -> bool:
+    """Return whether devenv made a pod of that name for the environment of a Service."""
+    owners = [(one["metadata"].get("annotations") or {}).get(LABEL_OWNER) for one in (service, pod)]
+    return owners[0] == owners[1]
+
+
 def claims_of(service: Mapping[str, Any]) -> list[str]:
     """Return the claims that a service's pod uses."""
     volumes = _manifest(service).get("spec", {}).get("volumes") or ()
@@ -87,8 +100,7 @@ def state(cluster: Cluster, container: str) -> ContainerState:
 
 def state_of(cluster: Cluster, service: Object) -> ContainerState:
     """Return how the container of a Service is doing."""
-    pod = pod_of(cluster, service["metadata"]["name"])
-    return state_with(cluster, service, pod)
+    return state_with(cluster, service, own_pod(cluster, service))
 
 
 def state_with(cluster: Cluster, service: Object, pod: Object | None) -> ContainerState:
@@ -117,7 +129,7 @@ def start(cluster: Cluster, container: str, name: str) -> None:
     with asking(cluster, f"start {name}", hint):
         service = known(cluster, container, f"start {name}")
         pod_name = service["metadata"]["name"]
-        if (pod := pod_of(cluster, pod_name)) is not None:
+        if (pod := own_pod(cluster, service)) is not None:
             if not pods.is_over(pod) and not pod["metadata"].get("deletionTimestamp"):
                 return
             _clear(cluster, pod, _LATE_SECONDS)
@@ -158,7 +170,7 @@ def stop(cluster: Cluster, container: str, seconds: int) -> None:
     """
     with asking(cluster, f"stop container {container}"):
         service = service_of(cluster, container)
-        pod = pod_of(cluster, name_of(container)) if service else None
+        pod = own_pod(cluster, service) if service else None
         if service is None or pod is None or (pods.is_over(pod) and not pod["metadata"].get("deletionTimestamp")):
             return
         _delete(cluster, pod, max(1, seconds))
@@ -168,7 +180,7 @@ def stop(cluster: Cluster, container: str, seconds: int) -> None:
 
 def end(cluster: Cluster, service: Object) -> None:
     """End a container's pod quickly, and return when nothing of it writes to a durable volume."""
-    if (pod := pod_of(cluster, service["metadata"]["name"])) is None:
+    if (pod := own_pod(cluster, service)) is None:
         return
     if claims_of(service) and not pods.is_over(pod):
         _delete(cluster, pod, 1)
