@@ -26,7 +26,7 @@ from devenv.engine.http import Refused
 from devenv.engine.kubernetes import account, forward, login, streams
 from devenv.engine.kubernetes.connection import Cluster, asking, open_cluster
 from devenv.engine.kubernetes.rights import lacking
-from devenv.errors import ConfigError, NoEngine, ServiceFailed, Unsupported
+from devenv.errors import ConfigError, NoEngine, ServiceFailed
 from devenv.images.references import BASE, images_for
 from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE
 from devenv.spec.catalogue import load_catalogue
@@ -433,9 +433,15 @@ def test_a_pod_reaches_its_own_cluster_with_its_service_account(
         assert found.inside and found.url == f"kubernetes:///{namespaces[0]}"
         assert streams.logs(found, pod, "all", 0, False) == ["listening"]
         assert run(found, pod, "sh", "-c", "echo hello; exit 5", tty=True) == (5, b"hello\r\n", b"")
-        with pytest.raises(Unsupported, match="cannot end the command's input") as caught:
-            run(found, pod, "cat", data=b"text")
-        assert "install kubectl" in caught.value.hint
+        # Without kubectl, and on a server that cannot end a command's input.
+        data = os.urandom(300_000)
+        assert run(found, pod, "sh", "-c", "cat; echo no >&2; exit 3", data=data) == (3, data, b"no\n")
+        assert run(found, pod, "sh", "-c", 'cat; echo "$A"', data=b"text\n", A="b c") == (0, b"text\nb c\n", b"")
+        assert run(found, pod, "true", data=b"nobody reads this") == (0, b"", b"")
+        session = streams.execute(found, pod, ["sh", "-c", "exit 4"], False)
+        with session.stream:  # whose input stays open
+            assert session.stream.recv(1) == b""
+        assert session.exit_code() == 4
 
 
 # ---- an API that has a bad day -----------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Run a command in a pod, with its input and output at a socket of this process.
 
 Over a WebSocket that takes some milliseconds. Servers before 1.30 have no way to end a command's input there, so
-kubectl runs the command instead, which takes some tenths of a second.
+kubectl runs the command instead, which takes some tenths of a second. In a pod without kubectl, a shell ends the input.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from devenv.engine.http import Refused
 from devenv.engine.kubernetes.connection import ApiRefused, Cluster, asking
 from devenv.engine.kubernetes.websocket import END, V4, V5, opened, unless_closed
 from devenv.engine.streams import Frames
-from devenv.errors import NoEngine, Unsupported
+from devenv.errors import NoEngine
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -31,8 +31,17 @@ _INPUT, _OUTPUT, _ERRORS, _STATUS, _SIZE = range(5)
 # The shell takes variables from the first line of its input: a request's address is in the cluster's audit log, and a
 # command's arguments are in its list of processes. It says when it is ready: a terminal shows what comes before.
 _READY = b"\x06"
-WITH_VARIABLES = """\
+_TAKE_VARIABLES = """\
 stty -echo 2>/dev/null; printf '\\006'; IFS= read -r line; stty echo 2>/dev/null; eval "export $line"; exec "$@"
+"""
+WITH_VARIABLES = ("sh", "-c", _TAKE_VARIABLES, "sh")
+
+# The shell gets the input in pieces, each after its length, and ends the command's input at a length of 0. What feeds
+# the command runs beside it, and ends when the cluster closes its own input.
+_WITH_END = """\
+exec 3<&0
+{ { while IFS= read -r size && [ "$size" -gt 0 ]; do head -c "$size"; done; } <&3 3<&- 2>/dev/null & } |
+{ exec 3<&-; exec "$@"; }
 """
 
 
@@ -104,32 +113,41 @@ class PodSession:
             # A server before 1.30 refuses the protocol with this status, and says nothing.
             if self._begun.done() or error.status not in (400, 403) or error.args[0] != f"HTTP {error.status}":
                 raise
-            await self._by_kubectl(joint)
+            await (self._by_kubectl(joint) if shutil.which("kubectl") else self._by_websocket(joint, in_pieces=True))
         finally:
             await joint.close()
 
-    async def _by_websocket(self, joint: _Joint) -> None:
-        query = {"command": list(self._command), "stdin": True, "stdout": True, "stderr": not self._tty}
-        # A terminal needs no end of its input. Without kubectl, other commands get along without it, too.
-        protocols = [V5, V4] if self._tty or not shutil.which("kubectl") else [V5]
+    async def _by_websocket(self, joint: _Joint, in_pieces: bool = False) -> None:
+        query = {"command": self._wrapped(in_pieces), "stdin": True, "stdout": True, "stderr": not self._tty}
+        # A terminal needs no end of its input.
+        protocols = [V5, V4] if self._tty or in_pieces else [V5]
         path = self._cluster.path("pods", self._pod, "exec")
         async with opened(self._cluster, path, {**query, "tty": self._tty}, protocols) as channels:
             sizes: asyncio.Queue[bytes] = asyncio.Queue()
             self._sizes = asyncio.get_running_loop(), sizes
             self._begun.set_result(None)
-            await _until_over(self._read(channels, joint), self._feed(channels, joint), _measure(channels, sizes))
+            await _until_over(
+                self._read(channels, joint), self._feed(channels, joint, in_pieces), _measure(channels, sizes)
+            )
 
-    async def _feed(self, channels: ClientConnection, joint: _Joint) -> None:
+    def _wrapped(self, in_pieces: bool) -> list[str]:
+        """Return the command, with the shell that gives it its input. The one that takes variables stays outside."""
+        if not in_pieces:
+            return [*self._command]
+        first = len(WITH_VARIABLES) if self._line else 0
+        return [*self._command[:first], "sh", "-c", _WITH_END, "sh", *self._command[first:]]
+
+    async def _feed(self, channels: ClientConnection, joint: _Joint, in_pieces: bool) -> None:
         with unless_closed():
+            if self._line:
+                await channels.send(bytes([_INPUT]) + await joint.line())
             async for data in joint.input():
-                await channels.send(bytes([_INPUT]) + data)
-            if channels.subprotocol == V5:
+                size = f"{len(data)}\n".encode() if in_pieces else b""
+                await channels.send(bytes([_INPUT]) + size + data)
+            if in_pieces:
+                await channels.send(bytes([_INPUT]) + b"0\n")
+            elif channels.subprotocol == V5:
                 await channels.send(bytes([END, _INPUT]))
-            elif not self._tty:
-                raise Unsupported(
-                    "cannot end the command's input: the cluster is older than Kubernetes 1.30",
-                    hint="install kubectl where devenv runs: it can",
-                )
 
     async def _read(self, channels: ClientConnection, joint: _Joint) -> None:
         with unless_closed():
@@ -146,7 +164,7 @@ class PodSession:
         program = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
         self._begun.set_result(None)
         try:
-            await _until_over(self._read_of(program, joint), _feed_to(program, joint))
+            await _until_over(self._read_of(program, joint), _feed_to(program, joint, bool(self._line)))
         finally:
             if program.returncode is None:
                 program.kill()
@@ -168,11 +186,13 @@ class _Joint:
         self._reader, self._writer, self._line = reader, writer, line
         self._ready = asyncio.Event()
 
+    async def line(self) -> bytes:
+        """Return the line that comes first, once the command waits for it."""
+        await self._ready.wait()
+        return self._line
+
     async def input(self) -> AsyncIterator[bytes]:
         """Yield what goes to the command, until the program shuts the stream down for writing."""
-        if self._line:
-            await self._ready.wait()
-            yield self._line
         while data := await self._reader.read(_CHUNK):
             yield data
 
@@ -216,9 +236,11 @@ async def _measure(channels: ClientConnection, sizes: asyncio.Queue[bytes]) -> N
             await channels.send(bytes([_SIZE]) + await sizes.get())
 
 
-async def _feed_to(program: asyncio.subprocess.Process, joint: _Joint) -> None:
+async def _feed_to(program: asyncio.subprocess.Process, joint: _Joint, line: bool) -> None:
     assert program.stdin  # noqa: S101, it is a pipe
     with suppress(ConnectionError):  # the command reads no more
+        if line:
+            program.stdin.write(await joint.line())
         async for data in joint.input():
             program.stdin.write(data)
             await program.stdin.drain()

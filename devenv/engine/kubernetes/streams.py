@@ -79,7 +79,7 @@ def execute(
     line, wrapped = b"", list(command)
     if environment:
         line = (" ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items()) + "\n").encode()
-        wrapped = ["sh", "-c", WITH_VARIABLES, "sh", *command]
+        wrapped = [*WITH_VARIABLES, *command]
     session = PodSession(cluster, pod, wrapped, tty, line)
     with asking(cluster, f"run {command[0]} in pod {pod}"):
         session.start()
