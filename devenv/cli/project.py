@@ -187,7 +187,7 @@ def _print_changes(changes: Sequence[Change], done: str, show: bool) -> None:
     "--component",
     default="",
     metavar="NAME",
-    help="Use this component's login in a CI job; default: the first in devenv.yaml.",
+    help="Give this component to the command of a CI job that attaches; default: the first in devenv.yaml.",
 )
 @click.option(
     "--install",

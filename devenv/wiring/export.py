@@ -1,25 +1,22 @@
 """Export the environment in other tools' formats, from templates under compose/export/: a file or folder per tool.
 
-A template can use `${services}`, the filled-in templates `export/TOOL` of the services, and `${variables}`,
-`${project}`, `${names}` and `${left_out}`. `${install}` is what pip installs for devenv and the project,
-`${requirements}` what it installs for the project alone. A name alone on a line gives its indentation to all lines of
-its value.
+A template can use `${services}` and `${addresses}`, the filled-in templates `export/TOOL` and `export/attach` of the
+services, `${attached}`, what `devenv ci` is told of those, and `${project}`, `${names}` and `${left_out}`. `${install}`
+is what pip installs for devenv and the project. A name alone on a line gives its indentation to all lines of its value.
 """
 
 from __future__ import annotations
 
-import json
 import re
+import shlex
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from textwrap import indent
 
 from devenv.errors import ConfigError
-from devenv.model import Catalogue, ComponentChoice, Desired, Image, Profile, Provision
+from devenv.model import Catalogue, Desired, Image, Profile
 from devenv.names import hint_for
 from devenv.spec.catalogue import data_folder
-from devenv.spec.components import OWN
 from devenv.spec.desired import Inputs, resolve, secret_names, select
 from devenv.spec.ports import usual_ports
 from devenv.spec.template import render, render_file
@@ -37,10 +34,13 @@ WHOLE = (COMPOSE, KUBERNETES)
 PRESENT = "devstack"
 # Its jobs run in a container beside the services.
 _INSIDE = "gitlab"
+# The variables that tell devenv where a job's services are.
+_ADDRESSES = "attach"
 # The tools whose files hold passwords of this environment.
 SECRET = (*WHOLE, PRESENT)
-# These services live as long as a job, and everybody can read the file, so this is no secret.
-_PASSWORD = "devenv"  # noqa: S105
+# These services live as long as a job, and everybody can read the file. CIs blank a password wherever a log has it, so
+# it is no word that logs need.
+_PASSWORD = "no-secret"  # noqa: S105
 _ALONE = re.compile(r"^( *)\$\{([a-z_]+)\}$", re.MULTILINE)
 
 
@@ -78,30 +78,26 @@ def for_jobs(
     images: Mapping[str, Image],
     packages: Packages,
 ) -> dict[str, str]:
-    """Return the files for a CI: services with their own ports and a login for the component, or the administrator's.
+    """Return the files for a CI: a job with devenv's own services, and one that attaches to services beside it.
 
-    Neither is this environment's own: everybody can read these files.
+    Nothing in them is this environment's own: everybody can read these files.
     """
-    component = component or next(iter(profile.components), OWN)
-    desired = _alone(_resolved(tool, profile, catalogue, images), component)
-    parts = {name: service.components[component].values for name, service in desired.services.items()}
+    desired = _resolved(tool, profile, catalogue, images)
     told = {
-        # A CI runs an image of the project's own choice, too.
-        name: {**values, "official": images[name].reference if images[name].how == "pull" else catalogue[name].official}
-        for name, values in parts.items()
+        name: {**service.values, "official": _official(name, catalogue, images), "password": _PASSWORD}
+        for name, service in desired.services.items()
         if (catalogue[name].wire / "export" / tool).is_file()
     }
     if tool != _INSIDE:
         _check_apart(tool, usual_ports(told, catalogue))
-    seen = replace(desired, services={name: desired.services[name] for name in told})
     words = {
         "project": project,
-        "names": ", ".join(parts),
-        "install": packages.with_devenv({catalogue[name].extra for name in parts} - {""}),
-        "requirements": packages.of_project(),
-        "left_out": ", ".join(name for name in parts if name not in told) or "none",
+        "names": ", ".join(desired.services),
+        "install": packages.with_devenv({catalogue[name].extra for name in desired.services} - {""}),
+        "left_out": ", ".join(name for name in desired.services if name not in told) or "none",
+        "attached": shlex.join([*told, *_component(component, profile)]),
         "services": _fragments(tool, told, catalogue) or "{}",
-        "variables": _variables(seen, component, catalogue),
+        "addresses": _fragments(_ADDRESSES, told, catalogue) or "{}",
     }
     return _filled(tool, words)
 
@@ -155,25 +151,18 @@ def _check_apart(tool: str, ports: Mapping[str, int]) -> None:
             )
 
 
-def _alone(desired: Desired, component: str) -> Desired:
-    """Return the state with this component alone, which may be the administrator."""
-    if component not in (OWN, *desired.components):
-        hint = f"{hint_for(component, desired.components, 'devenv.yaml has')}; add others there"
+def _official(name: str, catalogue: Catalogue, images: Mapping[str, Image]) -> str:
+    """Return the public image that a CI runs. A CI runs an image of the project's own choice, too."""
+    return images[name].reference if images[name].how == "pull" else catalogue[name].official
+
+
+def _component(component: str, profile: Profile) -> list[str]:
+    """Return the option that gives the tests this component, else the first of devenv.yaml, else one of their own."""
+    if component and component not in profile.components:
+        hint = f"{hint_for(component, profile.components, 'devenv.yaml has')}; add others there"
         raise ConfigError(f"cannot find component {component!r} in devenv.yaml", hint)
-
-    def part(own: Provision | None, components: Mapping[str, Provision]) -> dict[str, Provision]:
-        found = components.get(component) or own
-        return {component: found} if found else {}
-
-    services = {n: replace(s, components=part(s.own, s.components)) for n, s in desired.services.items()}
-    choice = desired.components.get(component, ComponentChoice(component))
-    return replace(desired, services=services, components={component: choice})
-
-
-def _variables(desired: Desired, component: str, catalogue: Catalogue) -> str:
-    """Return the variables of `devenv run` as lines of YAML."""
-    found = contents.job_variables(desired, component, catalogue)[0]
-    return "\n".join(f"{name}: {json.dumps(value)}" for name, value in found.items())
+    component = component or next(iter(profile.components), "")
+    return ["--component", component] if component else []
 
 
 # ---- templates ---------------------------------------------------------------------------------------------------

@@ -46,18 +46,12 @@ class Packages:
     project: tuple[str, ...] = _DEFAULT
     named: bool = False
 
-    def of_project(self) -> str:
-        """Return pip's arguments for what the project requires, quoted for a shell."""
-        return shlex.join([*self._beside_name(), *self.project])
-
     def with_devenv(self, extras: Collection[str]) -> str:
         """Return pip's arguments for devenv with these extras, and for what the project requires."""
-        sources = [*self._beside_name(), *([requirement(self.source, extras)] if self.source else [])]
-        return shlex.join([*dict.fromkeys(sources), *self.project])
-
-    def _beside_name(self) -> list[str]:
         # Without extras: pip before 24 does not see that the source with extras is what the name asks for.
-        return [requirement(self.source, ())] if self.named else []
+        beside_name = [requirement(self.source, ())] if self.named else []
+        sources = [*beside_name, *([requirement(self.source, extras)] if self.source else [])]
+        return shlex.join([*dict.fromkeys(sources), *self.project])
 
 
 def packages_of(project: Path, tool: str, source: str) -> Packages:

@@ -140,9 +140,6 @@ def test_the_jobs_for_github_work_with_and_without_a_cache_and_keep_results_of_f
     assert github.run(job), github.said
     assert "1 passed" in github.said and "loaded 2 images" in github.said
     assert ours(client, tested.id) == NOTHING
-    other = file["jobs"]["with-services"]
-    assert github.run(other, **other["env"]), github.said
-    assert "1 passed" in github.said and github.uploaded == ["junit.xml"]
 
 
 # ---- GitLab ------------------------------------------------------------------------------------------------------
@@ -175,11 +172,6 @@ def test_the_jobs_for_gitlab_work_in_a_virtual_environment_of_their_own(tested: 
     check_gitlab(tested, file["with-devenv"], file["with-devenv"]["script"], environ(tested, GITLAB_CI="true"))
     failed = script(tested, "\n".join(file["with-devenv"]["script"]), environ(tested, FAIL="1"))
     assert failed.returncode == 1 and "1 failed" in failed.stdout
-    other = file["with-services"]
-    # The image has a Python of its own; here the first job's stands in for it.
-    lines = [f". {tested.folder}/.venv/bin/activate", *other["script"]]
-    done = script(tested, "\n".join(lines), environ(tested, **other["variables"]))
-    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
 
 
 # ---- Zuul --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -124,7 +125,6 @@ def test_a_job_installs_what_the_project_requires(files: dict[str, str], install
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     packages = packages_of(tmp_path, "github", "./devenv.whl")
-    assert packages.of_project() == installed
     assert packages.with_devenv(()) == f"./devenv.whl {installed}"
 
 
@@ -141,7 +141,7 @@ PINNED = [
 def test_a_project_that_says_where_devenv_comes_from_has_said_it(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     packages = packages_of(tmp_path, "github", "")
-    assert packages.with_devenv({"postgresql"}) == packages.of_project() != ""
+    assert packages.with_devenv({"postgresql"}) == shlex.join(packages.project) != ""
     with pytest.raises(ConfigError, match=f"cannot export for github with --install: {name} says where") as caught:
         packages_of(tmp_path, "github", URL)
     assert caught.value.hint == "leave --install out"
@@ -160,7 +160,7 @@ def test_a_project_that_says_only_the_name_does_not_say_where_devenv_comes_from(
 def test_no_job_lets_pip_look_for_a_name_that_the_project_requires(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("openstack-devenv>=0.1\n")
     packages = packages_of(tmp_path, "github", "./a.whl")
-    assert packages.of_project() == packages.with_devenv(()) == "./a.whl -r requirements.txt"
+    assert packages.with_devenv(()) == "./a.whl -r requirements.txt"
     assert packages.with_devenv({"postgresql"}) == "./a.whl './a.whl[postgresql]' -r requirements.txt"
 
 
@@ -175,7 +175,7 @@ def test_requirements_that_cannot_be_read_are_said(tmp_path: Path, monkeypatch: 
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "requirements.txt").write_bytes(b"\xff\n")
-    assert packages_of(tmp_path, "github", URL).of_project() == "-r requirements.txt"
+    assert packages_of(tmp_path, "github", URL).project == ("-r", "requirements.txt")
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(ConfigError, match=r"cannot read .*requirements\.txt: Permission denied"):
         packages_of(tmp_path, "github", URL)
@@ -187,7 +187,7 @@ def test_requirements_that_cannot_be_read_are_said(tmp_path: Path, monkeypatch: 
 )
 def test_what_only_pip_has_to_understand_is_left_to_pip(text: str, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(text)
-    assert packages_of(tmp_path, "github", URL).of_project() == "-e ."
+    assert packages_of(tmp_path, "github", URL).project == ("-e", ".")
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
