@@ -446,8 +446,8 @@ class Environment:
         """Return the environment in another tool's format, by the file's name, which is empty if there is only one.
 
         A CI's job gives its command `component`, else the first of devenv.yaml, and installs devenv from `install`.
-        Only devstack needs an engine. Raise ConfigError for a tool that devenv does not know, and if nobody says where a CI
-        gets devenv.
+        Only devstack needs an engine. Raise ConfigError for a tool that devenv does not know, and if nobody says where
+        a CI gets devenv.
         """
         from devenv.wiring import export
         from devenv.wiring.packages import packages_of
