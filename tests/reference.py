@@ -417,6 +417,11 @@ DEVENV: Words = {
         " program of the user's machine, and with what `environment` it logs in by clouds.yaml",
         "clients: {etcdctl: [etcdctl]}",
     ),
+    "uid": (
+        "number",
+        "the number of its user in its image and in official ones, for engines that take no name; any, if not set",
+        "uid: 999",
+    ),
     "page": ("template", "the URL of a page for a browser; the login is in `outputs`", "page: $${endpoint.http.url}"),
     "endpoints": (
         "mapping",

@@ -16,8 +16,8 @@ from devenv.engine.protocol import ContainerState
 from devenv.errors import NotOurs, ServiceFailed
 from devenv.images.references import BASE, images_for
 from devenv.model import Image, Profile
-from tests.clusters.cluster import Cluster
 from tests import contract
+from tests.clusters.cluster import Cluster
 from tests.contract import Bench, Program, said
 
 bench = contract.bench

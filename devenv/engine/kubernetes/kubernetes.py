@@ -223,6 +223,9 @@ class Kubernetes:
     def load_images(self, stream: Iterable[bytes]) -> None:
         self._cannot("load images")
 
+    def push(self, reference: str, address: str, progress: Callable[[str], None]) -> None:
+        self._cannot(f"push image {reference}")
+
     def unstarted(self, image: str) -> AbstractContextManager[str]:
         self._cannot(f"look into image {image}")
 

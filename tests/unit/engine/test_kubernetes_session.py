@@ -83,9 +83,7 @@ def test_a_connection_that_breaks_before_the_end_is_told(served: Callable[[Handl
         connection.send(b"\1half")
         connection.socket.shutdown(socket.SHUT_RDWR)
 
-    with pytest.raises(
-        NoEngine, match="cannot say how the command ended in pod etcd-1: the cluster"
-    ):
+    with pytest.raises(NoEngine, match="cannot say how the command ended in pod etcd-1: the cluster"):
         ran(served(handler), b"")
 
 
