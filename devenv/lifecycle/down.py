@@ -97,7 +97,8 @@ def _tell_attached(world: World, plan: Plan, attached: Desired, abandon: bool = 
         what = f"dropped {', '.join(dropped)}" if dropped else "nothing to drop"
         world.report.note(f"{name} at {service.attached} goes on: {what} there")
     others = {name: s for name, s in world.state.attachments().items() if name not in attached.services}
-    world.state.attach(others)
+    if attached.services:
+        world.state.attach(others)
 
 
 def _forget(world: World, picture: Picture) -> None:

@@ -698,6 +698,8 @@ class World:
 
     def in_attached(self, names: Collection[str] = ()) -> Desired:
         """Return services that are attached by the record, with the parts that components may have of them."""
+        if not self.state.attachments():  # Most environments have none, and their `down` reads nothing more.
+            return Desired(self.id, Names(self.id).network, {})
         defined = self.made_there(names)
         services = list(defined.own.services)
         pairs = [Pair.parse(pair) for pair in self.state.load().provisioned]
