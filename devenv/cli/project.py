@@ -48,10 +48,10 @@ def init(context: click.Context) -> None:
 @format_option
 @click.pass_context
 def trust(context: click.Context, revoke: bool, format_: str) -> None:
-    """Allow the images that devenv.yaml names.
+    """Allow the images and the addresses that devenv.yaml names.
 
-    devenv neither pulls nor runs these images before you allow them, and asks again when the file changes. The rest
-    of the file is data and needs no trust.
+    devenv neither pulls nor runs these images, and does not log in to attached services at these addresses, before you
+    allow them; it asks again when the file changes. The rest of the file is data and needs no trust.
     """
     from devenv.spec.trust import needs
 

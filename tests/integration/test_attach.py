@@ -160,6 +160,31 @@ def test_an_attached_server_has_the_account_of_openstacks_suites_for_a_run(
     assert "openstack_citest" not in outside["mysql"].sql("SELECT user FROM mysql.user")
 
 
+def test_a_component_of_an_etcd_with_logins_has_one_that_goes_with_it(
+    project: Project, client: docker.DockerClient
+) -> None:
+    project.configure("profile: coordination\ncomponents: [nova]\n")
+    with started(client, "etcd") as server:
+        project.extra = {**NO_ENGINE, **server.variables}
+        project.devenv("wait")
+        for command in ("user add root:rootpw", "user grant-role root root", "auth enable"):
+            server.run("etcdctl", *command.split())
+        one_clear_line(project.devenv("wait", check=False), 5, "user name is empty")
+        url = f"http://root:rootpw@127.0.0.1:{server.ports[2379]}"
+        project.extra["DEVENV_ATTACH_ETCD"] = url
+        project.devenv("up")
+        login = project.json("env", "--component", "nova")["ETCDCTL_USER"]
+        server.run("etcdctl", f"--user={login}", "put", "/nova/key", "value")
+        project.devenv("down", "--volumes")
+        users = server.run("etcdctl", "--user=root:rootpw", "user", "list")
+        assert users.split() == ["root"]
+
+
+def test_no_tool_is_told_to_run_an_attached_service(on_mysql: Project) -> None:
+    refused = on_mysql.devenv("export", "compose", check=False)
+    one_clear_line(refused, 3, "cannot export to compose: somebody else runs mysql")
+
+
 # ---- beside services that devenv runs ------------------------------------------------------------------------------
 
 
