@@ -39,7 +39,7 @@ from devenv.spec import trust
 from devenv.spec.attach import from_variables
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.components import CITEST, check_components, former_components, needed_components
-from devenv.spec.desired import Inputs, resolve, secret_names, select, with_roles
+from devenv.spec.desired import Inputs, check_reach, resolve, secret_names, select, with_roles
 from devenv.spec.ports import Taken, choose_ports, usual_ports
 from devenv.spec.profile import load_profile, project_file
 from devenv.store.files import real_path
@@ -666,6 +666,7 @@ class World:
 
         The record of what components have would be about the wrong server: devenv could overwrite what others have.
         """
+        check_reach(picture.wanted)
         before, provisioned = self.state.attachments(), self.state.load().provisioned
         there = {*picture.observed.containers, *picture.observed.volumes.values()}
         for name, service in picture.wanted.services.items():

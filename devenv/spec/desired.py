@@ -249,23 +249,12 @@ def _needs(definition: ServiceDefinition, inputs: Inputs, before: Mapping[str, D
                 hint=f"add one to {inputs.catalogue[provider.name].folder / 'compose.yaml'}",
             )
         part = provider.components[need.component]
-        _check_reach(definition.name, provider)
         needs.depends[provider.name] = need.condition
         needs.parts.append(part.pair)
         # Over the container network, as a component of the provider.
         where = {key: part.values[f"network.{next(iter(part.endpoints))}.{key}"] for key in ("host", "port", "url")}
         needs.values.update({f"{need.role}.{key}": value for key, value in {**where, **part.settings}.items()})
     return needs
-
-
-def _check_reach(name: str, provider: DesiredService) -> None:
-    """Raise ConfigError if a container is to use an attached service that only this host's own programs reach."""
-    host = next(iter(provider.endpoints.values())).host
-    if provider.attached and is_loopback(host):
-        raise ConfigError(
-            f"cannot run {name} on {provider.attached}: in a container, {host} is the container itself",
-            f"attach {name}, too; or attach {provider.name} by an address that containers reach, such as this host's",
-        )
 
 
 def _service(inputs: Inputs, needs: _Needs, components: Iterable[ComponentChoice]) -> DesiredService:
@@ -363,6 +352,19 @@ def _parts(
     hashed = {key: digest(value) for key, value in parts.items()}
     hashed |= {f"file {target.rpartition('/')[2]}": hashlib.sha256(c).hexdigest()[:16] for target, c in files.items()}
     return hashed
+
+
+def check_reach(desired: Desired) -> None:
+    """Raise ConfigError if a container is to use an attached service that only this host's own programs reach."""
+    for service in desired.services.values():
+        for provider in () if service.attached else [desired.services[name] for name in service.depends]:
+            host = next(iter(provider.endpoints.values())).host
+            if provider.attached and is_loopback(host):
+                raise ConfigError(
+                    f"cannot run {service.name} on {provider.attached}: in a container, {host} is the container itself",
+                    f"attach {service.name}, too, or leave it out; or attach {provider.name} by an address that "
+                    "containers reach, such as this host's",
+                )
 
 
 def providers(name: str, desired: Desired) -> set[str]:

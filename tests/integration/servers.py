@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -69,6 +70,14 @@ class Server:
         code, output = self.container.exec_run(command)
         assert code == 0, output
         return str(output.decode())
+
+    def wait_for(self, statement: str, seconds: float = 120) -> None:
+        """Repeat a statement until MySQL carries it out."""
+        until = time.monotonic() + seconds
+        command = ["mysql", "--socket=/tmp/s", "--user=root", f"--execute={statement}"]
+        while self.container.exec_run(command).exit_code:
+            assert time.monotonic() < until, self.container.logs().decode()
+            time.sleep(0.2)
 
     def sql(self, statement: str) -> str:
         """Run a statement in a MySQL, as its administrator."""
