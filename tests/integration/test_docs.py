@@ -11,12 +11,14 @@ from project import REPOSITORY, Project
 
 from tests.pages import CLUSTER, PAGES, commands, from_pifpaf, steps
 
+# These commands need an engine of their own, and other tests run them: test_remote.py, and those of tests/clusters.
+ELSEWHERE = (Path("docs/remote.md"), CLUSTER)
 # The project of a page whose readers have one.
 PROJECTS = dict.fromkeys((Path("README.md"), Path("docs/testing.md")), REPOSITORY / "tests" / "examples" / "suite")
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page) and page != CLUSTER], ids=str)
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page) and page not in ELSEWHERE], ids=str)
 def test_every_command_of_the_page_works(page: Path, project: Project) -> None:
     if page in PROJECTS:
         shutil.copytree(PROJECTS[page], project.folder, dirs_exist_ok=True)
