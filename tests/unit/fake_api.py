@@ -34,7 +34,10 @@ def refusal(status: int, message: str = "no", **headers: str) -> Answer:
 
 
 class Api(socketserver.ThreadingTCPServer):
-    """Gives its `answers` one by one, the last one again and again. `asked` are the requests: method and path."""
+    """Gives its `answers` one by one, the last one again and again; those of `places` to requests for these paths.
+
+    `asked` are the requests: method and path.
+    """
 
     daemon_threads = True
     request_queue_size = 64
@@ -46,8 +49,11 @@ class Api(socketserver.ThreadingTCPServer):
         self.bodies: list[bytes] = []
         self.logins: list[str] = []
         self.released = threading.Event()
+        self.places: dict[str, Answer] = {}
 
-    def next(self) -> Answer:
+    def next(self, path: str) -> Answer:
+        if found := self.places.get(path.partition("?")[0]):
+            return found
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
@@ -60,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append((self.command, self.path))
         self.server.bodies.append(body)
         self.server.logins.append(self.headers.get("Authorization", ""))
-        answer = self.server.next()
+        answer = self.server.next(self.path)
         if answer.cut == "all":
             self.close_connection = True
             return
