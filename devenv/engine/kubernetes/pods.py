@@ -38,7 +38,7 @@ def state(pod: Object | None, run: str, events: Sequence[Object] = (), at: datet
     phase, inside = status.get("phase"), _container(status)
     if (ended := (inside.get("state") or {}).get("terminated")) or phase in ("Failed", "Succeeded"):
         return _ended(status, ended or {})
-    if (inside.get("state") or {}).get("running"):
+    if "running" in (inside.get("state") or {}):
         return ContainerState(RUNNING, reason="its pod is being deleted" if _is_going(pod) else "")
     return _pending(pod, status, inside, events, at or datetime.now(UTC))
 
@@ -106,7 +106,11 @@ def _without_node(condition: Object, events: Sequence[Object], at: datetime) -> 
     reason = f"no node of the cluster can take it: {message}"
     since = _time(condition.get("lastTransitionTime"))
     patient = since is not None and (at - since).total_seconds() < UNSCHEDULABLE_SECONDS
-    if patient or "persistentvolumeclaim" in message or any(event.get("reason") in _ADDS_NODE for event in events):
+    if (
+        patient
+        or "persistentvolumeclaim" in message.lower()
+        or any(event.get("reason") in _ADDS_NODE for event in events)
+    ):
         return ContainerState(RUNNING, reason=reason)
     hint = "free some room on the nodes, or ask for fewer services; 'kubectl describe nodes' shows what they have left"
     return ContainerState(WAITING, reason=reason, hint=hint)

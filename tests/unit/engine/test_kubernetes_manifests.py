@@ -1,0 +1,118 @@
+"""What devenv asks a cluster for, as objects."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from devenv.engine.kubernetes import manifests
+from devenv.engine.kubernetes.manifests import PodSettings
+from devenv.model import (
+    LABEL_CONFIG_HASH,
+    LABEL_ENVIRONMENT,
+    LABEL_OWNER,
+    LABEL_PORTS,
+    LABEL_SERVICE,
+    ContainerOptions,
+    DesiredService,
+    Image,
+)
+
+LABELS = {LABEL_ENVIRONMENT: "env-1", LABEL_OWNER: "0-abc"}
+OWNER = {"apiVersion": "v1", "kind": "ConfigMap", "name": "devenv-env-1", "uid": "u"}
+OPTIONS = ContainerOptions(
+    user="mysql", entrypoint=("sh", "/etc/devenv/run.sh"), tmpfs=("/tmp",), read_only=True, nofile=16384, mem_limit=800
+)
+
+
+def service(**more: Any) -> DesiredService:
+    what = {
+        "options": OPTIONS,
+        "files": {"/etc/devenv/run.sh": b"#!", "/etc/devenv/more/.two": b"2"},
+        "volumes": {"devenv-env-1-mysql-data": "/var/lib/mysql"},
+        "ports": {3306: 13306},
+        "uid": 999,
+        **more,
+    }
+    image = Image("devenv/mysql:1", "build", "mysql")
+    return DesiredService("mysql", "database", image, "devenv-env-1-mysql", config_hash="h", parts={"a": "b"}, **what)
+
+
+def pod(settings: PodSettings = PodSettings(), **more: Any) -> dict[str, Any]:
+    return manifests.pod(service(**more), LABELS, OWNER, settings)
+
+
+def test_every_object_has_the_labels_and_goes_with_the_environment() -> None:
+    one = service(durable=True)
+    made = [
+        pod(),
+        manifests.service(one, LABELS, OWNER, PodSettings()),
+        manifests.secret(one, LABELS, OWNER),
+        manifests.claim("devenv-env-1-mysql-data", one, LABELS, OWNER, PodSettings()),
+    ]
+    for found in made:
+        about = found["metadata"]
+        assert about["labels"].items() >= {LABEL_ENVIRONMENT: "env-1", LABEL_SERVICE: "mysql"}.items()
+        assert about["annotations"][LABEL_OWNER] == "0-abc"
+        assert [owner["uid"] for owner in about["ownerReferences"]] == ["u"]
+    assert made[1]["metadata"]["labels"][LABEL_CONFIG_HASH] == "h"
+    assert json.loads(made[1]["metadata"]["annotations"][LABEL_PORTS]) == {"3306": 13306}
+
+
+def test_files_are_in_a_secret_and_nowhere_else() -> None:
+    secret = manifests.secret(service(), LABELS, OWNER)
+    assert {key: base64.b64decode(data) for key, data in secret["data"].items()} == {
+        "run.sh": b"#!",
+        "more...two": b"2",
+    }
+    (volume,) = [volume["secret"] for volume in pod()["spec"]["volumes"] if "secret" in volume]
+    assert volume["items"][1] == {"key": "more...two", "path": "more/.two"} and volume["defaultMode"] == 0o444
+
+
+def test_a_volume_is_the_folder_that_every_user_may_write_to() -> None:
+    mounts = {mount["name"]: mount["mountPath"] for mount in pod()["spec"]["containers"][0]["volumeMounts"]}
+    assert mounts == {"volume-data": "/var/lib/mysql/data", "files": "/etc/devenv", "memory-0": "/tmp"}
+    volumes = {volume.pop("name"): volume for volume in pod()["spec"]["volumes"]}
+    assert volumes["volume-data"] == {"emptyDir": {}} and volumes["memory-0"] == {"emptyDir": {"medium": "Memory"}}
+    durable = {volume.pop("name"): volume for volume in pod(durable=True)["spec"]["volumes"]}
+    assert durable["volume-data"] == {"persistentVolumeClaim": {"claimName": "devenv-env-1-mysql-data"}}
+
+
+def test_a_pod_gets_no_rights_and_no_surprises() -> None:
+    spec = pod()["spec"]
+    assert spec["securityContext"]["runAsUser"] == 999 and spec["securityContext"]["runAsNonRoot"]
+    assert (spec["restartPolicy"], spec["enableServiceLinks"], spec["automountServiceAccountToken"]) == (
+        "Never",
+        False,
+        False,
+    )
+    container = spec["containers"][0]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container["resources"]["limits"] == {"memory": "800"}
+    # A shell lowers its own limit on open files: a pod cannot.
+    assert container["command"][2].startswith("ulimit -n 16384") and container["command"][3:] == [*OPTIONS.entrypoint]
+
+
+@pytest.mark.parametrize("user, uid, wanted", [("1234:5", 9, 1234), ("mysql", 999, 999), ("nobody", 0, 65534)])
+def test_a_user_is_a_number(user: str, uid: int, wanted: int) -> None:
+    assert manifests.user_of(service(options=ContainerOptions(user=user), uid=uid)) == wanted
+
+
+def test_settings_reach_every_pod() -> None:
+    chosen = PodSettings(registry="registry.test/team", pull_secrets=("login",), deadline=60)
+    spec = pod(chosen)["spec"]
+    assert spec["containers"][0]["image"] == "registry.test/team/devenv/mysql:1"
+    assert (spec["imagePullSecrets"], spec["activeDeadlineSeconds"]) == ([{"name": "login"}], 60)
+    assert chosen.image("mysql:9.7") == "mysql:9.7"
+
+
+def test_a_service_without_ports_has_a_name_all_the_same() -> None:
+    found = manifests.service(service(ports={}), LABELS, OWNER, PodSettings())
+    assert found["spec"]["clusterIP"] == "None" and "ports" not in found["spec"]
