@@ -41,8 +41,8 @@ def service(**more: Any) -> DesiredService:
     return DesiredService("mysql", "database", image, "devenv-env-1-mysql", config_hash="h", parts={"a": "b"}, **what)
 
 
-def pod(settings: PodSettings = PodSettings(), **more: Any) -> dict[str, Any]:
-    return manifests.pod(service(**more), LABELS, OWNER, settings)
+def pod(settings: PodSettings | None = None, **more: Any) -> dict[str, Any]:
+    return manifests.pod(service(**more), LABELS, OWNER, settings or PodSettings())
 
 
 def test_every_object_has_the_labels_and_goes_with_the_environment() -> None:
