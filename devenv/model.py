@@ -295,6 +295,15 @@ class Image:
         """Return where an engine that cannot build gets the image."""
         return f"{self.registry}/{self.reference}" if self.registry else self.reference
 
+    @property
+    def policy(self) -> str:
+        """Return whether a node may pull the image, in Kubernetes' words.
+
+        It uses one that is there as it is: a tag of devenv's names one content. It does not look for devenv's own in
+        Docker's registry, where anybody could have an image of that name.
+        """
+        return "Never" if self.how == "build" and not self.registry else "IfNotPresent"
+
 
 @dataclass(frozen=True)
 class Provision:

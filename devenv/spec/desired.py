@@ -347,6 +347,8 @@ def _parts(
     """Return a short hash of each input of a container, under the name that a cause gives it."""
     defaults = asdict(ContainerOptions())
     parts: dict[str, Any] = {"image": image.reference, "devenv": _FORMAT}
+    # Pods get the image from there; one that could not is made again once this is right.
+    parts |= {"image registry": [image.registry, *image.pull_secrets]} if image.registry or image.pull_secrets else {}
     parts |= {"ports": sorted(ports.items()), "volumes": sorted(volumes.items())}
     parts |= {key: value for key, value in asdict(options).items() if value != defaults[key]}
     hashed = {key: digest(value) for key, value in parts.items()}

@@ -151,8 +151,7 @@ def _container(service: DesiredService, mounts: Mapping[str, str], more: Mapping
     keys = {
         "name": service.name,
         "image": service.image.address,
-        # Docker's own registry could have anybody's image of that name.
-        "imagePullPolicy": "Never" if service.image.how == "build" and not service.image.registry else "IfNotPresent",
+        "imagePullPolicy": service.image.policy,
         "command": more.get("entrypoint", list(options.entrypoint)),
         "args": more.get("command", list(options.command)),
         "workingDir": options.working_dir,

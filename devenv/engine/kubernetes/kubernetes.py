@@ -224,7 +224,7 @@ class Kubernetes:
         self._cannot("load images")
 
     def push(self, reference: str, address: str, progress: Callable[[str], None]) -> None:
-        self._cannot(f"push image {reference}")
+        self._cannot(f"push image {address}")
 
     def unstarted(self, image: str) -> AbstractContextManager[str]:
         self._cannot(f"look into image {image}")

@@ -53,20 +53,13 @@ _SHARED_MEMORY = "/dev/shm"  # noqa: S108, it is the name of a mount
 class PodSettings:
     """What the user of a cluster chooses for all pods.
 
-    `registry` is where the nodes get devenv's own images, `pull_secrets` are the Secrets with its login. `storage` and
-    `storage_class` are the size and the class of durable volumes. A pod ends after `deadline` seconds, if any: in a
-    job of a CI, nobody else might end it.
+    `storage` and `storage_class` are the size and the class of durable volumes. A pod ends after `deadline` seconds, if
+    any: in a job of a CI, nobody else might end it.
     """
 
-    registry: str = ""
-    pull_secrets: tuple[str, ...] = ()
     storage: str = STORAGE
     storage_class: str = ""
     deadline: int = 0
-
-    def image(self, reference: str) -> str:
-        """Return the reference by which a node finds an image."""
-        return f"{self.registry}/{reference}" if self.registry and reference.startswith("devenv/") else reference
 
 
 # ---- the environment --------------------------------------------------------------------------------------------
@@ -138,7 +131,7 @@ def claim(volume: str, wanted: DesiredService, labels: Labels, owner: Object, se
 def pod(wanted: DesiredService, labels: Labels, owner: Object, settings: PodSettings) -> Object:
     """Return the pod of a service. It passes the Pod Security Standard `restricted`."""
     more = {**labels, LABEL_SERVICE: wanted.name, LABEL_CONFIG_HASH: wanted.config_hash}
-    user = user_of(wanted)
+    user, image = user_of(wanted), wanted.image
     spec: Object = {
         "containers": [_container(wanted, settings)],
         "volumes": _volumes(wanted),
@@ -161,7 +154,7 @@ def pod(wanted: DesiredService, labels: Labels, owner: Object, settings: PodSett
             for why in ("not-ready", "unreachable")
         ],
         **({"hostname": wanted.options.hostname} if wanted.options.hostname else {}),
-        **({"imagePullSecrets": [{"name": name} for name in settings.pull_secrets]} if settings.pull_secrets else {}),
+        **({"imagePullSecrets": [{"name": name} for name in image.pull_secrets]} if image.pull_secrets else {}),
         **({"activeDeadlineSeconds": settings.deadline} if settings.deadline else {}),
     }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata(wanted.container, more, owner), "spec": spec}
@@ -177,9 +170,8 @@ def _container(wanted: DesiredService, settings: PodSettings) -> Object:
     options = wanted.options
     found = {
         "name": CONTAINER,
-        "image": settings.image(wanted.image.reference),
-        # What lies on the node is used as it is; a tag of devenv's names one content.
-        "imagePullPolicy": "IfNotPresent",
+        "image": wanted.image.address,
+        "imagePullPolicy": wanted.image.policy,
         "command": _entrypoint(options),
         "args": list(options.command),
         "workingDir": options.working_dir,

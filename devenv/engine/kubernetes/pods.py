@@ -122,7 +122,8 @@ def _without_image(image: str, reason: str, message: str, events: Sequence[Objec
     detail = next((text for text in (message, *told) if "failed to" in text or "rror" in text), message)
     ours = "devenv/" in image
     hint = (
-        "'devenv images push REGISTRY' puts devenv's images where the nodes find them; or load them onto the nodes"
+        "'devenv images push REGISTRY' puts devenv's images where nodes find them, 'image_registry: REGISTRY' in "
+        "devenv.yaml names it; or load them onto the nodes"
         if ours
         else "correct the image in devenv.yaml; 'image_pull_secrets' there names the login of a private registry"
     )

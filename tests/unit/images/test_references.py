@@ -220,3 +220,19 @@ def test_pip_is_never_one_of_the_projects(tmp_path: Path, monkeypatch: pytest.Mo
         fetch_wheels(engine, load_catalogue()["keystone"], lambda _: None)
     assert any("No matching distribution" in line for line in failure.value.detail)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("registry", "image", "address", "policy"),
+    [
+        ("", "", "devenv/etcd:", "Never"),
+        ("r.example.org/team", "", "r.example.org/team/devenv/etcd:", "IfNotPresent"),
+        ("r.example.org/team", "quay.io/coreos/etcd:v3", "quay.io/coreos/etcd:v3", "IfNotPresent"),
+    ],
+)
+def test_nodes_get_devenvs_images_from_the_named_registry_and_from_no_other(
+    registry: str, image: str, address: str, policy: str
+) -> None:
+    profile = Profile("p", {"etcd": ServiceChoice(image=image)}, image_registry=registry)
+    found = images_for(profile, load_catalogue())["etcd"]
+    assert found.address.startswith(address) and found.policy == policy
