@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,6 +19,8 @@ from devenv.errors import ServiceFailed, Unsupported
 from devenv.model import Desired, DesiredService, Observed
 from devenv.store.places import FORWARD, RECORD, environment_folder
 
+# Seconds after which the cluster ends pods that a CI's job has made (CI is set): longer than jobs take.
+_JOB_SECONDS = 6 * 3600
 # Seconds between two looks at a container whose log begins with its program.
 _LOOK_SECONDS = 0.1
 
@@ -33,8 +36,13 @@ class Kubernetes:
 
     def __init__(self, cluster: Cluster, settings: PodSettings | None = None, named: bool = True) -> None:
         self._at = cluster
-        self._settings = settings or PodSettings()
-        self.named = named
+        # A job that is killed ends nothing.
+        self._settings = settings or PodSettings(deadline=_JOB_SECONDS if os.environ.get("CI") else 0)
+        self._named = named
+
+    @property
+    def named(self) -> bool:
+        return self._named
 
     @property
     def inside(self) -> bool:

@@ -11,6 +11,7 @@ from fake_engine import FakeEngine
 
 import devenv
 from devenv.engine.docker import Docker
+from devenv.engine.kubernetes.kubernetes import Kubernetes
 from devenv.engine.protocol import Engine
 from devenv.model import Observed
 from tests.contract import *  # noqa: F403 - the tests
@@ -33,7 +34,7 @@ def subject(image: str) -> FakeEngine:
     return engine
 
 
-@pytest.mark.parametrize("kind", [FakeEngine, Docker])
+@pytest.mark.parametrize("kind", [FakeEngine, Docker, Kubernetes])
 def test_each_engine_has_every_verb_with_the_same_parameters(kind: type) -> None:
     for name, verb in vars(Engine).items():
         if not name.startswith("_"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -105,12 +106,12 @@ def test_a_user_is_a_number(user: str, uid: int, wanted: int) -> None:
     assert manifests.user_of(service(options=ContainerOptions(user=user), uid=uid)) == wanted
 
 
-def test_settings_reach_every_pod() -> None:
-    chosen = PodSettings(registry="registry.test/team", pull_secrets=("login",), deadline=60)
-    spec = pod(chosen)["spec"]
+def test_a_pod_gets_its_image_from_the_registry_and_ends_in_time() -> None:
+    image = Image("devenv/mysql:1", "build", "mysql", registry="registry.test/team", pull_secrets=("login",))
+    wanted = replace(service(), image=image)
+    spec = manifests.pod(wanted, LABELS, OWNER, PodSettings(deadline=60))["spec"]
     assert spec["containers"][0]["image"] == "registry.test/team/devenv/mysql:1"
     assert (spec["imagePullSecrets"], spec["activeDeadlineSeconds"]) == ([{"name": "login"}], 60)
-    assert chosen.image("mysql:9.7") == "mysql:9.7"
 
 
 def test_a_service_without_ports_has_a_name_all_the_same() -> None:
