@@ -314,8 +314,9 @@ class World:
         roles = {role: name for role, name in filled.roles.items() if role not in own.roles}
         defined = self.with_lent(Definitions(filled, catalogue, roles=roles))
         check_components(defined.profile, catalogue)
-        # For which services an engine is needed.
-        self._only_attached = bool(attached) and not self.state.load().engine and not defined.ran(names)
+        # Services that run need an engine, once somebody asks for them: `prepared` does.
+        begun = self.state.without_engine()
+        self._only_attached = bool(attached) and not self.state.load().engine and (begun or not defined.ran(names))
         return replace(defined, images=images_for(filled, catalogue))
 
     @property
@@ -337,7 +338,7 @@ class World:
     def prepared(self, names: Sequence[str], join: bool = True) -> Definitions:
         """Read the definitions as `define` does; check what `up` needs before it asks the engine. Raise ConfigError."""
         defined = self.define(names, join)
-        defined.select(names)
+        self._only_attached = self._only_attached and not defined.ran(names)
         folder.check(self.project, self.folder, self._top)
         self._check_alone()
         self._check_kind(defined.own)
@@ -493,7 +494,9 @@ class World:
         with self.changing(), ports_locked(self.report.note):
             ports = self._chosen(selected, defined, Observed(), check=False)
             self._keep_ports(defined.profile, ports, "")
-            return self._resolved(defined, selected, ports, keep=True)
+            desired = self._resolved(defined, selected, ports, keep=True)
+            check_reach(desired)
+            return desired
 
     def check_ports(self, picture: Picture) -> None:
         """Raise NotOurs, naming the holder, if another program has a port that the wanted services keep."""

@@ -95,7 +95,7 @@ def bench(client: docker.DockerClient, wheel: Path, tmp_path_factory: pytest.Tem
 @pytest.fixture
 def tested(project: Project, wheel: Path) -> Project:
     """Make a project with tests, requirements and the wheel that its jobs install."""
-    project.configure("profile: messaging\nservices: [mysql, etcd]\ncomponents: [nova, my-service]\n")
+    project.configure("components: [nova, my-service]\n")
     (project.folder / "tests").mkdir()
     (project.folder / "tests" / "test_it.py").write_text(TESTS)
     (project.folder / "test-requirements.txt").write_text("pytest\noslo.config\n")
