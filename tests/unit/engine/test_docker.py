@@ -115,6 +115,16 @@ IMAGES = [
 ]
 
 
+def test_images_are_listed_again_if_one_goes_meanwhile() -> None:
+    asked, client = engine({"GET /images/json": Refused(500, "retrieving label for image: no such image")})
+    client.then = {"GET /images/json": {"GET /images/json": IMAGES}}
+    assert "mysql:8" in asked.images()
+    asked, client = engine({"GET /images/json": Refused(500, "the store is broken")})
+    with pytest.raises(ServiceFailed, match="cannot list images: the store is broken"):
+        asked.images()
+    assert client.whats == ["GET /images/json"] * 3
+
+
 def test_images_go_by_their_familiar_names() -> None:
     asked, _ = engine({"GET /images/json": IMAGES})
     assert asked.images() == {"mysql:8": "i7", "mysql@sha256:1": "i7", "devenv/base:1": "i8"}
