@@ -31,6 +31,10 @@ time_zones() {
     fi
 }
 
+# Where no control group limits memory, as with some rootless engines, the server refuses to be aware of its container.
+aware=ON
+[ -e /sys/fs/cgroup/memory.max ] || [ -e /sys/fs/cgroup/memory/memory.limit_in_bytes ] || aware=OFF
+
 # Only a rename gives the folder its final name, so a folder of that name is complete. An interrupted first start leaves
 # it under the other name, and the next start recreates it.
 if [ ! -d "$data" ]; then
@@ -38,7 +42,8 @@ if [ ! -d "$data" ]; then
     trap 'exit 143' TERM
     rm -rf "$fresh"
     # Not with accounts.sql: MySQL refuses account statements while it creates the system tables.
-    mysqld --defaults-file="$config" --datadir="$fresh" --init-file="$(time_zones)" --initialize-insecure &
+    mysqld --defaults-file="$config" --datadir="$fresh" --init-file="$(time_zones)" --initialize-insecure \
+        --loose-container-aware="$aware" &
     wait $!
     rm -f /tmp/time_zones.sql
     # The files must reach the disk before the rename does.
@@ -60,4 +65,4 @@ fi
 # Debian links MySQL with tcmalloc, which keeps the memory that only the start needs. The C library's own malloc, with
 # one arena, returns free memory: 121 MB instead of 156, and no more CPU under load.
 export LD_PRELOAD=libc.so.6 MALLOC_ARENA_MAX=1 MALLOC_TRIM_THRESHOLD_=131072
-exec mysqld --defaults-file="$config"
+exec mysqld --defaults-file="$config" --loose-container-aware="$aware"
