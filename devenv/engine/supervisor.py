@@ -167,9 +167,12 @@ class Supervisor:
                     _log.info("the way is open again")
                 self._fault = None
 
-    async def keep(self) -> None:
-        """Keep the way open until the end, which also comes when the folder or the watched file is gone."""
-        pause, process = _FIRST_PAUSE, read(self._folder / PROCESS)
+    async def keep(self, process: bytes) -> None:
+        """Keep the way open until the end, which also comes when the folder or the watched file is gone.
+
+        `process` is what the folder says of this process, until another one has its place.
+        """
+        pause = _FIRST_PAUSE
         while not self.over.is_set():
             began, seconds = time.time(), pause if self._fault else _LOOK_SECONDS
             with suppress(TimeoutError):
@@ -313,7 +316,7 @@ def main(folder: Path) -> None:
     own = as_json({"pid": os.getpid(), "sockets": str(sockets), "way": request["way"]})
     write_files({folder / PROCESS: own})
     try:
-        asyncio.run(_run(folder, sockets, request))
+        asyncio.run(_run(folder, sockets, request, own))
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
         if read(folder / PROCESS) == own:
@@ -326,7 +329,7 @@ def runtime_folder() -> str | None:
     return own if own and len(own) < 40 and os.access(own, os.W_OK) else None
 
 
-async def _run(folder: Path, sockets: Path, request: Mapping[str, Any]) -> None:
+async def _run(folder: Path, sockets: Path, request: Mapping[str, Any], own: bytes) -> None:
     supervisor = Supervisor(folder, sockets, request)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -336,7 +339,7 @@ async def _run(folder: Path, sockets: Path, request: Mapping[str, Any]) -> None:
         answer = await _unless_over(supervisor, request)
         _say(answer)
         if answer.get("ports") is not None:
-            await supervisor.keep()
+            await supervisor.keep(own)
     finally:
         control.close()
         await supervisor.close()
