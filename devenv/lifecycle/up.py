@@ -22,7 +22,6 @@ from devenv.model import Desired, Observed, Plan, Report, Result, Timing
 from devenv.names import Pair
 from devenv.services.lookup import check_packages
 from devenv.spec.components import needed_components
-from devenv.spec.desired import check_reach
 from devenv.store.registry import network_holders
 from devenv.wiring.contents import wired_files
 from devenv.wiring.project_files import Merges
@@ -129,7 +128,6 @@ def preflight(world: World, picture: Picture) -> Files:
     for service in picture.wanted.services.values():
         check_packages(service.probe["kind"], service.provisioner.get("kind", ""))
     world.check_attached(picture)
-    check_reach(picture.wanted)
     world.check_engine(picture.observed)
     world.engine.check_names(picture.everything, picture.observed)
     texts = wired_files(picture.everything, picture.defined.catalogue)
