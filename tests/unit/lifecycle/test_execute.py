@@ -362,6 +362,7 @@ def test_the_published_port_is_asked() -> None:
     ("state", "words"),
     [
         (ContainerState("exited", 3), "its container exited 3 (last answer: refused)"),
+        (ContainerState("exited", 137, reason="evicted: low on memory"), "exited 137, evicted: low on memory"),
         (ContainerState("exited", 137, out_of_memory=True), "exited 137, killed because it used too much memory"),
         (ContainerState("dead", 1), "its container exited 1"),
     ],
@@ -374,6 +375,14 @@ def test_an_exit_is_noticed_at_once_with_code_and_log(engine: FakeEngine, state:
     assert caught.value.detail == ("first line", "last line")
     assert "devenv logs one" in caught.value.hint
     assert not caught.value.disk_full
+
+
+@pytest.mark.parametrize("status", ["waiting", "gone"])
+def test_a_container_that_cannot_start_or_is_gone_says_why_at_once(engine: FakeEngine, status: str) -> None:
+    engine.answers, engine.states["id-one"] = ["refused"], ContainerState(status, reason="no image x", hint="push it")
+    with pytest.raises(ServiceFailed, match="cannot use one: no image x") as caught:
+        waited(engine)
+    assert caught.value.hint == "push it"
 
 
 @pytest.mark.parametrize("state", [ContainerState("exited", 1), ContainerState("running")])

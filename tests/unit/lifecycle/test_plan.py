@@ -91,6 +91,24 @@ def test_an_exited_container_is_started_as_it_is() -> None:
     ]
 
 
+def test_a_container_whose_data_went_with_it_is_made_again_with_its_parts() -> None:
+    one = service("mysql", volumes={"devenv-env-mysql-data": "/data"})
+    target = desired(one, KEYSTONE, ETCD)
+    observed = replace(with_containers(converged(target), container(one, "exited", exit_code=0)), volumes={})
+    plan = planned(target, observed)
+    assert plan[:3] == [
+        "remove devenv-env-mysql: its data is gone",
+        "create mysql: its data is gone",
+        "start mysql: its data is gone",
+    ]
+    assert "provision mysql/keystone: mysql is recreated" in plan and "stop keystone: mysql lost its data" in plan
+
+
+def test_an_engine_that_gets_images_by_itself_has_none_built_or_pulled() -> None:
+    plan = make_plan(STACK, Observed(), Terms(images=False))
+    assert not [op for op in plan.operations if "image" in op.action] and "create mysql: no container" in describe(plan)
+
+
 def test_a_paused_container_goes_on() -> None:
     observed = with_containers(UP, container(ETCD, "paused"))
     assert planned(desired(ETCD), observed) == ["start etcd: container is paused", "ready etcd"]
