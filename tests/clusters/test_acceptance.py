@@ -232,9 +232,9 @@ def test_a_pod_that_somebody_deleted_comes_back_with_the_next_up(
 def test_a_full_quota_is_said_and_once_there_is_room_up_finishes(
     project: Project, cluster: Cluster, namespaces: tuple[str, ...]
 ) -> None:
-    project.configure(TWO)
+    project.configure("profile: coordination\n")
     space = f"--namespace={namespaces[0]}"
-    cluster.kubectl("create", "quota", "small", space, "--hard=pods=1")
+    cluster.kubectl("create", "quota", "small", space, "--hard=pods=0")
     try:
         until(lambda: cluster.get("quota", "small", space)["status"].get("hard"))
         done = project.process("up", check=False)
