@@ -44,9 +44,12 @@ def test_each_engine_has_every_verb_with_the_same_parameters(kind: type) -> None
                 assert found.parameters.keys() == wanted.parameters.keys(), name
 
 
-# Callers may import these from the engine's package: what connects to the engine, the verbs, and words that all engines
-# share. The doctor also asks where the default engine is, installs it, and checks what builds reach.
-DOORS = {"connect", "protocol", "ownership", "image_names", "tar", "install"}
+# Callers may import these from the engine's package: what chooses an engine and connects to it, the one for services
+# that need none, the verbs, and words that all engines share.
+CHOICE = {"connect", "DOCKER", "KUBERNETES", "KINDS", "kind_of", "asked_for", "asked_place"}
+DOORS = {*CHOICE, "nothing", "protocol", "ownership", "image_names", "tar", "install"}
+# They look below the verbs: they say why an engine does not answer.
+DOCTORS = {"doctor.py": {"connection", "proxies"}, "cluster_doctor.py": {"http", "kubernetes"}}
 
 
 def test_callers_know_an_engine_by_its_verbs_alone() -> None:
@@ -57,5 +60,4 @@ def test_callers_know_an_engine_by_its_verbs_alone() -> None:
             for names in re.findall(r"from devenv\.engine import (.+)", path.read_text())
             for name in names.split(", ")
         }
-        more = {"connection", "proxies"} if path.name == "doctor.py" else set()
-        assert path.parent.name == "engine" or known <= DOORS | more, path
+        assert path.is_relative_to(PACKAGE / "engine") or known <= DOORS | DOCTORS.get(path.name, set()), path

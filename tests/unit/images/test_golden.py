@@ -50,12 +50,16 @@ def other(value: Any) -> Any:
     match value:
         case bool():
             return not value
+        case int():
+            return value + 1
         case str():
             return f"{value}x"
         case tuple():
             return (*value, "x")
         case dict():
             return {**value, "x": "y"}
+        case None:
+            return "x"
     return replace(value, **{(first := fields(value)[0].name): other(getattr(value, first))})
 
 

@@ -33,7 +33,7 @@ class Lent:
         self.latest: Run | None = None
         self.fails, self.fails_after = fails, fails_after
         self.project = Path.cwd()
-        self.state = SimpleNamespace(secrets=lambda _, keep=True: {"web.password": SECRET})
+        self.state = SimpleNamespace(secrets=lambda _, keep=True: {"web.password": SECRET}, passwords=lambda: {SECRET})
         self.engine = SimpleNamespace(logs=lambda container, tail: [f"a line of {container} with {SECRET}"])
 
     @contextmanager

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -287,11 +288,12 @@ def test_a_cis_file_takes_a_name_for_a_text(tmp_path: Path, name: str) -> None:
         for tool in ("github", "gitlab")
     )
     job, other = github["jobs"]["with-services"], gitlab["with-services"]
-    told = [job["env"], *(service["env"] for service in job["services"].values())]
-    told += [other["variables"], *(service["variables"] for service in other["services"])]
-    assert {type(value) for variables in told for value in variables.values()} == {str}
-    assert [one["MYSQL_USER"] for one in told if "MYSQL_USER" in one] == [name.replace("-", "_")] * 2
-    assert [one["RABBITMQ_DEFAULT_USER"] for one in told if "RABBITMQ_DEFAULT_USER" in one] == [name] * 2
+    variables = [dict[str, Any](job["env"]), *(service.get("env", {}) for service in job["services"].values())]
+    variables += [other["variables"], *(service["variables"] for service in other["services"])]
+    assert {type(value) for each in variables for value in each.values()} == {str}
+    for command in (job["steps"][-2]["run"], other["script"][-1]):
+        words = shlex.split(command)
+        assert words[words.index("--component") + 1] == name
 
 
 @pytest.mark.parametrize(
