@@ -108,7 +108,9 @@ def check_library() -> Check:
     """Check for the package over which commands run and ports are forwarded."""
     if find_spec("websockets"):
         return Check("websockets", "ok", "the extra kubernetes is installed")
-    return Check("websockets", "fail", "the package websockets is missing", "run: pip install 'devenv[kubernetes]'")
+    return Check(
+        "websockets", "fail", "the package websockets is missing", "install it beside devenv: pip install websockets"
+    )
 
 
 CLUSTER_CHECKS: tuple[Callable[[Wanted, Cluster], Check], ...] = (

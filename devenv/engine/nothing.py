@@ -16,7 +16,11 @@ class _Nothing:
     url = ""
     named = False
     local = True
+    inside = False
     can: frozenset[Capability] = frozenset()
+
+    def host_name(self, container: str, service: str) -> str:
+        return service
 
     def check_reach(self) -> None: ...
 

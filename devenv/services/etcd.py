@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,11 +61,16 @@ def _reason(answer: Answer, target: Target) -> str:
     return f"alarm {alarm}: {_ALARMS[alarm]}{mend}"
 
 
+# The keys that say whose a prefix is: no component has such a prefix, since each begins with a slash.
+_CLAIMS = "devenv/claims"
+
+
 class Etcd(HttpProvisioner):
     """Use a `prefix` of keys, and create nothing for it unless the target's `auth` is "true".
 
     With `auth`, create a `user` with a `password` that reaches this prefix alone, and a role of the same name. The
-    target's `password` is root's.
+    target's `password` is root's. With a secret `claim`, a key outside of the prefix says which environment has it, and
+    no other one uses or removes its keys.
     """
 
     what = "the key prefix"
@@ -97,6 +103,8 @@ class Etcd(HttpProvisioner):
 
     def _make(self, component: Component) -> None:
         wanted = {"permType": "READWRITE", **_range(component.settings["prefix"])}
+        if "claim" in component.settings:
+            self._claim(component)
         if not self._guarded:
             return
         name = component.settings["user"]
@@ -112,17 +120,37 @@ class Etcd(HttpProvisioner):
         self._as_root("auth/role/grant", {"name": name, "perm": wanted})
         self._as_root("auth/user/grant", {"user": name, "role": name})
 
+    def _claim(self, component: Component) -> None:
+        """Say on a server that others use, too, that the prefix is this environment's. Raise Refused if it is not."""
+        key, value = _claim_of(component)
+        absent = {"key": key, "result": "EQUAL", "target": "CREATE", "create_revision": "0"}
+        self._as_root("kv/txn", {"compare": [absent], "success": [{"request_put": {"key": key, "value": value}}]})
+        if self._claimed(component) != value:
+            raise Refused("another environment has claimed the prefix", "give the component another name")
+
+    def _claimed(self, component: Component) -> str:
+        """Return the claim on the prefix, of whatever environment; nothing without one."""
+        found = self._as_root("kv/range", {"key": _claim_of(component)[0]}).json().get("kvs")
+        return str(found[0]["value"]) if found else ""
+
     def _remove(self, component: Component) -> None:
+        claims = "claim" in component.settings
+        if claims and self._claimed(component) != _claim_of(component)[1]:
+            return
         self._as_root("kv/deleterange", _range(component.settings["prefix"]))
         if self._guarded:
             name = component.settings["user"]
             self._as_root("auth/user/delete", {"name": name}, accept="not found")
             self._as_root("auth/role/delete", {"role": name}, accept="not found")
+        if claims:
+            self._as_root("kv/deleterange", {"key": _claim_of(component)[0]})
 
     def _found(self, component: Component) -> str:
         keys = self._as_root("kv/range", {**_range(component.settings["prefix"]), "count_only": True}).json()
         if int(keys.get("count", 0)):
             return "keys"
+        if "claim" in component.settings and self._claimed(component):
+            return "another environment's prefix"
         if self._guarded:
             name = component.settings["user"]
             if self._as_root("auth/user/get", {"name": name}, accept="not found").ok:
@@ -159,6 +187,16 @@ class Etcd(HttpProvisioner):
                 raise
         # Another thread changed a user or a role meanwhile.
         return self._etcd(path, body, token, accept, attempts - 1)
+
+
+def _claim_of(component: Component) -> tuple[str, str]:
+    """Return the key and the value, in base64, by which an environment claims a component's prefix.
+
+    The value is a hash: everybody who may read the server's keys sees it.
+    """
+    key = _CLAIMS + component.settings["prefix"]
+    value = hashlib.sha256(component.settings["claim"].encode()).hexdigest()
+    return base64.b64encode(key.encode()).decode(), base64.b64encode(value.encode()).decode()
 
 
 def _range(prefix: str) -> dict[str, str]:

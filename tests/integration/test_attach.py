@@ -250,6 +250,24 @@ def test_a_database_or_account_that_exists_is_neither_used_nor_dropped(
     outside["mysql"].sql(there.replace("CREATE", "DROP"))
 
 
+def test_one_environment_alone_has_a_prefix_of_an_etcd_that_asks_for_no_login(
+    project: Project, outside: dict[str, Server]
+) -> None:
+    project.configure("profile: coordination\ncomponents: [nova]\n")
+    project.extra = {**NO_ENGINE, **outside["etcd"].variables}
+    etcd = outside["etcd"]
+    # While no key is there, nothing else tells.
+    project.devenv("up")
+    refused = project.devenv("--env", "second", "up", check=False)
+    one_clear_line(refused, 7, "of component nova in etcd", "it has another environment's prefix")
+    etcd.run("etcdctl", "put", "/nova/key", "kept")
+    project.devenv("--env", "second", "down", "--volumes")
+    assert etcd.run("etcdctl", "get", "/nova/key").split() == ["/nova/key", "kept"]
+    project.devenv("up")
+    project.devenv("down", "--volumes")
+    assert etcd.run("etcdctl", "get", "", "--prefix") == ""
+
+
 @pytest.mark.parametrize("command", [["up"], ["down"], ["gc"]])
 def test_what_a_killed_devenv_made_there_goes(
     on_mysql: Project, outside: dict[str, Server], command: list[str]

@@ -38,7 +38,7 @@ async def connected(cluster: Cluster, path: str, query: Query, protocols: Sequen
     except ImportError as error:
         raise Unsupported(
             "cannot run commands and forward ports in a cluster: the package websockets is missing",
-            hint="run: pip install 'devenv[kubernetes]'",
+            hint="install it beside devenv: pip install websockets",
         ) from error
     where = target(path, query)
     try:
