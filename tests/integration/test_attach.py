@@ -132,6 +132,7 @@ def test_a_run_and_a_ci_leave_nothing_in_attached_services(attached: Project) ->
     assert not list((attached.state / "environments").glob("*/record.json"))
 
 
+@pytest.mark.long
 def test_parallel_tests_of_pytest_each_have_a_component_of_an_attached_service(on_mysql: Project) -> None:
     on_mysql.configure("services: {rabbitmq: false, etcd: false, keystone: false}\n")
     write(
@@ -153,6 +154,7 @@ def test_parallel_tests_of_pytest_each_have_a_component_of_an_attached_service(o
     outcome(pytest_run(on_mysql, "-n", "2"), passed=8)
 
 
+@pytest.mark.long
 def test_an_attached_server_has_the_account_of_openstacks_suites_for_a_run(
     on_mysql: Project, outside: dict[str, Server]
 ) -> None:
@@ -162,6 +164,7 @@ def test_an_attached_server_has_the_account_of_openstacks_suites_for_a_run(
     assert "openstack_citest" not in outside["mysql"].sql("SELECT user FROM mysql.user")
 
 
+@pytest.mark.long
 def test_a_component_of_an_etcd_with_logins_has_one_that_goes_with_it(
     project: Project, client: docker.DockerClient
 ) -> None:
@@ -190,6 +193,7 @@ def test_no_tool_is_told_to_run_an_attached_service(on_mysql: Project) -> None:
 # ---- beside services that devenv runs ------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_services_that_devenv_runs_stand_beside_an_attached_one(on_mysql: Project, client: docker.DockerClient) -> None:
     on_mysql.configure("services: {rabbitmq: false, keystone: false}\ncomponents: [nova]\n")
     del on_mysql.extra["DOCKER_HOST"]
@@ -206,6 +210,7 @@ def test_services_that_devenv_runs_stand_beside_an_attached_one(on_mysql: Projec
     assert ours(client, on_mysql.id) == {"containers": [], "networks": [], "volumes": []}
 
 
+@pytest.mark.long
 def test_keystone_gets_what_service_users_need_and_has_it_no_more_after_down(
     project: Project, running: Project
 ) -> None:
@@ -268,7 +273,7 @@ def test_one_environment_alone_has_a_prefix_of_an_etcd_that_asks_for_no_login(
     assert etcd.run("etcdctl", "get", "", "--prefix") == ""
 
 
-@pytest.mark.parametrize("command", [["up"], ["down"], ["gc"]])
+@pytest.mark.parametrize("command", [["up"], *(pytest.param([c], marks=pytest.mark.long) for c in ("down", "gc"))])
 def test_what_a_killed_devenv_made_there_goes(
     on_mysql: Project, outside: dict[str, Server], command: list[str]
 ) -> None:
@@ -290,6 +295,7 @@ def test_down_needs_neither_devenv_yaml_nor_the_variables(on_mysql: Project) -> 
     assert "dropped nova there" in on_mysql.devenv("down", "--volumes").stderr
 
 
+@pytest.mark.long
 def test_what_devenv_made_in_a_server_that_is_gone_can_be_abandoned(
     on_mysql: Project, client: docker.DockerClient
 ) -> None:
@@ -302,6 +308,7 @@ def test_what_devenv_made_in_a_server_that_is_gone_can_be_abandoned(
     assert not list((on_mysql.state / "environments").glob("*/record.json"))
 
 
+@pytest.mark.long
 def test_another_server_takes_over_only_after_down(
     on_mysql: Project, outside: dict[str, Server], client: docker.DockerClient
 ) -> None:
@@ -348,6 +355,7 @@ def test_a_server_that_does_not_help_is_one_clear_line(
     on_mysql.devenv("down", "--volumes")
 
 
+@pytest.mark.long
 def test_an_older_server_is_refused_by_its_version(project: Project, client: docker.DockerClient) -> None:
     project.configure("database: mariadb\n" + MYSQL_ALONE)
     with started(client, "mariadb", "--version=10.3.39-MariaDB") as server:

@@ -75,7 +75,7 @@ def test_etcd_waits_for_the_disk_if_it_is_to_be_durable_and_keeps_its_data_when_
     project.devenv("up", "etcd")
     assert fsyncs(project) == 0
     project.configure("durable: true\n")
-    assert ("create", "etcd", "file etcd.yaml changed") in plan_of(project, "etcd")
+    assert ("create", "etcd", "durable added, file etcd.yaml changed") in plan_of(project, "etcd")
     project.devenv("up", "etcd")
     assert fsyncs(project) >= 5
     kept = project.devenv("exec", "etcd", "--", "etcdctl", "get", "--print-value-only", "key4").stdout
