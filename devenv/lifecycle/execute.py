@@ -347,7 +347,11 @@ def _remove_volume(operation: Operation, context: Context, _: Tell) -> None:
 
 def _prepare(operation: Operation, context: Context, _: Tell) -> None:
     service = context.desired.services[operation.target]
-    _provisioner(service, context).prepare()
+    provisioner = _provisioner(service, context)
+    # A login that is refused here has made nothing, and could not release it either.
+    if service.attached and not context.journal.ours(service.name) and provisioner.lacks():
+        context.journal.begun(service.name)
+    provisioner.prepare()
     context.journal.provisioned(service.name, service.prepared)
 
 

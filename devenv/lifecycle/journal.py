@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from devenv.model import Action, Catalogue, Desired, Observed, Operation, Plan
+from devenv.names import Pair
 from devenv.spec.desired import providers
 from devenv.store.state import Notes, State
 
@@ -34,12 +35,12 @@ class Journal:
     def provisioned(self, target: str, digest: str) -> None:
         """Note that a part ("mysql/nova") or a preparation ("mysql") is in place; without a digest, that it is gone."""
 
-    def ours(self, pair: str) -> bool:
-        """Return whether a part of an attached service is devenv's, as far as is known: it may overwrite it."""
+    def ours(self, target: str) -> bool:
+        """Return whether a part or a preparation of an attached service is devenv's by what is known."""
         return True
 
-    def begun(self, pair: str) -> None:
-        """Note, before it is there, that devenv makes a part of an attached service."""
+    def begun(self, target: str) -> None:
+        """Note, before it is there, that devenv makes a part of an attached service, or prepares it."""
 
     def undone(self, pair: str) -> None:
         """Note that nothing is left of a part."""
@@ -70,8 +71,8 @@ class RecordJournal(Journal):
         self._created: set[str] = set()
 
     def begin(self) -> None:
-        # The record must call no part of an attached service devenv's before devenv has seen that it is nobody's.
-        sure = [op for op in self._plan.operations if op.action != "provision" or self._sure(op)]
+        # The record must call nothing in an attached service devenv's before devenv has seen that it is nobody's.
+        sure = [op for op in self._plan.operations if op.action not in ("provision", "prepare") or self._sure(op)]
         self._notes.parts({op.target: _UNKNOWN[op.action] for op in sure if op.action in _UNKNOWN})
         self._notes.starts(self._first_starts, ())
 
@@ -90,13 +91,14 @@ class RecordJournal(Journal):
         self._parts[target] = digest
 
     def _sure(self, operation: Operation) -> bool:
-        return not self._desired.services[operation.service].attached or self.ours(operation.target)
+        service = self._desired.services[operation.service or operation.target]
+        return not service.attached or self.ours(operation.target)
 
-    def ours(self, pair: str) -> bool:
-        return pair in self._state.load().provisioned
+    def ours(self, target: str) -> bool:
+        return target in self._state.load().provisioned
 
-    def begun(self, pair: str) -> None:
-        self._notes.parts({pair: ""})
+    def begun(self, target: str) -> None:
+        self._notes.parts({target: "" if Pair.parse(target).component else BEGUN})
 
     def undone(self, pair: str) -> None:
         self._notes.no_parts([pair])

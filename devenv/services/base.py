@@ -80,6 +80,11 @@ class Provisioner:
     def prepare(self) -> None:
         """Configure the service itself, once, before any component. Raise ServiceFailed."""
 
+    def lacks(self) -> bool:
+        """Look whether `prepare` has to make something in an attached service. Raise ServiceFailed."""
+        with self._explained(f"cannot prepare {self.target.service}"):
+            return self._lacks()
+
     def release(self) -> None:
         """Remove what `prepare` made in an attached service, unless others use it by now. Raise ServiceFailed."""
         with self._explained(f"cannot clear {self.target.service}"):
@@ -141,6 +146,10 @@ class Provisioner:
 
     def _empty(self, initial: bytes) -> None:
         raise Refused("its provisioner does not support it")
+
+    def _lacks(self) -> bool:
+        """Return whether `prepare` has to make something. Most services need no preparation."""
+        return False
 
     def _release(self) -> None:
         """Remove what `prepare` made. Most services need no preparation."""

@@ -69,10 +69,18 @@ class Keystone(HttpProvisioner):
         The target's settings `shared_project` and `shared_role` name both.
         """
         with self._explained("cannot prepare keystone"):
-            for kind, name in self._shared().items():
-                more = {"domain_id": "default"} if kind == "project" else {}
-                if not self._find(f"{kind}s", name=name, **more):
-                    self._create(kind, {"name": name, "description": _SHARED_MARK, **more})
+            for kind, one in self._missing():
+                self._create(kind, {**one, "description": _SHARED_MARK})
+
+    def _lacks(self) -> bool:
+        return bool(self._missing())
+
+    def _missing(self) -> list[tuple[str, dict[str, str]]]:
+        shared = [
+            (kind, {"name": name, **({"domain_id": "default"} if kind == "project" else {})})
+            for kind, name in self._shared().items()
+        ]
+        return [(kind, one) for kind, one in shared if not self._find(f"{kind}s", **one)]
 
     def _release(self) -> None:
         for kind, name in self._shared().items():

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 import pytest
@@ -21,13 +22,14 @@ from devenv.images import build as imagebuild
 from devenv.images.build import build_lock
 from devenv.lifecycle import execute as module
 from devenv.lifecycle.execute import Context, execute
-from devenv.lifecycle.journal import Journal
+from devenv.lifecycle.journal import Journal, RecordJournal
 from devenv.lifecycle.plan import make_plan
 from devenv.model import Action, Endpoint, Image, Observed, Operation, Plan
 from devenv.services import readiness
 from devenv.services.base import Component, Provisioner, Refused, Target
 from devenv.services.readiness import Patience, wait_until_ready
 from devenv.spec.catalogue import load_catalogue
+from devenv.store.state import State
 
 ONE, TWO = service("one"), service("two")
 
@@ -557,3 +559,31 @@ def test_services_that_start_at_the_same_time_all_fall_back(engine: FakeEngine) 
             f"create {each.name}",
             f"start new-{each.name}",
         ]
+
+
+# ---- what goes on record of attached services ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("lacks", "known"), [("HTTP 401", {}), ("", {"db": "begun"})])
+def test_only_what_devenv_began_to_make_in_an_attached_service_is_on_record(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lacks: str, known: dict[str, str]
+) -> None:
+    class Refusing(Provisioner):
+        def _lacks(self) -> bool:
+            if lacks:
+                raise Refused(lacks)
+            return True
+
+        def prepare(self) -> None:
+            raise ServiceFailed("cannot prepare db")
+
+    settings = {"kind": "fake", "endpoint": "main", "prepare": "true"}
+    database = service("db", provisioner=settings, prepared="p", attached="http://db")
+    monkeypatch.setattr(readiness, "load_provisioner", lambda _: Refusing)
+    state, preparing = State(tmp_path, "default"), plan("prepare db")
+    journal = RecordJournal(state, preparing, desired(database), Observed(), {})
+    journal.begin()
+    with pytest.raises(ServiceFailed, match="cannot prepare db"):
+        execute(preparing, context(engine, database, journal=journal), Recorder())
+    journal.end()
+    assert state.load().provisioned == known

@@ -359,6 +359,14 @@ def test_a_fresh_keystone_user_costs_three_changes(server: Server) -> None:
     ]
 
 
+@pytest.mark.parametrize(("shared", "lacks"), [("service", False), ("other", True)])
+def test_a_look_at_what_a_keystone_lacks_changes_nothing(server: Server, shared: str, lacks: bool) -> None:
+    server.reply = keystone
+    found = Keystone(server.target("/v3", token="t", shared_project=shared, shared_role="service"))
+    assert found.lacks() == lacks
+    assert all(asked.startswith("GET") for asked in server.asked)
+
+
 def test_a_known_keystone_user_keeps_its_password_and_loses_other_roles(server: Server) -> None:
     server.reply = keystone
     Keystone(server.target("/v3")).ensure(component("old"))
