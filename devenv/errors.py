@@ -88,7 +88,14 @@ class PortTaken(NotOurs):
 
 
 class NotReady(Exception):
-    """Raised by a probe: the reason why a service is not ready for use yet. Not a failure by itself."""
+    """Raised by a probe: the reason why a service is not ready for use yet. Not a failure by itself.
+
+    `hint` says what to do if it stays like that, where that is not the same for every reason.
+    """
+
+    def __init__(self, reason: object = "", hint: str = "") -> None:
+        super().__init__(reason)
+        self.hint = hint
 
 
 class Hopeless(NotReady):

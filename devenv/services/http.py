@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable, Mapping
 from threading import RLock
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -37,7 +39,14 @@ class Answer(NamedTuple):
         return json.loads(self.text)
 
 
-def request(method: str, url: str, body: Mapping[str, Any] | None = None) -> Answer:
+def basic(user: str, password: str) -> dict[str, str]:
+    """Return the header that logs a user in."""
+    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
+
+
+def request(
+    method: str, url: str, body: Mapping[str, Any] | None = None, headers: Mapping[str, str] = MappingProxyType({})
+) -> Answer:
     """Send one request for a probe, directly, whatever proxy the environment names. Raise NotReady."""
     # Imported when needed, as below: a probe that uses another protocol needs none of it.
     from http.client import HTTPConnection, HTTPException
@@ -47,7 +56,7 @@ def request(method: str, url: str, body: Mapping[str, Any] | None = None) -> Ans
     try:
         connection.connect()
         connection.sock.settimeout(base.PROBE_ANSWER_SECONDS)
-        return _exchanged(connection, method, where.path or "/", body, {})[1]
+        return _exchanged(connection, method, where.path or "/", body, headers)[1]
     except (OSError, HTTPException) as error:
         raise NotReady(no_connection(error, "not answering yet")) from error
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import secrets
 import sys
@@ -13,12 +12,17 @@ from urllib.parse import quote
 from devenv.errors import Hopeless, NotReady
 from devenv.services import base
 from devenv.services.base import Component, Target
-from devenv.services.http import HttpProvisioner
+from devenv.services.http import HttpProvisioner, basic, request
 
 # How long a thread goes on while others wait for their turn, in seconds: longer than the definition of a class takes.
 _UNDISTURBED = 0.1
 # RabbitMQ drops devenv's own queues after so long, in milliseconds, if devenv is killed before it does.
 _EXPIRES = 60_000
+# Nothing but the management interface can create vhosts and users from elsewhere.
+_MANAGEMENT = (
+    "devenv creates vhosts there: 'rabbitmq-plugins enable rabbitmq_management' opens it, as in images '-management'; "
+    "'management' in devenv.yaml or DEVENV_ATTACH_RABBITMQ_MANAGEMENT says where it is"
+)
 # What ends an alarm, by the broker's word for it.
 _MENDS = {
     "memory": "purge queues, or 'devenv reset {service}'",
@@ -69,6 +73,28 @@ def check(target: Target) -> None:
         connection.collect()
     if target.attached:
         base.check_version(connection.server_properties.get("version", ""), target)
+        _check_management(target)
+
+
+def _check_management(target: Target) -> None:
+    """Raise NotReady or Hopeless if an attached broker's management interface does not let the administrator in."""
+    settings = target.settings
+    url = settings["management"]
+    try:
+        answer = request("GET", f"{url}/api/whoami", headers=basic(settings["user"], settings["password"]))
+    except NotReady as error:
+        raise NotReady(f"its management interface at {url}: {error}", _MANAGEMENT) from error
+    if answer.status == 401:
+        raise Hopeless(f"its management interface at {url} refuses the login", _MANAGEMENT)
+    try:
+        tags = answer.json()["tags"]
+    except (LookupError, TypeError, ValueError) as error:
+        raise NotReady(f"HTTP {answer.status} at {url}, which is no management interface", _MANAGEMENT) from error
+    if "administrator" not in (tags.split(",") if isinstance(tags, str) else tags):
+        raise Hopeless(
+            f"user {settings['user']} has no tag administrator, so it cannot create vhosts",
+            f"'rabbitmqctl set_user_tags {settings['user']} administrator' gives it that",
+        )
 
 
 class _Alarm(Exception):
@@ -175,9 +201,9 @@ class RabbitMQ(HttpProvisioner):
         self._rabbit("PUT", f"/api/users/{_quoted(user)}", {"password": password, "tags": "administrator"})
 
     def _rabbit(self, method: str, path: str, body: object = None, accept: str = "") -> Any:
-        login = base64.b64encode("{user}:{password}".format(**self.target.settings).encode()).decode()
+        login = basic(self.target.settings["user"], self.target.settings["password"])
         accept = "HTTP 404" if method == "DELETE" else accept
-        return self._ask(method, path, body, accept, {"Authorization": f"Basic {login}"})
+        return self._ask(method, path, body, accept, login)
 
 
 def _quoted(name: str) -> str:

@@ -77,11 +77,11 @@ def wait_until_ready(
         try:
             return check(target)
         except NotReady as error:
-            reason, hopeless = str(error), isinstance(error, Hopeless)
+            reason, hopeless, hint = str(error), isinstance(error, Hopeless), error.hint or _hint(service)
         at = now()
         hopeless_at = min(hopeless_at, at + _HOPELESS_SECONDS) if hopeless else deadline
         if service.attached and hopeless and at >= hopeless_at:
-            raise ServiceFailed(f"cannot use {_called(service)}: {reason}", _hint(service))
+            raise ServiceFailed(f"cannot use {_called(service)}: {reason}", hint)
         if (at >= look_at or at >= deadline) and not service.attached:
             waits_for = _check_alive(service, container, engine, reason)
             look_at = at + _LOOK_SECONDS
@@ -89,7 +89,7 @@ def wait_until_ready(
         if at >= deadline:
             late = NotReadyInTime(
                 f"cannot use {_called(service)}: not ready after {patience.seconds:g} s: {reason}",
-                hint=f"{_hint(service)}; --wait-timeout gives it more time",
+                hint=f"{hint}; --wait-timeout gives it more time",
                 detail=() if service.attached else engine.logs(container, _LOG_LINES),
             )
             raise _with_cause(late)

@@ -17,7 +17,7 @@ from fake_engine import FakeEngine, Recorder
 
 from devenv.cli.progress import _STATES
 from devenv.engine.protocol import ContainerState
-from devenv.errors import Cancelled, ConfigError, DevenvError, LimitRefused, NotReadyInTime, ServiceFailed
+from devenv.errors import Cancelled, ConfigError, DevenvError, LimitRefused, NotReady, NotReadyInTime, ServiceFailed
 from devenv.images import build as imagebuild
 from devenv.images.build import build_lock
 from devenv.lifecycle import execute as module
@@ -587,3 +587,16 @@ def test_only_what_devenv_began_to_make_in_an_attached_service_is_on_record(
         execute(preparing, context(engine, database, journal=journal), Recorder())
     journal.end()
     assert state.load().provisioned == known
+
+
+def test_a_probe_that_knows_what_to_do_says_so_when_the_time_is_up(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(_: Target) -> NoReturn:
+        raise NotReady("no management", "open it")
+
+    monkeypatch.setattr(readiness, "load_probe", lambda _: check)
+    theirs = service("one", attached="amqp://mq")
+    with pytest.raises(NotReadyInTime, match=r"cannot use one at amqp://mq: .*: no management$") as late:
+        wait_until_ready(theirs, "", engine, Patience(0, threading.Event()), lambda _: None)
+    assert late.value.hint == "open it; --wait-timeout gives it more time"

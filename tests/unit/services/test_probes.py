@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from devenv.errors import ConfigError, NotReady
+from devenv.errors import ConfigError, Hopeless, NotReady
 from devenv.services import base, etcd, keystone, lookup, mysql, postgresql, rabbitmq
 from devenv.services.base import Target
 from devenv.services.lookup import load_probe, load_provisioner
@@ -231,6 +231,7 @@ def broker(alarm: str = "", refusal: str = "") -> Iterator[Target]:
         (10, 11): (0, (10, 30), dumps("BlB", (2047, 131072, 60))),  # start-ok: tune
         (10, 40): (0, (10, 41), dumps("s", ("",))),  # open: open-ok
         (20, 10): (1, (20, 11), dumps("S", ("",))),  # channel.open: open-ok
+        (20, 20): (1, (20, 21), dumps("b", (True,))),  # channel.flow: flow-ok
         (10, 50): (0, (10, 51), b""),  # close: close-ok
         # basic.publish and queue.declare; a broker with an alarm reads nothing behind the message.
         (60, 40): (0, (10, 60), dumps("s", (alarm,))) if alarm else None,
@@ -290,6 +291,34 @@ def test_rabbitmq_with_an_alarm_says_which_and_what_to_do(alarm: str, mends: str
 def test_rabbitmq_says_why_it_refuses_a_queue() -> None:
     with broker(refusal="NOT_ALLOWED - none of these") as target, pytest.raises(NotReady, match="none of these"):
         rabbitmq.check(target)
+
+
+MANAGEMENT = "DEVENV_ATTACH_RABBITMQ_MANAGEMENT"
+
+
+@pytest.mark.parametrize(
+    ("answer", "hopeless", "words", "hint"),
+    [
+        ((401, {"error": "not_authorized"}), True, "refuses the login", MANAGEMENT),
+        ((404, "no such page"), False, "which is no management interface", MANAGEMENT),
+        ((200, {"name": "u", "tags": ["monitoring"]}), True, "user u has no tag administrator", "set_user_tags u"),
+        ((200, {"name": "u", "tags": "administrator"}), None, "", ""),
+        ((200, {"name": "u", "tags": ["administrator"]}), None, "", ""),
+        (None, False, "connection refused", MANAGEMENT),
+    ],
+)
+def test_an_attached_rabbitmq_is_ready_when_its_management_interface_lets_the_administrator_in(
+    answer: Answer | None, hopeless: bool | None, words: str, hint: str
+) -> None:
+    with broker() as target, server(lambda asked, _: answer or (500, "")) as management:
+        url = f"http://127.0.0.1:{management.port if answer else free_port()}"
+        target = replace(target, settings={**LOGIN, "management": url}, attached=True)
+        if hopeless is None:
+            return rabbitmq.check(target)
+        with pytest.raises(NotReady, match=words) as caught:
+            rabbitmq.check(target)
+    assert isinstance(caught.value, Hopeless) == hopeless
+    assert hint in caught.value.hint
 
 
 # ---- PostgreSQL --------------------------------------------------------------------------------------------------
