@@ -63,6 +63,10 @@ class Refused(Exception):
         self.hint = hint
 
 
+class Denied(Refused):
+    """Raised inside a provisioner: the server does not let the administrator's login do this."""
+
+
 class Provisioner:
     """Creates and removes what components get in one service. Each step can be repeated at any time.
 
@@ -70,6 +74,7 @@ class Provisioner:
     """
 
     what = ""  # What a component gets, for errors: "the database".
+    needs = ""  # What an administrator's login has to be allowed, for errors: "a superuser's rights".
     # Removing is so slow that devenv removes nothing one by one before it removes the service itself.
     slow_to_drop = False
 
@@ -173,19 +178,17 @@ class Provisioner:
             for settings in (self.target.settings, component.settings if component else {}):
                 line = line.replace(settings.get("password") or "\0", "***")
             where, hint = f"{self.target.host}:{self.target.port}", getattr(error, "hint", "")
-            hint = hint or side_of(self.target.service, self.target.attached)
+            hint = hint or self._hint(error)
             failed = ServiceFailed(f"{cannot} at {where}: {line[:200]}", hint)
             failed.disk_full = tells_of_full_disk(line)
             raise failed from None
 
-
-def side_of(service: str, attached: bool) -> str:
-    """Return a hint at where a service says more."""
-    return (
-        f"log in to {service} as an administrator; its log shows more"
-        if attached
-        else f"'devenv logs {service}' shows its side"
-    )
+    def _hint(self, error: Exception) -> str:
+        if not self.target.attached:
+            return f"'devenv logs {self.target.service}' shows its side"
+        if isinstance(error, Denied) and self.needs:
+            return f"the login for {self.target.service}, from devenv.yaml or DEVENV_ATTACH_*, needs {self.needs}"
+        return f"somebody else runs {self.target.service}, so only they can see its log"
 
 
 # ---- what probes say ---------------------------------------------------------------------------------------------

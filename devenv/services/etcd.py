@@ -74,6 +74,7 @@ class Etcd(HttpProvisioner):
     """
 
     what = "the key prefix"
+    needs = "root's rights"
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)

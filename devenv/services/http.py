@@ -13,10 +13,14 @@ from urllib.parse import urlsplit
 
 from devenv.errors import NotReady
 from devenv.services import base
-from devenv.services.base import ANSWER_SECONDS, CONNECT_SECONDS, Provisioner, Refused, Target, no_connection
+from devenv.services.base import ANSWER_SECONDS, CONNECT_SECONDS, Denied, Provisioner, Refused, Target, no_connection
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection, HTTPMessage, HTTPResponse
+
+
+# What servers answer to a login that they do not know, or that may not do this.
+_DENIED = (401, 403)
 
 
 class Answer(NamedTuple):
@@ -90,7 +94,7 @@ class HttpProvisioner(Provisioner):
         """Return the answer. From status 400 on raise Refused, unless "HTTP <status>: <reason>" contains `accept`."""
         answer = self._answer(method, urlsplit(self.target.url).path + path, body, headers or {})
         if not answer.ok and (not accept or accept not in answer.reason):
-            raise Refused(answer.reason)
+            raise (Denied if answer.status in _DENIED else Refused)(answer.reason)
         return answer
 
     def _answer(self, method: str, where: str, body: object, headers: Mapping[str, str]) -> Answer:

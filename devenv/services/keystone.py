@@ -61,6 +61,7 @@ class Keystone(HttpProvisioner):
     """
 
     what = "the service user"
+    needs = "the role admin on the project admin"
     slow_to_drop = True  # 24 queries, 40 ms of its one processor; creating one takes 20.
 
     def prepare(self) -> None:

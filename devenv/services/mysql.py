@@ -10,7 +10,7 @@ from typing import Any
 
 from devenv.errors import Hopeless, NotReady
 from devenv.services import base
-from devenv.services.base import ANSWER_SECONDS, CONNECT_SECONDS, Component, Provisioner, Refused, Target
+from devenv.services.base import ANSWER_SECONDS, CONNECT_SECONDS, Component, Denied, Provisioner, Refused, Target
 
 # The names of databases that show whether an account works.
 _TRIED = re.compile(r"devenv_tries_[0-9a-f]{8}")
@@ -19,6 +19,8 @@ _TRIED = re.compile(r"devenv_tries_[0-9a-f]{8}")
 _TOO_MANY_CONNECTIONS = 1040
 # Access denied to a user, also to a database or to one that the server knows by its socket alone (ER_*_DENIED_*).
 _DENIED = (1044, 1045, 1698)
+# The same for a statement: on a table, a column, another's connection, an account or all of the server.
+_DENIED_STATEMENT = (*_DENIED, 1095, 1142, 1143, 1227, 1410)
 # Less than ANSWER_SECONDS, so that MySQL itself can say that another program holds a table open.
 _LOCK_SECONDS = 10
 
@@ -77,6 +79,7 @@ class MySQL(Provisioner):
     """
 
     what = "the database"
+    needs = "all rights, also to give them: GRANT ALL ON *.* TO … WITH GRANT OPTION"
 
     def _make(self, component: Component) -> None:
         if component.settings.get("rights") == "all":
@@ -165,6 +168,7 @@ class MySQL(Provisioner):
         """
         import pymysql
 
+        administrator = login is None
         login = login or self.target.settings
         try:
             with (
@@ -183,7 +187,8 @@ class MySQL(Provisioner):
             ):
                 yield cursor
         except (pymysql.MySQLError, OSError) as error:
-            raise Refused(error.args[-1] if error.args else error) from error
+            denied = administrator and error.args and error.args[0] in _DENIED_STATEMENT
+            raise (Denied if denied else Refused)(error.args[-1] if error.args else error) from error
 
 
 def _quoted(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from devenv.errors import Hopeless, NotReady
 from devenv.services import base
-from devenv.services.base import ANSWER_SECONDS, CONNECT_SECONDS, Component, Provisioner, Refused, Target
+from devenv.services.base import ANSWER_SECONDS, CONNECT_SECONDS, Component, Denied, Provisioner, Refused, Target
 
 # The wait for a lock is shorter than ANSWER_SECONDS, so that PostgreSQL itself can say that another program holds it.
 # Statements that fail are not logged: passwords are among them.
@@ -44,6 +44,8 @@ SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only'),
 """
 # The beginning of the server's codes for a login that it does not accept.
 _DENIED = "28"
+# Its code for a statement that a login may not execute.
+_NO_RIGHT = "42501"
 # The limit of connections to a database that a killed server has not finished dropping. Nobody can use it any more.
 _INVALID = -2
 # Copying the files takes the server 44 ms. Its default, to write all of them to its log, takes 71.
@@ -63,8 +65,7 @@ def check(target: Target) -> None:
         with connected(target, base.PROBE_CONNECT_SECONDS, base.PROBE_ANSWER_SECONDS) as execute:
             ((recovering, read_only, most, clients, version),) = execute(_STATE)
     except (Error, OSError) as error:
-        said = error.args[0] if error.args else None
-        denied = isinstance(said, dict) and str(said.get("C", "")).startswith(_DENIED)
+        denied = _code(error).startswith(_DENIED)
         raise (Hopeless if denied else NotReady)(_reason(error)) from error
     base.check_version(version, target)
     if recovering:
@@ -82,6 +83,7 @@ class PostgreSQL(Provisioner):
     """
 
     what = "the database"
+    needs = "a superuser's rights: ALTER ROLE … SUPERUSER"
 
     def _make(self, component: Component) -> None:
         names = {"role": component.settings["user"], "database": component.settings["database"]}
@@ -152,7 +154,8 @@ class PostgreSQL(Provisioner):
             with connected(target, CONNECT_SECONDS, ANSWER_SECONDS) as execute:
                 yield execute
         except (Error, OSError) as error:
-            raise Refused(_reason(error)) from error
+            denied = "user" not in (login or {}) and _code(error).startswith((_DENIED, _NO_RIGHT))
+            raise (Denied if denied else Refused)(_reason(error)) from error
 
 
 @contextmanager
@@ -179,6 +182,12 @@ def connected(target: Target, connect_seconds: float, answer_seconds: float) -> 
         finally:
             with suppress(Error, OSError):
                 connection.close()
+
+
+def _code(error: Exception) -> str:
+    """Return the server's code for an error, if it comes from there."""
+    said = error.args[0] if error.args else None
+    return str(said.get("C", "")) if isinstance(said, dict) else ""
 
 
 def _reason(error: Exception) -> str:

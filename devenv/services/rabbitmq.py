@@ -143,6 +143,7 @@ class RabbitMQ(HttpProvisioner):
     """
 
     what = "the vhost"
+    needs = "the tag administrator"
 
     def _make(self, component: Component) -> None:
         user, vhost = (_quoted(component.settings[key]) for key in ("user", "vhost"))

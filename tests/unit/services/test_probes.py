@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from devenv.errors import ConfigError, Hopeless, NotReady
+from devenv.errors import ConfigError, Hopeless, NotReady, ServiceFailed
 from devenv.services import base, etcd, keystone, lookup, mysql, postgresql, rabbitmq
-from devenv.services.base import Target
+from devenv.services.base import Component, Target
 from devenv.services.lookup import load_probe, load_provisioner
 from devenv.spec.catalogue import load_catalogue
 
@@ -325,9 +325,9 @@ def test_an_attached_rabbitmq_is_ready_when_its_management_interface_lets_the_ad
 
 
 @contextmanager
-def refusing(words: str) -> Iterator[Target]:
-    """Act like a PostgreSQL that refuses each login with these words."""
-    fields = b"SFATAL\0VFATAL\0C57P03\0M" + words.encode() + b"\0\0"
+def refusing(words: str, code: str = "57P03") -> Iterator[Target]:
+    """Act like a PostgreSQL that refuses each login with this code and these words."""
+    fields = f"SFATAL\0VFATAL\0C{code}\0M{words}\0\0".encode()
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -346,6 +346,14 @@ def test_postgresql_says_in_its_own_words_what_it_waits_for() -> None:
     with refusing("the database system is starting up") as target, pytest.raises(NotReady) as caught:
         postgresql.check(target)
     assert str(caught.value) == "the database system is starting up"
+
+
+@pytest.mark.parametrize("code", ["42501", "28P01"])
+def test_postgresql_tells_a_login_with_too_few_rights_what_it_needs(code: str) -> None:
+    part = Component("nova", {"user": "nova", "password": "p", "database": "nova"})
+    with refusing("permission denied to create role", code) as target, pytest.raises(ServiceFailed) as caught:
+        postgresql.PostgreSQL(replace(target, attached=True)).ensure(part)
+    assert "needs a superuser's rights" in caught.value.hint
 
 
 @pytest.mark.parametrize("load", [load_probe.__wrapped__, load_provisioner, lookup.check_packages])
@@ -394,7 +402,7 @@ UNDISTURBED = """
 import sys
 from devenv.errors import NotReady
 from devenv.services import rabbitmq
-from devenv.services.base import Target
+from devenv.services.base import Component, Target
 
 seen = {}
 

@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any
@@ -115,6 +115,24 @@ def test_a_refusal_is_one_line_without_passwords(server: Server, kind: type[Prov
     assert "'devenv logs the-service'" in error.value.hint
     with pytest.raises(ServiceFailed, match=f"cannot remove {kind.what} of component nova"):
         kind(server.target()).drop(component())
+
+
+@pytest.mark.parametrize("kind", [RabbitMQ, Etcd, Keystone])
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_login_with_too_few_rights_on_an_attached_server_is_told_which_it_needs(
+    server: Server, kind: type[Provisioner], status: int
+) -> None:
+    server.reply = lambda asked, _: (status, {"message": "you may not"})
+    with pytest.raises(ServiceFailed, match=f"HTTP {status}: you may not") as error:
+        kind(replace(server.target(), attached=True)).ensure(component())
+    assert error.value.hint == f"the login for the-service, from devenv.yaml or DEVENV_ATTACH_*, needs {kind.needs}"
+
+
+def test_no_log_of_an_attached_server_is_hinted_at(server: Server) -> None:
+    server.reply = lambda asked, _: (400, {"message": "not now"})
+    with pytest.raises(ServiceFailed) as error:
+        Etcd(replace(server.target(), attached=True)).drop(component())
+    assert error.value.hint == "somebody else runs the-service, so only they can see its log"
 
 
 @pytest.mark.parametrize(("words", "full"), [("errno: 28 - No space left on device", True), ("not now", False)])
