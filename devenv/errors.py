@@ -7,7 +7,8 @@
     ├── ServiceFailed               5  an image, a container or a provisioning step failed
     │   ├── NoSpace                    the engine's disk is full
     │   ├── AddressPoolExhausted       the engine has no addresses left for another network
-    │   └── LimitRefused               the engine may not set a limit that a container asks for
+    │   ├── LimitRefused               the engine may not set a limit that a container asks for
+    │   └── Unreachable                a server that somebody else runs does not answer
     ├── NotReadyInTime              6  a service runs but did not become ready; also: `status --exit-code` shows one
     └── NotOurs                     7  something in the way does not belong to devenv
         └── PortTaken                  another program has a port that a container was to publish
@@ -73,6 +74,10 @@ class LimitRefused(ServiceFailed):
     def __init__(self, message: str, hint: str = "", limit: str = "") -> None:
         super().__init__(message, hint)
         self.limit = limit
+
+
+class Unreachable(ServiceFailed):
+    """A server that somebody else runs does not answer."""
 
 
 class NotReadyInTime(DevenvError):

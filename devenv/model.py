@@ -558,7 +558,10 @@ class Result:
 
 
 class Report:
-    """Receives what happens while a plan runs. This class ignores it. Several threads call its methods."""
+    """Receives what happens while a plan runs. This class ignores it. Several threads call its methods.
+
+    An operation may have `failed` without a reason: that of another one has told it already.
+    """
 
     def begin(self, plan: Plan) -> None: ...
     def started(self, operation: Operation) -> None: ...

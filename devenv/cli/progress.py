@@ -126,7 +126,8 @@ class Plain(Report):
         self._line(f"  {words}{cause}: {seconds:.1f} s")
 
     def failed(self, operation: Operation, seconds: float, reason: str) -> None:
-        self._line(f"  {operation.key} FAILED after {seconds:.1f} s: {reason}")
+        if reason:
+            self._line(f"  {operation.key} FAILED after {seconds:.1f} s: {reason}")
 
     def note(self, text: str) -> None:
         self._line(text)
@@ -258,7 +259,7 @@ class Live(Report):
     def failed(self, operation: Operation, seconds: float, reason: str) -> None:
         with self._lock:
             row = self._settled(operation)
-            row.failure = row.failure or reason
+            row.failure = row.failure or reason or "as another says"
 
     def note(self, text: str) -> None:
         self._console.print(text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from graphlib import TopologicalSorter
 
 from devenv.engine.ownership import labels_of
 from devenv.engine.protocol import Engine
-from devenv.errors import Cancelled, DevenvError, LimitRefused, NotOurs, PortTaken, ServiceFailed
+from devenv.errors import Cancelled, DevenvError, LimitRefused, NotOurs, PortTaken, ServiceFailed, Unreachable
 from devenv.images import golden
 from devenv.images.references import check_image
 from devenv.lifecycle.journal import Journal, RecordJournal
@@ -129,6 +129,8 @@ class _Run:
         self._operations = {operation.key: operation for operation in plan.operations}
         self._context, self._report = context, report
         self._failures: dict[str, BaseException] = {}
+        # Attached servers that do not answer, by service, as the first operation saw it.
+        self._unreachable: dict[str, Unreachable] = {}
         self._began = time.monotonic()
         self._interrupted = False
         self.timings: list[Timing] = []
@@ -194,6 +196,9 @@ class _Run:
             _ACTIONS[operation.action](operation, self._context, self._teller(operation))
         except BaseException as error:
             reason = "interrupted" if isinstance(error, Cancelled) else str(error)
+            if isinstance(error, Unreachable):
+                first = self._unreachable.setdefault(_service_of(operation), error)
+                reason = reason if first is error else ""
             self._report.failed(operation, time.monotonic() - began, reason)
             raise
         ended = time.monotonic()
@@ -217,12 +222,40 @@ class _Run:
             if failed:  # another thread cancelled it
                 raise Cancelled
             return
-        first, *others = errors.values()
+        first, *others = self._told(errors)
         if isinstance(first, DevenvError):
             first.operations = tuple(self._operations[key] for key in errors)
             first.detail = (*first.detail, *(f"also: {error}" for error in others))
             first.disk_full = any(isinstance(error, DevenvError) and error.disk_full for error in errors.values())
         raise first
+
+    def _told(self, errors: Mapping[str, BaseException]) -> list[BaseException]:
+        """Return the errors; for a server that does not answer one, with all that was left undone there."""
+        undone: dict[str, list[Operation]] = {}
+        told: dict[BaseException, None] = {}
+        for key, error in errors.items():
+            if isinstance(error, Unreachable):
+                service = _service_of(self._operations[key])
+                undone.setdefault(service, []).append(self._operations[key])
+                error = self._unreachable[service]
+            told[error] = None
+        for service, operations in undone.items():
+            first = self._unreachable[service]
+            first.message += f"; left undone there: {_listed(operations)}"
+            first.args = (first.message,)
+        return [*told]
+
+
+def _service_of(operation: Operation) -> str:
+    return operation.service or operation.target
+
+
+def _listed(operations: Sequence[Operation]) -> str:
+    """Return actions with what they act on: "drop nova, glance; release"."""
+    targets: dict[Action, list[str]] = {}
+    for operation in operations:
+        targets.setdefault(operation.action, []).append(operation.component)
+    return "; ".join(f"{action} {', '.join(names)}".strip() for action, names in targets.items())
 
 
 # ---- what each action does ---------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from devenv.errors import Hopeless, ServiceFailed, tells_of_full_disk
+from devenv.errors import Hopeless, ServiceFailed, Unreachable, tells_of_full_disk
 
 # The limits of one attempt of a probe, in seconds. A healthy service answers in milliseconds; a wedged one must not
 # hide its reason for long.
@@ -61,6 +61,10 @@ class Refused(Exception):
     def __init__(self, reason: object, hint: str = "") -> None:
         super().__init__(reason)
         self.hint = hint
+
+
+class NoAnswer(Refused):
+    """Raised inside a provisioner: nobody answers, or no longer."""
 
 
 class Denied(Refused):
@@ -179,6 +183,8 @@ class Provisioner:
                 line = line.replace(settings.get("password") or "\0", "***")
             where, hint = f"{self.target.host}:{self.target.port}", getattr(error, "hint", "")
             hint = hint or self._hint(error)
+            if self.target.attached and isinstance(error, NoAnswer):
+                raise Unreachable(f"cannot reach {self.target.service} at {where}: {line[:200]}", hint) from None
             failed = ServiceFailed(f"{cannot} at {where}: {line[:200]}", hint)
             failed.disk_full = tells_of_full_disk(line)
             raise failed from None
@@ -186,6 +192,8 @@ class Provisioner:
     def _hint(self, error: Exception) -> str:
         if not self.target.attached:
             return f"'devenv logs {self.target.service}' shows its side"
+        if isinstance(error, NoAnswer):
+            return f"repeat this when {self.target.service} answers"
         if isinstance(error, Denied) and self.needs:
             return f"the login for {self.target.service}, from devenv.yaml or DEVENV_ATTACH_*, needs {self.needs}"
         return f"somebody else runs {self.target.service}, so only they can see its log"

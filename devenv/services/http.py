@@ -13,7 +13,16 @@ from urllib.parse import urlsplit
 
 from devenv.errors import NotReady
 from devenv.services import base
-from devenv.services.base import ANSWER_SECONDS, CONNECT_SECONDS, Denied, Provisioner, Refused, Target, no_connection
+from devenv.services.base import (
+    ANSWER_SECONDS,
+    CONNECT_SECONDS,
+    Denied,
+    NoAnswer,
+    Provisioner,
+    Refused,
+    Target,
+    no_connection,
+)
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection, HTTPMessage, HTTPResponse
@@ -108,9 +117,9 @@ class HttpProvisioner(Provisioner):
                 connection.close()
                 raise
         except ConnectionRefusedError as error:
-            raise Refused("connection refused") from error
+            raise NoAnswer("connection refused") from error
         except (OSError, HTTPException) as error:
-            raise Refused(f"no answer ({type(error).__name__})") from error
+            raise NoAnswer(f"no answer ({type(error).__name__})") from error
         self._connections.give_back(connection, raw)
         return answer
 

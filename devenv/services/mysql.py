@@ -10,7 +10,16 @@ from typing import Any
 
 from devenv.errors import Hopeless, NotReady
 from devenv.services import base
-from devenv.services.base import ANSWER_SECONDS, CONNECT_SECONDS, Component, Denied, Provisioner, Refused, Target
+from devenv.services.base import (
+    ANSWER_SECONDS,
+    CONNECT_SECONDS,
+    Component,
+    Denied,
+    NoAnswer,
+    Provisioner,
+    Refused,
+    Target,
+)
 
 # The names of databases that show whether an account works.
 _TRIED = re.compile(r"devenv_tries_[0-9a-f]{8}")
@@ -21,6 +30,8 @@ _TOO_MANY_CONNECTIONS = 1040
 _DENIED = (1044, 1045, 1698)
 # The same for a statement: on a table, a column, another's connection, an account or all of the server.
 _DENIED_STATEMENT = (*_DENIED, 1095, 1142, 1143, 1227, 1410)
+# The numbers that clients give to lost connections.
+_LOST = range(2000, 3000)
 # Less than ANSWER_SECONDS, so that MySQL itself can say that another program holds a table open.
 _LOCK_SECONDS = 10
 
@@ -57,11 +68,10 @@ def check(target: Target) -> None:
         number, words = error.args if len(error.args) == 2 else (0, error)
         if number == _TOO_MANY_CONNECTIONS:
             raise NotReady("takes no more clients: all connections are in use") from error
-        # The server's own words, unless the number is one of those that clients give to lost connections.
-        lost = number in range(2000, 3000)
         if number in _DENIED:
             raise Hopeless(base.first_line(words)) from error
-        raise NotReady(base.no_login(error.__context__) if lost else base.first_line(words)) from error
+        # The server's own words, if it has said any.
+        raise NotReady(base.no_login(error.__context__) if number in _LOST else base.first_line(words)) from error
     except OSError as error:
         raise NotReady(base.no_login(error)) from error
     base.check_version(version, target)
@@ -187,8 +197,11 @@ class MySQL(Provisioner):
             ):
                 yield cursor
         except (pymysql.MySQLError, OSError) as error:
-            denied = administrator and error.args and error.args[0] in _DENIED_STATEMENT
-            raise (Denied if denied else Refused)(error.args[-1] if error.args else error) from error
+            number = error.args[0] if error.args else 0
+            denied = administrator and number in _DENIED_STATEMENT
+            lost = isinstance(error, OSError) or number in _LOST
+            kind = Denied if denied else NoAnswer if lost else Refused
+            raise kind(error.args[-1] if error.args else error) from error
 
 
 def _quoted(name: str) -> str:

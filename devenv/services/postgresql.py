@@ -11,7 +11,16 @@ from typing import Any
 
 from devenv.errors import Hopeless, NotReady
 from devenv.services import base
-from devenv.services.base import ANSWER_SECONDS, CONNECT_SECONDS, Component, Denied, Provisioner, Refused, Target
+from devenv.services.base import (
+    ANSWER_SECONDS,
+    CONNECT_SECONDS,
+    Component,
+    Denied,
+    NoAnswer,
+    Provisioner,
+    Refused,
+    Target,
+)
 
 # The wait for a lock is shorter than ANSWER_SECONDS, so that PostgreSQL itself can say that another program holds it.
 # Statements that fail are not logged: passwords are among them.
@@ -155,7 +164,7 @@ class PostgreSQL(Provisioner):
                 yield execute
         except (Error, OSError) as error:
             denied = "user" not in (login or {}) and _code(error).startswith((_DENIED, _NO_RIGHT))
-            raise (Denied if denied else Refused)(_reason(error)) from error
+            raise (Denied if denied else Refused if _code(error) else NoAnswer)(_reason(error)) from error
 
 
 @contextmanager

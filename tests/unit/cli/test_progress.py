@@ -43,6 +43,7 @@ def test_plain_lines_tell_what_was_done_and_why() -> None:
     report.progress(READY, "connection refused")
     report.finished(READY, 1.5)
     report.failed(READY, 2.0, "cannot use mysql")
+    report.failed(READY, 2.0, "")  # Another line has told it.
     report.note("waiting for another devenv")
     report.end()
     assert stream.getvalue() == (

@@ -17,7 +17,16 @@ from fake_engine import FakeEngine, Recorder
 
 from devenv.cli.progress import _STATES
 from devenv.engine.protocol import ContainerState
-from devenv.errors import Cancelled, ConfigError, DevenvError, LimitRefused, NotReady, NotReadyInTime, ServiceFailed
+from devenv.errors import (
+    Cancelled,
+    ConfigError,
+    DevenvError,
+    LimitRefused,
+    NotReady,
+    NotReadyInTime,
+    ServiceFailed,
+    Unreachable,
+)
 from devenv.images import build as imagebuild
 from devenv.images.build import build_lock
 from devenv.lifecycle import execute as module
@@ -600,3 +609,23 @@ def test_a_probe_that_knows_what_to_do_says_so_when_the_time_is_up(
     with pytest.raises(NotReadyInTime, match=r"cannot use one at amqp://mq: .*: no management$") as late:
         wait_until_ready(theirs, "", engine, Patience(0, threading.Event()), lambda _: None)
     assert late.value.hint == "open it; --wait-timeout gives it more time"
+
+
+def test_a_server_that_does_not_answer_is_one_error_with_all_that_was_left_undone(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Gone(Provisioner):
+        def drop(self, component: Component) -> None:
+            raise Unreachable(f"cannot reach {self.target.service}", "repeat this")
+
+    former = {name: part(f"db/{name}") for name in ("a1", "a2", "a3")}
+    theirs = service("db", provisioner={"kind": "fake", "endpoint": "main"}, former=former, attached="http://db")
+    monkeypatch.setattr(readiness, "load_provisioner", lambda _: Gone)
+    engine.on["remove x"] = failing(ServiceFailed("cannot remove x"))
+    dropping, recorder = plan("drop db/a1", "remove x", "drop db/a2", "drop db/a3"), Recorder()
+    with pytest.raises(Unreachable) as caught:
+        execute(dropping, context(engine, theirs), recorder)
+    assert caught.value.message == "cannot reach db; left undone there: drop a1, a2, a3"
+    assert caught.value.detail == ("also: cannot remove x",)
+    assert sum(line.endswith(": cannot reach db") for line in recorder.told) == 1
+    assert sum(line.endswith(": ") for line in recorder.told) == 2

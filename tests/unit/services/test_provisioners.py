@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from devenv.errors import ConfigError, ServiceFailed
+from devenv.errors import ConfigError, ServiceFailed, Unreachable
 from devenv.services.base import Component, Provisioner, Target
 from devenv.services.etcd import Etcd
 from devenv.services.keystone import Keystone
@@ -148,6 +148,15 @@ def test_nobody_listening_is_told_as_such(kind: type[Provisioner]) -> None:
     nobody = Target("127.0.0.1", 1, "http://127.0.0.1:1", {"user": "u", "password": ROOT, "project": "p", "auth": ""})
     with pytest.raises(ServiceFailed, match=r"at 127.0.0.1:1: connection refused"):
         kind(nobody).drop(component())
+
+
+@pytest.mark.parametrize("kind", ["rabbitmq", "etcd", "keystone", "mysql", "postgresql"])
+def test_an_attached_server_that_does_not_answer_is_unreachable_whatever_was_to_be_done(kind: str) -> None:
+    login = {"user": "u", "password": ROOT, "project": "p", "auth": "", "database": "d"}
+    nobody = Target("127.0.0.1", 1, "http://127.0.0.1:1", login, "the-service", attached=True)
+    with pytest.raises(Unreachable, match=r"^cannot reach the-service at 127.0.0.1:1: ") as error:
+        load_provisioner(kind)(nobody).drop(component(database="nova"))
+    assert error.value.hint == "repeat this when the-service answers"
 
 
 @pytest.mark.parametrize("kind", ["mysql", "mariadb"])
