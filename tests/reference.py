@@ -471,7 +471,8 @@ DEVENV: Words = {
         "mapping",
         "what the URL of a server that somebody else runs becomes: its `endpoint`, the `schemes` it may have with the "
         "port of each, the `path` if it has none, `urls` by endpoint, `others` that may have URLs of their own; "
-        "`login: optional` if there may be none, and `logged_in` for what a login changes; and the keys of `x-devenv` "
+        "`login: optional` if there may be none, `logged_in` for what a login changes and `by_login` for the switches "
+        "that it stands for; and the keys of `x-devenv` "
         "that it changes. Templates use `$${attach.user}`, `password`, `path`, `url_path`, `login` (`user:password@`)",
         "attach: {endpoint: sql, schemes: {mysql: 3306}, urls: {sql: …}}",
     ),

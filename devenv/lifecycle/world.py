@@ -301,12 +301,11 @@ class World:
         own = self.profile()
         attached = {name: choice.attach for name, choice in own.services.items() if choice.attach}
         attached = {**(self.state.attachments() if known else {}), **attached}
-        ran = {name: choice for name, choice in own.services.items() if name not in attached}
         catalogue = load_catalogue(
-            switches={name: choice.switches for name, choice in ran.items()},
+            switches={name: choice.switches for name, choice in own.services.items()},
             asked_by=own.source,
             everywhere={"durable": own.durable},
-            plugins={name: choice.plugins for name, choice in ran.items()},
+            plugins={name: choice.plugins for name, choice in own.services.items()},
             attached=attached,
         )
         self._catalogue = catalogue

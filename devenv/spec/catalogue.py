@@ -30,7 +30,7 @@ from devenv.model import (
 )
 from devenv.names import IMAGE, NAME, NAME_RULE, hint_for, near_ones
 from devenv.spec import strict_yaml
-from devenv.spec.attach import attachment, laid_over
+from devenv.spec.attach import SOURCE, attachment, laid_over
 
 _DURATION = re.compile(r"(?:(\d+)m)?(?:(\d+)s)?\Z")
 _SIZE = re.compile(r"(\d+)([kmg]?)b?\Z", re.IGNORECASE)
@@ -61,7 +61,8 @@ def load_catalogue(
     """Return every service under `folder` (the shipped ones by default) by name, with the switches on that are true.
 
     `switches` and more `plugins` are by service; the switches of `everywhere` hold for each service that has one of
-    that name, unless `switches` says otherwise. `attached` has the settings of services that somebody else runs. Raise
+    that name, unless `switches` says otherwise. `attached` has the settings of services that somebody else runs; no
+    switch and no plugin changes these. Raise
     ConfigError with all errors of all files, and for a switch, a plugin or a URL that a service cannot have (`asked_by`
     is the file to blame).
     """
@@ -77,9 +78,11 @@ def load_catalogue(
             name = path.parent.name
             known = data["x-devenv"].get("switches", {})
             common = {switch: on for switch, on in (everywhere or {}).items() if switch in known}
-            data = _switched(name, data, {**common, **(switches or {}).get(name, {})}, asked_by)
-            data = _with_plugins(name, data, (plugins or {}).get(name, ()), asked_by)
-            data, found = _attached(name, data, (attached or {}).get(name, {}))
+            chosen, settings = (switches or {}).get(name, {}), (attached or {}).get(name, {})
+            if not settings:
+                data = _switched(name, data, {**common, **chosen}, asked_by)
+                data = _with_plugins(name, data, (plugins or {}).get(name, ()), asked_by)
+            data, found = _attached(name, data, settings, chosen, asked_by)
             services[name] = replace(_definition(name, data, path), attachment=found)
     if problems:
         raise ConfigError(
@@ -125,13 +128,25 @@ def _with_plugins(name: str, data: dict[str, Any], plugins: Sequence[str], asked
     return data
 
 
-def _attached(name: str, data: dict[str, Any], settings: Mapping[str, str]) -> tuple[dict[str, Any], Attachment | None]:
-    """Return the data of a service that somebody else runs: without a container and its files, and where it is."""
+def _attached(
+    name: str, data: dict[str, Any], settings: Mapping[str, str], switches: Mapping[str, bool], asked_by: str
+) -> tuple[dict[str, Any], Attachment | None]:
+    """Return the data of a service that somebody else runs: without a container and its files, and where it is.
+
+    Its own settings hold there, not the `switches`, but for one that comes true by a login: raise ConfigError without.
+    """
     if not settings:
         return data, None
     if (rules := data["x-devenv"].get("attach")) is None:
         raise ConfigError(f"cannot attach {name}: its compose.yaml does not say how", "remove 'attach'")
     found = attachment(name, rules, settings)
+    for switch in rules.get("by_login", ()) if not found.words["attach.user"] else ():
+        if switches.get(switch):
+            raise ConfigError(
+                f"cannot have {switch!r} of {name} (in {asked_by}): its URL, by {settings.get(SOURCE, 'the record')}, "
+                "has no login",
+                f"give the URL an administrator's login, or remove {switch!r}",
+            )
     container = {key: value for key, value in data["services"][name].items() if key not in ("build", "configs")}
     devenv = data["x-devenv"]
     devenv = {**devenv, "endpoints": {key: devenv["endpoints"][key] for key in found.places}}
@@ -289,6 +304,7 @@ _DEVENV[Optional("attach")] = {
     Required("urls"): {_name: _text},
     Optional("path"): _text,
     Optional("login"): Either("required", "optional", msg="expected required or optional"),
+    Optional("by_login"): strict_yaml.each_once(_SMALL),
     Optional("others"): {_name: {Required("schemes"): _SCHEMES, Required("port"): _port}},
     **{key: value for key, value in _SWITCH.items() if key != "settings"},
     Optional("citest"): _text,

@@ -65,6 +65,16 @@ def test_a_login_in_the_url_of_etcd_gives_components_logins() -> None:
     assert login.component.outputs["USER"]
 
 
+def test_an_etcd_without_a_login_gives_components_none_and_says_so_if_they_are_asked_for() -> None:
+    def asked(url: str) -> Catalogue:
+        switches = {"etcd": {"auth": True, "durable": True}}
+        return load_catalogue(switches=switches, asked_by="devenv.yaml", attached={"etcd": {"attach": url}})
+
+    assert asked("http://root:pw@127.0.0.1")["etcd"].provisioner["auth"] == "true"
+    with pytest.raises(ConfigError, match=r"cannot have 'auth' of etcd \(in devenv.yaml\): its URL, .* has no login"):
+        asked("http://127.0.0.1")
+
+
 @pytest.mark.parametrize(
     ("url", "why"),
     [
