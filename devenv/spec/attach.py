@@ -42,6 +42,14 @@ def from_variables(environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
     return found
 
 
+def variable_of(name: str, settings: Mapping[str, str]) -> str:
+    """Return the caller's variable that attaches this service by these settings; "" if a file does."""
+    if not settings.get(SOURCE, "").startswith(VARIABLE):
+        return ""
+    option = "" if ATTACH in settings else next(f"_{key}" for key in settings if key != SOURCE)
+    return VARIABLE + f"{name}{option}".upper().replace("-", "_")
+
+
 def filled(settings: Mapping[str, str], environ: Mapping[str, str], where: str) -> dict[str, str]:
     """Return the settings with the caller's variables in place of `${env:NAME}`. Raise ConfigError for a missing one.
 

@@ -22,7 +22,7 @@ from devenv.model import (
 )
 from devenv.names import Names, hint_for
 from devenv.ports import HOST
-from devenv.spec.attach import is_loopback
+from devenv.spec.attach import is_loopback, variable_of
 from devenv.spec.components import (
     CITEST,
     OWN,
@@ -104,7 +104,9 @@ def select(profile: Profile, catalogue: Catalogue, names: Sequence[str] = ()) ->
     """
     for name in [*profile.services, *names]:
         if name not in catalogue:
+            variable = variable_of(name, profile.services[name].attach) if name in profile.services else ""
             where = f" (in {profile.source})" if name in profile.services else ""
+            where = f" (by {variable})" if variable else where
             raise ConfigError(f"cannot find service {name!r}{where}", hint_for(name, catalogue, "devenv has"))
     for name in names:
         if name not in profile.services:

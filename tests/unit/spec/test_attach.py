@@ -10,7 +10,7 @@ from devenv.errors import ConfigError
 from devenv.model import Catalogue
 from devenv.spec import attach, trust
 from devenv.spec.catalogue import load_catalogue
-from devenv.spec.desired import Inputs, resolve, secret_names
+from devenv.spec.desired import Inputs, resolve, secret_names, select
 from devenv.spec.profile import load_profile
 
 URLS = {
@@ -114,6 +114,17 @@ def test_the_callers_variables_attach_services_and_win_over_the_file(
         "source": "",
     }
     assert services["rabbitmq"].attach["management"] == "http://h:8080/prefix"
+
+
+@pytest.mark.parametrize("variable", ["DEVENV_ATTACH_MYSQLX", "DEVENV_ATTACH_MY_SQL", "DEVENV_ATTACH_MYSQLX_PASSWORD"])
+def test_a_variable_that_names_no_service_is_told_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    write(tmp_path, "profile: base\n")
+    monkeypatch.setenv(variable, "mysql://root:secret@h")
+    with pytest.raises(ConfigError, match=rf"cannot find service 'my-?sqlx?' \(by {variable}\)$") as refused:
+        select(load_profile(tmp_path), load_catalogue())
+    assert "did you mean 'mysql'?" in refused.value.hint
 
 
 def test_an_attached_service_takes_no_other_setting(tmp_path: Path) -> None:
