@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 _HEADINGS = ("ID", "PROJECT", "STATE", "SERVICES")
 _SIZES = ("MEM", "DISK")
-_STATE_COLOURS = {"running": "green", "partly": "yellow", "stopped": "bright_black", "leftover": "yellow"}
+_STATE_COLOURS = {
+    "running": "green",
+    "attached": "green",
+    "partly": "yellow",
+    "stopped": "bright_black",
+    "leftover": "yellow",
+}
 # The fewest characters of a folder, and how many are worth a folded line of services.
 _LEAST, _FOLDER = 9, 28
 _NO_RECORD = "(no record)"
@@ -31,7 +37,8 @@ _NO_RECORD = "(no record)"
 def ls(context: click.Context, usage: bool, format_: str) -> None:
     """List all environments on this machine's engine.
 
-    It lists those on the clusters of this user's environments, too; with --engine, those on that engine alone.
+    It lists those on the clusters of this user's environments, and of attached services, too; with --engine, those on
+    that engine alone.
 
     Shows the project folder of each, its containers' state and its services with their ports. One without a record here
     is another user's or of another state folder: devenv never touches it. `devenv down --id ID` takes one down from
@@ -115,13 +122,16 @@ def as_table(found: Sequence[Listed], usage: bool) -> str:
 
 def _services(one: Listed) -> str:
     """Return each service with its ports, or with its own state if it is not that of the environment."""
+    from devenv.lifecycle.listing import ATTACHED
+
     words = []
     for name, state in one.services.items():
         container = one.observed.containers.get(name)
         if container and container.running:
             told = ", ".join(str(port) for _, port in sorted(container.ports.items()))
         else:
-            told = state if one.state in ("partly", "leftover") else ""
+            differs = one.state in ("partly", "leftover") or state == ATTACHED != one.state
+            told = state if differs else ""
         words.append(_printable(f"{name}:{told}" if told else name))
     return " ".join(words)
 

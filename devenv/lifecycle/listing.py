@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -17,6 +17,8 @@ from devenv.store.record import Record
 from devenv.store.state import State
 
 _MOST_REQUESTS = 64
+# The state of a service that somebody else runs. Whether it is ready, `devenv status` asks.
+ATTACHED = "attached"
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,19 @@ class Listed:
 
     @property
     def services(self) -> dict[str, str]:
-        """Return the state of each service's container, or "down" for a service that only has data."""
+        """Return the state of each service's container; "down" with data alone, "attached" if somebody else runs it."""
         states = {name: container.state for name, container in self.observed.containers.items()}
-        return dict(sorted({**dict.fromkeys(self.observed.services, "down"), **states}.items()))
+        attached = dict.fromkeys(self.observed.attached, ATTACHED)
+        return dict(sorted({**dict.fromkeys(self.observed.services, "down"), **attached, **states}.items()))
 
     @property
     def state(self) -> str:
         """Return the state that all containers have, "partly" if they differ, "down" if there are none.
 
-        It is "leftover" if a killed run left all of them.
+        It is "leftover" if a killed run left all of them, "attached" if somebody else runs all services.
         """
+        if self.observed.attached and self.observed.attached == self.services.keys():
+            return ATTACHED
         containers = self.observed.containers
         if containers and containers.keys() <= {*self.leftover}:
             return "leftover"
@@ -88,13 +93,39 @@ def list_environments(
     context: str = "",
     namespace: str = "",
 ) -> list[Listed]:
-    """Return every environment with a container, volume or network; those without a record come last.
+    """Return every environment with a container, volume, network or attached service; those without a record come last.
 
-    The engines are those of `engines`. With `usage`, also measure memory and disk. This asks for no service's
-    readiness, and changes nothing.
+    The engines are those of `engines`; environments of attached services alone need none. With `usage`, also measure
+    memory and disk. This asks for no service's readiness, and changes nothing.
     """
-    listed = [one for engine in engines(note, kind, context, namespace) for one in _listed_by(engine, usage)]
+    attached = [] if asked_for(kind) else _attached()
+    try:
+        asked = engines(note, kind, context, namespace)
+    except NoEngine as error:
+        if not attached:
+            raise
+        note(f"{error.message}; what it has is left out")
+        asked = []
+    listed = [one for engine in asked for one in _listed_by(engine, usage)]
+    there = {one.id for one in listed}
+    listed = [_with_attached(one, attached) for one in listed] + [one for one in attached if one.id not in there]
     return sorted(listed, key=lambda one: (not one.record, one.record.project if one.record else "", one.id))
+
+
+def _attached() -> list[Listed]:
+    """Return the environments that use servers of somebody else, with nothing but these, by this user's records."""
+    gone = {record.id for record in registry.gone()}
+    found = []
+    for record in registry.all_records():
+        if names := State(Path(record.project), record.name, record.id).attachments():
+            observed = Observed(attached=frozenset(names))
+            found.append(_described(record.id, observed, record, record.id in gone))
+    return found
+
+
+def _with_attached(one: Listed, attached: Iterable[Listed]) -> Listed:
+    names = frozenset[str]().union(*(other.observed.attached for other in attached if other.id == one.id))
+    return replace(one, observed=replace(one.observed, attached=names))
 
 
 def _listed_by(engine: Engine, usage: bool) -> list[Listed]:

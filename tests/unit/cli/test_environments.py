@@ -66,6 +66,13 @@ def test_the_table_says_where_what_and_on_which_ports() -> None:
     ]
 
 
+def test_a_service_that_somebody_else_runs_is_told_from_those_of_the_engine() -> None:
+    theirs = Observed(attached=frozenset({"mysql"}))
+    assert lines(Listed(RECORD.id, theirs, RECORD))[1].split()[2:] == ["attached", "mysql"]
+    both = replace(theirs, containers={"etcd": ALL[2]})
+    assert lines(Listed(RECORD.id, both, RECORD))[1].split()[2:] == ["running", "etcd:2379", "mysql:attached"]
+
+
 def test_a_service_that_differs_from_the_others_shows_its_own_state() -> None:
     one = Listed(
         RECORD.id, Observed({"etcd": ALL[2], "mysql": container("mysql", "exited")}, volumes={"v": "rabbitmq"}), RECORD

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from fake_engine import FakeEngine
@@ -16,7 +17,7 @@ from devenv.lifecycle.environment import Environment
 from devenv.lifecycle.listing import Listed, list_environments
 from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER, Observed, Profile, Report
 from devenv.spec.catalogue import load_catalogue
-from devenv.store.record import FORMAT
+from devenv.store.record import FORMAT, Record
 from devenv.store.state import State
 
 
@@ -225,3 +226,34 @@ def test_the_record_of_a_newer_devenv_is_listed_and_not_touched(
     with pytest.raises(ConfigError, match="a newer devenv wrote"):
         down.by_id(environment.id, (), True, Report())
     assert left(engine, environment) == (1, 1, 1)
+
+
+# ---- attached services -------------------------------------------------------------------------------------------
+
+
+def attach(environment: Environment, *names: str) -> None:
+    environment.state.save(Record(environment.id, environment.name, str(environment.project)))
+    environment.state.attach({name: {"attach": f"{name}://h"} for name in names})
+
+
+def test_an_environment_of_attached_services_is_listed_where_no_engine_answers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def nowhere() -> NoReturn:
+        raise NoEngine("cannot reach a container engine")
+
+    monkeypatch.setattr("devenv.lifecycle.listing.connect", nowhere)
+    with pytest.raises(NoEngine):
+        list_environments()
+    attach(Environment(tmp_path), "mysql", "etcd")
+    notes: list[str] = []
+    (found,) = list_environments(note=notes.append)
+    assert (found.state, found.services) == ("attached", {"etcd": "attached", "mysql": "attached"})
+    assert notes == ["cannot reach a container engine; what it has is left out"]
+
+
+def test_attached_services_stand_beside_those_of_the_engine(up: Callable[..., Environment], tmp_path: Path) -> None:
+    environment = up("nova")
+    environment.state.attach({"mysql": {"attach": "mysql://h"}})
+    (found,) = list_environments()
+    assert (found.state, found.services) == ("running", {"etcd": "running", "mysql": "attached"})
