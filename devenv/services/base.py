@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from devenv.errors import Hopeless, ServiceFailed, Unreachable, tells_of_full_disk
+from devenv.hiding import hide
 
 # The limits of one attempt of a probe, in seconds. A healthy service answers in milliseconds; a wedged one must not
 # hide its reason for long.
@@ -26,6 +27,10 @@ PROBE_ANSWER_SECONDS = 5.0
 # requests at a time wait for each other, 40 ms each in Keystone's one process; a busy machine is ten times slower.
 CONNECT_SECONDS = 2
 ANSWER_SECONDS = 30
+
+
+# The settings that are names of users and of what they have.
+_NAMES = ("user", "root", "database", "vhost", "project")
 
 
 @dataclass(frozen=True)
@@ -179,8 +184,9 @@ class Provisioner:
         except (Refused, ValueError) as error:
             line = (str(error).strip().splitlines() or ["no reason given"])[0]
             # Servers quote what devenv sent to them.
-            for settings in (self.target.settings, component.settings if component else {}):
-                line = line.replace(settings.get("password") or "\0", "***")
+            known = [self.target.settings, *([component.settings] if component else [])]
+            names = {settings.get(key, "") for settings in known for key in _NAMES} | {self.target.service}
+            line = hide(line, [settings.get("password", "") for settings in known], names)
             where, hint = f"{self.target.host}:{self.target.port}", getattr(error, "hint", "")
             hint = hint or self._hint(error)
             if self.target.attached and isinstance(error, NoAnswer):

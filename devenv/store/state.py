@@ -31,7 +31,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from devenv.errors import ConfigError
 from devenv.names import Pair
@@ -310,12 +310,18 @@ class State:
     def passwords(self) -> set[str]:
         """Return all that no log may show: the secrets, and the passwords of attached services as files have them.
 
-        A password that is the user's name as well protects nothing, and to hide it would garble every log.
+        A password that is the name of a user, a service or a database as well protects nothing, and to hide it would
+        garble every log.
         """
         found = {*self.secrets((), keep=False).values()}
-        for settings in self.attachments().values():
-            found |= {settings.get("password", ""), *_password_in(settings.get("attach", ""))}
-        return found - {""}
+        names = {"", "devenv"} | {part for pair in self.load().provisioned for part in pair.split("/")}
+        for service, settings in self.attachments().items():
+            user, password, database = _parts_of(settings.get("attach", ""))
+            names |= {service, settings.get("user", ""), unquote(user), unquote(database)}
+            for one in (settings.get("password", ""), unquote(password)):
+                found |= {one, quote(one, safe="")}
+            found.add(password)
+        return found - names
 
     def restore_secrets(self, saved: Mapping[str, str]) -> None:
         """Restore these secrets; others stay."""
@@ -325,10 +331,11 @@ class State:
             write_files({self._secrets_path: as_json(restored)})
 
 
-def _password_in(url: str) -> list[str]:
-    login = url.partition("://")[2].rpartition("@")[0]
+def _parts_of(url: str) -> tuple[str, str, str]:
+    """Return the user, the password and the path that a URL names, as they stand there."""
+    login, _, rest = url.partition("://")[2].rpartition("@")
     user, _, password = login.partition(":")
-    return [] if password == user else [password, unquote(password)]
+    return user, password, rest.partition("/")[2].partition("?")[0]
 
 
 def _noted(pool: Path) -> list[Path]:

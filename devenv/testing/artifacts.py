@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devenv.errors import ConfigError, DevenvError
+from devenv.hiding import HIDDEN, hide
 from devenv.images.references import BASE
 from devenv.lifecycle.timing import as_data
 from devenv.lifecycle.trace import as_trace
@@ -30,7 +31,6 @@ from devenv.store.files import folder_obstacle, make_folders, reason_of, write_f
 if TYPE_CHECKING:
     from devenv.lifecycle.environment import Environment, Statuses
 
-HIDDEN = "***"
 # The part of a URL that holds a password.
 _PASSWORD = re.compile(r"(://[^/@]*?:)[^/@]*@")
 # Labels with this prefix hold digests and names. Other labels belong to the image and may hold anything.
@@ -46,8 +46,8 @@ def write_artifacts(environment: Environment, folder: Path, passwords: Iterable[
     make_folder(folder, environment.project)
     texts = {f"{service}.log": log for service, log in _logs(environment).items()}
     texts |= {name: _text_of(find) for name, find in _finders(environment).items()}
-    hide = hider(environment, passwords)
-    files = {folder / name: hide(text).encode() for name, text in texts.items() if text}
+    clean = hider(environment, passwords)
+    files = {folder / name: clean(text).encode() for name, text in texts.items() if text}
     write_files(files)
     return sorted(files)
 
@@ -66,14 +66,7 @@ def make_folder(folder: Path, project: Path) -> None:
 def hider(environment: Environment, passwords: Iterable[str] = ()) -> Callable[[str], str]:
     """Return a function that hides the secrets of the environment, and these passwords, in a text."""
     known = {*environment.state.passwords(), *passwords}
-    secrets = sorted(filter(None, known), key=len, reverse=True)
-
-    def hide(text: str) -> str:
-        for secret in secrets:
-            text = text.replace(secret, HIDDEN)
-        return text
-
-    return hide
+    return lambda text: hide(text, known)
 
 
 def status_data(environment: Environment, found: Statuses) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import IO
 
+from devenv.hiding import is_long
+
 
 class JobLog:
     """Write to the log of a job, for no CI system in particular. One group is open at most; groups do not nest."""
@@ -65,7 +67,7 @@ class GitHub(JobLog):
         self._say(f"::error title=devenv ci::{_escaped(reason)}")
 
     def mask(self, words: Iterable[str]) -> None:
-        for word in words:
+        for word in filter(is_long, words):  # GitHub hides it inside of other words, too.
             self._say(f"::add-mask::{_escaped(word)}")
 
 

@@ -128,6 +128,12 @@ def test_a_login_with_too_few_rights_on_an_attached_server_is_told_which_it_need
     assert error.value.hint == f"the login for the-service, from devenv.yaml or DEVENV_ATTACH_*, needs {kind.needs}"
 
 
+def test_a_short_password_garbles_no_reason(server: Server) -> None:
+    server.reply = lambda asked, _: (400, {"message": "user 'half' may not, by h"})
+    with pytest.raises(ServiceFailed, match=r"user 'half' may not, by \*\*\*$"):
+        RabbitMQ(server.target(user="half", password="h")).drop(component())
+
+
 def test_no_log_of_an_attached_server_is_hinted_at(server: Server) -> None:
     server.reply = lambda asked, _: (400, {"message": "not now"})
     with pytest.raises(ServiceFailed) as error:

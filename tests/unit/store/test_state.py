@@ -968,3 +968,29 @@ def test_a_free_port_is_none_of_those_to_avoid() -> None:
     assert free_port([]) != 0
     with pytest.raises(NotOurs, match="cannot find a free port"):
         free_port(range(65536))
+
+
+# ---- attached services -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "passwords"),
+    [
+        ({"attach": "mysql://root:s%40crets@h"}, {"s%40crets", "s@crets"}),
+        ({"attach": "mysql://h", "user": "root", "password": "s@crets"}, {"s%40crets", "s@crets"}),
+        ({"attach": "mysql://root:root@h"}, set()),
+        ({"attach": "mysql://h", "user": "root", "password": "root"}, set()),
+        ({"attach": "mysql://root:mysql@h"}, set()),
+        ({"attach": "mysql://root:devenv@h"}, set()),
+        ({"attach": "mysql://root:theirs@h/theirs?charset=utf8mb4"}, set()),
+        ({"attach": "mysql://root:nova@h"}, set()),
+        ({"attach": "mysql://h"}, set()),
+    ],
+)
+def test_the_passwords_of_attached_services_are_known_but_for_those_that_are_names(
+    tmp_path: Path, settings: dict[str, str], passwords: set[str]
+) -> None:
+    state = State(tmp_path, "default")
+    state.amend(provisioned={"mysql/nova": ""})
+    state.attach({"mysql": settings})
+    assert state.passwords() == passwords

@@ -57,9 +57,9 @@ def test_elsewhere_there_are_headers() -> None:
 def test_errors_and_secrets_are_told_to_github_in_one_line_each() -> None:
     stream = io.StringIO()
     log = GitHub(stream)
-    log.mask(["a%b"])
+    log.mask(["a%bcdefgh", "devenv"])
     log.error("cannot\nstart")
-    assert stream.getvalue() == "::add-mask::a%25b\n::error title=devenv ci::cannot%0Astart\n"
+    assert stream.getvalue() == "::add-mask::a%25bcdefgh\n::error title=devenv ci::cannot%0Astart\n"
 
 
 @pytest.mark.parametrize("log", [JobLog, GitLab])
