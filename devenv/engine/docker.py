@@ -14,7 +14,7 @@ from devenv.engine.connection import Connection
 from devenv.engine.protocol import About, Capability, ContainerState, Labels, Session, Tail
 from devenv.errors import LimitRefused
 from devenv.model import Desired, DesiredService, Observed
-from devenv.store.places import FORWARD, RECORD, environment_folder
+from devenv.store.places import forward_folder
 
 # The URL of an engine begins with one of these if its ports are on this host.
 _LOCAL = ("unix:", "http+docker:", "npipe:", "tcp://127.", "tcp://localhost")
@@ -100,21 +100,20 @@ class Docker:
             from devenv.engine import forward
 
             ports = {port: f"127.0.0.1:{port}" for one in desired.services.values() for port in one.ports.values()}
-            folder = environment_folder(desired.environment)
-            forward.ensure(folder / FORWARD, forward.Way(*self._way), ports, watch=folder / RECORD)
+            forward.open_for(desired.environment, forward.Way(*self._way), ports)
 
     def forwarded(self, environment: str) -> frozenset[int] | None:
         if not self._way:
             return None
         from devenv.engine import forward
 
-        return forward.forwarded(environment_folder(environment) / FORWARD)
+        return forward.forwarded(forward_folder(environment))
 
     def end_forward(self, environment: str) -> None:
         if not self.local:
             from devenv.engine import forward
 
-            forward.end(environment_folder(environment) / FORWARD)
+            forward.end(forward_folder(environment))
 
     @property
     def _way(self) -> tuple[str, dict[str, str]] | None:

@@ -25,6 +25,7 @@ from devenv.errors import DevenvError, NoEngine, PortTaken
 from devenv.ports import HOST, holder
 from devenv.store.files import create_or_open, make_private, read_json
 from devenv.store.locks import GLANCES, held, is_held
+from devenv.store.places import RECORD, forward_folder
 
 # In the folder: held by the supervisor while it lives, held by a devenv that starts or ends one; its number and the
 # folder of its sockets; its log.
@@ -44,6 +45,12 @@ class Way:
 
     kind: str
     settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def open_for(environment: str, way: Way, ports: Mapping[int, str]) -> None:
+    """Have ports lead to an environment's services, as `ensure` does, until nothing is on record of it any more."""
+    folder = forward_folder(environment)
+    ensure(folder, way, ports, watch=folder.parent / RECORD)
 
 
 def ensure(folder: Path, way: Way, ports: Mapping[int, str], watch: Path | None = None) -> None:

@@ -80,6 +80,11 @@ def environment_folder(identity: str) -> Path:
     return state_folder() / "environments" / identity
 
 
+def forward_folder(identity: str) -> Path:
+    """Return the folder of what forwards an environment's ports from an engine elsewhere. It is there while that is."""
+    return environment_folder(identity) / FORWARD
+
+
 def wired_record() -> Path:
     """Return the file that records what all environments have merged into files of projects."""
     return state_folder() / "wired.json"

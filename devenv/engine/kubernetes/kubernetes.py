@@ -17,7 +17,7 @@ from devenv.engine.kubernetes.manifests import PodSettings
 from devenv.engine.protocol import About, Capability, ContainerState, Labels, Session, Tail
 from devenv.errors import ServiceFailed, Unsupported
 from devenv.model import Desired, DesiredService, Observed
-from devenv.store.places import FORWARD, RECORD, environment_folder
+from devenv.store.places import forward_folder
 
 # Seconds after which the cluster ends pods that a CI's job has made (CI is set): longer than jobs take.
 _JOB_SECONDS = 6 * 3600
@@ -118,21 +118,20 @@ class Kubernetes:
             for inside, outside in service.ports.items()
         }
         way = forward.Way("kubernetes", settings(self._at, desired.environment))
-        folder = environment_folder(desired.environment)
-        forward.ensure(folder / FORWARD, way, ports, watch=folder / RECORD)
+        forward.open_for(desired.environment, way, ports)
 
     def forwarded(self, environment: str) -> frozenset[int] | None:
         if self.inside:
             return None
         from devenv.engine import forward
 
-        return forward.forwarded(environment_folder(environment) / FORWARD)
+        return forward.forwarded(forward_folder(environment))
 
     def end_forward(self, environment: str) -> None:
         if not self.inside:
             from devenv.engine import forward
 
-            forward.end(environment_folder(environment) / FORWARD)
+            forward.end(forward_folder(environment))
 
     # ---- networks, volumes, containers ---------------------------------------------------------------------------
 

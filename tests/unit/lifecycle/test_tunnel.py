@@ -92,6 +92,6 @@ def test_the_way_is_the_engines_own_or_the_named_one(
 def test_an_engine_here_needs_no_forwarder(monkeypatch: pytest.MonkeyPatch) -> None:
     connection: Any = SimpleNamespace(url="unix:///run/docker.sock")
     # Not even a look into a folder.
-    monkeypatch.setattr("devenv.engine.docker.environment_folder", None)
+    monkeypatch.setattr("devenv.engine.docker.forward_folder", None)
     assert Docker(connection).forwarded("any") is None
     Docker(connection).end_forward("any")
