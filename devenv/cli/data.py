@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -123,19 +124,25 @@ def gc(context: click.Context, keep: int, identities: tuple[str, ...], format_: 
 
     Removes leftovers of killed runs from every environment of this project. Golden states are the data of first
     starts, which `up` keeps and reuses; without one, the next first start takes longer. If the project folder of an
-    environment was moved or deleted, devenv only lists the environment: --remove removes it.
+    environment was moved or deleted, devenv only lists the environment: --remove removes it. Tunnels to engines
+    elsewhere that lead nowhere end, too, even if the engine does not answer.
     """
     from devenv.cli.progress import reporter
     from devenv.lifecycle import down
     from devenv.testing import lease
 
+    note = reporter(sys.stderr).note
     for identity in identities:
         down.remove(identity, reporter(sys.stderr))
-    collected, golden = lease.collect(environment_of(context), keep * 1_000_000, reporter(sys.stderr))
-    left = down.listed(reporter(sys.stderr).note)
+    try:
+        collected, golden = lease.collect(environment_of(context), keep * 1_000_000, reporter(sys.stderr))
+    finally:
+        # Also if the engine does not answer: the tunnel to it is then of no use.
+        tunnels = _end_tunnels(note)
+    left = down.listed(note)
     if format_ == "json":
         ended, unused, lost = ([asdict(one) for one in some] for some in (collected, golden, left))
-        print_json({"environments": ended, "golden": unused, "gone": lost})
+        print_json({"environments": ended, "golden": unused, "gone": lost, "tunnels": tunnels})
         return
     lines = [f"removed {identity}" for identity in identities]
     lines += [
@@ -148,7 +155,17 @@ def gc(context: click.Context, keep: int, identities: tuple[str, ...], format_: 
         amounts = f"{other.containers} containers, {other.volumes} volumes, {other.snapshots} snapshots"
         lines.append(f"{other.id}: its folder {other.project} was moved or deleted ({amounts})")
         lines.append(f"  'devenv gc --remove {other.id}' removes it, with its data")
-    click.echo("\n".join(lines or ["nothing to remove"]))
+    click.echo("\n".join(lines or ["nothing else to remove" if tunnels else "nothing to remove"]))
+
+
+def _end_tunnels(note: Callable[[str], None]) -> list[str]:
+    """End tunnels that are of no use, and say so; return the ids of their environments."""
+    from devenv.lifecycle import tunnels
+
+    ended = tunnels.end_useless()
+    for tunnel in ended:
+        note(f"ended the tunnel of {tunnel.environment}: {tunnel.reason}")
+    return [tunnel.environment for tunnel in ended]
 
 
 def _as_json(saved: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from devenv.engine.protocol import About, Engine
 from devenv.engine.proxies import for_builds
 from devenv.errors import DevenvError, NoEngine
 from devenv.images.references import BASE
+from devenv.lifecycle import tunnels
 
 API_WANTED = (1, 41)  # Debian 12's Engine 20.10, the oldest that devenv is tested with
 PORTS_SAFE_SINCE = 28  # moby#45610
@@ -301,6 +302,17 @@ def check_proxy(wanted: Wanted) -> Check:
         return Check("proxy", "ok", f"{names} set, NO_PROXY covers 127.0.0.1")
     hint = "devenv ignores them; for your own programs: export NO_PROXY=127.0.0.1,localhost"
     return Check("proxy", "warn", f"{names} set, and NO_PROXY leaves out 127.0.0.1", hint)
+
+
+def check_tunnels() -> list[Check]:
+    """Check the tunnels of this user's environments to engines elsewhere; return nothing if there are none."""
+    if not (found := [*tunnels.opened()]):
+        return []
+    broken = [f"{one.environment} ({one.reason})" for one in found if one.reason]
+    if not broken:
+        return [Check("tunnels", "ok", f"{len(found)} to engines elsewhere")]
+    hint = "in the folder of an environment, 'devenv wait' opens its tunnel again; 'devenv gc' ends useless ones"
+    return [Check("tunnels", "warn", f"lead nowhere: {', '.join(broken)}", hint)]
 
 
 ENGINE_CHECKS: tuple[Callable[[Wanted, Answer], Check], ...] = (

@@ -57,6 +57,9 @@ def ls(context: click.Context, usage: bool, format_: str) -> None:
         if one.observed.strangers:
             strangers = ", ".join(map(_printable, one.observed.strangers))
             click.echo(f"labelled as {_printable(one.id)} and not made by it: {strangers}", err=True)
+        if one.tunnel:
+            told = f"the tunnel of {_printable(one.id)} leads nowhere ({_printable(one.tunnel)})"
+            click.echo(f"{told}: 'devenv wait' in its folder opens it again", err=True)
 
 
 def known_ids(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -86,6 +89,7 @@ def _as_json(one: Listed) -> dict[str, Any]:
         "gone": one.gone,
         "state": one.state,
         "engine": one.engine,
+        "tunnel": one.tunnel,
         "used": one.used,
         "services": services,
         "leftover": list(one.leftover),

@@ -75,6 +75,7 @@ def trust(context: click.Context, revoke: bool, format_: str) -> None:
 @click.pass_context
 def doctor(context: click.Context, fix: bool, format_: str) -> None:
     """Check what `up` needs and say what to do; --fix does it."""
+    from devenv.cli import doctor as checkup
     from devenv.engine import KUBERNETES
 
     environment = environment_of(context)
@@ -88,11 +89,10 @@ def doctor(context: click.Context, fix: bool, format_: str) -> None:
         known = environment.state.load().engine
         checks = cluster_doctor.diagnose(images, ports, options["kube_context"], options["namespace"], known)
     else:
-        from devenv.cli import doctor as checkup
-
         if fix:
             checkup.fix(lambda line: click.echo(line, err=True), images)
         checks = checkup.diagnose(images, ports)
+    checks += checkup.check_tunnels()
     if format_ == "json":
         print_json([asdict(check) for check in checks])
     else:

@@ -85,8 +85,13 @@ def fault(folder: Path) -> str:
     """Return in words why the ports do not lead anywhere right now; empty if they do, as far as is known."""
     answer = _asked(folder, {"do": "tell"}, _ANSWER_SECONDS)
     if answer is None:
-        return "nothing forwards its port to this host"
+        return "no process forwards them"
     return str((answer.get("fault") or {}).get("reason", ""))
+
+
+def runs(folder: Path) -> bool:
+    """Return whether a supervisor of this folder lives. It need not answer."""
+    return is_held(folder / LIFE, GLANCES)
 
 
 def end(folder: Path) -> None:
@@ -191,7 +196,7 @@ def _kill(folder: Path) -> None:
     process = read_json(folder / PROCESS)
     pid = process.get("pid")
     for number in (signal.SIGTERM, signal.SIGKILL):
-        if isinstance(pid, int) and is_held(folder / LIFE, GLANCES):
+        if isinstance(pid, int) and runs(folder):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
                 # One that was stopped ends when it goes on.

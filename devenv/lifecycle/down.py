@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,13 +17,15 @@ from devenv.lifecycle.world import Picture, World, needs, refuse_attached
 from devenv.model import LABEL_ENVIRONMENT, Catalogue, Desired, Observed, ObservedContainer, Plan, Report, Result
 from devenv.names import Pair, hint_for
 from devenv.store import registry
+from devenv.store.places import forward_folder
 from devenv.store.record import Record
 from devenv.store.state import Notes, State
 
 
 def stop(world: World, names: Sequence[str]) -> Result:
     """Stop containers and keep them. Services without a container count as stopped. The caller holds the lock."""
-    picture = world.bare()
+    with _saying_what_stays(world):
+        picture = world.bare()
     catalogue = picture.defined.catalogue
     refuse_attached(picture.observed, names)
     if left := sorted(picture.observed.attached):
@@ -42,7 +45,8 @@ def take_down(world: World, names: Sequence[str], volumes: bool, abandon: bool =
     Without `names`, also remove the network, and with `volumes` all else that the environment has. Root may do so for
     any user. The caller holds the lock.
     """
-    picture = world.bare(removing=True)
+    with _saying_what_stays(world):
+        picture = world.bare(removing=True)
     world.check_engine(picture.observed)
     observed, catalogue = picture.observed, picture.defined.catalogue
     removing = present(observed, names, catalogue)
@@ -75,6 +79,20 @@ def take_down(world: World, names: Sequence[str], volumes: bool, abandon: bool =
         world.state.amend(provisioned=kept, unfinished=unfinished, roles=roles)
         Notes(world.state).renewed(names)
     return Result(plan, {}, timings)
+
+
+@contextmanager
+def _saying_what_stays(world: World) -> Iterator[None]:
+    """Say in the hint, if an engine elsewhere cannot be reached, what stays there and here."""
+    try:
+        yield
+    except NoEngine as error:
+        if forward_folder(world.id).exists():
+            error.hint += (
+                f"; {world.id} stays there as it is, and its tunnel here: 'devenv gc' ends that, and 'devenv down' "
+                "takes down the rest once the host is back"
+            )
+        raise
 
 
 def _end_forward(world: World, observed: Observed, ended: Sequence[ObservedContainer]) -> None:

@@ -13,7 +13,8 @@ from devenv.engine.protocol import Engine
 from devenv.errors import NoEngine, ServiceFailed
 from devenv.model import Observed
 from devenv.store import registry
-from devenv.store.record import Record
+from devenv.store.places import forward_folder
+from devenv.store.record import NO_TUNNEL, Record
 from devenv.store.state import State
 
 _MOST_REQUESTS = 64
@@ -27,7 +28,7 @@ class Listed:
 
     `gone` says that its project folder was moved or deleted, `used` that a run uses it now. `leftover` are services
     that a killed run left. `memory` (in use) and `disk` (of data) are bytes by service, None where nobody measured.
-    `engine` is the URL of the engine that has it.
+    `engine` is the URL of the engine that has it. `tunnel` says why the ports of one elsewhere do not reach us.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Listed:
     memory: Mapping[str, int | None] = field(default_factory=dict)
     disk: Mapping[str, int | None] = field(default_factory=dict)
     engine: str = ""
+    tunnel: str = ""
 
     @property
     def services(self) -> dict[str, str]:
@@ -135,18 +137,30 @@ def _listed_by(engine: Engine, usage: bool) -> list[Listed]:
     # Without the token of any devenv, an object only carries the label: it makes no environment.
     made = {identity: observed for identity, observed in found.items() if observed.owner or identity in records}
     listed = [
-        replace(_described(identity, observed, records.get(identity), identity in gone), engine=engine.url)
+        _described(engine, identity, observed, records.get(identity), identity in gone)
         for identity, observed in made.items()
     ]
     return _measured(engine, listed) if usage else listed
 
 
-def _described(identity: str, observed: Observed, record: Record | None, gone: bool) -> Listed:
+def _described(engine: Engine, identity: str, observed: Observed, record: Record | None, gone: bool) -> Listed:
     if record is None:
-        return Listed(identity, observed)
+        return Listed(identity, observed, engine=engine.url)
     used = State(Path(record.project), record.name, identity).used()
     left = () if used else tuple(name for name in record.borrowed if name in observed.services)
-    return Listed(identity, observed, record, gone, used, left)
+    fault = _tunnel_fault(engine, record, observed)
+    return Listed(identity, observed, record, gone, used, left, engine=engine.url, tunnel=fault)
+
+
+def _tunnel_fault(engine: Engine, record: Record, observed: Observed) -> str:
+    """Return why ports of running services do not reach this host; empty if they do, or are to need no tunnel."""
+    published = {port for one in observed.containers.values() if one.running for port in one.ports.values()}
+    there = engine.forwarded(record.id) if published and record.tunnel != NO_TUNNEL else None
+    if there is None or there >= published:
+        return ""
+    from devenv.engine import forward
+
+    return forward.fault(forward_folder(record.id)) or "it forwards other ports"
 
 
 def _measured(engine: Engine, listed: list[Listed]) -> list[Listed]:

@@ -43,7 +43,7 @@ from devenv.spec.desired import Inputs, check_reach, resolve, secret_names, sele
 from devenv.spec.ports import Taken, choose_ports, usual_ports
 from devenv.spec.profile import load_profile, project_file
 from devenv.store.files import real_path
-from devenv.store.record import Record
+from devenv.store.record import NO_TUNNEL, Record
 from devenv.store.registry import all_records, ports_locked
 from devenv.store.state import Notes, State, new_token, user_of
 from devenv.wiring import contents, folder
@@ -54,9 +54,6 @@ SHOWN = "shown"
 
 if TYPE_CHECKING:
     from devenv.lifecycle.timing import Run, Watch
-
-# What the record says if devenv does not forward the ports of an engine elsewhere.
-NO_TUNNEL = "no"
 
 
 @dataclass(frozen=True)

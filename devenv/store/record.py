@@ -8,6 +8,8 @@ from typing import Any
 
 # Raise it when an older devenv would misread or lose what is in a record, such as a field that it does not know.
 FORMAT = 3
+# What `tunnel` says if devenv does not forward the ports of an engine elsewhere.
+NO_TUNNEL = "no"
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Record:
     - `roles`: the services that fill roles since somebody asked for them by name ("database": "postgresql")
     - `citest`: services in which runs have the account for OpenStack's own test suites
     - `engine`: the URL of the engine that has it, as far as is known
-    - `tunnel`: "no" if devenv does not forward the ports of an engine elsewhere
+    - `tunnel`: NO_TUNNEL if devenv does not forward the ports of an engine elsewhere
     - `owner`: the token on everything that devenv creates for this environment
     - `saving`: images that devenv creates or removes with a snapshot, until it knows the outcome
     """

@@ -155,6 +155,7 @@ def test_json_says_the_same_as_the_table_and_more(shown: list[Listed]) -> None:
         "gone": False,
         "state": "running",
         "engine": "",
+        "tunnel": "",
         "used": True,
         "services": {"etcd": {"state": "running", "ports": {"2379": 41283}, "memory": 5, "disk": 7}},
         "leftover": [],
@@ -170,6 +171,12 @@ def test_what_only_carries_the_label_is_told_beside_the_table(shown: list[Listed
     shown.append(Listed(RECORD.id, Observed(strangers=("container web",)), RECORD))
     done = run("ls")
     assert done.stderr == "labelled as nova-1a2b3c4d and not made by it: container web\n"
+
+
+def test_a_tunnel_that_leads_nowhere_is_told_beside_the_table(shown: list[Listed]) -> None:
+    shown.append(listed(container("etcd", p2379=41283), tunnel="no process forwards them"))
+    told = "the tunnel of nova-1a2b3c4d leads nowhere (no process forwards them): 'devenv wait' in its folder opens it"
+    assert run("ls").stderr.startswith(told)
 
 
 @pytest.mark.parametrize(
