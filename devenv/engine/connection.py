@@ -213,16 +213,6 @@ def failure(message: str, hint: str, detail: Sequence[str] = ()) -> ServiceFaile
     return kind(message, hint, detail)
 
 
-@contextmanager
-def unless_gone() -> Iterator[None]:
-    """Accept that something is gone already: somebody else removed it in the meantime."""
-    try:
-        yield
-    except Refused as error:
-        if error.status != 404:
-            raise
-
-
 def says_taken(error: Refused) -> bool:
     """Return whether the engine refused to create something because its name is in use."""
     # Docker answers with that status; Podman with 500, as for any failure.

@@ -10,8 +10,8 @@ from contextlib import suppress
 from typing import IO, Any
 
 from devenv.clock import now
-from devenv.engine.connection import Connection, asking, made_late, says_taken, unless_gone, unless_taken
-from devenv.engine.http import TIMEOUT, Refused
+from devenv.engine.connection import Connection, asking, made_late, says_taken, unless_taken
+from devenv.engine.http import TIMEOUT, Refused, unless_gone
 from devenv.engine.protocol import CONFIG_FOLDER, DATA_FOLDER, Labels
 from devenv.engine.tar import Torn, in_folder, pack, read_ahead
 from devenv.errors import LimitRefused, PortTaken, ServiceFailed

@@ -44,6 +44,16 @@ class Refused(Exception):
         self.status = status
 
 
+@contextmanager
+def unless_gone() -> Iterator[None]:
+    """Accept that something is gone already: somebody else removed it in the meantime."""
+    try:
+        yield
+    except Refused as error:
+        if error.status != 404:
+            raise
+
+
 class NoAnswer(OSError):
     """No engine answers there, or it stopped in the middle of an answer."""
 

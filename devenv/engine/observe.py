@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from devenv.engine.connection import Connection, asking, own_container, unless_gone
-from devenv.engine.http import decoded
+from devenv.engine.connection import Connection, asking, own_container
+from devenv.engine.http import decoded, unless_gone
 from devenv.engine.images import images
 from devenv.engine.ownership import Listed, carries, name_of, split, trusted
 from devenv.engine.protocol import About, ContainerState

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from devenv.clock import now
 from devenv.engine import containers
-from devenv.engine.connection import Connection, asking, made_late, says_taken, unless_gone, unless_taken
-from devenv.engine.http import Refused
+from devenv.engine.connection import Connection, asking, made_late, says_taken, unless_taken
+from devenv.engine.http import Refused, unless_gone
 from devenv.engine.ownership import Listed, filler, split
 from devenv.engine.protocol import Labels
 from devenv.errors import AddressPoolExhausted, NotOurs

@@ -321,13 +321,3 @@ def _reason(error: OSError) -> str:
         if pattern in text:
             return reason or text[text.index(pattern) :][:200]
     return text.splitlines()[0][:200] if text else type(error).__name__
-
-
-@contextmanager
-def unless_gone() -> Iterator[None]:
-    """Accept that something is gone already."""
-    try:
-        yield
-    except Refused as error:
-        if error.status != 404:
-            raise

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from devenv.clock import now
-from devenv.engine.http import Refused
+from devenv.engine.http import Refused, unless_gone
 from devenv.engine.kubernetes import manifests, runs
-from devenv.engine.kubernetes.connection import Cluster, asking, unless_gone
+from devenv.engine.kubernetes.connection import Cluster, asking
 from devenv.engine.kubernetes.manifests import Object, PodSettings
 from devenv.engine.protocol import Labels
 from devenv.errors import NotOurs, ServiceFailed

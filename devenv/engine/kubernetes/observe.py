@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from devenv.engine.http import Refused
+from devenv.engine.http import Refused, unless_gone
 from devenv.engine.kubernetes import manifests, objects, pods, runs
-from devenv.engine.kubernetes.connection import Cluster, asking, unless_gone
+from devenv.engine.kubernetes.connection import Cluster, asking
 from devenv.engine.kubernetes.manifests import Object
 from devenv.engine.kubernetes.objects import labels_of
 from devenv.engine.ownership import Listed, split, trusted

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from devenv.clock import now
-from devenv.engine.http import Refused
+from devenv.engine.http import Refused, unless_gone
 from devenv.engine.kubernetes import manifests, pods
-from devenv.engine.kubernetes.connection import ApiRefused, Cluster, asking, unless_gone
+from devenv.engine.kubernetes.connection import ApiRefused, Cluster, asking
 from devenv.engine.kubernetes.manifests import Object
 from devenv.engine.protocol import ContainerState
 from devenv.errors import NotOurs, ServiceFailed

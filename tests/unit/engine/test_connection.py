@@ -25,10 +25,9 @@ from devenv.engine.connection import (
     endpoint_in_use,
     open_connection,
     passed_over,
-    unless_gone,
     unless_taken,
 )
-from devenv.engine.http import HttpClient, NoAnswer, Refused
+from devenv.engine.http import HttpClient, NoAnswer, Refused, unless_gone
 from devenv.engine.sdk import Sdk, _translated
 from devenv.errors import Cancelled, DevenvError, NoEngine, NotOurs, ServiceFailed
 
