@@ -28,7 +28,7 @@ class Listed:
 
     `gone` says that its project folder was moved or deleted, `used` that a run uses it now. `leftover` are services
     that a killed run left. `memory` (in use) and `disk` (of data) are bytes by service, None where nobody measured.
-    `engine` is the URL of the engine that has it. `tunnel` says why the ports of one elsewhere do not reach us.
+    `engine` is the URL of the engine that has it; `tunnel` says why its ports do not reach this host, if they should.
     """
 
     id: str
@@ -153,7 +153,7 @@ def _described(engine: Engine, identity: str, observed: Observed, record: Record
 
 
 def _tunnel_fault(engine: Engine, record: Record, observed: Observed) -> str:
-    """Return why ports of running services do not reach this host; empty if they do, or are to need no tunnel."""
+    """Return why ports of running services do not reach this host; empty if they do, or the user wants no tunnel."""
     published = {port for one in observed.containers.values() if one.running for port in one.ports.values()}
     there = engine.forwarded(record.id) if published and record.tunnel != NO_TUNNEL else None
     if there is None or there >= published:
