@@ -1,7 +1,7 @@
-"""Make ports of an engine elsewhere answer on this host's 127.0.0.1, through one process per environment.
+"""Make ports of an engine elsewhere answer on this host's 127.0.0.1, through one process per environment: its tunnel.
 
 That process, the supervisor (supervisor.py), listens on the ports and dials a destination for each connection. It goes
-on when devenv has ended, and ends with `end`, with its folder, or with the file that it was told to watch.
+on when devenv has ended. It ends when devenv calls `end`, or when its folder or the file that it watches is gone.
 """
 
 from __future__ import annotations

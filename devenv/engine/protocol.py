@@ -1,6 +1,7 @@
 """The verbs that devenv needs of any container engine (`Engine`), and what they take and give.
 
-Planning, executing and looking use these verbs alone. `Docker` in docker.py implements them for Docker and Podman.
+Planning, executing and looking use these verbs alone. `Docker` in docker.py implements them for Docker and Podman,
+`Kubernetes` in the package kubernetes for a cluster; nothing.py stands in where every service is attached.
 """
 
 from __future__ import annotations
