@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from devenv.engine import DOCKER, KUBERNETES, asked_for, connect, kind_of
+from devenv.engine.nothing import NOTHING
 from devenv.engine.protocol import Engine
 from devenv.errors import NoEngine, ServiceFailed
 from devenv.model import Observed
@@ -121,7 +122,7 @@ def _attached() -> list[Listed]:
     for record in registry.all_records():
         if names := State(Path(record.project), record.name, record.id).attachments():
             observed = Observed(attached=frozenset(names))
-            found.append(_described(record.id, observed, record, record.id in gone))
+            found.append(_described(NOTHING, record.id, observed, record, record.id in gone))
     return found
 
 
