@@ -45,9 +45,10 @@ def test_each_engine_has_every_verb_with_the_same_parameters(kind: type) -> None
 
 
 # Callers may import these from the engine's package: what chooses an engine and connects to it, the one for services
-# that need none, the verbs, and words that all engines share.
+# that need none, the verbs, words that all engines share, and the processes of this host that forward ports: they may
+# outlive the engine.
 CHOICE = {"connect", "DOCKER", "KUBERNETES", "KINDS", "kind_of", "asked_for", "asked_place"}
-DOORS = {*CHOICE, "nothing", "protocol", "ownership", "image_names", "tar", "install"}
+DOORS = {*CHOICE, "nothing", "forward", "protocol", "ownership", "image_names", "tar", "install"}
 # They look below the verbs: they say why an engine does not answer.
 DOCTORS = {"doctor.py": {"connection", "proxies"}, "cluster_doctor.py": {"http", "kubernetes"}}
 
