@@ -354,7 +354,7 @@ class World:
     def _check_kind(self, profile: Profile) -> None:
         """Raise ConfigError if another kind of engine is asked for than the one that has the environment.
 
-        Who names the very engine, by a context or DOCKER_HOST, may leave one that is gone for good.
+        A user who names the very engine, by a context or DOCKER_HOST, may leave one that is gone for good.
         """
         known, asked = self.state.load().engine, asked_for(self.choice.engine)
         wanted = asked or profile.engine

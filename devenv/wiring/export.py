@@ -1,8 +1,9 @@
 """Export the environment in other tools' formats, from templates under compose/export/: a file or folder per tool.
 
-A template can use `${services}` and `${addresses}`, the filled-in templates `export/TOOL` and `export/attach` of the
-services, `${attached}`, what `devenv ci` is told of those, and `${project}`, `${names}` and `${left_out}`. `${install}`
-is what pip installs for devenv and the project. A name alone on a line gives its indentation to all lines of its value.
+A template can use `${services}` and `${addresses}`, which are the filled-in templates `export/TOOL` and `export/attach`
+of the services. `${attached}` is what a job tells `devenv ci` about these. There are also `${project}`, `${names}` and
+`${left_out}`. `${install}` is what pip installs for devenv and the project. A name alone on a line gives its
+indentation to all lines of its value.
 """
 
 from __future__ import annotations
