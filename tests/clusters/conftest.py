@@ -19,7 +19,10 @@ import yaml
 from project import Ports, Project, new_project, require
 
 from devenv.engine.connection import endpoint_in_use
-from devenv.images.references import images_for
+from devenv.engine.kubernetes.connection import open_cluster
+from devenv.engine.kubernetes.kubernetes import Kubernetes
+from devenv.images.references import BASE, images_for
+from devenv.model import Profile
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.profile import load_profile
 from tests.clusters.cluster import BIN, BUILD, Cluster, built, running, until
@@ -124,3 +127,26 @@ def client() -> Iterator[docker.DockerClient]:
     engine = docker.DockerClient(base_url=endpoint_in_use()[0])
     yield engine
     engine.close()
+
+
+# ---- the engine itself, without the command line -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def image(cluster: Cluster) -> str:
+    """Load the base onto all nodes; return its reference."""
+    found = images_for(Profile("", {}), {})[BASE].reference
+    cluster.load([found])
+    return found
+
+
+@pytest.fixture(scope="module")
+def subject(cluster: Cluster, namespaces: tuple[str, ...]) -> Iterator[Kubernetes]:
+    """Yield the engine of the first namespace."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(cluster.kubeconfig))
+        found = open_cluster(namespace=namespaces[0])
+        try:
+            yield Kubernetes(found)
+        finally:
+            found.close()

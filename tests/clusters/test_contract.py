@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
-from devenv.engine.kubernetes.connection import open_cluster
 from devenv.engine.kubernetes.kubernetes import Kubernetes
-from devenv.engine.protocol import Capability, Engine
-from devenv.images.references import BASE, images_for
-from devenv.model import Profile
+from devenv.engine.protocol import Capability
 from tests import contract
-from tests.clusters.cluster import Cluster
 from tests.contract import *  # noqa: F403 - the tests
 
 # What the tests that are left out need: a capability that this engine lacks, or ports of the engine's host.
@@ -44,21 +36,3 @@ for _need, _names in NEEDS.items():
     for _name in _names:
         assert hasattr(contract, _name), _name
         del globals()[_name]
-
-
-@pytest.fixture(scope="module")
-def image(cluster: Cluster) -> str:
-    found = images_for(Profile("", {}), {})[BASE].reference
-    cluster.load([found])
-    return found
-
-
-@pytest.fixture(scope="module")
-def subject(cluster: Cluster, namespaces: tuple[str, ...]) -> Iterator[Engine]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KUBECONFIG", str(cluster.kubeconfig))
-        found = open_cluster(namespace=namespaces[0])
-        try:
-            yield Kubernetes(found)
-        finally:
-            found.close()

@@ -4,42 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from devenv.engine.kubernetes.connection import open_cluster
-from devenv.engine.kubernetes.kubernetes import Kubernetes
 from devenv.engine.protocol import ContainerState
 from devenv.errors import NotOurs, ServiceFailed
-from devenv.images.references import BASE, images_for
-from devenv.model import Image, Profile
+from devenv.model import Image
 from tests import contract
 from tests.clusters.cluster import Cluster
 from tests.contract import Bench, Program, said
 
 bench = contract.bench
 USES_MEMORY = Program("echo ready; exec tail /dev/zero", ("ready",), 137)
-
-
-@pytest.fixture(scope="module")
-def image(cluster: Cluster) -> str:
-    found = images_for(Profile("", {}), {})[BASE].reference
-    cluster.load([found])
-    return found
-
-
-@pytest.fixture(scope="module")
-def subject(cluster: Cluster, namespaces: tuple[str, ...]) -> Iterator[Kubernetes]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KUBECONFIG", str(cluster.kubeconfig))
-        found = open_cluster(namespace=namespaces[0])
-        try:
-            yield Kubernetes(found)
-        finally:
-            found.close()
 
 
 def until(bench: Bench, container: str, status: str) -> ContainerState:
