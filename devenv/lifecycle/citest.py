@@ -15,8 +15,9 @@ from typing import TypeVar
 from devenv.errors import ConfigError, NotOurs
 from devenv.lifecycle import loans
 from devenv.lifecycle.execute import carry_out
+from devenv.lifecycle.picture import Definitions
 from devenv.lifecycle.plan import provision
-from devenv.lifecycle.world import Definitions, World
+from devenv.lifecycle.world import World
 from devenv.model import DesiredService, Plan
 from devenv.services.base import Component, Provisioner
 from devenv.services.readiness import provisioner_of

@@ -9,9 +9,10 @@ from devenv.images import snapshot
 from devenv.images.snapshot import Snapshot
 from devenv.lifecycle.execute import carry_out
 from devenv.lifecycle.loans import keep
+from devenv.lifecycle.picture import Definitions, Picture
 from devenv.lifecycle.plan import plan_empty
 from devenv.lifecycle.up import KEEPING, Renewal, Wish, bring_up, note_renewal, preflight
-from devenv.lifecycle.world import Definitions, Picture, World
+from devenv.lifecycle.world import World
 from devenv.model import Result
 from devenv.names import check_name
 

@@ -10,12 +10,15 @@ from pathlib import Path
 from devenv.engine import KUBERNETES, kind_of
 from devenv.errors import ConfigError, DevenvError, NoEngine, NotOurs
 from devenv.images import snapshot
+from devenv.lifecycle.attached import attached_on_record, refuse_attached
 from devenv.lifecycle.execute import carry_out
 from devenv.lifecycle.listing import engines
+from devenv.lifecycle.picture import Picture
 from devenv.lifecycle.plan import plan_down, plan_stop
-from devenv.lifecycle.world import Picture, World, needs, refuse_attached
+from devenv.lifecycle.world import World
 from devenv.model import LABEL_ENVIRONMENT, Catalogue, Desired, Observed, ObservedContainer, Plan, Report, Result
 from devenv.names import Pair, hint_for
+from devenv.spec.desired import needs
 from devenv.store import registry
 from devenv.store.places import forward_folder
 from devenv.store.record import Record
@@ -27,7 +30,7 @@ def stop(world: World, names: Sequence[str]) -> Result:
     with _saying_what_stays(world):
         picture = world.bare()
     catalogue = picture.defined.catalogue
-    refuse_attached(picture.observed, names)
+    refuse_attached(names, picture.observed.attached)
     if left := sorted(picture.observed.attached):
         world.report.note(f"left alone: {', '.join(left)}, which somebody else runs")
     stopping = present(picture.observed, names, catalogue)
@@ -47,10 +50,10 @@ def take_down(world: World, names: Sequence[str], volumes: bool, abandon: bool =
     """
     with _saying_what_stays(world):
         picture = world.bare(removing=True)
-    world.check_engine(picture.observed)
+    world.seat.check(picture.observed)
     observed, catalogue = picture.observed, picture.defined.catalogue
     removing = present(observed, names, catalogue)
-    attached = world.in_attached(names)
+    attached = attached_on_record(world.state, names)
     made = [] if abandon else [*picture.record.provisioned]
     plan = plan_down(
         removing,
@@ -123,7 +126,7 @@ def _forget(world: World, picture: Picture) -> None:
     """Remove the rest of an environment: leftover images, files, the record."""
     observed = picture.observed
     snapshot.remove_leftovers(world.state, world.engine, observed.images)
-    world.remove_files(picture.defined.catalogue)
+    world.written.remove(picture.defined.catalogue)
     # Without a token on record, the next `up` might take over a stranger's.
     world.state.forget(observed.owner if observed.strangers else "")
     # Last: a file that devenv cannot restore stays on record for `unwire`, and must not stop the rest.
@@ -249,18 +252,18 @@ def _remove(world: World) -> Result:
     """Remove all of it. Touch no file where the project folder was: that may be a link to its new place."""
     with world.changing():
         picture = world.bare()
-        world.check_engine(picture.observed)
+        world.seat.check(picture.observed)
         observed, catalogue = picture.observed, picture.defined.catalogue
         for saved in snapshot.load_all(world.state):
             snapshot.remove(world.state, world.engine, saved)
         containers, volumes = present(observed, (), catalogue), _volumes(world, observed, ())
-        attached, made = world.in_attached(), picture.record.provisioned
+        attached, made = attached_on_record(world.state), picture.record.provisioned
         plan = plan_down(containers, needs(catalogue), observed.networks, volumes, False, attached, made)
         timings = carry_out(world, plan, replace(picture, wanted=attached))
         _end_forward(world, observed, containers)
         _tell_attached(world, plan, attached)
         snapshot.remove_leftovers(world.state, world.engine, observed.images)
-        world.remove_files(catalogue, but=world.usual_folder)
+        world.written.remove(catalogue, but=world.written.usual_folder)
         # As in `_forget`: a project that comes back must not take over a stranger's token.
         world.state.forget(observed.owner if observed.strangers else "")
         world.files.restore_all(wired.path for wired in world.files.wired() if not wired.path.exists())

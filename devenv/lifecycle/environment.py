@@ -16,7 +16,9 @@ from typing import IO, TYPE_CHECKING, Any
 from devenv.engine.protocol import Engine, Tail
 from devenv.errors import ConfigError, Unsupported
 from devenv.images.references import BASE
-from devenv.lifecycle.world import Choice, Definitions, World, refuse_attached
+from devenv.lifecycle.attached import refuse_attached
+from devenv.lifecycle.picture import Definitions
+from devenv.lifecycle.world import Choice, World
 from devenv.model import (
     Catalogue,
     Desired,
@@ -120,7 +122,7 @@ class Environment:
     @property
     def folder(self) -> Path:
         """Return the folder of the files for programs: where they are, or where `up` will write them."""
-        return self._world.folder
+        return self._world.written.folder
 
     @property
     def engine(self) -> Engine:
@@ -130,7 +132,7 @@ class Environment:
     @property
     def engine_kind(self) -> str:
         """Return the kind of engine that the environment is on, or would be: docker, kubernetes; "" if nobody says."""
-        return self._world.kind()
+        return self._world.seat.kind()
 
     @property
     def latest(self) -> Run | None:
@@ -176,11 +178,11 @@ class Environment:
 
         world = self._world
         watch = Watch(self.id, world.report, began)
-        with world.moving():
+        with world.written.moving():
             defined = world.prepared(names, join=False)
             watch.phase("wait for another devenv")
             with world.changing(), world.timed(watch):
-                world.keep_tunnel(tunnel)
+                world.seat.keep_tunnel(tunnel)
                 loans.clear_accounts(world)
                 loans.keep(world, defined.select(names))
                 return bring_up(world, defined, Wish(names, drop, use_golden), watch)
@@ -191,7 +193,7 @@ class Environment:
 
         world = self._world
         picture = world.look(world.define(names, join=False), names, check_ports=True)
-        with world.moving():
+        with world.written.moving():
             files = preflight(world, picture)
         return replace(plan_up(world, picture, Wish(names, drop), Allowance()), files=tuple(files.changing))
 
@@ -492,7 +494,7 @@ class Environment:
         return Page(url, service.outputs.get("USER", ""), service.outputs.get("PASSWORD", ""))
 
     def _service(self, defined: Definitions, name: str) -> tuple[DesiredService, ObservedContainer]:
-        refuse_attached(replace(Observed(), attached=defined.attached), [name])
+        refuse_attached([name], defined.attached)
         picture = self._world.existing(defined, [name])
         return picture.wanted.services[name], _running(picture.observed.containers[name])
 

@@ -20,7 +20,8 @@ from devenv.errors import Cancelled, DevenvError, LimitRefused, NotOurs, PortTak
 from devenv.images import golden
 from devenv.images.references import check_image
 from devenv.lifecycle.journal import Journal, RecordJournal
-from devenv.lifecycle.world import Picture, World
+from devenv.lifecycle.picture import Picture
+from devenv.lifecycle.world import World
 from devenv.model import (
     LABEL_ENVIRONMENT,
     LABEL_SERVICE,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from devenv.engine.protocol import Capability
 from devenv.errors import ConfigError, Unsupported
 from devenv.lifecycle import loans
+from devenv.lifecycle.attached import refuse_attached
 from devenv.lifecycle.execute import carry_out
+from devenv.lifecycle.picture import Picture
 from devenv.lifecycle.plan import plan_restart, plan_start, plan_wait
-from devenv.lifecycle.world import Picture, World, refuse_attached
+from devenv.lifecycle.world import World
 from devenv.model import Desired, Observed, Plan, Result
 
 
@@ -44,7 +45,7 @@ def _changed(
     defined = world.define()
     world.check_trust(defined.own)
     with world.changing():
-        refuse_attached(replace(Observed(), attached=defined.attached), names)
+        refuse_attached(names, defined.attached)
         picture = world.existing(world.with_lent(defined), names)
         _check_data(world, picture, stopping=make is plan_restart)
         world.check_ports(picture)

@@ -14,15 +14,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from devenv.errors import ConfigError, DevenvError
+from devenv.lifecycle import orphans
 from devenv.lifecycle.down import take_down
 from devenv.lifecycle.execute import carry_out
+from devenv.lifecycle.picture import Definitions
 from devenv.lifecycle.plan import drop, plan_stop
 from devenv.lifecycle.timing import Watch
 from devenv.lifecycle.up import Wish, bring_up
-from devenv.lifecycle.world import Definitions, World, needs
+from devenv.lifecycle.world import World
 from devenv.model import Catalogue, Desired, Observed, Plan, ServiceChoice
 from devenv.names import Pair, check_component, identifier
 from devenv.spec.components import CITEST, check_free
+from devenv.spec.desired import needs
 from devenv.wiring.contents import wired_files
 
 # The part of a service that existed before a run brought it up, and exists again when the last run has ended.
@@ -160,8 +163,8 @@ def clear(world: World, others: bool = True) -> None:
         clear_accounts(world)
         if (world.state.lendings() or world.state.abandoned()) and (others or not world.state.used()):
             defined = world.define(known=True)
-            world.adopt(defined.catalogue)
-            _drop(world, defined, world.left_behind(defined))
+            orphans.adopt(world, defined.catalogue)
+            _drop(world, defined, orphans.left_behind(world.state, defined))
 
 
 # ---- services --------------------------------------------------------------------------------------------------
@@ -253,8 +256,9 @@ def _check_free(world: World, defined: Definitions, name: str) -> None:
     Also raise it for the name of a service: Keystone's database would go.
     """
     check_free(name, defined.catalogue)
-    held = {other for other, has in world.state.lendings().items() if has and other != name}
-    for other in sorted(defined.listed | held | (world.former(defined) - world.left_behind(defined))):
+    held = world.state.held_now() - {name}
+    kept = orphans.former(world.state, defined) - orphans.left_behind(world.state, defined)
+    for other in sorted(defined.listed | held | kept):
         if identifier(other) == identifier(name):
             raise ConfigError(
                 f"cannot make component {name!r} for a run: data of {other!r} would go with it",
@@ -302,11 +306,11 @@ def _drop(world: World, defined: Definitions, components: set[str]) -> None:
             ]
             plan = Plan(tuple(drop(part, "its run has ended") for part in parts))
             carry_out(world, plan, replace(picture, wanted=picture.everything))
-        world.forget_lent(components)
+        orphans.forget(world.state, components)
         if CITEST in components:
             world.state.amend(citest=[])
         if pairs and (picture.observed.containers or picture.observed.attached):
-            world.write(wired_files(world.there(defined).wanted, defined.catalogue), defined.catalogue)
+            world.written.write(wired_files(world.there(defined).wanted, defined.catalogue), defined.catalogue)
     except DevenvError as error:
         names = ", ".join(sorted(components))
         world.report.note(f"not all of {names} is dropped ({error.message}): 'devenv gc' does it")

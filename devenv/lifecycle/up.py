@@ -14,10 +14,13 @@ from devenv.engine.protocol import Capability
 from devenv.errors import AddressPoolExhausted, ConfigError, DevenvError, PortTaken
 from devenv.images import golden, snapshot
 from devenv.images.references import check_image, check_used
+from devenv.lifecycle import orphans
+from devenv.lifecycle.attached import check_attached, keep_attached
 from devenv.lifecycle.execute import carry_out
 from devenv.lifecycle.journal import BEGUN
+from devenv.lifecycle.picture import Definitions, Picture
 from devenv.lifecycle.plan import Terms, make_plan, plan_images
-from devenv.lifecycle.world import Definitions, Picture, World
+from devenv.lifecycle.world import World
 from devenv.model import Desired, Observed, Plan, Report, Result, Timing
 from devenv.names import Pair
 from devenv.services.lookup import check_packages
@@ -87,7 +90,7 @@ class Files:
 def bring_up(world: World, defined: Definitions, wish: Wish, report: Report) -> Result:
     """Bring services up and return when they work. Raise a failure that devenv cannot work around."""
     world.engine.check_reach()
-    world.adopt(defined.catalogue)
+    orphans.adopt(world, defined.catalogue)
     may = Allowance(renewal=wish.renewal)
     while True:
         picture = read(world, defined, wish, may)
@@ -127,11 +130,11 @@ def preflight(world: World, picture: Picture) -> Files:
     """
     for service in picture.wanted.services.values():
         check_packages(service.probe["kind"], service.provisioner.get("kind", ""))
-    world.check_attached(picture)
-    world.check_engine(picture.observed)
+    check_attached(world.state, picture)
+    world.seat.check(picture.observed)
     world.engine.check_names(picture.everything, picture.observed)
     texts = wired_files(picture.everything, picture.defined.catalogue)
-    world.check_files(texts)
+    world.written.check(texts)
     merges = world.files.choose(picture.everything, texts)
     return Files(texts, merges, world.files.check(merges, texts))
 
@@ -143,8 +146,8 @@ def announce(world: World, picture: Picture, may: Allowance) -> None:
         if picture.record.roles.get(role) == name and may == Allowance():
             note(f"the {role} is {name}, since it was asked for by name; 'devenv up' with another name chooses that")
     world.keep_roles(picture.defined)
-    world.keep_engine()
-    world.keep_attached(picture)
+    world.seat.keep()
+    keep_attached(world.state, picture)
     if may.renewal:
         note_renewal(world, may.renewal)
     elif may == Allowance() and (left := picture.record.renewing.keys() & wanted):
@@ -180,9 +183,15 @@ def plan_up(world: World, picture: Picture, wish: Wish, may: Allowance) -> Plan:
         for name, source in record.renewing.items()
         if name in desired.services
     }
-    dropped = world.former(picture.defined) if wish.drop else world.left_behind(picture.defined)
+    unwanted = orphans.former if wish.drop else orphans.left_behind
     terms = Terms(
-        record.provisioned, dropped, record.unfinished, renew, may.in_place, wish.keep_running, gets_images(world)
+        record.provisioned,
+        unwanted(world.state, picture.defined),
+        record.unfinished,
+        renew,
+        may.in_place,
+        wish.keep_running,
+        gets_images(world),
     )
     plan = make_plan(desired, picture.observed, terms)
     for name in [op.target for op in plan.operations if op.action == "prepare" and op.target in wish.keep_running]:
@@ -292,11 +301,11 @@ def finish(world: World, picture: Picture, plan: Plan, timings: Sequence[Timing]
     """Write configs, and forget and remove what nobody needs any more."""
     golden.touch(op.subject for op in plan.operations if op.golden)
     written, restored = write_configs(world, picture, files)
-    left_behind = world.left_behind(picture.defined)
-    world.forget_lent(left_behind)
+    left_behind = orphans.left_behind(world.state, picture.defined)
+    orphans.forget(world.state, left_behind)
     for component in world.state.left_behind() & picture.defined.listed:
         world.state.kept(component)
-    if kept := sorted(world.former(picture.defined) - left_behind):
+    if kept := sorted(orphans.former(world.state, picture.defined) - left_behind):
         names, file = " ".join(kept), world.file.name
         world.report.note(f"kept the data of {names}, which {file} no longer lists; 'devenv up --drop' drops it")
     snapshot.remove_leftovers(world.state, world.engine, picture.observed.images)
@@ -310,7 +319,7 @@ def write_configs(world: World, picture: Picture, files: Files) -> tuple[list[Pa
     given, texts = world.given(picture.everything), files.texts
     if given != picture.everything:
         texts = wired_files(given, picture.defined.catalogue)
-    written = world.write(texts, picture.defined.catalogue)
+    written = world.written.write(texts, picture.defined.catalogue)
     merged, restored = world.files.apply(files.merges, texts)
     return [*written, *merged], restored
 

@@ -10,22 +10,20 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from devenv.engine import KUBERNETES, asked_for, connect, kind_of
-from devenv.engine.nothing import NOTHING
 from devenv.engine.protocol import Engine
-from devenv.errors import Cancelled, ConfigError, DevenvError, NoEngine, NotOurs, Unsupported
-from devenv.images.references import BASE, images_for
+from devenv.errors import Cancelled, ConfigError, DevenvError, NotOurs
+from devenv.images.references import images_for
+from devenv.lifecycle.attached import refuse_attached
+from devenv.lifecycle.picture import Definitions, Picture, pictured
+from devenv.lifecycle.seat import Seat
 from devenv.model import (
     Catalogue,
-    ComponentChoice,
     Desired,
-    Image,
     Observed,
     ObservedContainer,
     Profile,
@@ -33,24 +31,19 @@ from devenv.model import (
     Report,
     ServiceChoice,
 )
-from devenv.names import Names, Pair, check_name, hint_for, user_name
+from devenv.names import Names, check_name, hint_for, user_name
 from devenv.ports import holder
 from devenv.spec import trust
-from devenv.spec.attach import from_variables
 from devenv.spec.catalogue import load_catalogue
-from devenv.spec.components import CITEST, check_components, former_components, needed_components
+from devenv.spec.components import CITEST, check_components, former_components
 from devenv.spec.desired import Inputs, check_reach, resolve, secret_names, select, with_roles
 from devenv.spec.ports import Taken, choose_ports, usual_ports
 from devenv.spec.profile import load_profile, project_file
-from devenv.store.files import real_path
 from devenv.store.record import NO_TUNNEL, Record
 from devenv.store.registry import all_records, ports_locked
 from devenv.store.state import Notes, State, new_token, user_of
-from devenv.wiring import contents, folder
 from devenv.wiring.project_files import Place, ProjectFiles
-
-# What the record has beside the settings of an attached service: its URL without the login.
-SHOWN = "shown"
+from devenv.wiring.written import Written
 
 if TYPE_CHECKING:
     from devenv.lifecycle.timing import Run, Watch
@@ -75,62 +68,6 @@ class Choice:
     namespace: str = ""
 
 
-@dataclass(frozen=True)
-class Definitions:
-    """The content of the files, read at one time.
-
-    `own` is the profile with the project's choices; `lent` are the names of components that runs have for a while, and
-    `citest` the services in which runs have the account for test suites; `images` are by service, with the base among
-    them. `roles` are those of `own` that no file says.
-    """
-
-    own: Profile
-    catalogue: Catalogue
-    images: Mapping[str, Image] = field(default_factory=dict)
-    lent: frozenset[str] = frozenset()
-    citest: frozenset[str] = frozenset()
-    roles: Mapping[str, str] = field(default_factory=dict)
-
-    @cached_property
-    def profile(self) -> Profile:
-        """Return the profile with the lent components in it."""
-        lent = {name: ComponentChoice(name) for name in sorted(self.lent - self.listed)}
-        return replace(self.own, components={**self.own.components, **lent})
-
-    @property
-    def listed(self) -> frozenset[str]:
-        """Return the components of devenv.yaml."""
-        return frozenset(self.own.components)
-
-    def select(self, names: Sequence[str] = ()) -> list[str]:
-        """Return the named services (all of the profile, if none is named) and those that they need, needs first."""
-        return select(self.profile, self.catalogue, names)
-
-    def ran(self, names: Sequence[str] = ()) -> list[str]:
-        """Return those of the services of `select` that devenv runs itself."""
-        return [name for name in self.select(names) if not self.catalogue[name].attachment]
-
-    @property
-    def attached(self) -> frozenset[str]:
-        """Return the services that somebody else runs."""
-        return frozenset(name for name, service in self.catalogue.items() if service.attachment)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """The desired and the observed state, at one look.
-
-    `everything` has all services that are wanted or exist, `wanted` those to act on; `record` is the environment's
-    record before the look.
-    """
-
-    defined: Definitions
-    everything: Desired
-    wanted: Desired
-    observed: Observed
-    record: Record
-
-
 class World:
     """One environment of one project: its place, its engine, and what devenv saw last. Creating one does nothing."""
 
@@ -148,14 +85,13 @@ class World:
         self.project, self.state, self.timeout = project, state, timeout
         self.report = report or Report()
         self.choice = choice
-        self._moves = False
+        self.written = Written(project, name, state, choice.output)
+        self.seat = Seat(state, choice.engine, choice.context, choice.namespace, self.profile, self.file)
         # The objects that carried the environment's label and were not its own, at the last look.
         self.strangers: tuple[str, ...] = ()
         # The last `up` and its times, once its plan has begun.
         self.latest: Run | None = None
         self._catalogue: Catalogue | None = None
-        # Whether somebody else runs all that is asked for. Until `define` knows, the record says it.
-        self._only_attached: bool | None = None
         self._over, self._running = threading.Event(), threading.Event()
 
     @property
@@ -164,85 +100,14 @@ class World:
 
     @property
     def engine(self) -> Engine:
-        """Connect to the engine at first use, and return it. Raise NoEngine.
-
-        Where somebody else runs every service, and no engine has anything of the environment, devenv asks none.
-        """
-        if self._only_attached is None:
-            self._only_attached = self.state.without_engine() or self._never_here()
-        return NOTHING if self._only_attached else self._connected
-
-    def _never_here(self) -> bool:
-        """Return whether the caller attaches services, nothing is on record, and no engine answers: nothing is there.
-
-        A CI's job takes down what a run before it has removed already.
-        """
-        if self.state.load().owner or not from_variables(os.environ):
-            return False
-        try:
-            return not self._connected
-        except NoEngine:
-            return True
-
-    @cached_property
-    def _connected(self) -> Engine:
-        kind = self.kind()
-        known, choice = self.state.load().engine, self.choice
-        return connect(kind, known, choice.context, choice.namespace) if kind == KUBERNETES else connect()
-
-    def kind(self) -> str:
-        """Return the kind of engine that the user asks for, else the record's, else devenv.yaml's, else none."""
-        known = self.state.load().engine
-        if kind := asked_for(self.choice.engine) or kind_of(known):
-            return kind
-        # Without a record, `down` with a broken devenv.yaml looks where it always looked.
-        with suppress(ConfigError):
-            return self.profile().engine
-        return ""
-
-    # ---- where its files are ---------------------------------------------------------------------------------
-
-    @property
-    def folder(self) -> Path:
-        """Return the folder of the files for programs: where they are, or where `up` will write them."""
-        return self._chosen_folder if self._moves else self._recorded_folder()
+        """Connect to the engine at first use, and return it. Raise NoEngine."""
+        return self.seat.engine
 
     @property
     def files(self) -> ProjectFiles:
         """Return the project's own files that devenv merges into."""
-        place = Place(self.project, self.folder, read_only=self.folder != self.usual_folder)
+        place = Place(self.project, self.written.folder, self.written.folder != self.written.usual_folder)
         return ProjectFiles(place, self.id, self.name == "default", self.report.note)
-
-    @contextmanager
-    def moving(self) -> Iterator[None]:
-        """Let the files go to the folder that the caller chose. Only `up` does; others leave them where they are."""
-        self._moves = True
-        try:
-            yield
-        finally:
-            self._moves = False
-
-    @property
-    def usual_folder(self) -> Path:
-        return folder.folder_of(self.project, self.name)
-
-    @property
-    def _chosen_folder(self) -> Path:
-        return folder.folder_of(self.project, self.name, self.choice.output)
-
-    def _recorded_folder(self) -> Path:
-        """Return where the environment's files are, or would be."""
-        record = self.state.load()
-        if not record.files:
-            return self._chosen_folder
-        return Path(record.folder) if record.folder else self.usual_folder
-
-    def _stays(self) -> bool:
-        """Return whether the files are in the folder where they should be, whatever it is called."""
-        recorded = self._recorded_folder()
-        with suppress(OSError):
-            return recorded.samefile(self.folder)
-        return real_path(recorded) == real_path(self.folder)
 
     # ---- the lock, and the end -------------------------------------------------------------------------------
 
@@ -310,9 +175,7 @@ class World:
         roles = {role: name for role, name in filled.roles.items() if role not in own.roles}
         defined = self.with_lent(Definitions(filled, catalogue, roles=roles))
         check_components(defined.profile, catalogue)
-        # Services that run need an engine, once somebody asks for them: `prepared` does.
-        begun = self.state.without_engine()
-        self._only_attached = bool(attached) and not self.state.load().engine and (begun or not defined.ran(names))
+        self.seat.settle(attaches=bool(attached), runs=not attached or bool(defined.ran(names)))
         return replace(defined, images=images_for(filled, catalogue))
 
     @property
@@ -327,17 +190,16 @@ class World:
 
     def with_lent(self, defined: Definitions) -> Definitions:
         """Read again which components are lent: runs may have begun and ended during a wait for the lock."""
-        held = self._held()
+        held = self.state.held_now()
         citest = self.state.load().citest if CITEST in held else ()
         return replace(defined, lent=frozenset(held - {CITEST}), citest=frozenset(citest))
 
     def prepared(self, names: Sequence[str], join: bool = True) -> Definitions:
         """Read the definitions as `define` does; check what `up` needs before it asks the engine. Raise ConfigError."""
         defined = self.define(names, join)
-        self._only_attached = self._only_attached and not defined.ran(names)
-        folder.check(self.project, self.folder, self._top)
-        self._check_alone()
-        self._check_kind(defined.own)
+        self.seat.ask_for(runs=bool(defined.ran(names)))
+        self.written.check_place()
+        self.seat.check_kind(defined.own.engine)
         self.check_trust(defined.own)
         return defined
 
@@ -347,24 +209,9 @@ class World:
         The engine counts unless the user names it, too, or the environment is there already.
         """
         file = profile.file
-        if file and file.engine and (asked_for(self.choice.engine) or self.state.load().engine):
+        if file and file.engine and self.seat.known:
             file = replace(file, engine="")
         trust.check(file, self.choice.ask, self.report.note)
-
-    def _check_kind(self, profile: Profile) -> None:
-        """Raise ConfigError if another kind of engine is asked for than the one that has the environment.
-
-        A user who names the very engine, by a context or DOCKER_HOST, may leave one that is gone for good.
-        """
-        known, asked = self.state.load().engine, asked_for(self.choice.engine)
-        wanted = asked or profile.engine
-        if known and wanted and kind_of(known) != wanted and not (asked and self.engine.named):
-            source = "" if asked else f" of {self.file}"
-            raise ConfigError(
-                f"cannot use engine {wanted}{source}: the engine at {known} has environment {self.id}",
-                hint="'devenv down --volumes' removes the environment there, with its data; or go on there with "
-                f"'devenv --engine {kind_of(known)} …'",
-            )
 
     def check_addresses(self, profile: Profile) -> None:
         """Raise ConfigError if devenv.yaml names an address, where devenv would log in, that the user has not allowed.
@@ -373,19 +220,6 @@ class World:
         """
         if profile.file and profile.file.addresses:
             self.check_trust(profile)
-
-    @property
-    def _top(self) -> Path:
-        return folder.top_of(self.folder, self.name)
-
-    def _check_alone(self) -> None:
-        """Raise ConfigError if another environment has its files in the folder that the caller chose."""
-        for other in all_records() if self.choice.output else ():
-            if str(self.folder) in (other.folder, other.left_folder) and other.id != self.id:
-                raise ConfigError(
-                    f"cannot write to {self.folder}: environment {other.id} of {other.project} has its files there",
-                    hint="name another folder",
-                )
 
     # ---- what is there, and what should be -------------------------------------------------------------------
 
@@ -418,37 +252,6 @@ class World:
             "'devenv help troubleshooting' says how to remove one whose user is gone",
         )
 
-    def keep_tunnel(self, wanted: bool | None) -> None:
-        """Remember whether devenv forwards the ports of an engine elsewhere, unless `wanted` is None."""
-        if wanted is None or wanted == (self.state.load().tunnel != NO_TUNNEL):
-            return
-        self.state.amend(tunnel="" if wanted else NO_TUNNEL)
-        if not wanted:
-            self.engine.end_forward(self.id)
-
-    def check_engine(self, observed: Observed) -> None:
-        """Raise ConfigError if another engine has this environment, and nobody chose the one in use.
-
-        devenv may find another engine while the first one is stopped. There, `up` would begin with new data, and
-        `down --volumes` would forget the passwords of data that stays. An engine that has a part of it is the same one
-        by another name: behind a proxy, for one.
-        """
-        there, here = self.state.load().engine, self.engine.url
-        has = observed.containers or observed.volumes or observed.networks
-        if there and not has and not self.engine.named and _real(there) != _real(here):
-            hint = f"start that engine; or choose this one: 'DOCKER_HOST={here} devenv …'"
-            if KUBERNETES in (kind_of(there), kind_of(here)):
-                hint = f"'devenv --engine {kind_of(there)} …' uses it there, 'down --volumes' removes it with its data"
-            raise ConfigError(
-                f"cannot use environment {self.id} here: the engine at {there} has it, and devenv found that at {here}",
-                hint,
-            )
-
-    def keep_engine(self) -> None:
-        """Remember, before anything changes, which engine has the environment."""
-        if self.state.load().engine != self.engine.url:
-            self.state.amend(engine=self.engine.url)
-
     def look(self, defined: Definitions, names: Sequence[str] = (), check_ports: bool = False) -> Picture:
         """Return the desired and the observed state. Record nothing.
 
@@ -457,9 +260,9 @@ class World:
         selected = defined.select(names)
         record, observed = self.state.load(), replace(self.observe(), attached=defined.attached)
         everything = self._everything(defined, selected, observed)
-        ports = self._ports(everything, defined, observed, check_ports)
+        ports = self._ports(everything, defined, observed, check_ports, inside=self.engine.inside)
         desired = self._resolved(defined, everything, ports, False, self.engine.inside, self._hosts(everything))
-        return _pictured(defined, selected, desired, observed, record)
+        return pictured(defined, selected, desired, observed, record)
 
     def claim(self, defined: Definitions, names: Sequence[str] = (), avoid: Collection[int] = ()) -> Picture:
         """Look, and record the token, new ports and secrets before anything on the engine carries them.
@@ -472,10 +275,10 @@ class World:
             observed = replace(observed, owner=new_token())
         everything = self._everything(defined, selected, observed)
         with ports_locked(self.report.note):
-            ports = self._ports(everything, defined, observed, check=True, avoid=avoid)
+            ports = self._ports(everything, defined, observed, True, avoid, self.engine.inside)
             self._keep_ports(defined.profile, ports, observed.owner)
         desired = self._resolved(defined, everything, ports, True, self.engine.inside, self._hosts(everything))
-        return _pictured(defined, selected, desired, observed, record)
+        return pictured(defined, selected, desired, observed, record)
 
     def on_paper(self, defined: Definitions, inside: bool = False) -> Desired:
         """Return the desired state of all of the profile without an engine; keep ports and secrets as `up` does.
@@ -488,7 +291,7 @@ class World:
                 ports = usual_ports(selected, defined.catalogue)
                 return self._resolved(defined, selected, ports, keep=True, inside=True)
         with self.changing(), ports_locked(self.report.note):
-            ports = self._chosen(selected, defined, Observed(), check=False)
+            ports = self._ports(selected, defined, Observed())
             self._keep_ports(defined.profile, ports, "")
             desired = self._resolved(defined, selected, ports, keep=True)
             check_reach(desired)
@@ -499,7 +302,7 @@ class World:
         names = [*picture.wanted.services]
         # Containers that exist keep their ports, whatever is pinned by now.
         unpinned = replace(picture.defined.own, services=dict.fromkeys(names, ServiceChoice()))
-        self._ports(names, replace(picture.defined, own=unpinned), picture.observed, check=True)
+        self._ports(names, replace(picture.defined, own=unpinned), picture.observed, True, inside=self.engine.inside)
 
     def _everything(self, defined: Definitions, selected: list[str], observed: Observed) -> list[str]:
         """Return the selected services, and others that have a container, with the needs of both."""
@@ -538,22 +341,16 @@ class World:
         names: Sequence[str],
         defined: Definitions,
         observed: Observed,
-        check: bool,
+        check: bool = False,
         avoid: Collection[int] = (),
+        inside: bool = False,
     ) -> dict[str, int]:
-        """Return the ports at which programs here reach services: beside them, those of their containers."""
-        if self.engine.inside:
-            return usual_ports(names, defined.catalogue)
-        return self._chosen(names, defined, observed, check, avoid)
+        """Return the ports at which programs reach services: for those `inside`, the containers' own.
 
-    def _chosen(
-        self,
-        names: Sequence[str],
-        defined: Definitions,
-        observed: Observed,
-        check: bool,
-        avoid: Collection[int] = (),
-    ) -> dict[str, int]:
+        With `check`, raise NotOurs if another program has a pinned or remembered port by now; `avoid` are lost, too.
+        """
+        if inside:
+            return usual_ports(names, defined.catalogue)
         lost = Record("", "", "", ports={str(port): port for port in avoid})
         # Unless devenv forwards them, a remote engine's ports are not this host's: others may have the same numbers.
         check = check and (self.engine.local or observed.forwarded is not None)
@@ -607,7 +404,7 @@ class World:
 
         Raise ConfigError if one is missing, or all are, and Unsupported for a service that is attached.
         """
-        refuse_attached(observed, names)
+        refuse_attached(names, observed.attached)
         for name in names:
             if name not in observed.containers:
                 known = name in self.catalogue
@@ -615,7 +412,7 @@ class World:
                 create = f"'devenv up {name}' creates it" if known else "'devenv up' creates them"
                 raise ConfigError(f"cannot find a container of {name!r} in {self.id}", hint=meant + create)
         if not observed.containers:
-            refuse_attached(observed, sorted(observed.attached))
+            refuse_attached(sorted(observed.attached), observed.attached)
             raise ConfigError(f"cannot find a container of {self.id}", hint="'devenv up' creates them")
         return [observed.containers[name] for name in names or observed.containers]
 
@@ -657,190 +454,6 @@ class World:
                 notes = Notes(self.state)
                 notes.starts((), [*services])
                 notes.renewed({*self.state.load().renewed} & {*services})
-
-    # ---- services that somebody else runs --------------------------------------------------------------------
-
-    def check_attached(self, picture: Picture) -> None:
-        """Raise ConfigError if a wanted service is another server's now, and devenv has something in the former one.
-
-        The record of what components have would be about the wrong server: devenv could overwrite what others have.
-        """
-        check_reach(picture.wanted)
-        before, provisioned = self.state.attachments(), self.state.load().provisioned
-        there = {*picture.observed.containers, *picture.observed.volumes.values()}
-        for name, service in picture.wanted.services.items():
-            was = before.get(name, {}).get(SHOWN, "")
-            parts = [pair for pair in provisioned if Pair.parse(pair).service == name]
-            if was == service.attached or not (parts or (service.attached and name in there)):
-                continue
-            wanted = f"attach {name} at {service.attached}" if service.attached else f"run {name}"
-            has = f"attached at {was}" if was else "in a container of devenv's"
-            raise ConfigError(
-                f"cannot {wanted}: this environment has it {has}",
-                f"'devenv down --volumes {name}' removes what devenv made there; 'devenv --env NAME' is another one",
-            )
-
-    def keep_attached(self, picture: Picture) -> None:
-        """Remember, before anything is made there, where services are attached: `down` finds it without any file."""
-        before, now = self.state.attachments(), dict[str, dict[str, str]]()
-        for name, service in picture.wanted.services.items():
-            if found := picture.defined.catalogue[name].attachment:
-                now[name] = {**found.settings, SHOWN: service.attached}
-        others = {name: settings for name, settings in before.items() if name not in picture.wanted.services}
-        if {**others, **now} != before:
-            self.state.attach({**others, **now})
-
-    def made_there(self, names: Collection[str] = ()) -> Definitions:
-        """Return the definitions of services that are attached by the record (all, if none is named)."""
-        known = {name: s for name, s in self.state.attachments().items() if not names or name in names}
-        catalogue = load_catalogue(attached=known)
-        return Definitions(Profile("", dict.fromkeys(known, ServiceChoice())), catalogue)
-
-    def in_attached(self, names: Collection[str] = ()) -> Desired:
-        """Return services that are attached by the record, with the parts that components may have of them."""
-        if not self.state.attachments():  # Most environments have none, and their `down` reads nothing more.
-            return Desired(self.id, Names(self.id).network, {})
-        defined = self.made_there(names)
-        services = list(defined.own.services)
-        pairs = [Pair.parse(pair) for pair in self.state.load().provisioned]
-        former = sorted({pair.component for pair in pairs if pair.service in services} - {""})
-        secrets = self.state.secrets(secret_names(services, defined.own, defined.catalogue, former), keep=False)
-        return resolve(services, Inputs(self.id, defined.own, defined.catalogue, {}, {}, secrets, former))
-
-    # ---- components that somebody had ------------------------------------------------------------------------
-
-    def adopt(self, catalogue: Catalogue) -> None:
-        """Put the test components of ended processes on record: they are left behind, too."""
-        if not (names := self.state.abandoned()):
-            return
-        observed, record = self.observe(), self.state.load()
-        services = [name for name, s in catalogue.items() if name in observed.services and s.provisioner]
-        pairs = {str(Pair(service, name)): "" for service in services for name in names}
-        self.state.save(replace(record, provisioned={**pairs, **record.provisioned}))
-        self.state.adopt()
-
-    def former(self, defined: Definitions) -> set[str]:
-        """Return the components that have a part of some service and that nobody asks for any more."""
-        provisioned = self.state.load().provisioned
-        return {*former_components(provisioned, defined.profile, defined.catalogue)} - self._held()
-
-    def left_behind(self, defined: Definitions) -> set[str]:
-        """Return the components that killed runs had, except those of devenv.yaml and of services."""
-        # A snapshot may have the account for test suites, and no file says that a run had it.
-        pairs = [Pair.parse(pair) for pair in self.state.load().provisioned]
-        restored = {pair.component for pair in pairs if pair.component == CITEST} - self._held()
-        return (self.state.left_behind() | restored) - defined.listed - needed_components(defined.catalogue)
-
-    def _held(self) -> set[str]:
-        """Return the components that runs have right now."""
-        return {name for name, held in self.state.lendings().items() if held}
-
-    def forget_lent(self, components: Collection[str]) -> None:
-        """Forget that these components were lent, except those that still have a part of a service."""
-        still_there = {Pair.parse(pair).component for pair in self.state.load().provisioned}
-        for component in {*components} - still_there:
-            self.state.returned(component)
-
-    # ---- what programs read ----------------------------------------------------------------------------------
-
-    def write(self, files: Mapping[str, str], catalogue: Catalogue) -> list[Path]:
-        """Write these files to the folder and remove devenv's other files; return those that changed.
-
-        If the folder changes, the old files stay until the new ones are on disk.
-        """
-        self._remove_left()
-        self.check_files(files)
-        if not self._stays():
-            return self._move(files, catalogue)
-        before = self._own_files(catalogue)
-        # On record before devenv writes them: it can then remove what a killed devenv leaves.
-        self.state.amend(files=sorted({*self.state.load().files, *files}), folder=self._place)
-        written = folder.write(self.project, self.folder, files, before, self._top)
-        self.state.amend(files=sorted(files))
-        return written
-
-    def _move(self, files: Mapping[str, str], catalogue: Catalogue) -> list[Path]:
-        """Write these files to another folder, and remove those in the old one, or the new ones if that fails."""
-        old = {"left_folder": str(self._recorded_folder()), "left_files": sorted(self._own_files(catalogue))}
-        # As in `write`: at any moment, the record has every file that devenv may have written.
-        self.state.amend(left_folder=str(self.folder), left_files=sorted(files))
-        try:
-            written = folder.write(self.project, self.folder, files, _known_files(self._top, catalogue), self._top)
-            self.state.amend(files=sorted(files), folder=self._place, **old)
-        finally:
-            self._remove_left()
-        return written
-
-    @property
-    def _place(self) -> str:
-        """Return the folder as the record has it."""
-        return "" if self.folder == self.usual_folder else str(self.folder)
-
-    def check_files(self, names: Collection[str]) -> None:
-        """Raise ConfigError if a file of another program has a name that devenv is going to write."""
-        record = self.state.load()
-        ours = record.files if self._stays() else ()
-        left = record.left_files if record.left_folder == str(self.folder) else ()
-        folder.check_files(self.folder, self._top, names, {*ours, *left})
-
-    def remove_files(self, catalogue: Catalogue, but: Path | None = None) -> None:
-        """Remove the files that devenv has written for the environment, except those in the folder `but`."""
-        self._remove_left(but)
-        if (place := self._recorded_folder()) != but:
-            folder.remove(self.project, place, self._own_files(catalogue), folder.top_of(place, self.name))
-        self.state.amend(files=[], folder="")
-
-    def _remove_left(self, but: Path | None = None) -> None:
-        """Remove what a move of the files, perhaps a killed one, left in the other folder."""
-        record = self.state.load()
-        if record.left_folder and (place := Path(record.left_folder)) != but:
-            folder.remove(self.project, place, record.left_files, folder.top_of(place, self.name))
-        self.state.amend(left_folder="", left_files=[])
-
-    def _own_files(self, catalogue: Catalogue) -> set[str]:
-        """Return the names of the files that are devenv's: those on record, and all that it knows where it left a mark.
-
-        The record may have been lost.
-        """
-        top = folder.top_of(self._recorded_folder(), self.name)
-        return {*self.state.load().files, *_known_files(top, catalogue)}
-
-
-def _known_files(top: Path, catalogue: Catalogue) -> Collection[str]:
-    """Return the names of all files that devenv knows, if it left a mark in the folder."""
-    return contents.known_files(catalogue) if folder.is_marked(top) else ()
-
-
-def refuse_attached(observed: Observed, names: Collection[str]) -> None:
-    """Raise Unsupported if one of these services is attached: devenv has no container or data of it."""
-    if theirs := [name for name in names if name in observed.attached]:
-        raise Unsupported(
-            f"cannot do this with {', '.join(theirs)}: somebody else runs it, and devenv has no container of it",
-            "ask who runs it; 'devenv status' shows where it is",
-        )
-
-
-def _pictured(
-    defined: Definitions, selected: Sequence[str], everything: Desired, observed: Observed, record: Record
-) -> Picture:
-    everything = replace(everything, owner=observed.owner)
-    services = {name: everything.services[name] for name in selected}
-    images = (defined.images[BASE], *(service.image for service in services.values() if not service.attached))
-    return Picture(defined, everything, replace(everything, services=services, images=images), observed, record)
-
-
-def _real(url: str) -> str:
-    """Return an engine's URL in one way: a socket has several paths where /var/run is a link."""
-    scheme, _, place = url.partition("://")
-    return f"{scheme}://{os.path.realpath(place)}" if scheme == "unix" else url
-
-
-def needs(catalogue: Catalogue) -> dict[str, list[str]]:
-    """Return, by service, the services that it may be connected to: all that fill a role which it requires."""
-    return {
-        name: [other.name for other in catalogue.values() if any(other.role == r.role for r in service.requires)]
-        for name, service in catalogue.items()
-    }
 
 
 def _no_component(component: str, profile: Profile) -> ConfigError:

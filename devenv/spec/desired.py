@@ -375,3 +375,11 @@ def providers(name: str, desired: Desired) -> set[str]:
     """Return all services that one needs, directly or through others."""
     direct = desired.services[name].depends
     return {*direct}.union(*(providers(need, desired) for need in direct))
+
+
+def needs(catalogue: Catalogue) -> dict[str, list[str]]:
+    """Return, by service, the services that it may be connected to: all that fill a role which it requires."""
+    return {
+        name: [other.name for other in catalogue.values() if any(other.role == r.role for r in service.requires)]
+        for name, service in catalogue.items()
+    }

@@ -219,6 +219,10 @@ class State:
         """Return the components that runs borrow or, before they were killed, borrowed: whether a run has them now."""
         return {path.name: is_held(path) for path in sorted(self._lent.glob("*"))}
 
+    def held_now(self) -> set[str]:
+        """Return the components that runs have right now."""
+        return {name for name, held in self.lendings().items() if held}
+
     def left_behind(self) -> set[str]:
         """Return the components that killed runs had."""
         return {name for name, held in self.lendings().items() if not held}

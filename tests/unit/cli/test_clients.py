@@ -32,7 +32,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """Enter a project in which all services run."""
     running = {name: ObservedContainer(f"{name}-id", f"devenv-x-{name}", name, "running") for name in CATALOGUE}
     engine = FakeEngine(Observed(running))
-    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", lambda: engine)
     monkeypatch.chdir(tmp_path)
     return engine
 

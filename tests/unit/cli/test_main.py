@@ -85,7 +85,7 @@ def leave_no_socket() -> Iterator[None]:
 def empty(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """Connect devenv to an engine that has nothing."""
     engine = FakeEngine()
-    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", lambda: engine)
     return engine
 
 
@@ -171,14 +171,14 @@ def test_a_wrong_devenv_yaml_is_exit_code_3(
     project: Path, content: bytes, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (project / "devenv.yaml").write_bytes(content)
-    monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", FakeEngine)
     assert_clear_error(run("plan"), 3, *words)
 
 
 def test_a_need_that_the_project_leaves_out_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     databases = ", ".join(f"{name}: false" for name, known in load_catalogue().items() if known.role == "database")
     (project / "devenv.yaml").write_text(f"profile: identity\nservices: {{{databases}}}\n")
-    monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", FakeEngine)
     assert_clear_error(run("plan"), 3, "cannot leave out ", "keystone needs it", "devenv.yaml")
     (project / "devenv.yaml").write_text("profile: identity\nservices: {mysql: false, keystone: false, etcd: {}}\n")
     assert "create etcd" in run("plan").stdout
@@ -193,7 +193,7 @@ def test_what_the_profile_no_longer_has_is_told(project: Path, monkeypatch: pyte
     images = images_for(Profile("", {}), load_catalogue()).values()
     there = ObservedContainer("id-rabbitmq", "devenv-x-rabbitmq", "rabbitmq", "running")
     engine = FakeEngine(Observed({"rabbitmq": there}, images={image.reference: "id" for image in images}))
-    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", lambda: engine)
     (project / "devenv.yaml").write_text("profile: database\n")
     assert (
         "rabbitmq is not in the profile; remove it with 'devenv down rabbitmq'"
@@ -213,7 +213,7 @@ def test_what_the_profile_no_longer_has_is_told(project: Path, monkeypatch: pyte
 def test_a_link_to_itself_is_exit_code_3(
     arguments: tuple[str, ...], words: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", FakeEngine)
     (project / "devenv.yaml").write_text("profile: coordination\ncomponents: {nova: {wire: [loop]}}\n")
     (project / "loop").symlink_to("loop")
     assert_clear_error(run(*arguments), 3, "loop", words)
@@ -240,7 +240,7 @@ def test_an_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("devenv.lifecycle.world.connect", interrupt)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", interrupt)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     result = run("plan")
     for number, handler in handlers.items():
@@ -389,7 +389,7 @@ def test_the_doctor_says_so_too() -> None:
 
 def test_looking_changes_nothing(project: Path, own_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FakeEngine()
-    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", lambda: engine)
     assert "create network" in run("plan").stdout
     assert json.loads(run("plan", "--format", "json").stdout)["changes"] > 0
     found = json.loads(run("status", "--format", "json").stdout)
@@ -408,7 +408,7 @@ def test_looking_changes_nothing(project: Path, own_world: Path, monkeypatch: py
 
 def test_status_of_one_service_shows_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
     stopped = ObservedContainer("1", "devenv-id-mysql", "mysql", "exited", exit_code=0)
-    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: FakeEngine(Observed({"mysql": stopped})))
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", lambda: FakeEngine(Observed({"mysql": stopped})))
     assert set(json.loads(run("status", "etcd", "--format", "json").stdout)["services"]) == {"etcd"}
 
 
@@ -469,7 +469,7 @@ def test_a_script_learns_whether_what_was_asked_for_is_ready(
 
 
 def test_a_status_has_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", FakeEngine)
     services = json.loads(run("status", "--format", "json").stdout)["services"]
     found = {f"{name}/{key}": e["url"] for name, s in services.items() for key, e in s["endpoints"].items()}
     assert re.fullmatch(r"mysql\+pymysql://devenv:\*\*\*@127\.0\.0\.1:\d+/devenv\?charset=utf8mb4", found["mysql/sql"])
@@ -481,7 +481,7 @@ def test_a_status_has_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
     "command", [["env"], ["logs"], ["start"], ["restart"], ["wait"], ["exec", "mysql", "true"], ["start", "etcd"]]
 )
 def test_what_is_not_there_is_told_with_what_to_do(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", FakeEngine)
     assert_clear_error(run(*command), 3, "devenv up")
 
 
@@ -497,7 +497,7 @@ def test_a_service_whose_container_was_removed_is_told_with_what_creates_it(comm
 
 def test_of_two_containers_of_a_service_the_one_that_runs_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     runs, copy = (ObservedContainer(i, f"c{i}", "mysql", s) for i, s in (("1", "running"), ("2", "exited")))
-    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: FakeEngine(Observed({"mysql": runs}, extra=(copy,))))
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", lambda: FakeEngine(Observed({"mysql": runs}, extra=(copy,))))
     assert Environment().container("mysql") == runs
     assert Environment().containers() == Environment().containers(["mysql"]) == {"mysql": "1"}
 
@@ -668,7 +668,7 @@ def test_an_unforeseen_refusal_of_the_host_is_one_clear_line(monkeypatch: pytest
     def refuse() -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("devenv.lifecycle.world.connect", refuse)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", refuse)
     assert_clear_error(run("plan"), 1, "Too many open files")
 
 

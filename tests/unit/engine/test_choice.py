@@ -15,7 +15,7 @@ from devenv.cli.main import main
 from devenv.engine import asked_for
 from devenv.errors import ConfigError, NoEngine
 from devenv.images.references import images_for
-from devenv.lifecycle import listing, world
+from devenv.lifecycle import listing, seat
 from devenv.lifecycle.environment import Environment
 from devenv.model import Observed, Profile
 from devenv.spec.catalogue import load_catalogue
@@ -35,7 +35,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
         engine.url, engine.named = (CLUSTER if choice else DOCKER), False
         return engine
 
-    monkeypatch.setattr(world, "connect", connect)
+    monkeypatch.setattr(seat, "connect", connect)
     monkeypatch.setattr(listing, "connect", connect)
     monkeypatch.setattr("devenv.services.readiness.load_probe", lambda _: lambda target: None)
     monkeypatch.chdir(tmp_path)

@@ -168,7 +168,7 @@ def with_engine(engine: FakeEngine) -> tuple[Environment, Recorder]:
     environment = Environment(report=(told := Recorder()))
     images = dict.fromkeys(environment.image_references().values(), "id")
     engine.observed = Observed(**{**vars(engine.observed), "images": images})
-    environment._world._connected = engine  # type: ignore[assignment]
+    environment._world.seat._connected = engine  # type: ignore[assignment]
     return environment, told
 
 

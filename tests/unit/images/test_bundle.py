@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 def project(folder: Path, text: str = "profile: database\n", engine: Carrier | None = None) -> Environment:
     (folder / "devenv.yaml").write_text(text)
     environment = Environment(folder, report=Recorder())
-    environment._world._connected = engine or Carrier()  # type: ignore[assignment]
+    environment._world.seat._connected = engine or Carrier()  # type: ignore[assignment]
     return environment
 
 

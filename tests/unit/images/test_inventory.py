@@ -64,7 +64,7 @@ def engine() -> Reader:
 def environment(tmp_path: Path, engine: Reader) -> Environment:
     (tmp_path / "devenv.yaml").write_text("profile: database\n")
     environment = Environment(tmp_path, report=Recorder())
-    environment._world._connected = engine  # type: ignore[assignment]
+    environment._world.seat._connected = engine  # type: ignore[assignment]
     reference = environment.image_references()["mysql"]
     engine.observed = Observed(images={reference: "id"})
     engine.inspected[reference] = inspected(reference, Config={"Env": ["PYTHONPATH=/opt/one:/none", "A=/opt/two"]})

@@ -40,7 +40,7 @@ def use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeEngine
     monkeypatch.setattr("devenv.services.readiness.load_probe", lambda _: lambda target: None)
 
     def used(engine: FakeEngine) -> None:
-        monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
+        monkeypatch.setattr("devenv.lifecycle.seat.connect", lambda: engine)
 
     used(engine_at(DOCKER))
     Environment().up(use_golden=False)

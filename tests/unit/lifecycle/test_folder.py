@@ -13,11 +13,11 @@ from fake_engine import FakeEngine, Recorder
 
 from devenv.errors import ConfigError
 from devenv.lifecycle.environment import Environment
-from devenv.lifecycle.world import World
 from devenv.model import Observed, ObservedContainer
 from devenv.store.files import create_empty, make_private, write_files
 from devenv.testing.lease import collect
 from devenv.wiring import folder as folder_of_files
+from devenv.wiring.written import Written
 
 PROFILE = "profile: coordination\ncomponents: {nova: {wire: [nova.conf]}}\n"
 
@@ -25,7 +25,7 @@ PROFILE = "profile: coordination\ncomponents: {nova: {wire: [nova.conf]}}\n"
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Enter a project whose `up` does nothing but write files."""
-    monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", FakeEngine)
     monkeypatch.setattr("devenv.lifecycle.up.carry_out", lambda *_: [])
     monkeypatch.setattr("devenv.lifecycle.world.World.given", lambda _, desired: desired)
     folder = tmp_path / "project"
@@ -97,7 +97,7 @@ def test_only_up_moves_the_files_and_all_others_use_them_where_they_are(project:
         assert environment.folder == out
         assert environment.plan() and environment.folder == out
         world = environment._world
-        world.write({"env": environment.name, "nova.conf": ""}, world.define().catalogue)
+        world.written.write({"env": environment.name, "nova.conf": ""}, world.define().catalogue)
         assert {path.name for path in out.iterdir()} == {".gitignore", "env", "nova.conf"}
     assert not (tmp_path / "third").exists() and not (project / ".devenv").exists()
 
@@ -162,19 +162,19 @@ def test_a_move_that_was_killed_leaves_a_whole_set_where_the_record_says(
     Environment(output_dir=first).up()
     before = content(first)
     moving = Environment(output_dir=then)
-    removed, wrote = World._remove_left, folder_of_files.write
+    removed, wrote = Written._remove_left, folder_of_files.write
 
     def killed(*arguments: Any) -> None:
         wrote(*arguments)
         raise Killed
 
-    def killed_if_moving(world: World, *but: Path) -> None:
+    def killed_if_moving(written: Written, *but: Path) -> None:
         if moving.state.load().left_folder:
             raise Killed
-        removed(world, *but)
+        removed(written, *but)
 
     with monkeypatch.context() as kill:
-        kill.setattr(World, "_remove_left", killed_if_moving)
+        kill.setattr(Written, "_remove_left", killed_if_moving)
         if early:
             kill.setattr(folder_of_files, "write", killed)
         with pytest.raises(Killed):

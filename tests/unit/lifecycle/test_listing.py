@@ -25,7 +25,7 @@ from devenv.store.state import State
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     images = images_for(Profile("", {}), load_catalogue()).values()
     engine = FakeEngine(Observed(images={image.reference: "id" for image in images}))
-    for room in ("world", "listing"):
+    for room in ("seat", "listing"):
         monkeypatch.setattr(f"devenv.lifecycle.{room}.connect", lambda: engine)
     monkeypatch.setattr("devenv.services.readiness.load_probe", lambda _: lambda target: None)
     return engine

@@ -389,7 +389,7 @@ def executing(monkeypatch: pytest.MonkeyPatch, failure: Exception | None = None)
 
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
-    monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", FakeEngine)
     (tmp_path / "devenv.yaml").write_text("profile: coordination\n")
     return Environment(tmp_path)
 

@@ -34,7 +34,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """Enter a project with one service, on an engine elsewhere that has its image."""
     engine = FakeEngine()
     engine.elsewhere, engine.local, engine.named = True, False, True
-    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", lambda: engine)
     monkeypatch.setattr("devenv.services.readiness.load_probe", lambda _: engine.check)
     (tmp_path / "devenv.yaml").write_text("profile: coordination\n")
     monkeypatch.chdir(tmp_path)
@@ -173,7 +173,7 @@ def test_gc_ends_a_tunnel_to_a_host_that_is_away_even_if_no_engine_answers(
     def away() -> None:
         raise NoEngine("cannot reach it", "is it up?")
 
-    monkeypatch.setattr("devenv.lifecycle.world.connect", away)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", away)
     with pytest.raises(NoEngine) as raised:
         Environment(tunnel.project).down()
     assert raised.value.hint.startswith(

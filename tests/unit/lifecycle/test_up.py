@@ -16,7 +16,8 @@ from devenv.engine.protocol import Capability
 from devenv.errors import ConfigError, NotOurs, PortTaken, ServiceFailed, Unsupported
 from devenv.images.snapshot import SavedService, Snapshot
 from devenv.lifecycle.environment import Environment
-from devenv.lifecycle.world import Definitions, Picture, World
+from devenv.lifecycle.picture import Definitions, Picture
+from devenv.lifecycle.world import World
 from devenv.model import Plan, Report
 from devenv.services.lookup import NEEDS
 
@@ -24,7 +25,7 @@ from devenv.services.lookup import NEEDS
 @pytest.fixture
 def tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Enter a project with etcd alone, and return a list for the port of each try."""
-    monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", FakeEngine)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "devenv.yaml").write_text("profile: coordination\n")
     return []
@@ -99,7 +100,7 @@ def test_what_does_not_stay_as_it_was_found_is_looked_at_once_more(
 ) -> None:
     """The engine still stops the containers that a killed devenv asked it to stop."""
     engine, plans = FakeEngine(), list[list[str]]()
-    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", lambda: engine)
 
     def carry_out(_world: Any, plan: Plan, picture: Picture, _report: Any) -> list[Any]:
         desired = picture.wanted

@@ -55,7 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     engine = FakeEngine()
-    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: engine)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", lambda: engine)
     return engine
 
 
@@ -262,7 +262,7 @@ def test_what_only_looks_or_takes_away_needs_no_trust(what: str, engine: FakeEng
 
 def test_an_archive_is_not_loaded_for_the_sake_of_an_untrusted_file(monkeypatch: pytest.MonkeyPatch) -> None:
     carrier = Carrier()
-    monkeypatch.setattr("devenv.lifecycle.world.connect", lambda: carrier)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", lambda: carrier)
     environment = Environment()
     with pytest.raises(ConfigError, match="cannot use image example/etcd:3 of"):
         environment.load_images(archive(manifest=[entry("example/etcd:3")]), "file")

@@ -50,7 +50,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder := tmp_path / "project").mkdir()
     (folder / "sub").mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("devenv.lifecycle.world.connect", FakeEngine)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", FakeEngine)
     State(folder, "default").save_timing(asdict(TYPICAL))
     return folder
 
@@ -147,7 +147,7 @@ def test_files_among_artifacts_are_replaced_and_not_followed(
     def nobody() -> None:
         raise NoEngine("cannot reach an engine")
 
-    monkeypatch.setattr("devenv.lifecycle.world.connect", nobody)
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", nobody)
     (tmp_path / "mine").write_text("mine")
     for name in ("status.json", "engine.json", beside(Path("status.json")).name):
         plant(f"artifacts/{name}", tmp_path / "mine")

@@ -45,7 +45,7 @@ def with_engine(environment: Environment) -> Telling:
     there = ObservedContainer("c1", "devenv-id-etcd", "etcd", "exited", exit_code=1)
     engine = Telling(Observed({"etcd": there}))
     engine.inspected = {"Config": {"Env": ["HOME=/x", "TOKEN=t0ken"], "Labels": None}, "State": {"ExitCode": 1}}
-    environment._world._connected = engine  # type: ignore[assignment]
+    environment._world.seat._connected = engine  # type: ignore[assignment]
     return engine
 
 
