@@ -22,6 +22,8 @@ _HINT = "'devenv doctor' shows what is missing, 'devenv doctor --fix' fixes it"
 _REFUSED_HINT = "'devenv doctor' checks the engine, and the engine's own log says more; then run the same again"
 _DEFAULT_SOCKET = "/var/run/docker.sock"
 _ROOTFUL_PODMAN = "/run/podman/podman.sock"
+_TLS = re.compile(r"\[SSL(?:: \w+)?\] ([^(]+)")
+_TLS_HINT = "ca.pem in DOCKER_CERT_PATH must have signed its certificate, and its own ca.pem cert.pem there"
 # What `_reason` says of a socket that does not exist, and of one that this user may not open.
 _ABSENT, _DENIED = "no such socket", "permission denied"
 # Seconds until somebody at a socket has to let a client in.
@@ -164,7 +166,7 @@ def open_connection() -> Connection:
 
 def _hint(url: str, reason: str) -> str:
     """Return what to do if nothing answers at that URL, and which other sockets devenv tried."""
-    hint = _HINT
+    hint = _TLS_HINT if reason.startswith("TLS: ") else _HINT
     if reason == _DENIED and url == f"unix://{_DEFAULT_SOCKET}":
         from devenv.engine.install import Host, group_hint
 
@@ -181,6 +183,8 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if isinstance(error, Unreachable):
         return text
+    if tls := _TLS.search(text):
+        return f"TLS: {tls[1].strip()}"
     for pattern, reason in (
         ("FileNotFoundError", _ABSENT),
         ("No such file", _ABSENT),

@@ -52,8 +52,6 @@ class Sdk(Client):
     def __init__(self, url: str, origin: str, version: str = "auto") -> None:
         with _translated():
             self._client = _made(version=version, timeout=int(TIMEOUT), **_arguments(url, origin))
-        # A proxy from the environment must not come between devenv and the engine.
-        self._client.trust_env = False
         self._client.hooks["response"].append(_logged)
 
     @cached_property
@@ -151,16 +149,30 @@ def _logged(answer: requests.Response, *_: object, **__: object) -> None:
     log_answer(asked.method or "", path, answer.status_code, answer.elapsed.total_seconds())
 
 
+class _Direct(docker.APIClient):
+    """The library's client, also for its first request: neither a proxy nor REQUESTS_CA_BUNDLE comes between.
+
+    With that variable, `requests` would not look at the engine's own ca.pem.
+    """
+
+    @property
+    def trust_env(self) -> bool:
+        return False
+
+    @trust_env.setter
+    def trust_env(self, _: bool) -> None: ...
+
+
 def _made(**arguments: Any) -> docker.APIClient:
     """Make the library's client, also where it stumbles over docker's config.json: nothing here needs that."""
     try:
-        return docker.APIClient(**arguments)
+        return _Direct(**arguments)
     except (docker.errors.InvalidConfigFile, ValueError, TypeError, AttributeError):
         # Nobody else in this process can use the file either, so hiding it for a moment does no harm.
         with _HIDING:
             find, config.find_config_file = config.find_config_file, lambda config_path=None: None
             try:
-                return docker.APIClient(**arguments)
+                return _Direct(**arguments)
             finally:
                 config.find_config_file = find
 

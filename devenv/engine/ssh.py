@@ -39,6 +39,7 @@ _CAUSES = (
     (r"Could not resolve hostname", "nobody knows the host {host} ({said})", "check the name in DOCKER_HOST"),
     (r"timed out|No route to host|Network is unreachable", "{host} does not answer ({said})", _TRY),
     (r"Connection refused|Connection reset|Connection closed", "{host} takes no ssh connection ({said})", _TRY),
+    (r"docker: (command )?not found", "{host} has no docker command", "install it there; with Podman, podman-docker"),
 )
 
 

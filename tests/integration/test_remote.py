@@ -214,16 +214,85 @@ def over_there(host: SshHost, port: int) -> Iterator[None]:
 def test_every_command_of_the_page_works(remote: Project, host: SshHost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", host.environ["PATH"])
     # As in a reader's ~/.ssh/config.
-    alias = f"Host build-host\n  HostName {host.address}\n"
-    config = host.config.read_text()
-    host.config.write_text(alias + config)
-    try:
+    with configured(host, f"Host build-host\n  HostName {host.address}\n"):
         remote.extra = {**host.environ, "DOCKER_HOST": "ssh://build-host"}
         for command in commands(Path("docs/remote.md")):
             remote.shell(command)
         nothing_left(remote)
+
+
+# ---- other ways there --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def configured(host: SshHost, lines: str) -> Iterator[None]:
+    """Put these lines before the others of the user's own config for ssh."""
+    before = host.config.read_text()
+    host.config.write_text(f"{lines}\n{before}")
+    try:
+        yield
     finally:
-        host.config.write_text(config)
+        host.config.write_text(before)
+
+
+def test_a_context_behind_a_jump_host_leads_there(remote: Project, host: SshHost) -> None:
+    inner = f"Host inner\n  HostName 127.0.0.1\n  HostKeyAlias {host.address}\n  ProxyJump {host.address}\n"
+    here = {"PATH": host.environ["PATH"], "DOCKER_CONFIG": str(remote.folder / "docker")}
+    create = ["docker", "context", "create", "far", "--docker", "host=ssh://inner"]
+    subprocess.run(create, env={**os.environ, **here}, check=True, capture_output=True)
+    with configured(host, inner):
+        remote.extra = {**here, "DOCKER_CONTEXT": "far"}
+        assert "forward ports" in remote.devenv("up").stderr
+        assert healthy(remote) and "nothing to change" in remote.devenv("plan").stdout
+        remote.devenv("down", "--volumes")
+    nothing_left(remote)
+
+
+@pytest.fixture
+def certificates(host: SshHost, tmp_path: Path) -> Iterator[Path]:
+    """Let the engine over there listen behind TLS, too; return the folder of what a client needs."""
+    made = tmp_path / "certificates"
+    made.mkdir()
+    server = f"subjectAltName=IP:{host.address}"
+    for name, signed in (("ca", ()), ("server", ("-addext", server)), ("", ()), ("other-ca", ())):
+        names = {"keyout": f"{name}-key.pem".lstrip("-"), "out": f"{name or 'cert'}.pem"}
+        by = () if name.endswith("ca") else ("-CA", "ca.pem", "-CAkey", "ca-key.pem")
+        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
+        places = [word for key, value in names.items() for word in (f"-{key}", value)]
+        command = ["openssl", "req", "-x509", *curve, "-subj", f"/CN={name or 'client'}", *by, *signed, *places]
+        subprocess.run(command, cwd=made, check=True, capture_output=True)
+    files = {"cacert": "ca.pem", "cert": "server.pem", "key": "server-key.pem"}
+    options = [f"--tls{option}={made / name}" for option, name in files.items()]
+    host.engine.stop()
+    host.engine.options = ("--host=tcp://0.0.0.0:2376", "--tlsverify", *options)
+    host.engine.start()
+    yield made
+    host.engine.stop()
+    host.engine.options = ()
+    host.engine.start()
+
+
+def test_an_engine_behind_tls_says_what_it_needs_and_works_with_it(
+    remote: Project, host: SshHost, certificates: Path
+) -> None:
+    behind = {"DOCKER_HOST": f"tcp://{host.address}:2376", "DOCKER_TLS_VERIFY": "1"}
+    # As on a computer of a company: for web servers, not for the engine.
+    of_others = {"REQUESTS_CA_BUNDLE": str(certificates / "other-ca.pem")}
+    remote.extra = {"PATH": host.environ["PATH"], **of_others, **behind, "DOCKER_CERT_PATH": str(certificates)}
+    with remote.begin("up") as up:
+        assert up.stderr
+        said = next((line for line in up.stderr if "the ports are on 127.0.0.1 of the engine's host" in line), "")
+        assert "DEVENV_TUNNEL=ssh://USER@HOST devenv up" in said
+        up.send_signal(signal.SIGINT)
+        up.communicate()
+    assert up.returncode == 130
+    remote.extra["DEVENV_TUNNEL"] = host.url
+    assert "forward ports" in remote.devenv("up").stderr
+    assert healthy(remote) and "nothing to do" in remote.devenv("up").stdout
+    remote.devenv("down", "--volumes")
+    nothing_left(remote)
+    (certificates / "ca.pem").write_text((certificates / "other-ca.pem").read_text())
+    one_clear_line(remote.devenv("status", check=False), 4, "TLS: certificate verify failed", "DOCKER_CERT_PATH")
 
 
 # ---- what can be wrong -------------------------------------------------------------------------------------------
@@ -255,6 +324,13 @@ def test_a_login_that_is_refused_is_one_clear_line(remote: Project, host: SshHos
     assert not nothing_runs
     remote.devenv("up")
     assert healthy(remote)
+
+
+def test_a_host_without_docker_is_one_clear_line(remote: Project, host: SshHost) -> None:
+    with host.refusing("SetEnv PATH=/nonexistent"):
+        failed = remote.devenv("up", check=False)
+        one_clear_line(failed, 4, f"{host.address} has no docker command", "podman-docker")
+    nothing_left(remote)
 
 
 def test_a_server_that_forwards_nothing_is_one_clear_line_and_no_container_is_made(

@@ -67,7 +67,9 @@ def test_a_url_without_a_host_is_refused(url: str) -> None:
             "check the",
         ),
         (["kex_exchange_identification: Connection closed by remote host"], "host takes no ssh connection", ""),
-        (["sh: 1: docker: not found"], "ssh to host ended: sh: 1: docker: not found", "try 'ssh host'"),
+        (["sh: 1: docker: not found"], "host has no docker command", "podman-docker"),
+        (["bash: line 1: docker: command not found"], "host has no docker command", "podman-docker"),
+        (["no such thing"], "ssh to host ended: no such thing", "try 'ssh host'"),
         ([], "ssh to host ended: it said nothing", "try 'ssh host'"),
     ],
 )
