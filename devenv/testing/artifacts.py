@@ -78,9 +78,7 @@ def status_data(environment: Environment, found: Statuses) -> dict[str, Any]:
 
 def _status(found: ServiceStatus) -> dict[str, Any]:
     where = {key: {**one, "url": _PASSWORD.sub(rf"\1{HIDDEN}@", one["url"])} for key, one in found.endpoints.items()}
-    told = {**asdict(found), "endpoints": where}
-    # Programs know the shape of all other services.
-    return told if found.attached else {key: value for key, value in told.items() if key != "attached"}
+    return {**asdict(found), "endpoints": where}
 
 
 # ---- the files -----------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def test_each_service_goes_through_its_whole_life(service: str, project: Project
     needed = {"keystone": ["keystone", "mysql"]}.get(service, [service])
     assert [name.rpartition("-")[2] for name in ours(client, project.id)["containers"]] == needed
     assert {key for key in statuses[service]} == {
-        *("role", "wanted", "state", "image", "container", "endpoints", "reason"),
+        *("role", "wanted", "state", "image", "container", "endpoints", "reason", "attached"),
     }
 
     assert missing_clients(project, service) == []
