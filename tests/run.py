@@ -46,7 +46,7 @@ def lanes(folder: Path, long: bool) -> list[list[Part]]:
     spread = ("--numprocesses", _PROCESSES, "--dist", "loadgroup")
     services = ("tests/integration", "tests/consumers", "tests/chaos")
     if long:
-        examples = tests("examples", "tests/unit", "-m", "hypothesis", "--hypothesis-profile", "thorough")
+        examples = tests("examples", "tests/unit", "-m", "hypothesis or long", "--hypothesis-profile", "thorough")
         suites = Part("suites", (sys.executable, "-m", "tests.suites", "--junitxml", str(folder / "suites.xml")))
         others = Part(
             "engines", (sys.executable, "-m", "tests.engines", "--fast", "--junitxml", f"{folder}/engines.xml")

@@ -215,6 +215,7 @@ def test_a_suite_is_installed_once_for_each_release(tmp_path: Path, monkeypatch:
     assert ready == Prepared(tmp_path / "tooz/tooz", tmp_path / "tooz/venv/bin")
 
 
+@pytest.mark.long  # It makes two virtual environments.
 def test_a_suite_that_cannot_be_installed_says_why_and_is_not_taken_for_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
