@@ -21,6 +21,9 @@ LABEL_PORTS = "io.devenv.ports"
 # The value of LABEL_ENVIRONMENT on images that serve every environment: devenv makes one per content.
 SHARED = "shared"
 
+# A user and a group for images that do not say theirs as a number. No image gives it rights.
+NOBODY = 65534
+
 STARTED = "service_started"
 HEALTHY = "service_healthy"
 
@@ -367,6 +370,12 @@ class DesiredService:
     # A digest of the provisioner's settings.
     prepared: str = ""
     attached: str = ""
+
+    @property
+    def user_id(self) -> int:
+        """Return the number of the user that the service runs as, for engines that take no names."""
+        name = self.options.user.partition(":")[0]
+        return int(name) if name.isdigit() else self.uid or NOBODY
 
 
 @dataclass(frozen=True)

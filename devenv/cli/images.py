@@ -53,12 +53,17 @@ def _row(image: ImageStatus) -> tuple[str, ...]:
 
 @images.command(name="build")
 @services_argument
+@click.option("--golden", is_flag=True, help="Also build images with golden states, to load onto nodes of a cluster.")
 @format_option
 @click.pass_context
-def images_build(context: click.Context, services: tuple[str, ...], format_: str) -> None:
+def images_build(context: click.Context, services: tuple[str, ...], golden: bool, format_: str) -> None:
     """Build or pull the images that are missing."""
-    began = time.monotonic()
-    print_done(environment_of(context).build_images(services), format_, "images ready", began)
+    began, environment = time.monotonic(), environment_of(context)
+    result = environment.build_images(services)
+    states = environment.build_golden(services) if golden else []
+    print_done(result, format_, "images ready", began, {"golden": states} if golden else None)
+    if format_ == "text":
+        click.echo("\n".join(states), nl=bool(states))
 
 
 @images.command(name="prune")
@@ -146,7 +151,7 @@ def images_load(context: click.Context, file: Path, format_: str) -> None:
 @images.command(name="push")
 @click.argument("registry", required=False, default="")
 @services_argument
-@click.option("--golden", is_flag=True, help="Push golden states, too.")
+@click.option("--golden", is_flag=True, help="Push images with golden states, too.")
 @format_option
 @click.pass_context
 def images_push(context: click.Context, registry: str, services: tuple[str, ...], golden: bool, format_: str) -> None:

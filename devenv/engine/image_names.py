@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-_OURS = "localhost/devenv/"
+# How the names of all images begin that devenv makes.
+IMAGES = "devenv/"
+_OURS = f"localhost/{IMAGES}"
 
 
 def familiar(reference: str) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 CONFIG_FOLDER = "/etc/devenv"
 # In each data volume, the one folder that any user may write to: the user's id differs between images.
 DATA_FOLDER = "data"
+# In an image that pods start from (images/push.py), the folder with the first data of a volume.
+FIRST_DATA = "/devenv-first-data"
 # How many of the last lines of a log.
 Tail = int | Literal["all"]
 # Labels of an object's environment: its id and its token (see ownership.py).
@@ -33,6 +35,7 @@ class Capability(Enum):
 
     BUILD = "build images"
     BUNDLE = "save images to an archive and load them"
+    FILL = "fill new volumes from images that it gets itself"
     KEEP_DATA = "keep the data of volumes as images"
     KEEP_STOPPED = "keep the data of stopped containers that are not durable"
     PAUSE = "pause containers"
@@ -271,7 +274,10 @@ class Engine(Protocol):
         """
 
     def devenv_images(self) -> list[dict[str, Any]]:
-        """Return the images that every environment shares: RepoTags, Size (bytes), Labels, Created (since 1970)."""
+        """Return the images that every environment shares: RepoTags, Size (bytes), Labels, Created (since 1970).
+
+        Of a cluster, those that each node has, if the login may look at nodes.
+        """
 
     def inspect_image(self, reference: str) -> dict[str, Any]:
         """Return what the engine knows of an image, by reference or id.
@@ -328,9 +334,12 @@ class Engine(Protocol):
         """
 
     def fill_volume(self, volume: str, image: str, folder: str, labels: Labels, service: str) -> None:
-        """Create a volume for a service and copy into it what the image has in `folder`. Needs KEEP_DATA.
+        """Create a volume for a service and copy into it what the image has in `folder`. Needs KEEP_DATA or FILL.
 
         No program of the image runs for that. Raises NotOurs if a stranger has a name that it needs.
+
+        An engine with FILL only notes that. The container that `create` makes next for the volume copies the data when
+        it starts, with the image's own programs, unless the volume has data by then.
         """
 
     def image_sizes(self) -> dict[str, int]:

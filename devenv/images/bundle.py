@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from devenv.engine.image_names import familiar
+from devenv.engine.image_names import IMAGES, familiar
 from devenv.engine.protocol import Engine
 from devenv.errors import ConfigError
 from devenv.images import golden
@@ -27,7 +27,6 @@ from devenv.spec.desired import Inputs, resolve, secret_names
 from devenv.spec.ports import usual_ports
 from devenv.store.files import written_whole
 
-_OURS = "devenv/"
 _MACHINES = {"AMD64": "x86_64", "amd64": "x86_64", "arm64": "aarch64"}
 # How many bytes of an archive devenv reads at a time.
 _CHUNK = 1 << 20
@@ -111,7 +110,7 @@ def load_images(
     """
     found = images_in(archive, name)
     there = engine.images()
-    foreign = [reference for reference in found if not reference.startswith(_OURS)]
+    foreign = [reference for reference in found if not reference.startswith(IMAGES)]
     for reference in foreign:
         if reference not in named:
             raise ConfigError(

@@ -1,11 +1,13 @@
 """Keep golden states: the data of services right after their first start, as images named by what made them.
 
 devenv fills a new volume from the golden state of the same content, if there is one. The service itself then sets what
-is secret or differs between environments, before it answers.
+is secret or differs between environments, before it answers. On a cluster, pods copy it from images that somebody has
+pushed or loaded (push.py makes them).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
@@ -13,8 +15,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from devenv.engine.protocol import Engine
+from devenv.engine.protocol import Capability, Engine
 from devenv.errors import DevenvError, NoEngine, NotOurs
+from devenv.images.references import POD_REPOSITORY
 from devenv.model import (
     LABEL_ENVIRONMENT,
     LABEL_SERVICE,
@@ -36,6 +39,8 @@ from devenv.store.places import cache_folder
 
 REPOSITORY = "devenv/golden"
 CAUSE = "golden state"
+# For so many seconds, devenv does not try again an image from which a pod could not start.
+_REFUSED_SECONDS = 24 * 3600
 # How much of the engine's disk all golden states may take, in bytes: about ten sets of four services.
 LIMIT = 1_000_000_000
 # Raise it when the same content makes other data, e.g. because a provisioner changed.
@@ -75,6 +80,33 @@ def references(desired: Desired, catalogue: Catalogue, images: Mapping[str, str]
             short = Names(desired.environment).short
             found.update({v: f"{REPOSITORY}:{name}-{short(name, v)}-{content}" for v in service.golden})
     return found
+
+
+def for_pods(desired: Desired, catalogue: Catalogue) -> dict[str, str]:
+    """Return the image from which a pod copies the golden state of each volume that has one.
+
+    Its name is the same wherever devenv computes it: no cluster says the ids of images, so references stand for them.
+    """
+    images = [service.image.reference for service in desired.services.values() if not service.attached]
+    found = references(desired, catalogue, dict(zip(images, images, strict=True)))
+    return {volume: f"{POD_REPOSITORY}:{state.rpartition(':')[2]}" for volume, state in found.items()}
+
+
+def with_pushed(desired: Desired, catalogue: Catalogue, engine: Engine, registry: str) -> Desired:
+    """Return `desired` with golden states that pods can copy as sources.
+
+    Nobody can ask a registry for its nodes, so devenv tries each state there, and remembers which of them no pod could
+    start from (`throw_away`). Without a registry, it takes those that each node has.
+    """
+    wanted = for_pods(desired, catalogue)
+    if registry:
+        wanted = {volume: f"{registry}/{image}" for volume, image in wanted.items()}
+    elif wanted:
+        there = {tag for image in engine.devenv_images() for tag in image["RepoTags"]}
+        wanted = {volume: image for volume, image in wanted.items() if image in there}
+    usable = {volume: Source(image, CAUSE, golden=True) for volume, image in wanted.items() if not _refused(image)}
+    whole = [service.golden for service in desired.services.values() if usable.keys() >= {*service.golden}]
+    return replace(desired, sources={**{v: usable[v] for volumes in whole for v in volumes}, **desired.sources})
 
 
 def content_of(definition: ServiceDefinition) -> dict[str, Any]:
@@ -149,6 +181,35 @@ def blamed(plan: Plan, desired: Desired, error: DevenvError) -> dict[str, str]:
         elif operation.action == "provision" and any(operation.target in s.needs for s in desired.services.values()):
             failed.add(operation.service)
     return {name: image for name, image in used.items() if name in failed}
+
+
+# ---- those that pods cannot start from ---------------------------------------------------------------------------
+
+
+def throw_away(engine: Engine, image: str) -> None:
+    """Do not use a golden state again from which a service did not start: remove it, or remember that for a day."""
+    if Capability.FILL in engine.can:
+        make_private(_refusal(image).parent)
+        _refusal(image).touch(mode=0o600)
+    else:
+        engine.remove_image(image)
+
+
+def try_again(images: Iterable[str]) -> None:
+    """Forget that pods could not start from these images: they were made again."""
+    for image in images:
+        _refusal(image).unlink(missing_ok=True)
+
+
+def _refused(image: str) -> bool:
+    try:
+        return time.time() - _refusal(image).stat().st_mtime < _REFUSED_SECONDS
+    except OSError:
+        return False
+
+
+def _refusal(image: str) -> Path:
+    return cache_folder() / "golden" / f"refused-{digest(image)}"
 
 
 # ---- how much of the disk ----------------------------------------------------------------------------------------

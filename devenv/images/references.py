@@ -32,6 +32,8 @@ from devenv.spec.catalogue import data_folder
 from devenv.spec.components import digest
 from devenv.spec.strict_yaml import read
 
+# Images of a service with a golden state beside it, from which its pod copies that.
+POD_REPOSITORY = "devenv/golden-for-pods"
 BASE = "base"
 # The package in the base whose version is the release of Debian.
 BASE_PACKAGE = "base-files"
@@ -138,10 +140,10 @@ def check_used(engine: Engine, plan: Plan, desired: Desired, there: Collection[s
             check_image(engine, image.reference)
     for op in plan.operations:
         if op.action == "fill":
-            _check_data(engine, op.subject, op.service, desired.environment)
+            check_data(engine, op.subject, op.service, desired.environment)
 
 
-def _check_data(engine: Engine, reference: str, service: str, environment: str) -> None:
+def check_data(engine: Engine, reference: str, service: str, environment: str) -> None:
     """Raise NotOurs unless devenv imported the image as data of that service: it then has one layer."""
     image = engine.inspect_image(reference)
     labels = _labels_of(image)
@@ -171,7 +173,8 @@ def stale_images(engine: Engine, current: Iterable[Image]) -> list[str]:
     images with another name, or none: an image that somebody built on one of devenv's has all of its labels.
     """
     wanted = {image.reference for image in current if image.how != "pull"}
-    repositories = {reference.rpartition(":")[0] for reference in wanted}
+    # Those for pods are there to be pushed or loaded, and quickly made again.
+    repositories = {POD_REPOSITORY, *(reference.rpartition(":")[0] for reference in wanted)}
     tags = [tag for image in engine.devenv_images() for tag in image.get("RepoTags") or ()]
     # Keep the draft of a wanted image: another devenv may be building it.
     return [tag for tag in tags if tag.rpartition(":")[0] in repositories and tag.removesuffix(DRAFT) not in wanted]

@@ -622,18 +622,33 @@ class Environment:
         engine's, wherever the environment is. Raise ConfigError if there is no such registry, or an image is missing.
         """
         from devenv.engine import connect
-        from devenv.images.bundle import on_paper
         from devenv.images.push import push_images
 
-        world = self._world
-        defined = world.define(names)
+        defined, desired = self._on_paper(names)
         if not registry:
-            world.check_trust(defined.own)
+            self._world.check_trust(defined.own)
+        place = registry or defined.own.image_registry
+        return push_images(connect(), desired, defined.catalogue, place, golden, self._world.report.note)
+
+    def build_golden(self, names: Sequence[str] = ()) -> list[str]:
+        """Build the images from which pods copy golden states of these services (all of the profile, if none is named).
+
+        Return their names. The golden states are this host's engine's, wherever the environment is; one that is missing
+        is left out.
+        """
+        from devenv.engine import connect
+        from devenv.images.push import make_for_pods
+
+        defined, desired = self._on_paper(names)
+        return make_for_pods(connect(), desired, defined.catalogue, self._world.report.note)
+
+    def _on_paper(self, names: Sequence[str]) -> tuple[Definitions, Desired]:
+        """Return the desired state without asking an engine."""
+        from devenv.images.bundle import on_paper
+
+        defined = self._world.define(names)
         selected = defined.select(names)
-        desired = on_paper(self.id, selected, defined.profile, defined.catalogue, defined.images)
-        return push_images(
-            connect(), desired, defined.catalogue, registry or defined.own.image_registry, golden, world.report.note
-        )
+        return defined, on_paper(self.id, selected, defined.profile, defined.catalogue, defined.images)
 
     def load_images(self, archive: IO[bytes], name: str) -> Archive:
         """Load the images of a seekable archive, which errors call `name`.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 
 from devenv.engine.ownership import labels_of
-from devenv.engine.protocol import Engine
+from devenv.engine.protocol import Capability, Engine
 from devenv.errors import Cancelled, DevenvError, LimitRefused, NotOurs, PortTaken, ServiceFailed, Unreachable
 from devenv.images import golden
 from devenv.images.references import check_image
@@ -301,7 +301,8 @@ def _forward(_: Operation, context: Context, __: Tell) -> None:
 def _fill(operation: Operation, context: Context, _: Tell) -> None:
     volume, service = operation.target, context.desired.services[operation.service]
     folder = golden.folder_in(service.volumes[volume])
-    if operation.golden:
+    # Nobody knows how long a node takes to get the image.
+    if operation.golden and Capability.KEEP_DATA in context.engine.can:
         context.hopeful[service.name] = _GOLDEN_SECONDS
     context.engine.fill_volume(volume, operation.subject, folder, labels_of(context.desired), service.name)
 

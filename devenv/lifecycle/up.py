@@ -201,7 +201,8 @@ def plan_up(world: World, picture: Picture, wish: Wish, may: Allowance) -> Plan:
                 f"cannot use {name} as it runs: as far as is known, it has other settings",
                 f"'devenv up {name}' makes it what {world.file.name} says; or ask for the same",
             )
-    check_used(world.engine, plan, desired, picture.observed.images)
+    if gets_images(world):
+        check_used(world.engine, plan, desired, picture.observed.images)
     return plan
 
 
@@ -219,9 +220,11 @@ def with_sources(world: World, picture: Picture, wish: Wish, may: Allowance) -> 
         services = [service for service, source in renewing.items() if source == name]
         snapshot.check(saved, defined.images, observed.images, defined.profile.services)
         desired = replace(desired, sources={**desired.sources, **snapshot.sources(saved, services)})
-    if not wish.golden or not world.engine.can >= KEEPING:
-        return desired
-    return golden.with_golden(desired, defined.catalogue, observed, may.golden)
+    if wish.golden and world.engine.can >= KEEPING:
+        return golden.with_golden(desired, defined.catalogue, observed, may.golden)
+    if wish.golden and may.golden and Capability.FILL in world.engine.can:
+        return golden.with_pushed(desired, defined.catalogue, world.engine, defined.own.image_registry)
+    return desired
 
 
 # ---- after a failure -----------------------------------------------------------------------------------------
@@ -249,10 +252,10 @@ def recover(world: World, picture: Picture, plan: Plan, may: Allowance, error: D
 
 
 def throw_away(world: World, bad: Mapping[str, str], error: DevenvError) -> None:
-    """Remove golden states from which services do not start; devenv then recreates these services."""
+    """Throw away golden states from which services do not start; devenv then recreates these services."""
     world.report.note(f"no start from the golden state of {', '.join(bad)} ({error.message}): starting without it")
     for image in bad.values():
-        world.engine.remove_image(image)
+        golden.throw_away(world.engine, image)
     note_renewal(world, Renewal(dict.fromkeys(bad, "")))
 
 
@@ -299,7 +302,8 @@ def only_components(picture: Picture, error: DevenvError) -> bool:
 
 def finish(world: World, picture: Picture, plan: Plan, timings: Sequence[Timing], files: Files) -> Result:
     """Write configs, and forget and remove what nobody needs any more."""
-    golden.touch(op.subject for op in plan.operations if op.golden)
+    if gets_images(world):
+        golden.touch(op.subject for op in plan.operations if op.golden)
     written, restored = write_configs(world, picture, files)
     left_behind = orphans.left_behind(world.state, picture.defined)
     orphans.forget(world.state, left_behind)

@@ -64,6 +64,11 @@ class Cluster:
         given = ("secret/default-token", "secret/devenv-token", "configmap/kube-root-ca")
         return {name for name in printed if not name.startswith(given)}
 
+    def nodes(self) -> list[int]:
+        """Return the first process of each node."""
+        words = [line.split() for line in (self.state / "pids").read_text().splitlines()]
+        return [int(process) for name, process in words if name.startswith("node")]
+
     def load(self, images: Sequence[str]) -> None:
         """Copy these images of the Docker engine to all nodes."""
         self.program("load", *images)

@@ -4,76 +4,29 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import debian
+import debian_registry
 import docker
 import pytest
-import requests
-from project import Project, one_clear_line, require, tags
+from debian_registry import Registry
+from project import Project, one_clear_line, tags
 
-from devenv.images.references import images_for
+from devenv.images.references import POD_REPOSITORY, images_for
 from devenv.model import Profile, ServiceChoice
 from devenv.spec.catalogue import load_catalogue
-
-CONFIG = """\
-version: 0.1
-storage: {{filesystem: {{rootdirectory: {folder}/storage}}}}
-http: {{addr: "127.0.0.1:{port}"}}
-"""
-
-
-@dataclass
-class Registry:
-    """A registry on a loopback port."""
-
-    port: int
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def tags(self, name: str) -> list[str]:
-        answer = requests.get(f"http://{self.address}/v2/{name}/tags/list", timeout=10)
-        return list(answer.json().get("tags") or ())
 
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fetch Debian's registry."""
-    unpacked = debian.unpacked(tmp_path_factory.mktemp("registry"), "download", "docker-registry")
-    require("" if unpacked else "no docker-registry: apt cannot download it")
-    assert unpacked
-    return unpacked / "usr/bin/docker-registry"
-
-
-@contextmanager
-def served(program: Path, folder: Path) -> Iterator[Registry]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    folder.mkdir(exist_ok=True)
-    (folder / "config.yml").write_text(CONFIG.format(folder=folder, port=port))
-    command = [program, "serve", folder / "config.yml"]
-    with (
-        (folder / "log").open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=subprocess.PIPE, text=True) as process,
-    ):
-        assert process.stderr
-        try:
-            said = next(line for line in process.stderr if "listening on" in line or "fatal" in line)
-            assert "listening on" in said, said
-            yield Registry(port)
-        finally:
-            process.kill()
+    return debian_registry.program(tmp_path_factory.mktemp("registry"))
 
 
 @pytest.fixture
 def registry(program: Path, tmp_path: Path) -> Iterator[Registry]:
-    with served(program, tmp_path / "registry") as found:
+    with debian_registry.served(program, tmp_path / "registry") as found:
         yield found
 
 
@@ -125,9 +78,16 @@ def test_a_registry_that_is_none_or_does_not_answer_is_said(project: Project) ->
 
 
 @pytest.mark.long
-def test_golden_states_are_pushed_if_asked_for(project: Project, registry: Registry) -> None:
+def test_golden_states_are_pushed_with_their_service_if_asked_for(
+    project: Project, registry: Registry, client: docker.DockerClient
+) -> None:
     project.configure("profile: database\n")
     project.devenv("up")
+    built = json.loads(project.devenv("images", "build", "--golden", "--format", "json").stdout)["golden"]
+    assert [name.partition(":")[0] for name in built] == [POD_REPOSITORY]
+    assert set(built) <= set(tags(client))
+    assert built[0] in project.devenv("images", "prune").stdout
     pushed = json.loads(project.devenv("images", "push", registry.address, "--golden", "--format", "json").stdout)
-    assert [one.partition("/")[2].partition(":")[0] for one in pushed["golden"]] == ["devenv/golden"]
-    assert registry.tags("devenv/golden") and registry.tags("devenv/mysql")
+    assert pushed["golden"] == [f"{registry.address}/{built[0]}"]
+    assert registry.tags(POD_REPOSITORY) and registry.tags("devenv/mysql")
+    assert not [one for one in tags(client) if POD_REPOSITORY in one]

@@ -31,7 +31,7 @@ class Kubernetes:
     The nodes get their images themselves. Data that is not durable goes with its pod.
     """
 
-    can: frozenset[Capability] = frozenset()
+    can = frozenset({Capability.FILL})
     local = False
 
     def __init__(self, cluster: Cluster, settings: PodSettings | None = None, named: bool = True) -> None:
@@ -39,6 +39,8 @@ class Kubernetes:
         # A job that is killed ends nothing.
         self._settings = settings or PodSettings(deadline=_JOB_SECONDS if os.environ.get("CI") else 0)
         self._named = named
+        # The images with the first data of volumes, by volume, until `create` uses them.
+        self._first: dict[str, str] = {}
 
     @property
     def named(self) -> bool:
@@ -145,7 +147,8 @@ class Kubernetes:
         objects.remove_volume(self._at, name)
 
     def create(self, service: DesiredService, labels: Labels, network: str) -> str:
-        return objects.create(self._at, service, labels, network, self._settings)
+        first = {volume: self._first.pop(volume) for volume in service.volumes if volume in self._first}
+        return objects.create(self._at, service, labels, network, replace(self._settings, first_data=first))
 
     def start(self, container: str, name: str) -> None:
         runs.start(self._at, container, name)
@@ -194,7 +197,7 @@ class Kubernetes:
         return {}
 
     def devenv_images(self) -> list[dict[str, Any]]:
-        return []
+        return observe.devenv_images(self._at)
 
     def image_sizes(self) -> dict[str, int]:
         return {}
@@ -251,7 +254,7 @@ class Kubernetes:
         self._cannot(f"read {folder} of container {container}")
 
     def fill_volume(self, volume: str, image: str, folder: str, labels: Labels, service: str) -> None:
-        self._cannot(f"fill volume {volume}")
+        self._first[volume] = image
 
     def _cannot(self, what: str) -> NoReturn:
         raise Unsupported(f"cannot {what}: Kubernetes does not do that", "use Docker or Podman for it")

@@ -10,10 +10,11 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from devenv.engine.protocol import CONFIG_FOLDER, DATA_FOLDER, Labels
+from devenv.engine.image_names import IMAGES
+from devenv.engine.protocol import CONFIG_FOLDER, DATA_FOLDER, FIRST_DATA, Labels
 from devenv.model import (
     LABEL_CONFIG_HASH,
     LABEL_CONFIG_PARTS,
@@ -39,27 +40,49 @@ _SELECTABLE = (LABEL_ENVIRONMENT, LABEL_SERVICE, LABEL_CONFIG_HASH)
 CONTAINER = "service"
 # How much disk a durable volume asks for, unless the user says.
 STORAGE = "2Gi"
-# A user and a group for images that do not say theirs as a number. No image gives it rights.
-NOBODY = 65534
 # How long a pod stays on a node that does not answer, in seconds; the cluster's own default is 300.
 _TOLERATED = 30
 # A service asks for this part of its limit: most of the time it needs less, and nodes would be full too early.
 _ASKS_FOR = 8
 _FILES = "files"
+# In a volume while first data is copied to it. A pod that finds it copies again, or begins without data.
+_HALF = ".devenv-half"
+# Copies first data (from $1) to a volume ($2), unless that has data. $3 is how to get the data to the disk. The volume
+# itself may belong to somebody else.
+_FILL = f"""\
+set -eu
+half=$2/{_HALF}
+if [ ! -e "$half" ]; then
+    for one in "$2"/* "$2"/.[!.]*; do
+        case $one in */lost+found) continue ;; esac
+        [ ! -e "$one" ] || exit 0
+    done
+    : > "$half"
+fi
+cd "$1"
+for one in * .[!.]*; do
+    [ -e "$one" ] || continue
+    rm -rf "$2/$one"
+    cp -a "$one" "$2/"
+done
+$3 "$2"
+rm "$half"
+"""
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108, it is the name of a mount
 
 
 @dataclass(frozen=True)
 class PodSettings:
-    """What the user of a cluster chooses for all pods.
+    """What pods are to have beside what their service says.
 
     `storage` and `storage_class` are the size and the class of durable volumes. A pod ends after `deadline` seconds, if
-    any: in a job of a CI, nobody else might end it.
+    any: in a job of a CI, nobody else might end it. `first_data` are images to fill new volumes from, by volume.
     """
 
     storage: str = STORAGE
     storage_class: str = ""
     deadline: int = 0
+    first_data: Mapping[str, str] = field(default_factory=dict)
 
 
 # ---- the environment --------------------------------------------------------------------------------------------
@@ -131,9 +154,9 @@ def claim(volume: str, wanted: DesiredService, labels: Labels, owner: Object, se
 def pod(wanted: DesiredService, labels: Labels, owner: Object, settings: PodSettings) -> Object:
     """Return the pod of a service. It passes the Pod Security Standard `restricted`."""
     more = {**labels, LABEL_SERVICE: wanted.name, LABEL_CONFIG_HASH: wanted.config_hash}
-    user, image = user_of(wanted), wanted.image
+    user, image = wanted.user_id, wanted.image
     spec: Object = {
-        "containers": [_container(wanted, settings)],
+        "containers": [_container(wanted)],
         "volumes": _volumes(wanted),
         # devenv is the controller: a container that ended is seen as such, with its exit code.
         "restartPolicy": "Never",
@@ -153,6 +176,7 @@ def pod(wanted: DesiredService, labels: Labels, owner: Object, settings: PodSett
             | {"tolerationSeconds": _TOLERATED}
             for why in ("not-ready", "unreachable")
         ],
+        **({"initContainers": fills} if (fills := _fills(wanted, settings)) else {}),
         **({"hostname": wanted.options.hostname} if wanted.options.hostname else {}),
         **({"imagePullSecrets": [{"name": name} for name in image.pull_secrets]} if image.pull_secrets else {}),
         **({"activeDeadlineSeconds": settings.deadline} if settings.deadline else {}),
@@ -160,41 +184,65 @@ def pod(wanted: DesiredService, labels: Labels, owner: Object, settings: PodSett
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata(wanted.container, more, owner), "spec": spec}
 
 
-def user_of(wanted: DesiredService) -> int:
-    """Return the number of the user that a service runs as: Kubernetes takes no names."""
-    name = wanted.options.user.partition(":")[0]
-    return int(name) if name.isdigit() else wanted.uid or NOBODY
+def _fills(wanted: DesiredService, settings: PodSettings) -> list[Object]:
+    """Return the containers that copy first data before the service starts."""
+    return [
+        {
+            "name": f"fill-{number}",
+            "image": image,
+            # Without a registry, it is on the nodes.
+            "imagePullPolicy": "Never" if image.startswith(IMAGES) else "IfNotPresent",
+            "command": ["sh", "-c", _FILL, "fill", FIRST_DATA, folder, "sync -f" if wanted.durable else ":"],
+            "volumeMounts": [{"name": _short(wanted, volume), "mountPath": folder}],
+            # Its last lines say why it failed.
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+            **_own(wanted),
+        }
+        for number, (volume, image) in enumerate(settings.first_data.items())
+        for folder in [_folder(wanted, volume)]
+    ]
 
 
-def _container(wanted: DesiredService, settings: PodSettings) -> Object:
+def _own(wanted: DesiredService) -> Object:
+    """Return what each container of a pod may use and do."""
+    security = {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": wanted.options.read_only,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    return {"resources": _resources(wanted.options), "securityContext": security}
+
+
+def _container(wanted: DesiredService) -> Object:
     options = wanted.options
     found = {
         "name": CONTAINER,
         "image": wanted.image.address,
         "imagePullPolicy": wanted.image.policy,
-        "command": _entrypoint(options),
+        "command": _entrypoint(wanted),
         "args": list(options.command),
         "workingDir": options.working_dir,
         "env": [{"name": name, "value": value} for name, value in options.environment],
         "ports": [{"containerPort": number} for number in wanted.ports],
         "volumeMounts": _mounts(wanted),
-        "resources": _resources(options),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": options.read_only,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        **_own(wanted),
     }
     return {key: value for key, value in found.items() if value}
 
 
-def _entrypoint(options: ContainerOptions) -> list[str]:
-    """Return the container's entrypoint.
+def _entrypoint(wanted: DesiredService) -> list[str]:
+    """Return the container's entrypoint, with what a shell can do before that.
 
     A pod cannot set limits on open files. A shell can lower its own: with a billion, Erlang takes minutes.
     """
-    if options.nofile and options.entrypoint[:1] == ("sh",):
-        return ["sh", "-c", f'ulimit -n {options.nofile} 2> /dev/null; exec "$0" "$@"', *options.entrypoint]
+    options, before = wanted.options, []
+    if options.nofile:
+        before.append(f"ulimit -n {options.nofile} 2> /dev/null")
+    if wanted.durable:
+        folders = [_folder(wanted, volume) for volume in wanted.golden]
+        before += [f"[ ! -e {one}/{_HALF} ] || rm -rf {one}/* {one}/.[!.]*" for one in folders]
+    if before and options.entrypoint[:1] == ("sh",):
+        return ["sh", "-c", "; ".join([*before, 'exec "$0" "$@"']), *options.entrypoint]
     return list(options.entrypoint)
 
 
@@ -211,8 +259,8 @@ def _resources(options: ContainerOptions) -> Object:
 def _mounts(wanted: DesiredService) -> list[Object]:
     found: list[Object] = [
         # The volume itself is the folder in which every user may write.
-        {"name": _short(wanted, volume), "mountPath": f"{target.rstrip('/')}/{DATA_FOLDER}"}
-        for volume, target in wanted.volumes.items()
+        {"name": _short(wanted, volume), "mountPath": _folder(wanted, volume)}
+        for volume in wanted.volumes
     ]
     if wanted.files:
         found.append({"name": _FILES, "mountPath": CONFIG_FOLDER, "readOnly": True})
@@ -242,6 +290,10 @@ def _in_memory(wanted: DesiredService) -> dict[str, str]:
     """Return the folders that are in memory, by the names of their volumes."""
     targets = [*wanted.options.tmpfs, *([_SHARED_MEMORY] if wanted.options.shm_size else [])]
     return {f"memory-{number}": target for number, target in enumerate(targets)}
+
+
+def _folder(wanted: DesiredService, volume: str) -> str:
+    return f"{wanted.volumes[volume].rstrip('/')}/{DATA_FOLDER}"
 
 
 def _short(wanted: DesiredService, volume: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from devenv.engine.http import Refused, unless_gone
+from devenv.engine.image_names import IMAGES, familiar
 from devenv.engine.kubernetes import manifests, objects, pods, runs
 from devenv.engine.kubernetes.connection import Cluster, asking
 from devenv.engine.kubernetes.manifests import Object
@@ -27,6 +28,8 @@ from devenv.model import (
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "386": "i686"}
 # What the cluster calls what happens to a container -> what other engines call it.
 _ACTIONS = {"Created": "create", "Started": "start", "Killing": "kill", "Pulled": "pull"}
+# The list of a node's images is long. A cluster on somebody's machine has few nodes; others have a registry.
+_FEW_NODES = 10
 _KINDS = {"network": "configmaps", "container": "services", "volume": "persistentvolumeclaims"}
 
 
@@ -50,6 +53,31 @@ def about(cluster: Cluster) -> About:
 def observe(cluster: Cluster, environment: str, owner: str) -> Observed:
     """Return everything that carries the environment's label: four requests."""
     return _observed(cluster, environment, _everything(cluster, environment), owner)
+
+
+def devenv_images(cluster: Cluster) -> list[dict[str, Any]]:
+    """Return devenv's images that each node has. None if there are many nodes, or the login may not look at them."""
+    with asking(cluster, "ask nodes for their images"):
+        try:
+            found = cluster.ask("GET", cluster.path("nodes"), {"limit": _FEW_NODES})
+        except Refused as error:
+            if error.status == 403:
+                return []
+            raise
+    if found["metadata"].get("continue"):
+        return []
+    nodes = [_images_of(node["status"]) for node in found["items"]]
+    return [
+        {"RepoTags": [name], "Size": size, "Labels": {}, "Created": 0}
+        for name, size in (nodes[0] if nodes else {}).items()
+        if name.startswith(IMAGES) and all(name in node for node in nodes)
+    ]
+
+
+def _images_of(node: Mapping[str, Any]) -> dict[str, int]:
+    """Return the sizes of a node's images, by each name."""
+    images = node.get("images") or ()
+    return {familiar(name): int(image["sizeBytes"]) for image in images for name in image.get("names") or ()}
 
 
 def environments(cluster: Cluster, owners: Mapping[str, str]) -> dict[str, Observed]:

@@ -76,7 +76,8 @@ def _ended(status: Object, ended: Object) -> ContainerState:
     for one in status.get("initContainerStatuses") or ():
         failed = (one.get("state") or {}).get("terminated") or {}
         if failed.get("exitCode"):
-            return ContainerState(EXITED, int(failed["exitCode"]), reason=f"it could not prepare ({one['name']})")
+            why = _tidy(str(failed.get("message") or "")) or one["name"]
+            return ContainerState(EXITED, int(failed["exitCode"]), reason=f"it could not copy its first data ({why})")
     code = int(ended.get("exitCode", _KILLED if status.get("phase") == "Failed" else 0))
     if ended.get("reason") in ("ContainerCannotRun", "StartError"):
         return ContainerState(EXITED, code, reason=_tidy(str(ended.get("message") or "it cannot run")))

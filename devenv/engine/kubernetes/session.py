@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from devenv.engine.http import Refused
 from devenv.engine.kubernetes.connection import ApiRefused, Cluster, asking
+from devenv.engine.kubernetes.manifests import CONTAINER
 from devenv.engine.kubernetes.websocket import END, V4, V5, opened, unless_closed
 from devenv.engine.streams import Frames
 from devenv.errors import NoEngine
@@ -118,11 +119,12 @@ class PodSession:
             await joint.close()
 
     async def _by_websocket(self, joint: _Joint, in_pieces: bool = False) -> None:
-        query = {"command": self._wrapped(in_pieces), "stdin": True, "stdout": True, "stderr": not self._tty}
+        streams = {"stdin": True, "stdout": True, "stderr": not self._tty, "tty": self._tty}
+        query = {"container": CONTAINER, "command": self._wrapped(in_pieces), **streams}
         # A terminal needs no end of its input.
         protocols = [V5, V4] if self._tty or in_pieces else [V5]
         path = self._cluster.path("pods", self._pod, "exec")
-        async with opened(self._cluster, path, {**query, "tty": self._tty}, protocols) as channels:
+        async with opened(self._cluster, path, query, protocols) as channels:
             sizes: asyncio.Queue[bytes] = asyncio.Queue()
             self._sizes = asyncio.get_running_loop(), sizes
             self._begun.set_result(None)
@@ -159,7 +161,8 @@ class PodSession:
                     await joint.show(int(channel), data)
 
     async def _by_kubectl(self, joint: _Joint) -> None:
-        command = ["kubectl", *self._cluster.login.arguments, "exec", "-i", self._pod, "--", *self._command]
+        command = ["kubectl", *self._cluster.login.arguments, "exec", "-i", "-c", CONTAINER, self._pod, "--"]
+        command += self._command
         pipe = asyncio.subprocess.PIPE
         program = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
         self._begun.set_result(None)

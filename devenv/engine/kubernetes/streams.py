@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from devenv.engine.http import in_lines
 from devenv.engine.kubernetes.connection import ApiRefused, Cluster, asking
+from devenv.engine.kubernetes.manifests import CONTAINER
 from devenv.engine.protocol import Tail
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def follow(cluster: Cluster, pod: str, tail: Tail) -> Iterator[str]:
 
 
 def _log_query(tail: Tail) -> dict[str, object]:
-    return {} if tail == "all" else {"tailLines": tail}
+    return {"container": CONTAINER, **({} if tail == "all" else {"tailLines": tail})}
 
 
 def _none_yet(error: ApiRefused) -> list[str]:

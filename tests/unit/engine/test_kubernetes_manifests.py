@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,9 +103,77 @@ def test_a_pod_gets_no_rights_and_no_surprises() -> None:
     assert container["command"][2].startswith("ulimit -n 16384") and container["command"][3:] == [*OPTIONS.entrypoint]
 
 
+VOLUME = "devenv-env-1-mysql-data"
+
+
+def filling(image: str, **more: Any) -> dict[str, Any]:
+    (found,) = pod(PodSettings(first_data={VOLUME: image}), **more)["spec"]["initContainers"]
+    return dict(found)
+
+
+def test_a_pod_copies_first_data_before_its_service_starts() -> None:
+    found = filling("registry.test/devenv/golden-for-pods:1")
+    (service,) = pod()["spec"]["containers"]
+    assert {key: found[key] for key in ("resources", "securityContext")}.items() <= service.items()
+    assert found["imagePullPolicy"] == "IfNotPresent" and filling("devenv/one:1")["imagePullPolicy"] == "Never"
+    assert found["volumeMounts"] == [{"name": "volume-data", "mountPath": "/var/lib/mysql/data"}]
+    assert "initContainers" not in pod()["spec"]
+
+
+def filled(source: Path, target: Path, durable: bool = False) -> None:
+    """Copy first data as a pod does."""
+    *command, _, _, how = filling("devenv/one:1", durable=durable)["command"]
+    subprocess.run([*command, source, target, how], check=True)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_first_data_gets_into_an_empty_volume_with_names_and_modes(tmp_path: Path, durable: bool) -> None:
+    source, target = folder(tmp_path / "from", "db/one", ".mark"), folder(tmp_path / "to", "lost+found/0")
+    (source / "db/one").chmod(0o640)
+    filled(source, target, durable)
+    assert inside(target) == {"db/one", ".mark", "lost+found/0"}
+    assert (target / "db/one").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_volume_with_data_stays_as_it_is(tmp_path: Path) -> None:
+    source, target = folder(tmp_path / "from", "db/one"), folder(tmp_path / "to", "own")
+    filled(source, target)
+    assert inside(target) == {"own"}
+
+
+def test_a_copy_that_was_killed_is_made_again(tmp_path: Path) -> None:
+    source, target = folder(tmp_path / "from", "db/one", "db/two"), folder(tmp_path / "to", ".devenv-half", "db/half")
+    filled(source, target)
+    assert inside(target) == {"db/one", "db/two"}
+
+
+def test_a_durable_service_does_not_start_on_half_of_its_first_data(tmp_path: Path) -> None:
+    more = {"durable": True, "golden": (VOLUME,), "volumes": {VOLUME: str(tmp_path)}}
+    *shell, entrypoint, file = pod(**more)["spec"]["containers"][0]["command"]
+    assert (entrypoint, file) == OPTIONS.entrypoint
+    data = folder(tmp_path / "data", "db/one")
+    subprocess.run([*shell, "true"], check=True)
+    assert inside(data) == {"db/one"}
+    folder(data, ".devenv-half")
+    subprocess.run([*shell, "true"], check=True)
+    assert inside(data) == set()
+
+
+def folder(path: Path, *files: str) -> Path:
+    """Make a folder with these files."""
+    for name in files:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).touch()
+    return path
+
+
+def inside(path: Path) -> set[str]:
+    return {str(one.relative_to(path)) for one in path.rglob("*") if one.is_file()}
+
+
 @pytest.mark.parametrize("user, uid, wanted", [("1234:5", 9, 1234), ("mysql", 999, 999), ("nobody", 0, 65534)])
 def test_a_user_is_a_number(user: str, uid: int, wanted: int) -> None:
-    assert manifests.user_of(service(options=ContainerOptions(user=user), uid=uid)) == wanted
+    assert pod(options=ContainerOptions(user=user), uid=uid)["spec"]["securityContext"]["runAsUser"] == wanted
 
 
 def test_a_pod_gets_its_image_from_the_registry_and_ends_in_time() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 from builders import consumer, container, desired, operation, part, service, shipped
 from fake_engine import FakeEngine
 
+from devenv.engine.protocol import Capability
 from devenv.errors import Cancelled, DevenvError, NoEngine, NoSpace, NotOurs, ServiceFailed
 from devenv.images import golden
-from devenv.model import Desired, Observed, Plan, ServiceDefinition
+from devenv.images.references import POD_REPOSITORY
+from devenv.model import Desired, Observed, Plan, ServiceDefinition, Source
 from devenv.spec.catalogue import load_catalogue
 from devenv.store.locks import held
 
@@ -124,6 +127,48 @@ def test_a_golden_state_that_is_there_is_a_source_unless_told_otherwise() -> Non
     assert golden.with_golden(target, CATALOGUE, there, use=False).sources == {}
     begun = golden.with_golden(target, CATALOGUE, there, use=True)
     assert begun.keep and begun.sources[VOLUME].image == reference() and set(begun.sources) == {VOLUME}
+
+
+# ---- for pods ----------------------------------------------------------------------------------------------------
+
+
+def test_pods_begin_with_what_was_pushed_under_a_name_that_needs_no_image() -> None:
+    target = shipped(SERVICES)
+    (image,) = golden.for_pods(target, CATALOGUE).values()
+    begun = golden.with_pushed(target, CATALOGUE, FakeEngine(), "registry.test")  # type: ignore[arg-type]
+    assert begun.sources == {VOLUME: Source(f"registry.test/{image}", golden.CAUSE, golden=True)}
+    assert not begun.keep and image.startswith(f"{POD_REPOSITORY}:mysql-data-")
+    changed = {**CATALOGUE, "mysql": replace(CATALOGUE["mysql"], settings={"flush_log": "1"})}
+    assert golden.for_pods(target, changed) != golden.for_pods(target, CATALOGUE)
+
+
+def test_without_a_registry_pods_begin_with_what_each_node_has() -> None:
+    target, engine = shipped(SERVICES), FakeEngine()
+    (image,) = golden.for_pods(target, CATALOGUE).values()
+    assert golden.with_pushed(target, CATALOGUE, engine, "").sources == {}  # type: ignore[arg-type]
+    engine = FakeEngine(Observed(images={image: "id"}))
+    assert golden.with_pushed(target, CATALOGUE, engine, "").sources[VOLUME].image == image  # type: ignore[arg-type]
+
+
+def test_a_golden_state_that_pods_cannot_start_from_is_left_alone_until_it_is_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target, engine = shipped(SERVICES), FakeEngine()
+    engine.can = frozenset({Capability.FILL})
+
+    def source() -> str:
+        found = golden.with_pushed(target, CATALOGUE, engine, "registry.test").sources  # type: ignore[arg-type]
+        return found[VOLUME].image if found else ""
+
+    image = source()
+    golden.throw_away(engine, image)  # type: ignore[arg-type]
+    assert image and source() == ""
+    golden.try_again([image])
+    assert source() == image
+    golden.throw_away(engine, image)  # type: ignore[arg-type]
+    later = time.time() + 25 * 3600
+    monkeypatch.setattr("time.time", lambda: later)
+    assert source() == image
 
 
 # ---- keep --------------------------------------------------------------------------------------------------------
