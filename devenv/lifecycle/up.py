@@ -152,7 +152,7 @@ def announce(world: World, picture: Picture, may: Allowance) -> None:
         note_renewal(world, may.renewal)
     elif may == Allowance() and (left := picture.record.renewing.keys() & wanted):
         note(f"finishing what was interrupted: {', '.join(sorted(left))} get their data again")
-    if not world.engine.local and picture.observed.forwarded is None:
+    if not (world.engine.local or world.engine.inside) and picture.observed.forwarded is None:
         ways = "forward them, or have 'DEVENV_TUNNEL=ssh://USER@HOST devenv up' do it"
         note(f"the ports are on 127.0.0.1 of the engine's host ({world.engine.url}): {ways}")
     # A run's services go by themselves.

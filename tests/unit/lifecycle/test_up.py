@@ -51,6 +51,19 @@ def test_a_port_that_somebody_was_quicker_to_take_is_followed_by_another(
     assert environment.state.load().ports == {"etcd/client": tried[-1]}
 
 
+@pytest.mark.parametrize("inside, told", [(False, True), (True, False)])
+def test_who_is_among_the_engines_containers_needs_no_way_to_its_ports(
+    tried: list[int], monkeypatch: pytest.MonkeyPatch, inside: bool, told: bool
+) -> None:
+    refusing(tried, 0, monkeypatch)
+    monkeypatch.setattr(FakeEngine, "local", False)
+    monkeypatch.setattr(FakeEngine, "inside", inside)
+    notes: list[str] = []
+    monkeypatch.setattr(Report, "note", lambda _, text: notes.append(text))
+    Environment().up()
+    assert any("forward them" in note for note in notes) == told
+
+
 def test_the_data_that_is_kept_is_told_with_the_name_of_the_file_that_no_longer_lists_it(
     tried: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
