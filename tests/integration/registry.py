@@ -64,6 +64,9 @@ def serving(content: str, architecture: str, tag: str) -> Iterator[Registry]:
     digest, blobs, manifest = image(content, architecture)
 
     class Handler(BaseHTTPRequestHandler):
+        # Engines try TLS first. As any registry without TLS, this one answers with a line of HTTP, not with a bare page.
+        default_request_version = "HTTP/1.0"
+
         def do_GET(self) -> None:
             if registry.login and self.headers.get("Authorization") != f"Basic {_encoded(registry.login)}":
                 return self._refuse()
