@@ -23,6 +23,7 @@ import pytest
 import requests
 from project import Project, golden_states, new_project, plan_of, remove, tags
 
+from devenv.engine.image_names import familiar
 from devenv.lifecycle.environment import Environment
 from devenv.model import Plan, Report
 
@@ -37,7 +38,7 @@ def imported(client: docker.DockerClient, golden: set[str], since: float) -> lis
     """
     filters = {"type": "image", "event": "tag"}
     events = client.api.events(since=int(since), until=int(time.time()) + 1, filters=filters, decode=True)
-    return [event["id"] for event in events if event["Actor"]["Attributes"]["name"] in golden]
+    return [event["id"] for event in events if familiar(event["Actor"]["Attributes"]["name"]) in golden]
 
 
 @pytest.fixture

@@ -343,8 +343,14 @@ def test_the_bill_of_materials_holds_what_is_in_the_images(
 
     def said(name: str, *command: str) -> list[str]:
         reference = f"{name}:{by_id[described[name]]['versionInfo']}"
-        text = client.containers.run(reference, command[1:], entrypoint=command[0], network_mode="none", remove=True)
-        return text.decode().splitlines()
+        options = {"entrypoint": command[0], "network_mode": "none", "detach": True}
+        container = client.containers.run(reference, command[1:], **options)
+        try:
+            # Without `detach`, the client removes the container before it has read all: Podman then has no log.
+            container.wait()
+            return container.logs(stderr=False).decode().splitlines()
+        finally:
+            container.remove(force=True)
 
     fields = "-f=${Package} ${Version} ${Maintainer}\n"
     unpacked = {"devenv/etcd": {"etcd-server", "etcd-client"}}
