@@ -64,7 +64,7 @@ def serving(content: str, architecture: str, tag: str) -> Iterator[Registry]:
     digest, blobs, manifest = image(content, architecture)
 
     class Handler(BaseHTTPRequestHandler):
-        # Engines try TLS first. As any registry without TLS, this one answers with a line of HTTP, not with a bare page.
+        # Engines try TLS first. Like any registry without TLS, this one then answers in HTTP, not with a bare page.
         default_request_version = "HTTP/1.0"
 
         def do_GET(self) -> None:
