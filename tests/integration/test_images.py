@@ -384,6 +384,7 @@ def test_the_list_shows_digests_and_versions(fresh: Project, client: docker.Dock
         assert one["version"].startswith(version)
 
 
+@pytest.mark.anywhere
 def test_jobs_of_a_ci_get_the_versions_that_devenv_builds(fresh: Project) -> None:
     official = {name: service.official for name, service in load_catalogue().items() if service.official}
     assert {"mysql", "rabbitmq", "etcd"} <= official.keys()
@@ -401,6 +402,7 @@ def test_an_image_that_is_not_there_has_no_bill_of_materials(project: Project) -
     assert "not here" in project.devenv("images", "list").stdout
 
 
+@pytest.mark.anywhere
 def test_the_servers_have_the_versions_that_the_pages_name(project: Project) -> None:
     project.configure("services: {mariadb: {}, postgresql: {}}\n")
     found = {name: image["version"] for name, image in listed(project).items()}

@@ -170,6 +170,7 @@ def test_down_of_what_is_not_there_is_nothing_to_do(project: Project, client: do
     assert ours(client, project.id)["volumes"] == []
 
 
+@pytest.mark.anywhere
 def test_up_from_a_sub_folder_is_up_of_the_project(project: Project) -> None:
     project.configure("profile: coordination\n")
     inside = project.folder / "a" / "b"

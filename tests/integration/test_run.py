@@ -98,6 +98,7 @@ print(os.environ["DEVENV_COMPONENT"])
     assert not (project.folder / ".devenv").exists()
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize(("code", "expected"), [("exit 7", 7), ("kill -TERM $$", 128 + signal.SIGTERM)])
 def test_the_exit_code_is_the_commands(etcd: Project, code: str, expected: int) -> None:
     etcd.devenv("up")
@@ -156,6 +157,7 @@ pass_env =
 """
 
 
+@pytest.mark.anywhere
 def test_variables_pass_through_tox_beside_what_it_passes_and_what_the_user_changes(etcd: Project) -> None:
     (etcd.folder / "tox.ini").write_text(TOX)
     etcd.extra = {"KEPT": "kept", "TOX_OVERRIDE": "testenv.setenv+=MINE=mine"}
@@ -165,6 +167,7 @@ def test_variables_pass_through_tox_beside_what_it_passes_and_what_the_user_chan
     assert len(lines) == 2 and all(re.fullmatch(r"http://127.0.0.1:\d+ kept mine", line) for line in lines), lines
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize(
     "where", ["above", *(pytest.param(where, marks=pytest.mark.long) for where in ("option", "variable"))]
 )
@@ -188,6 +191,7 @@ def tests(session):
 """
 
 
+@pytest.mark.anywhere
 def test_nox_passes_variables_on_by_itself(etcd: Project) -> None:
     (etcd.folder / "noxfile.py").write_text(NOX)
     done = etcd.process("run", "--", sys.executable, "-m", "nox")
@@ -210,6 +214,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.anywhere
 def test_nested_runs_keep_the_administrators_urls_of_the_ones_around_them(project: Project) -> None:
     devenv = [sys.executable, "-m", "devenv", "run"]
     inner = [*devenv, "-e", "B", "-g", "ALL", "etcd", "--", sys.executable, "-c", PIFPAF]
@@ -221,11 +226,13 @@ def test_nested_runs_keep_the_administrators_urls_of_the_ones_around_them(projec
     assert found["ALL"] == f"{for_sqlalchemy}?charset=utf8mb4;{found['B_URL']}"
 
 
+@pytest.mark.anywhere
 def test_a_nested_run_does_not_advise_against_the_services_of_the_one_around_it(project: Project) -> None:
     inner = [sys.executable, "-m", "devenv", "run", "etcd", "--", "true"]
     assert "is not in the profile" not in project.process("run", "postgresql", "--", *inner).stderr
 
 
+@pytest.mark.anywhere
 def test_the_url_is_that_of_the_service_that_the_run_names(project: Project) -> None:
     project.configure("profile: base\ncomponents: {nova: {}}\n")
     project.devenv("up", "mysql", "etcd")
@@ -235,6 +242,7 @@ def test_the_url_is_that_of_the_service_that_the_run_names(project: Project) -> 
         assert end(run) == 0
 
 
+@pytest.mark.anywhere
 def test_a_name_that_no_variable_can_have_is_refused_before_anything_starts(
     etcd: Project, client: docker.DockerClient
 ) -> None:
@@ -257,6 +265,7 @@ def test_runs_at_the_same_time_share_services_and_the_last_one_ends_them(
     assert ours(client, etcd.id) == NOTHING
 
 
+@pytest.mark.anywhere
 def test_a_component_is_lent_to_one_run_at_a_time(etcd: Project) -> None:
     with begun(etcd, "--component", "mine") as (run, _):
         refused = etcd.devenv("run", "--component", "mine", "--", "true", check=False)
@@ -265,6 +274,7 @@ def test_a_component_is_lent_to_one_run_at_a_time(etcd: Project) -> None:
     etcd.devenv("run", "--component", "mine", "--", "true")
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize("name", ["my_service", "my-service"])
 def test_a_component_whose_data_somebody_keeps_is_not_lent(etcd: Project, name: str) -> None:
     etcd.configure("profile: coordination\ncomponents: [my-service]\n")
@@ -277,6 +287,7 @@ def test_a_component_whose_data_somebody_keeps_is_not_lent(etcd: Project, name: 
     assert keys(etcd) == ["/my-service/key"]
 
 
+@pytest.mark.anywhere
 def test_what_a_service_has_in_another_one_is_not_lent_and_stays(running: Project) -> None:
     for name in ("keystone", "mysql", "devenv"):
         refused = running.devenv("run", "--component", name, "--", "true", check=False)
@@ -286,6 +297,7 @@ def test_what_a_service_has_in_another_one_is_not_lent_and_stays(running: Projec
     assert state_of(running, "keystone") == "ready"
 
 
+@pytest.mark.anywhere
 def test_a_component_that_is_put_into_devenv_yaml_meanwhile_stays(etcd: Project) -> None:
     with begun(etcd, "--component", "mine") as (run, _):
         etcd.configure("profile: coordination\ncomponents: [mine]\n")
@@ -299,6 +311,7 @@ def test_a_component_that_is_put_into_devenv_yaml_meanwhile_stays(etcd: Project)
     assert keys(etcd) == ["/mine/key"]
 
 
+@pytest.mark.anywhere
 def test_what_a_killed_run_had_and_is_in_devenv_yaml_by_now_stays(etcd: Project) -> None:
     etcd.devenv("up")
     with begun(etcd, "--component", "mine") as (run, _):
@@ -414,6 +427,7 @@ def test_a_service_that_runs_is_not_made_what_a_run_asks_for(etcd: Project, sett
     assert keys(etcd) == ["mine"]
 
 
+@pytest.mark.anywhere
 def test_what_cannot_be_run_is_one_clear_line_and_leaves_nothing(etcd: Project, client: docker.DockerClient) -> None:
     one_clear_line(etcd.devenv("run", "--", "no-such-program", check=False), 127, "cannot run no-such-program")
     (etcd.folder / "plain").write_text("")

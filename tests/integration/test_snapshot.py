@@ -218,6 +218,7 @@ def test_one_service_is_reset_and_its_data_is_gone(project: Project) -> None:
     one_clear_line(project.devenv("reset", "mysql", check=False), 3, "cannot use service 'mysql'")
 
 
+@pytest.mark.anywhere
 def test_a_service_that_keeps_data_in_another_one_is_not_reset_without_it(project: Project) -> None:
     project.configure("profile: identity\n")
     refused = project.devenv("reset", "keystone", check=False)
@@ -226,6 +227,7 @@ def test_a_service_that_keeps_data_in_another_one_is_not_reset_without_it(projec
     assert project.json("status")["services"]["keystone"]["state"] == "ready"
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize(
     "look",
     [pytest.param("wait", marks=pytest.mark.long), "status", pytest.param("start", marks=pytest.mark.long)],
@@ -430,6 +432,7 @@ def test_a_restore_that_was_killed_is_finished_by_the_next_up(etcd: Project, mom
     assert keys(etcd) == ["saved"]
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize("step", [pytest.param("data.bring_up", marks=pytest.mark.long), "up.plan_up"])
 def test_passwords_go_with_the_data_where_a_restore_ends_before_it_begins(
     etcd: Project, monkeypatch: pytest.MonkeyPatch, step: str
