@@ -29,6 +29,10 @@ _OVER_SCHEMA = Schema(
     {Required("healthcheck"): {Required("test"): [str]}, Optional("entrypoint"): [str], Optional("command"): [str]}
 )
 _TARGET = "/etc/devenv/"
+# The key with the variables that attach devenv to the services.
+ATTACH = "x-devenv-attach"
+# The endpoints beside the first that devenv can attach to.
+_ATTACHED = ("management",)
 # A check is cheap. `start_interval` would be better, but engines before 25 refuse it.
 _HEALTHCHECK = {"interval": "2s", "timeout": "5s", "retries": 3, "start_period": "5m"}
 # The log of a service that runs for weeks must not fill the disk.
@@ -52,7 +56,21 @@ def compose_file(desired: Desired, catalogue: Catalogue) -> str:
         volumes |= {key: {} for key in own}
         services[name] = _service(service, sources, own) | _checked(over(service, folder))
     document = {"name": desired.environment, "services": services, "configs": configs, "volumes": volumes}
+    document[ATTACH] = attaching(desired)
     return str(yaml.dump(_escaped(document), Dumper=dumper(), sort_keys=False, width=1000))
+
+
+def attaching(desired: Desired) -> dict[str, str]:
+    """Return the variables by which another devenv attaches to the services as the administrator."""
+    found: dict[str, str] = {}
+    for name, service in desired.services.items():
+        prefix = f"DEVENV_ATTACH_{name.upper().replace('-', '_')}"
+        (_, first), *others = service.endpoints.items()
+        found[prefix] = first.url
+        found |= {f"{prefix}_{key.upper()}": other.url for key, other in others if key in _ATTACHED}
+        if "@" not in first.url:
+            found |= {f"{prefix}_{key}": service.outputs[key] for key in ("USER", "PASSWORD") if key in service.outputs}
+    return found
 
 
 def _service(service: DesiredService, sources: Mapping[str, str], volumes: Mapping[str, str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from devenv.model import LABEL_CONFIG_HASH, LABEL_ENVIRONMENT, LABEL_SERVICE, Catalogue, Desired, DesiredService
 from devenv.names import Names
 from devenv.spec.components import digest
-from devenv.wiring.compose import dumper, files_of, over
+from devenv.wiring.compose import attaching, dumper, files_of, over
 
 Object = dict[str, Any]
 
@@ -30,8 +30,6 @@ _ASKED_PART = 8
 _CPU = "50m"
 # The Secret with the variables that attach devenv to the services.
 ATTACH = "devenv-attach"
-# The endpoints beside the first that devenv can attach to.
-_ATTACHED = ("management",)
 
 
 def manifests(desired: Desired, catalogue: Catalogue) -> str:
@@ -55,19 +53,6 @@ def manifests(desired: Desired, catalogue: Catalogue) -> str:
     objects.append(_secret(ATTACH, {LABEL_ENVIRONMENT: desired.environment}, attaching(desired)))
     documents = [yaml.dump(one, Dumper=dumper(), sort_keys=False, width=1000) for one in objects]
     return "".join(f"---\n{text}" for text in documents)
-
-
-def attaching(desired: Desired) -> dict[str, str]:
-    """Return the variables by which devenv in another pod attaches to the services as the administrator."""
-    found: dict[str, str] = {}
-    for name, service in desired.services.items():
-        prefix = f"DEVENV_ATTACH_{name.upper().replace('-', '_')}"
-        (_, first), *others = service.endpoints.items()
-        found[prefix] = first.url
-        found |= {f"{prefix}_{key.upper()}": other.url for key, other in others if key in _ATTACHED}
-        if "@" not in first.url:
-            found |= {f"{prefix}_{key}": service.outputs[key] for key in ("USER", "PASSWORD") if key in service.outputs}
-    return found
 
 
 # ---- objects -----------------------------------------------------------------------------------------------------

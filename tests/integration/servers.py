@@ -107,8 +107,11 @@ _SCHEMES = {"mysql": "mysql", "mariadb": "mysql", "postgresql": "postgresql", "r
 
 
 @contextmanager
-def started(client: docker.DockerClient, service: str, more: str = "") -> Iterator[Server]:
-    """Start a server of the image that devenv builds, without devenv; remove it afterwards. `more` are its options."""
+def started(client: docker.DockerClient, service: str, more: str = "", address: str = "127.0.0.1") -> Iterator[Server]:
+    """Start a server of the image that devenv builds, without devenv; remove it afterwards.
+
+    `more` are its options. It answers on `address`, one of this host's.
+    """
     way, image = _WAYS[service], images_for(Profile("", {}), load_catalogue())[service].reference
     script = f'printf %s "$ACCOUNTS" > /tmp/accounts\nset -e\n{way.script}'
     with ExitStack() as stack:
@@ -120,7 +123,7 @@ def started(client: docker.DockerClient, service: str, more: str = "") -> Iterat
             command=list(way.command) or None,
             environment={"ACCOUNTS": way.accounts, "MORE": more},
             tmpfs={"/data": "mode=1777", "/tmp": "mode=1777"},
-            ports={f"{port}/tcp": ("127.0.0.1", None) for port in way.ports},
+            ports={f"{port}/tcp": (address, None) for port in way.ports},
             ulimits=[docker.types.Ulimit(name="nofile", soft=16384, hard=16384)],
         )
         stack.callback(container.remove, force=True, v=True)
@@ -130,7 +133,7 @@ def started(client: docker.DockerClient, service: str, more: str = "") -> Iterat
         server = Server(container, ports)
         login = "" if service == "etcd" else f"boss:{quote(PASSWORD, safe='')}@"
         variable = f"DEVENV_ATTACH_{service.upper()}"
-        server.variables[variable] = f"{_SCHEMES[service]}://{login}127.0.0.1:{ports[way.ports[0]]}"
+        server.variables[variable] = f"{_SCHEMES[service]}://{login}{address}:{ports[way.ports[0]]}"
         if service == "rabbitmq":
-            server.variables[f"{variable}_MANAGEMENT"] = f"http://127.0.0.1:{ports[15672]}"
+            server.variables[f"{variable}_MANAGEMENT"] = f"http://{address}:{ports[15672]}"
         yield server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -238,6 +239,25 @@ def test_keystone_does_not_run_on_a_database_that_its_container_cannot_reach(on_
     one_clear_line(on_mysql.devenv("up", check=False), 3, "cannot run keystone on mysql://127.0.0.1")
     # MySQL alone can be used all the same, and the component of the run goes.
     assert "dropped" not in on_mysql.devenv("run", "mysql", "--", "true").stderr
+
+
+@pytest.mark.long
+def test_keystone_runs_on_a_database_by_an_address_of_this_host_that_containers_reach(
+    project: Project, client: docker.DockerClient
+) -> None:
+    project.configure("services: {rabbitmq: false, etcd: false}\ncomponents: [nova]\n")
+    network = client.networks.create(f"test-attached-{secrets.token_hex(4)}")
+    try:
+        network.reload()
+        with started(client, "mysql", address=network.attrs["IPAM"]["Config"][0]["Gateway"]) as server:
+            project.extra = dict(server.variables)
+            project.devenv("up")
+            assert catalog_of(project) == ["identity"]
+            assert {"keystone", "nova"} <= {*server.sql("SHOW DATABASES").split()}
+            project.devenv("down", "--volumes")
+            assert not {"keystone", "nova"} & {*server.sql("SHOW DATABASES").split()}
+    finally:
+        network.remove()
 
 
 # ---- what is not devenv's ------------------------------------------------------------------------------------------

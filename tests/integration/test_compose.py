@@ -18,7 +18,7 @@ import pymysql
 import pytest
 import requests
 import yaml
-from project import REPOSITORY, Completed, Project, ours, require
+from project import REPOSITORY, Completed, Project, new_project, one_clear_line, ours, require
 
 FILES = sorted((REPOSITORY / "compose").glob("*/compose.yaml"))
 NOTHING: dict[str, list[str]] = {"containers": [], "networks": [], "volumes": []}
@@ -230,3 +230,36 @@ def test_a_service_that_does_not_work_is_not_healthy(project: Project, compose: 
         # If a check has found Keystone unhealthy meanwhile, the wait fails immediately, until the next check succeeds.
         assert any(exported.run("up", "--wait").returncode == 0 for _ in range(60))
         assert exported.run("exec", "keystone", "bash", "/etc/devenv/healthy.sh").returncode == 0
+
+
+# ---- devenv beside it ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", ["coordination", pytest.param("base", marks=pytest.mark.long)])
+def test_an_environment_attaches_to_an_exported_one_and_leaves_nothing_in_it(
+    project: Project, compose: list[str], profile: str
+) -> None:
+    project.configure(f"profile: {profile}\ncomponents: [theirs]\n")
+    user = new_project(project.folder.parent, "user")
+    user.configure(f"profile: {profile}\ncomponents: [nova]\n")
+    with brought_up(project, compose) as exported:
+        user.extra = {"DOCKER_HOST": "unix:///nowhere/docker.sock", **exported.data["x-devenv-attach"]}
+        user.devenv("up")
+        states = {name: one["state"] for name, one in user.json("status")["services"].items()}
+        assert states == dict.fromkeys(exported.data["services"], "ready")
+        assert "ETCD_ENDPOINTS=http://127.0.0.1" in user.process("run", "--", "env").stdout
+        refused = user.devenv("--env", "second", "up", check=False)
+        one_clear_line(refused, 7, "of component nova in ", "that devenv did not make")
+        user.devenv("--env", "second", "down", "--volumes")
+        assert "dropped nova there" in user.devenv("down", "--volumes").stderr
+        if profile == "base":
+            assert databases(exported) == {"devenv", "keystone", "theirs"}
+        assert exported.run("ps", "--quiet").stdout.split() == exported.run("ps", "--all", "--quiet").stdout.split()
+
+
+def databases(exported: Exported) -> set[str]:
+    """Return the databases that its MySQL has, beside MySQL's own."""
+    login = {"user": "devenv", "password": exported.sql_passwords()["devenv"], "port": exported.port("mysql", 3306)}
+    with pymysql.connect(host="127.0.0.1", **login) as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW DATABASES")
+        return {name for (name,) in cursor.fetchall()} - {"mysql", "sys", "performance_schema", "information_schema"}

@@ -97,6 +97,8 @@ configs:
       ask $${#login} S3cret-S3cret_S3cret
 volumes:
   web-data: {}
+x-devenv-attach:
+  DEVENV_ATTACH_WEB: http://u:S3cret-S3cret_S3cret@127.0.0.1:80
 """
 
 

@@ -14,7 +14,8 @@ from devenv.model import ComponentChoice, Desired, Profile, ServiceChoice
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.desired import Inputs, resolve, secret_names, select
 from devenv.spec.ports import usual_ports
-from devenv.wiring.kubernetes import ATTACH, attaching, manifests
+from devenv.wiring.compose import attaching
+from devenv.wiring.kubernetes import ATTACH, manifests
 from tests.pod_security import violations
 
 SERVICES = sorted(load_catalogue())
@@ -112,7 +113,7 @@ def test_pods_get_images_from_the_registry_with_its_logins() -> None:
     assert pod["imagePullSecrets"] == [{"name": "registry-login"}]
 
 
-def test_devenv_in_a_pod_is_told_how_to_attach() -> None:
+def test_another_devenv_is_told_how_to_attach() -> None:
     wanted, _ = desired(["mysql", "rabbitmq", "etcd", "keystone"], {})
     assert attaching(wanted) == {
         "DEVENV_ATTACH_MYSQL": f"mysql+pymysql://devenv:{SECRET}@mysql:3306/devenv?charset=utf8mb4",
