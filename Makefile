@@ -56,7 +56,7 @@ chaos: $(INSTALLED) ## Let every request to the engine fail once, in five ways; 
 	@KILL_EVERY=0.25 $(VENV)/bin/pytest tests/integration/test_first_start.py
 	@$(VENV)/bin/python -m tests.chaos
 
-bench: $(BENCH) ## Measure against docker compose and others; writes docs/benchmarks.*
+bench: $(BENCH) ## Measure against other tools, and on each kind of engine; writes docs/benchmarks.*
 	@$(DEVENV) doctor --fix
 	@$(VENV)/bin/python -m tests.bench
 

@@ -18,7 +18,8 @@ from tests.bench import machine, pages, plot
 from tests.bench.engine import Engine
 from tests.bench.measure import measure_alone, measure_components, measure_help, measure_rounds
 from tests.bench.others import PYTHONS, Driver, Missing, Task, find, measure_peers
-from tests.bench.process import Failed
+from tests.bench.places import Times, measure_places
+from tests.bench.process import Failed, undisturbed
 from tests.bench.rows import known, limits, make_table, other_rows
 from tests.bench.samples import Samples
 from tests.bench.scale import Point, measure_scale, siblings
@@ -27,7 +28,7 @@ from tests.bench.snapshots import measure_snapshots
 from tests.bench.suite import measure_suite
 
 # In the order in which the bench measures them.
-PARTS = ("rounds", "alone", "components", "suite", "snapshots", "scale", "others", "help")
+PARTS = ("rounds", "alone", "components", "suite", "snapshots", "scale", "others", "places", "help")
 _DOCS = Path(__file__).resolve().parents[2] / "docs"
 _INTERRUPTED = 130
 # Eight environments together take half a minute: more rounds than these are not worth their time.
@@ -90,6 +91,8 @@ class _Bench:
         self._points: list[Point] = []
         self._tasks: list[Task] = []
         self._missing: list[Missing] = []
+        self._places: list[Times] = []
+        self._absent: list[Missing] = []
         self._token = f"{os.getpid()}"
 
     def run(self) -> pages.Report:
@@ -116,6 +119,7 @@ class _Bench:
             "snapshots": lambda: measure_snapshots(devenv, rounds, self._engine, samples, _tell),
             "scale": lambda: self._measure_scale(environments),
             "others": lambda: self._measure_others(images),
+            "places": lambda: self._measure_places(images),
             "help": lambda: measure_help(devenv, samples, _tell),
         }
         for name, part in parts.items():
@@ -131,6 +135,10 @@ class _Bench:
         drivers = {peer: Driver(peer, images, self._token) for peer in PYTHONS}
         self._tasks, self._missing = find(drivers)
         self._missing += measure_peers(self._devenv, drivers, self._tasks, self._rounds, self._samples, _tell)
+
+    def _measure_places(self, images: Mapping[str, str]) -> None:
+        references = [*images.values()]
+        self._places, self._absent = measure_places(self._devenv, references, self._rounds, self._samples, _tell)
 
     def _report(self, images_mb: float) -> pages.Report:
         devenv, samples = self._devenv, self._samples
@@ -149,6 +157,8 @@ class _Bench:
             scale=self._points,
             others=other_rows(samples, self._tasks),
             missing=self._missing,
+            places=self._places,
+            absent=self._absent,
         )
 
 
@@ -161,14 +171,12 @@ def _cleaned_up(sides: Sequence[Side], engine: Engine, token: str) -> Iterator[N
         _tell("cleaning up")
         raise
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        for side in sides:
-            with contextlib.suppress(Failed):
-                side.down(volumes=True)
-            _sweep(engine, side.label, side.name)
-        _sweep(engine, f"devenv.bench={token}", "testcontainers")
-        _interruptible()
+        with undisturbed():
+            for side in sides:
+                with contextlib.suppress(Failed):
+                    side.down(volumes=True)
+                _sweep(engine, side.label, side.name)
+            _sweep(engine, f"devenv.bench={token}", "testcontainers")
 
 
 def _sweep(engine: Engine, label: str, whose: str) -> None:

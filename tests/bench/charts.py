@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.bench.measure import DOWN, DOWN_VOLUMES, FIRST_UP, GOLDEN_UP, KEPT_UP, SECOND_UP, START, STOP
+from tests.bench.places import TESTS, Times
 from tests.bench.rows import Row
 
 _STEPS = (GOLDEN_UP, FIRST_UP, SECOND_UP, KEPT_UP, START, STOP, DOWN, DOWN_VOLUMES)
-_WIDE, _NARROW, _NAME = 46, 34, 26
+_LONG = (FIRST_UP, TESTS)
+_WIDE, _BESIDE, _NARROW, _NAME = 46, 42, 34, 26
 
 
 def timings_chart(rows: Sequence[Row]) -> list[str]:
@@ -24,8 +26,17 @@ def timings_chart(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _bar(value: float, longest: float) -> str:
-    return "█" * max(1, round(_WIDE * value / longest))
+def places_chart(places: Sequence[Times]) -> list[str]:
+    """Return a bar for each place, for the steps that take longest; one scale for all."""
+    timed = [(step, one.place, one.seconds[step]) for step in _LONG for one in places if step in one.seconds]
+    longest = max((seconds for _, _, seconds in timed), default=1.0)
+    return [
+        f"{step:<8} {place:<17} {_bar(seconds, longest, _BESIDE)} {seconds:.2f} s" for step, place, seconds in timed
+    ]
+
+
+def _bar(value: float, longest: float, wide: int = _WIDE) -> str:
+    return "█" * max(1, round(wide * value / longest))
 
 
 def spans_chart(what: str, seconds: float, operations: Sequence[dict[str, Any]]) -> list[str]:

@@ -13,10 +13,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from tests.bench import plot
-from tests.bench.charts import spans_chart, timings_chart
+from tests.bench.charts import places_chart, spans_chart, timings_chart
 from tests.bench.measure import FIRST_UP, GOLDEN_UP, RESET, START, STOP
 from tests.bench.others import Missing
-from tests.bench.rows import KNOWN, SLOWEST, STOP_START, Limits, Row, Table
+from tests.bench.places import STEPS, Times
+from tests.bench.rows import KNOWN, SLOWEST, STOP_START, Limits, Row, Table, place_rows
 from tests.bench.samples import Profile
 from tests.bench.scale import Point
 from tests.bench.sides import SERVICES
@@ -61,6 +62,9 @@ class Report:
     scale: Sequence[Point] = ()
     others: Sequence[Row] = ()
     missing: Sequence[Missing] = ()
+    # What each place takes, and the places that this machine cannot have.
+    places: Sequence[Times] = ()
+    absent: Sequence[Missing] = ()
 
     @property
     def has_peer(self) -> bool:
@@ -96,15 +100,18 @@ def write(report: Report, folder: Path) -> list[Path]:
 
 
 def as_json(report: Report) -> str:
-    """Return the report for programs; its shape is an interface. Rows beside other tools come after all others."""
+    """Return the report for programs; its shape is an interface. Rows beside other tools and of places come last."""
     content = {
         "machine": dict(report.machine),
         "date": report.date,
         "versions": dict(report.versions),
-        "rows": [asdict(row) for row in (*report.table.rows, *report.others)],
+        "rows": [asdict(row) for row in (*report.table.rows, *report.others, *place_rows(report.places))],
         "ready_to_known_ms": {service: round(value, 1) for service, value in report.known.items()},
         "scale": [asdict(point) for point in report.scale],
-        "not_measured": [*map(asdict, report.missing), *({"what": w, "reason": ""} for w in report.table.unmeasured)],
+        "not_measured": [
+            *map(asdict, (*report.missing, *report.absent)),
+            *({"what": what, "reason": ""} for what in report.table.unmeasured),
+        ],
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
@@ -127,6 +134,7 @@ def as_markdown(report: Report) -> str:
         limits=_limits(report.limits),
         scale=_scale(report.scale),
         others=_others(report),
+        places=_places(report),
     )
 
 
@@ -235,9 +243,12 @@ def _others(report: Report) -> str:
     parts = []
     if report.others:
         parts += [_OTHERS_WORDS, _others_table(report.others)]
-    if report.missing:
-        parts.append("\n".join(["Not measured:", "", *(f"- {one.what}: {one.reason}" for one in report.missing)]))
-    return "\n\n".join(parts) or _NOT_MEASURED
+    return "\n\n".join([*parts, *_unmeasured(report.missing)]) or _NOT_MEASURED
+
+
+def _unmeasured(missing: Sequence[Missing]) -> list[str]:
+    lines = [f"- {one.what}: {one.reason}" for one in missing]
+    return ["\n".join(["Not measured:", "", *lines])] if lines else []
 
 
 _OTHERS_WORDS = """\
@@ -252,6 +263,31 @@ def _others_table(rows: Sequence[Row]) -> str:
     for row in rows:
         name, value, _target, _met, ours, theirs, _peer = _cells(row)
         lines.append(f"| {name} | {value} | {ours} | {theirs} | {row.peer} |")
+    return "\n".join(lines)
+
+
+def _places(report: Report) -> str:
+    """Return what the same takes in each place, and which places this machine cannot have."""
+    parts = []
+    if report.places:
+        chart = "\n".join(["```text", *places_chart(report.places), "```"])
+        parts += [_PLACES_WORDS, _places_table(report.places), chart]
+    return "\n\n".join([*parts, *_unmeasured(report.absent)]) or _NOT_MEASURED
+
+
+_PLACES_WORDS = """\
+The same profile, with all four services, and the same [40 tests](../tests/bench/places_suite.py) wherever devenv can
+have services. All places share this one machine and its processors, and have the images already. The tests run in four
+processes while the services are up; each has a component of its own in one service, and writes and reads there. In
+`attached`, the services are another environment's: `up` waits for them, and `down` leaves them. Where a cell of `up,
+golden` is empty, there is no golden state to start from."""
+
+
+def _places_table(places: Sequence[Times]) -> str:
+    lines = [f"| where | {' | '.join(STEPS)} |", f"|---|{'--:|' * len(STEPS)}"]
+    for one in places:
+        cells = (_amount(one.seconds[step], "s") if step in one.seconds else "" for step in STEPS)
+        lines.append(f"| {one.place} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -283,7 +319,9 @@ def show(report: Report, console: Console) -> None:
     if report.others:
         console.print()
         _show_rows(report.others, console)
-    for one in report.missing:
+    for line in places_chart(report.places):
+        console.print(Text(line))
+    for one in (*report.missing, *report.absent):
         console.print(Text(f"not measured: {one.what}: {one.reason}"))
     console.print(Text(report.summary, "bold green" if report.summary.startswith("All") else "bold red"))
 

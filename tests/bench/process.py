@@ -8,7 +8,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -154,6 +155,17 @@ def _check(process: subprocess.Popen[str], command: Sequence[str], text: str) ->
 
 def _shown(command: Sequence[str]) -> str:
     return " ".join([Path(command[0]).name, *command[1:]])
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let no interrupt end the body: it puts things in order."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(*processes: subprocess.Popen[str]) -> None:

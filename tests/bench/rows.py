@@ -24,6 +24,7 @@ from tests.bench.measure import (
     on,
 )
 from tests.bench.others import Task
+from tests.bench.places import STEPS, Times
 from tests.bench.readiness import READY
 from tests.bench.samples import Samples, cpu
 from tests.bench.sides import OTHER_DATABASES, SERVICES
@@ -216,4 +217,18 @@ def other_rows(samples: Samples, tasks: Sequence[Task]) -> list[Row]:
             what = f"{verb}: {task.what}"
             ours, theirs = samples.median(what, US), samples.median(what, task.peer)
             make.ratio(f"{verb}, {' and '.join(task.services)}", ours, task.title, theirs, None)
+    return make.rows
+
+
+def place_rows(places: Sequence[Times]) -> list[Row]:
+    """Return rows for what each place takes, for information: beside the first place, if that was measured, too."""
+    make = _Maker(Samples(), "")
+    for step in STEPS:
+        first = places[0].seconds.get(step) if places else None
+        for one in places:
+            name, seconds = f"{one.place}: {step}", one.seconds.get(step)
+            if one is places[0] or first is None:
+                make.plain(name, seconds, "s")
+            else:
+                make.ratio(name, seconds, f"{_OWN} {step}, {places[0].place}", first, None)
     return make.rows

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,19 +46,29 @@ class Side(Protocol):
 
 
 class Devenv:
-    """devenv in a project folder and a state folder of its own."""
+    """devenv in a project folder and a state folder of its own.
+
+    Its commands get the `variables`, and run `through` another command, if the engine is not this host's.
+    """
 
     name = "devenv"
 
-    def __init__(self, folder: Path, environment: str = "bench") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environment: str = "bench",
+        variables: Mapping[str, str] | None = None,
+        through: Sequence[str] = (),
+    ) -> None:
         self.folder, self._project = folder, folder / "project"
-        self._project.mkdir(exist_ok=True)
-        self.environment = {"DEVENV_STATE_DIR": str(folder / "state"), "NO_COLOR": "1"}
+        self._project.mkdir(parents=True, exist_ok=True)
+        self.environment = {"DEVENV_STATE_DIR": str(folder / "state"), "NO_COLOR": "1", **(variables or {})}
         # As installed packages are: compiled once, whatever this shell says.
         self.environment["PYTHONDONTWRITEBYTECODE"] = ""
         script = Path(sys.executable).with_name("devenv")
         self._program = [str(script)] if script.exists() else [sys.executable, "-m", "devenv"]
-        self._prefix = [*self._program, "--project", str(self._project), "--env", environment]
+        self._name, self._through = environment, through
+        self._prefix = [*through, *self._program, "--project", str(self._project), "--env", environment]
         self.label = ""
 
     def sibling(self, environment: str) -> Devenv:
@@ -105,6 +115,17 @@ class Devenv:
 
     def up(self, *services: str, hear: Hear | None = None) -> Done:
         return self.run("up", *services, "--format", "json", hear=hear)
+
+    def first_up(self) -> Done:
+        """Run `up` as if nothing had kept a golden state, and keep none."""
+        return self.run("up", "--no-golden", "--format", "json")
+
+    def tests(self, suite: Path, processes: int) -> Done:
+        """Run a file of tests in the environment that is up, in so many processes."""
+        shutil.copy(suite, self._project / "test_suite.py")
+        (self._project / "pytest.ini").touch()
+        options = ["-q", "-p", "no:cacheprovider", "--devenv-env", self._name, "-n", str(processes)]
+        return run([*self._through, sys.executable, "-m", "pytest", *options], self.environment, self._project)
 
     def components(self, names: Sequence[str]) -> Done:
         """Run `up` with these components and no others; drop what others had."""

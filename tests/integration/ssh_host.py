@@ -113,13 +113,13 @@ def eventually(condition: Callable[[], object], seconds: float = 60) -> None:
 
 
 @contextmanager
-def ssh_host(folder: Path) -> Iterator[SshHost]:
-    """Start a host; remove it and all that it has afterwards."""
+def ssh_host(folder: Path, megabytes: int = _DISK) -> Iterator[SshHost]:
+    """Start a host with a disk of that size; remove it and all that it has afterwards."""
     require("" if shutil.which("ssh") and shutil.which("unshare") else "no ssh or unshare")
     (parent := folder / "debian").mkdir()
     unpacked = debian.unpacked(parent, "download", "openssh-server", "libwrap0")
     require("" if unpacked else "no sshd from Debian")
-    with private_engine(folder, _DISK) as engine:
+    with private_engine(folder, megabytes) as engine:
         link, net = f"dv{os.getpid()}", f"10.231.{os.getpid() % 250}"
         pair = ["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", engine.run.name]
         subprocess.run(pair, check=True)

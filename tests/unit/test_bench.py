@@ -8,12 +8,15 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from tests.bench import __main__ as bench, charts, machine, pages, readiness
+from tests.bench import __main__ as bench, charts, machine, pages, places, readiness
 from tests.bench.measure import (
     DOWN,
     DOWN_VOLUMES,
@@ -30,7 +33,8 @@ from tests.bench.measure import (
     on,
 )
 from tests.bench.others import Missing, Task
-from tests.bench.process import Done, Failed, run, run_together
+from tests.bench.places import TESTS, Times
+from tests.bench.process import Done, Failed, run, run_together, undisturbed
 from tests.bench.rows import (
     KNOWN,
     SLOWEST,
@@ -41,6 +45,7 @@ from tests.bench.rows import (
     limits,
     make_table,
     other_rows,
+    place_rows,
     slowest_alone,
 )
 from tests.bench.samples import Samples, cpu, operations
@@ -226,6 +231,16 @@ def test_rows_beside_other_tools_are_for_information() -> None:
     ]
 
 
+def test_rows_of_places_are_beside_the_first_place_where_both_were_measured() -> None:
+    here, there = Times("Docker", {FIRST_UP: 8.0}), Times("attached", {FIRST_UP: 2.0, TESTS: 9.0})
+    assert place_rows([here, there]) == [
+        Row(f"Docker: {FIRST_UP}", 8.0, "s", None, 8.0),
+        Row(f"attached: {FIRST_UP}", 0.25, "x", None, 2.0, f"devenv {FIRST_UP}, Docker", 8.0),
+        Row(f"attached: {TESTS}", 9.0, "s", None, 9.0),
+    ]
+    assert place_rows([]) == []
+
+
 # ---- pages -------------------------------------------------------------------------------------------------------
 
 
@@ -251,7 +266,12 @@ def test_the_page_has_every_row_and_no_leftover_of_its_template() -> None:
     profiles = {what: (5.0, OPERATIONS) for what in (FIRST_UP, GOLDEN_UP, RESET, STOP, START)}
     points = [Point(1, 3.0, 460.0, 400.0), Point(8, 20.0, 3700.0, 2100.0)]
     others = [Row("up, etcd", 2.0, "x", None, 2.0, "pifpaf 3.4.0", 1.0)]
-    full = report(samples(), profiles=profiles, scale=points, others=others, missing=[Missing("x", "not there")])
+    everywhere = [Times("Docker", {FIRST_UP: 8.0, TESTS: 10.0}), Times("Kubernetes 1.20.2", {TESTS: 20.0})]
+    full = report(
+        samples(),
+        **{"profiles": profiles, "scale": points, "others": others, "missing": [Missing("x", "not there")]},
+        **{"places": everywhere, "absent": [Missing("Podman", "no mmdebstrap")]},
+    )
     page = pages.as_markdown(full)
     assert not re.search(r"\{\w*\}", page + pages.operations(full))
     assert f"### {GOLDEN_UP}\n" in pages.operations(full)
@@ -261,13 +281,16 @@ def test_the_page_has_every_row_and_no_leftover_of_its_template() -> None:
     assert "| 8 | 20.0 s | 2.5 s | 3700 MB | 2100 MB | 262 MB |" in page
     assert "| up, etcd | 2.00 x | 2.00 s | 1.00 s | pifpaf 3.4.0 |" in page
     assert "- x: not there" in page
+    assert "| Kubernetes 1.20.2 |  |  |  | 20.00 s |  |" in page
+    assert "- Podman: no mmdebstrap" in page
+    assert {"x", "Podman"} <= {one["what"] for one in json.loads(pages.as_json(full))["not_measured"]}
     assert max(map(len, (line for line in page.splitlines() if not line.startswith(("|", "![", "**"))))) <= 120
 
 
 def test_a_page_of_a_part_says_what_was_not_measured() -> None:
     part = report(samples({"--help": [80.0]}, {}))
     page = pages.as_markdown(part)
-    assert page.count("Not measured in this run.") == 3
+    assert page.count("Not measured in this run.") == 4
     assert "Not measured in this run." in pages.operations(part)
     assert "| devenv --help | 80 ms | <= 120 ms | yes | 80 ms |  |  |" in page
 
@@ -283,7 +306,8 @@ def test_a_missed_row_shows_the_runs_that_say_why() -> None:
 def test_the_terminal_gets_80_columns() -> None:
     with Path(os.devnull).open("w") as nowhere:
         console = Console(width=80, file=nowhere, record=True, highlight=False)
-        pages.show(report(samples(), scale=[Point(1, 3.0, 460.0, None)]), console)
+        long = [Times("Kubernetes 1.20.2", {FIRST_UP: 1234.5})]
+        pages.show(report(samples(), scale=[Point(1, 3.0, 460.0, None)], places=long), console)
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("up, golden, to slowest alone") for line in lines)
@@ -294,6 +318,33 @@ def test_an_operation_is_drawn_from_its_begin_to_its_end_without_the_environment
     assert [line[:26].strip() for line in lines[1:4]] == ["create network", "fill mysql-data", "ready mysql"]
     assert lines[3].endswith(" " + "█" * 26)
     assert lines[-1] == "before and after the plan           1.00 (of 5.00 s, 'up, golden')"
+
+
+# ---- places ------------------------------------------------------------------------------------------------------
+
+
+def test_a_place_that_cannot_be_had_is_reported_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def without(error: BaseException) -> Iterator[places.Place]:
+        raise error
+        yield
+
+    errors = {
+        "Docker over ssh": pytest.skip.Exception("no ssh or unshare"),
+        "Podman": Failed("cannot finish 'start': exit code 1\ncannot make trixie: no mmdebstrap\nhint: install it"),
+        "Kubernetes": AssertionError("('start', '1'): 1\nonly root may"),
+    }
+    monkeypatch.setattr(places, "_OPENERS", {name: lambda *_, e=e: without(e) for name, e in errors.items()})
+    side = SimpleNamespace(folder=tmp_path, run=lambda *arguments: Path(arguments[-1]).touch())
+    times, missing = places.measure_places(side, [], 1, Samples(), lambda _: None)  # type: ignore[arg-type]
+    assert times == []
+    assert [one.reason for one in missing] == [
+        "no ssh or unshare",
+        "cannot make trixie: no mmdebstrap",
+        "only root may",
+    ]
 
 
 # ---- readiness ---------------------------------------------------------------------------------------------------
@@ -373,6 +424,13 @@ except KeyboardInterrupt:
         run_together([[sys.executable, "-c", script, str(path)] for path in paths], {})
     watcher.join()
     assert all(path.with_suffix(".ended").exists() for path in paths)
+
+
+def test_no_interrupt_ends_what_puts_things_in_order() -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    with undisturbed():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def _interrupt_when(paths: list[Path]) -> None:
