@@ -71,7 +71,8 @@ def test_the_end_of_the_input_ends_its_channel(served: Callable[[Handler], Clust
 
     assert ran(served(handler), b"hello") == (3, [(1, b"HELLO"), (2, b"warning\n")])
     path = "/api/v1/namespaces/team/pods/etcd-1/exec"
-    assert asked == [f"{path}?command=tr&command=a-z&command=A-Z&stdin=true&stdout=true&stderr=true&tty=false"]
+    command = "command=tr&command=a-z&command=A-Z"
+    assert asked == [f"{path}?container=service&{command}&stdin=true&stdout=true&stderr=true&tty=false"]
 
 
 def test_a_command_that_ends_before_it_has_read_its_input_is_no_error(served: Callable[[Handler], Cluster]) -> None:
