@@ -46,6 +46,44 @@ def steps(page: Path) -> Iterator[tuple[str, str]]:
             yield named[1], block
 
 
+def sessions(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield each command in the console blocks of a page, with the lines that the page shows of its output."""
+    for block in re.findall(r"```console\n(.*?)```", text(page), re.DOTALL):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, *shown = part.splitlines()
+            yield command, [line for line in shown if line.strip(" …")]
+
+
+def unlike(shown: list[str], told: str) -> list[str]:
+    """Return those of the shown lines that nothing told is like. Numbers, ids and bars may differ."""
+    lines = [_plain(line) for line in told.splitlines()]
+    return [line for line in shown if not any(re.fullmatch(_like(line), one) for one in lines)]
+
+
+def _plain(line: str) -> str:
+    return " ".join(line.replace("█", "").split())
+
+
+# What differs each time -> what may stand there: the id of an environment, a number in hex, a number, anything.
+_DIFFERENT = {
+    r"[a-z]+-[0-9a-f]{8}(?![0-9a-f])": r"[\w.]+-[0-9a-f]{8}",
+    r"(?<![0-9a-z])[0-9a-f]{8}(?![0-9a-f])": "[0-9a-f]{8}",
+    r"\d+(?:\.\d+)*": r"\d+(?:\.\d+)*",
+    "…": ".*",
+}
+_TOKEN = re.compile("|".join(f"({part})" for part in _DIFFERENT))
+
+
+def _like(line: str) -> str:
+    """Return the pattern of all lines that are like this one."""
+    pattern, at = "", 0
+    text = _plain(line)
+    for found in _TOKEN.finditer(text):
+        pattern += re.escape(text[at : found.start()]) + [*_DIFFERENT.values()][(found.lastindex or 1) - 1]
+        at = found.end()
+    return pattern + re.escape(text[at:])
+
+
 def calls_of_devenv(command: str) -> Iterator[list[str]]:
     """Yield the arguments of each call of devenv in a line of shell."""
     for inner in re.findall(r"\$\(([^)]*)\)", command):

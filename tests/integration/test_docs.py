@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from project import REPOSITORY, Project
 
-from tests.pages import CLUSTER, PAGES, commands, from_pifpaf, steps
+from tests.pages import CLUSTER, PAGES, commands, from_pifpaf, sessions, steps, unlike
 
 # These commands need an engine of their own, and other tests run them: test_remote.py, and those of tests/clusters.
 ELSEWHERE = (Path("docs/remote.md"), CLUSTER)
+# A page with output that is the same whenever its commands run; README's is of a first `up` with golden states.
+SHOWN = (Path("docs/attach.md"),)
 # The project of a page whose readers have one.
 PROJECTS = dict.fromkeys((Path("README.md"), Path("docs/testing.md")), REPOSITORY / "tests" / "examples" / "suite")
 
@@ -22,12 +24,14 @@ PROJECTS = dict.fromkeys((Path("README.md"), Path("docs/testing.md")), REPOSITOR
 def test_every_command_of_the_page_works(page: Path, project: Project) -> None:
     if page in PROJECTS:
         shutil.copytree(PROJECTS[page], project.folder, dirs_exist_ok=True)
+    shown = dict(sessions(page)) if page in SHOWN else {}
     for file, command in steps(page):
         if file:
             (project.folder / file).parent.mkdir(parents=True, exist_ok=True)
             (project.folder / file).write_text(command)
             continue
-        project.shell(command)
+        told = project.shell(command)
+        assert not unlike(shown.get(command, []), told), told
 
 
 # etcd's URL, or one with the administrator's login. Only in a list it names the driver of a database.

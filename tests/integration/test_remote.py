@@ -19,7 +19,7 @@ from project import Project, new_project, one_clear_line
 from ssh_host import SshHost, eventually, ssh_host
 
 from devenv.ports import free_port
-from tests.pages import commands
+from tests.pages import sessions, unlike
 
 pytestmark = pytest.mark.long
 SUITE = """
@@ -216,8 +216,9 @@ def test_every_command_of_the_page_works(remote: Project, host: SshHost, monkeyp
     # As in a reader's ~/.ssh/config.
     with configured(host, f"Host build-host\n  HostName {host.address}\n"):
         remote.extra = {**host.environ, "DOCKER_HOST": "ssh://build-host"}
-        for command in commands(Path("docs/remote.md")):
-            remote.shell(command)
+        for command, shown in sessions(Path("docs/remote.md")):
+            told = remote.shell(command)
+            assert not unlike(shown, told), told
         nothing_left(remote)
 
 
