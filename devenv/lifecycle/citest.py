@@ -68,7 +68,7 @@ def _create(world: World, defined: Definitions, names: Sequence[str]) -> dict[st
     services = {name: picture.everything.services[name] for name in names}
     known = world.state.load().provisioned
     new = {name: service for name, service in services.items() if service.components[CITEST].pair not in known}
-    _refuse_others(_in_each(new, lambda provisioner, account: provisioner.found(account)))
+    _refuse_others(_in_each(new, lambda provisioner, account: provisioner.found(account)), services)
     # On record before it is there: a killed run leaves it, and a snapshot that is restored meanwhile does not have it.
     world.state.amend(citest=sorted({*world.state.load().citest, *names}))
     plan = Plan(tuple(provision(service.components[CITEST], "for test suites") for service in services.values()))
@@ -79,13 +79,16 @@ def _create(world: World, defined: Definitions, names: Sequence[str]) -> dict[st
     return services
 
 
-def _refuse_others(found: Mapping[str, str]) -> None:
+def _refuse_others(found: Mapping[str, str], services: Mapping[str, DesiredService]) -> None:
     """Raise NotOurs if a database has something by the account's name that devenv did not create."""
     for name, what in found.items():
         if what:
+            drop = f"drop that with 'devenv exec {name} …'"
+            if services[name].attached:
+                drop = "another job may use it now, and one at a time can: repeat this later, drop that there"
             raise NotOurs(
                 f"cannot lend {ACCOUNT} in {name}: it has {what} of that name that devenv did not create",
-                f"drop that with 'devenv exec {name} …' if nobody needs it, or run without --citest",
+                f"{drop} if nobody needs it, or run without --citest",
             )
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from graphlib import TopologicalSorter
 
 from devenv.engine.ownership import labels_of
@@ -422,11 +422,15 @@ def _make_new(provisioner: Provisioner, component: Component, pair: str, context
         raise NotOurs(
             f"cannot create {provisioner.what} of component {component.name} in {where}: "
             f"it has {found} of that name that devenv did not make",
-            "remove that there if nobody needs it, or give the component another name",
+            "another environment may use that: remove it there if nobody does, or give the component another name",
         )
     context.journal.begun(pair)
     try:
-        provisioner.ensure(component)
+        provisioner.ensure(replace(component, new=True))
+    except NotOurs:
+        # What is there belongs to whoever was faster.
+        context.journal.undone(pair)
+        raise
     except DevenvError:
         with suppress(DevenvError):
             provisioner.drop(component)

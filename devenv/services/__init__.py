@@ -10,6 +10,6 @@ This is the door for authors of other services; docs/adding-a-service.md shows h
 """
 
 from devenv.errors import NotReady, ServiceFailed
-from devenv.services.base import Component, Provisioner, Refused, Target
+from devenv.services.base import Component, Provisioner, Refused, Taken, Target
 
-__all__ = ["Component", "NotReady", "Provisioner", "Refused", "ServiceFailed", "Target"]
+__all__ = ["Component", "NotReady", "Provisioner", "Refused", "ServiceFailed", "Taken", "Target"]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from devenv.errors import Hopeless, ServiceFailed, Unreachable, tells_of_full_disk
+from devenv.errors import Hopeless, NotOurs, ServiceFailed, Unreachable, tells_of_full_disk
 from devenv.hiding import hide
 
 # The limits of one attempt of a probe, in seconds. A healthy service answers in milliseconds; a wedged one must not
@@ -54,10 +54,14 @@ Check = Callable[[Target], None]
 
 @dataclass(frozen=True)
 class Component:
-    """A component to provision: its name in devenv.yaml, and its user, password and more in this service."""
+    """A component to provision: its name in devenv.yaml, and its user, password and more in this service.
+
+    If it is `new`, an attached server had nothing by its names a moment ago. Others may be just making that, too.
+    """
 
     name: str
     settings: Mapping[str, str] = field(repr=False)
+    new: bool = False
 
 
 class Refused(Exception):
@@ -74,6 +78,13 @@ class NoAnswer(Refused):
 
 class Denied(Refused):
     """Raised inside a provisioner: the server does not let the administrator's login do this."""
+
+
+class Taken(Refused):
+    """Raised inside a provisioner: somebody else was faster, so what a new component was to get is theirs."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"somebody else has made {what} of that name meanwhile", "give the component another name")
 
 
 class Provisioner:
@@ -105,7 +116,7 @@ class Provisioner:
             self._release()
 
     def ensure(self, component: Component) -> None:
-        """Create what is missing and fix what differs. Raise ServiceFailed."""
+        """Create what is missing and fix what differs. Raise ServiceFailed, or NotOurs if a new one's name is taken."""
         with self._explained(f"cannot create {self.what} of component {component.name}", component):
             self._make(component)
 
@@ -189,6 +200,8 @@ class Provisioner:
             line = hide(line, [settings.get("password", "") for settings in known], names)
             where, hint = f"{self.target.host}:{self.target.port}", getattr(error, "hint", "")
             hint = hint or self._hint(error)
+            if isinstance(error, Taken):
+                raise NotOurs(f"{cannot} at {where}: {line[:200]}", hint) from None
             if self.target.attached and isinstance(error, NoAnswer):
                 raise Unreachable(f"cannot reach {self.target.service} at {where}: {line[:200]}", hint) from None
             failed = ServiceFailed(f"{cannot} at {where}: {line[:200]}", hint)

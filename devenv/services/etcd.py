@@ -9,7 +9,7 @@ from typing import Any
 
 from devenv.errors import Hopeless, NotReady
 from devenv.services import base
-from devenv.services.base import Component, Refused, Target, first_line
+from devenv.services.base import Component, Refused, Taken, Target, first_line
 from devenv.services.http import Answer, HttpProvisioner, request
 
 # What etcd's alarms mean to who uses it.
@@ -122,12 +122,12 @@ class Etcd(HttpProvisioner):
         self._as_root("auth/user/grant", {"user": name, "role": name})
 
     def _claim(self, component: Component) -> None:
-        """Say on a server that others use, too, that the prefix is this environment's. Raise Refused if it is not."""
+        """Say on a server that others use, too, that the prefix is this environment's. Raise Taken if it is not."""
         key, value = _claim_of(component)
         absent = {"key": key, "result": "EQUAL", "target": "CREATE", "create_revision": "0"}
         self._as_root("kv/txn", {"compare": [absent], "success": [{"request_put": {"key": key, "value": value}}]})
         if self._claimed(component) != value:
-            raise Refused("another environment has claimed the prefix", "give the component another name")
+            raise Taken("a claim")
 
     def _claimed(self, component: Component) -> str:
         """Return the claim on the prefix, of whatever environment; nothing without one."""

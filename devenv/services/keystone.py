@@ -8,10 +8,11 @@ from typing import Any
 
 from devenv.errors import Hopeless, NotReady
 from devenv.names import hint_for
-from devenv.services.base import Component, Refused, Target, first_line
+from devenv.services.base import Component, Refused, Taken, Target, first_line
 from devenv.services.http import HttpProvisioner, request
 
 _SHARED_MARK = "made by devenv for its components"
+_EXISTS = "HTTP 409"
 _MARK = "devenv component {}"  # Describes devenv's entries in Keystone's catalog.
 
 
@@ -71,7 +72,14 @@ class Keystone(HttpProvisioner):
         """
         with self._explained("cannot prepare keystone"):
             for kind, one in self._missing():
-                self._create(kind, {**one, "description": _SHARED_MARK})
+                try:
+                    self._create(kind, {**one, "description": _SHARED_MARK})
+                except Refused as error:
+                    if _EXISTS not in str(error):
+                        raise
+                    # Another environment was faster. Its project or role is as good.
+                    with self._lock:
+                        self._known.pop(f"{kind}s")
 
     def _lacks(self) -> bool:
         return bool(self._missing())
@@ -103,13 +111,23 @@ class Keystone(HttpProvisioner):
         settings = component.settings
         known = self._find("users", name=settings["user"], domain_id="default")
         user = {"name": settings["user"], "password": settings["password"], "domain_id": "default", "enabled": True}
-        user_id = known[0]["id"] if known else self._create("user", user)
+        if known and component.new:
+            raise Taken("an account")
+        user_id = known[0]["id"] if known else self._create_user(user, component.new)
         # Only where the password differs: a change revokes the user's tokens.
         if known and not self._login(settings, accept="HTTP 401").ok:
             self._keystone("PATCH", f"/users/{user_id}", {"user": user})
         if known or settings["catalog_type"]:
             self._publish(component)
         self._grant(user_id, settings, fresh=not known)
+
+    def _create_user(self, user: Mapping[str, object], new: bool) -> str:
+        try:
+            return self._create("user", user)
+        except Refused as error:
+            if new and _EXISTS in str(error):
+                raise Taken("an account") from error
+            raise
 
     def _grant(self, user: str, settings: Mapping[str, str], fresh: bool) -> None:
         """Give the user exactly these roles on the project."""

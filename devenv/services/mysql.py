@@ -18,6 +18,7 @@ from devenv.services.base import (
     NoAnswer,
     Provisioner,
     Refused,
+    Taken,
     Target,
 )
 
@@ -30,6 +31,8 @@ _TOO_MANY_CONNECTIONS = 1040
 _DENIED = (1044, 1045, 1698)
 # The same for a statement: on a table, a column, another's connection, an account or all of the server.
 _DENIED_STATEMENT = (*_DENIED, 1095, 1142, 1143, 1227, 1410)
+# A statement about accounts fails (ER_CANNOT_USER): the one to create exists.
+_CANNOT_USER = 1396
 # The numbers that clients give to lost connections.
 _LOST = range(2000, 3000)
 # Less than ANSWER_SECONDS, so that MySQL itself can say that another program holds a table open.
@@ -101,9 +104,9 @@ class MySQL(Provisioner):
     def _make_powerful(self, component: Component) -> None:
         with self._cursor() as cursor:
             user, password = (cursor.connection.escape(component.settings[key]) for key in ("user", "password"))
-            cursor.execute(f"CREATE DATABASE IF NOT EXISTS {_quoted(component.settings['database'])}")
             # Its password never changes. Setting it again would make the server ask clients for a full login.
-            cursor.execute(f"CREATE USER IF NOT EXISTS {user}@'%' IDENTIFIED BY {password}")
+            _create_user(cursor, f"{user}@'%' IDENTIFIED BY {password}", component.new)
+            cursor.execute(f"CREATE DATABASE IF NOT EXISTS {_quoted(component.settings['database'])}")
             cursor.execute(f"GRANT ALL PRIVILEGES ON *.* TO {user}@'%' WITH GRANT OPTION")
 
     def _make_confined(self, component: Component) -> None:
@@ -113,14 +116,14 @@ class MySQL(Provisioner):
         with self._cursor() as cursor:
             user = cursor.connection.escape(component.settings["user"]) + "@'%'"
             identified = "IDENTIFIED BY " + cursor.connection.escape(component.settings["password"])
-            cursor.execute(f"CREATE DATABASE IF NOT EXISTS {database} CHARACTER SET utf8mb4")
-            cursor.execute(f"CREATE USER IF NOT EXISTS {user} {identified}")
+            _create_user(cursor, f"{user} {identified}", component.new)
             if cursor.warning_count:  # It existed already. Connections stay open over this.
                 cursor.execute(f"ALTER USER {user} {identified} ACCOUNT UNLOCK")
                 cursor.execute(f"SHOW GRANTS FOR {user}")
                 grants = [row for (row,) in cursor.fetchall() if not row.startswith("GRANT USAGE ON *.*")]
                 if any(f" ON {pattern}.* " not in row for row in grants):
                     cursor.execute(f"REVOKE ALL PRIVILEGES, GRANT OPTION FROM {user}")
+            cursor.execute(f"CREATE DATABASE IF NOT EXISTS {database} CHARACTER SET utf8mb4")
             cursor.execute(f"GRANT ALL PRIVILEGES ON {pattern}.* TO {user}")
 
     def _log_in(self, component: Component) -> None:
@@ -202,6 +205,21 @@ class MySQL(Provisioner):
             lost = isinstance(error, OSError) or number in _LOST
             kind = Denied if denied else NoAnswer if lost else Refused
             raise kind(error.args[-1] if error.args else error) from error
+
+
+def _create_user(cursor: Any, account: str, new: bool) -> None:
+    """Create an account. If it exists, the cursor then has a warning; raise Taken for a new one.
+
+    The server lets one client alone create an account, so the account tells whose the database is.
+    """
+    import pymysql
+
+    try:
+        cursor.execute(f"CREATE USER {'' if new else 'IF NOT EXISTS '}{account}")
+    except pymysql.MySQLError as error:
+        if new and error.args[0] == _CANNOT_USER:
+            raise Taken("an account") from error
+        raise
 
 
 def _quoted(name: str) -> str:

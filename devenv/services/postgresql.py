@@ -19,6 +19,7 @@ from devenv.services.base import (
     NoAnswer,
     Provisioner,
     Refused,
+    Taken,
     Target,
 )
 
@@ -53,6 +54,8 @@ SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only'),
 """
 # The beginning of the server's codes for a login that it does not accept.
 _DENIED = "28"
+# Its codes for a role that exists: already, or since a moment ago.
+_EXISTS = ("42710", "23505")
 # Its code for a statement that a login may not execute.
 _NO_RIGHT = "42501"
 # The limit of connections to a database that a killed server has not finished dropping. Nobody can use it any more.
@@ -95,14 +98,22 @@ class PostgreSQL(Provisioner):
     needs = "a superuser's rights: ALTER ROLE … SUPERUSER"
 
     def _make(self, component: Component) -> None:
+        from pg8000.native import Error
+
         names = {"role": component.settings["user"], "database": component.settings["database"]}
         role, database = _quoted(names["role"]), _quoted(names["database"])
         rights = "SUPERUSER" if component.settings.get("rights") == "all" else _ORDINARY
         with self._session() as execute:
-            known = execute(_ROLE, **names)
+            known = [] if component.new else execute(_ROLE, **names)
             # In these statements, no value can stand apart.
             password = _literal(component.settings["password"])
-            execute(f"{'ALTER' if known else 'CREATE'} ROLE {role} LOGIN {rights} PASSWORD {password}")
+            try:
+                execute(f"{'ALTER' if known else 'CREATE'} ROLE {role} LOGIN {rights} PASSWORD {password}")
+            except Error as error:
+                # One client alone can create a role, so the role tells whose the database is.
+                if component.new and _code(error) in _EXISTS:
+                    raise Taken("a role") from error
+                raise
             for (statement,) in execute(_TO_REVOKE, **names) if known else ():
                 execute(statement)
             found = execute("SELECT datconnlimit FROM pg_database WHERE datname = :database", **names)

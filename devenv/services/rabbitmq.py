@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import secrets
 import sys
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 from urllib.parse import quote
 
 from devenv.errors import Hopeless, NotReady
 from devenv.services import base
-from devenv.services.base import Component, Target
+from devenv.services.base import Component, Taken, Target
 from devenv.services.http import HttpProvisioner, basic, request
 
 # How long a thread goes on while others wait for their turn, in seconds: longer than the definition of a class takes.
@@ -147,7 +148,9 @@ class RabbitMQ(HttpProvisioner):
 
     def _make(self, component: Component) -> None:
         user, vhost = (_quoted(component.settings[key]) for key in ("user", "vhost"))
-        if self._rabbit("PUT", f"/api/vhosts/{vhost}", {}).status != 201:  # It existed already.
+        if component.new:
+            self._take(vhost)
+        elif self._rabbit("PUT", f"/api/vhosts/{vhost}", {}).status != 201:  # It existed already.
             self._start(vhost)
         # Without a tag, the user cannot use the management interface. Connections stay open over a new password.
         answer = self._rabbit("PUT", f"/api/users/{user}", {"password": component.settings["password"], "tags": ""})
@@ -156,6 +159,18 @@ class RabbitMQ(HttpProvisioner):
                 if permission["vhost"] != component.settings["vhost"]:
                     self._rabbit("DELETE", f"/api/permissions/{_quoted(permission['vhost'])}/{user}")
         self._rabbit("PUT", f"/api/permissions/{vhost}/{user}", {"configure": ".*", "write": ".*", "read": ".*"})
+
+    def _take(self, vhost: str) -> None:
+        """Create a vhost. Raise Taken if it exists, or if another client creates it at the same time.
+
+        RabbitMQ then makes one, answers both that it is new, and keeps the description that came first.
+        """
+        mine = f"made by devenv ({secrets.token_hex(8)})"
+        path, unless = f"/api/vhosts/{vhost}", {"If-None-Match": "*"}
+        if not self._rabbit("PUT", path, {"description": mine}, accept="HTTP 412", headers=unless).ok:
+            raise Taken("a vhost")
+        if self._rabbit("GET", path).json().get("description") != mine:
+            raise Taken("a vhost")
 
     def _start(self, vhost: str) -> None:
         """Start a stopped vhost. It never starts by itself if the client that created it was killed meanwhile."""
@@ -201,10 +216,12 @@ class RabbitMQ(HttpProvisioner):
         user, password = self.target.settings["user"], self.target.settings["password"]
         self._rabbit("PUT", f"/api/users/{_quoted(user)}", {"password": password, "tags": "administrator"})
 
-    def _rabbit(self, method: str, path: str, body: object = None, accept: str = "") -> Any:
+    def _rabbit(
+        self, method: str, path: str, body: object = None, accept: str = "", headers: Mapping[str, str] | None = None
+    ) -> Any:
         login = basic(self.target.settings["user"], self.target.settings["password"])
         accept = "HTTP 404" if method == "DELETE" else accept
-        return self._ask(method, path, body, accept, login)
+        return self._ask(method, path, body, accept, {**login, **(headers or {})})
 
 
 def _quoted(name: str) -> str:

@@ -6,15 +6,19 @@ import json
 import secrets
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import docker
+import psycopg2
 import pymysql
 import pytest
 import requests
 from project import Project, new_project, one_clear_line, ours, plan_of
 from servers import PASSWORD, Server, started
 from suites import outcome, pytest_run, write
+
+from devenv.services.base import Provisioner, Target
+from devenv.services.lookup import load_probe
 
 # Nobody listens there: what needs an engine fails.
 NO_ENGINE = {"DOCKER_HOST": "unix:///nowhere/docker.sock"}
@@ -69,6 +73,17 @@ def databases(project: Project) -> list[str]:
     with pymysql.connect(**login, port=int(env["DEVENV_MYSQL_PORT"])) as connection, connection.cursor() as cursor:
         cursor.execute("SHOW DATABASES")
         return [name for (name,) in cursor.fetchall()]
+
+
+def log_in_as_nova(project: Project, service: str) -> None:
+    """Use nova's part of a service, with nova's own login."""
+    prefix = f"DEVENV_{service.upper()}_"
+    env = {key.removeprefix(prefix).lower(): value for key, value in project.json("env", "--component", "nova").items()}
+    if service == "postgresql":  # What its probe asks for, only an administrator may have.
+        with closing(psycopg2.connect(env["url"].replace("+psycopg2", ""))):
+            return
+    target = Target(env["host"], int(env["port"]), env["url"], env, service)
+    load_probe({"rabbitmq": "amqp"}.get(service, service))(target)
 
 
 def catalog_of(project: Project) -> list[str]:
@@ -163,6 +178,10 @@ def test_an_attached_server_has_the_account_of_openstacks_suites_for_a_run(
     shown = on_mysql.process("run", "--citest", "mysql", "--", "env").stdout
     assert "OS_TEST_DBAPI_ADMIN_CONNECTION=mysql+pymysql://openstack_citest:openstack_citest@127.0.0.1" in shown
     assert "openstack_citest" not in outside["mysql"].sql("SELECT user FROM mysql.user")
+    outside["mysql"].sql("CREATE USER openstack_citest")
+    refused = on_mysql.devenv("run", "--citest", "mysql", "--", "true", check=False)
+    one_clear_line(refused, 7, "cannot lend openstack_citest in mysql", "another job may use it now")
+    outside["mysql"].sql("DROP USER openstack_citest")
 
 
 @pytest.mark.long
@@ -213,7 +232,7 @@ def test_services_that_devenv_runs_stand_beside_an_attached_one(on_mysql: Projec
 
 @pytest.mark.long
 def test_keystone_gets_what_service_users_need_and_has_it_no_more_after_down(
-    project: Project, running: Project
+    project: Project, running: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     env = running.env()
     project.extra = dict(NO_ENGINE)
@@ -228,6 +247,11 @@ def test_keystone_gets_what_service_users_need_and_has_it_no_more_after_down(
     again.extra, text = project.extra, (project.folder / "devenv.yaml").read_text()
     again.configure(text)
     one_clear_line(again.devenv("up", check=False), 7, "it has an account of that name that devenv did not make")
+    with monkeypatch.context() as patch:
+        # The other job has looked before this one made anything.
+        patch.setattr(Provisioner, "found", lambda *_: "")
+        one_clear_line(again.devenv("up", check=False), 7, "somebody else has made an account of that name meanwhile")
+    assert "compute" in catalog_of(project)
     again.devenv("down", "--volumes")
     project.devenv("down", "--volumes")
     assert "release keystone" not in project.devenv("plan").stdout
@@ -291,6 +315,22 @@ def test_one_environment_alone_has_a_prefix_of_an_etcd_that_asks_for_no_login(
     project.devenv("up")
     project.devenv("down", "--volumes")
     assert etcd.run("etcdctl", "get", "", "--prefix") == ""
+
+
+def test_of_two_jobs_that_want_a_name_at_the_same_moment_one_gets_it_and_keeps_it(
+    attached: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attached.devenv("up")
+    with monkeypatch.context() as patch:
+        # The second job has looked before the first one made anything.
+        patch.setattr(Provisioner, "found", lambda *_: "")
+        refused = attached.devenv("--env", "second", "up", check=False)
+    one_clear_line(refused, 7, "cannot create the database of component nova")
+    assert refused.stderr.count("meanwhile") >= len(SERVICES), refused.stderr
+    assert "dropped" not in attached.devenv("--env", "second", "down", "--volumes").stderr
+    for service in SERVICES:
+        log_in_as_nova(attached, service)
+    assert "dropped nova there" in attached.devenv("down", "--volumes").stderr
 
 
 @pytest.mark.parametrize("command", [["up"], *(pytest.param([c], marks=pytest.mark.long) for c in ("down", "gc"))])

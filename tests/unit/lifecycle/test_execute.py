@@ -22,6 +22,7 @@ from devenv.errors import (
     ConfigError,
     DevenvError,
     LimitRefused,
+    NotOurs,
     NotReady,
     NotReadyInTime,
     ServiceFailed,
@@ -35,7 +36,7 @@ from devenv.lifecycle.journal import Journal, RecordJournal
 from devenv.lifecycle.plan import make_plan
 from devenv.model import Action, Endpoint, Image, Observed, Operation, Plan
 from devenv.services import readiness
-from devenv.services.base import Component, Provisioner, Refused, Target
+from devenv.services.base import Component, Provisioner, Refused, Taken, Target
 from devenv.services.readiness import Patience, wait_until_ready
 from devenv.spec.catalogue import load_catalogue
 from devenv.store.state import State
@@ -596,6 +597,29 @@ def test_only_what_devenv_began_to_make_in_an_attached_service_is_on_record(
         execute(preparing, context(engine, database, journal=journal), Recorder())
     journal.end()
     assert state.load().provisioned == known
+
+
+def test_what_somebody_made_meanwhile_is_neither_dropped_nor_on_record(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Slow(Provisioner):
+        def _found(self, component: Component) -> str:
+            return ""
+
+        def _make(self, component: Component) -> None:
+            assert component.new
+            raise Taken("an account")
+
+    parts = {"nova": part("db/nova")}
+    database = service("db", provisioner={"kind": "fake", "endpoint": "main"}, components=parts, attached="http://db")
+    monkeypatch.setattr(readiness, "load_provisioner", lambda _: Slow)
+    state, making = State(tmp_path, "default"), plan("provision db/nova")
+    journal = RecordJournal(state, making, desired(database), Observed(), {})
+    journal.begin()
+    with pytest.raises(NotOurs, match="somebody else has made an account of that name meanwhile"):
+        execute(making, context(engine, database, journal=journal), Recorder())
+    journal.end()
+    assert state.load().provisioned == {}
 
 
 def test_a_probe_that_knows_what_to_do_says_so_when_the_time_is_up(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from devenv.errors import ConfigError, ServiceFailed, Unreachable
+from devenv.errors import ConfigError, NotOurs, ServiceFailed, Unreachable
 from devenv.services.base import Component, Provisioner, Target
 from devenv.services.etcd import Etcd
 from devenv.services.keystone import Keystone
@@ -240,6 +240,15 @@ def test_a_rabbitmq_user_loses_its_former_vhost(server: Server) -> None:
     assert [asked for asked in server.asked if "DELETE" in asked] == ["DELETE /api/permissions/old/nova"]
 
 
+@pytest.mark.parametrize(("status", "kept"), [(412, ""), (201, "another's")])
+def test_a_rabbitmq_vhost_that_somebody_made_meanwhile_is_left_as_it_is(server: Server, status: int, kept: str) -> None:
+    # To clients that create it at the same time, RabbitMQ answers 201 and keeps the first description.
+    server.reply = lambda asked, _: (status, {}) if asked.startswith("PUT") else (200, {"description": kept})
+    with pytest.raises(NotOurs, match="somebody else has made a vhost of that name meanwhile"):
+        RabbitMQ(server.target()).ensure(replace(component(), new=True))
+    assert {*server.asked} <= {"PUT /api/vhosts/nova", "GET /api/vhosts/nova"}
+
+
 def test_a_rabbitmq_vhost_that_was_left_standing_still_is_started(server: Server) -> None:
     answers = {
         "GET /api/vhosts/nova": (200, {"cluster_state": {"rabbit@one": "stopped", "rabbit@two": "running"}}),
@@ -398,6 +407,26 @@ def test_a_look_at_what_a_keystone_lacks_changes_nothing(server: Server, shared:
     found = Keystone(server.target("/v3", token="t", shared_project=shared, shared_role="service"))
     assert found.lacks() == lacks
     assert all(asked.startswith("GET") for asked in server.asked)
+
+
+def conflict(asked: str, body: Any) -> Answer:
+    """Answer like a Keystone in which somebody else has just made what is to be made."""
+    return (409, {"error": {"message": "Conflict"}}) if asked.split()[0] == "POST" else keystone(asked, body)
+
+
+@pytest.mark.parametrize("user", ["nova", "old"])
+def test_a_keystone_user_that_somebody_made_meanwhile_is_left_as_it_is(server: Server, user: str) -> None:
+    server.reply = conflict
+    new = replace(component(user=user), new=True)
+    with pytest.raises(NotOurs, match=r"somebody else has made an account of that name meanwhile\Z"):
+        Keystone(server.target("/v3", token="t")).ensure(new)
+    assert {asked.split()[0] for asked in server.asked} <= {"GET", "POST"}
+
+
+def test_a_project_that_another_environment_made_meanwhile_is_as_good(server: Server) -> None:
+    server.reply = conflict
+    Keystone(server.target("/v3", token="t", shared_project="other")).prepare()
+    assert [asked for asked in server.asked if asked.startswith("POST")] == ["POST /v3/projects"]
 
 
 def test_a_known_keystone_user_keeps_its_password_and_loses_other_roles(server: Server) -> None:
