@@ -8,6 +8,7 @@
     │   ├── NoSpace                    the engine's disk is full
     │   ├── AddressPoolExhausted       the engine has no addresses left for another network
     │   ├── LimitRefused               the engine may not set a limit that a container asks for
+    │   ├── LostLock                   another host has taken over a shared environment, or it is gone
     │   └── Unreachable                a server that somebody else runs does not answer
     ├── NotReadyInTime              6  a service runs but did not become ready; also: `status --exit-code` shows one
     └── NotOurs                     7  something in the way does not belong to devenv
@@ -74,6 +75,10 @@ class LimitRefused(ServiceFailed):
     def __init__(self, message: str, hint: str = "", limit: str = "") -> None:
         super().__init__(message, hint)
         self.limit = limit
+
+
+class LostLock(ServiceFailed):
+    """This process does not have the lock of a shared environment any more, so it must not change anything."""
 
 
 class Unreachable(ServiceFailed):

@@ -13,8 +13,9 @@ import platformdirs
 from devenv.errors import ConfigError
 from devenv.store.files import open_to_others, real_path
 
-# In the folder of an environment: its record, and what forwards its ports to this host.
-RECORD, FORWARD = "record.json", "forward"
+# In the folder of an environment: its record, what forwards its ports to this host, and the token under which this host
+# has the lock that it shares with others.
+RECORD, FORWARD, HOLDER = "record.json", "forward", "holder"
 
 
 def state_folder() -> Path:
@@ -90,13 +91,22 @@ def wired_record() -> Path:
     return state_folder() / "wired.json"
 
 
+def shared_id(shared: str, name: str) -> str:
+    """Return the id of an environment that several hosts share: it is the same on each, wherever the project is."""
+    return _identity(shared, name, b"shared\0" + shared.encode())
+
+
 def environment_id(project: Path, name: str) -> str:
     """Return a slug of the folder's name (and of the environment's, unless it is the default) and a hash of both.
 
     The hash is of the folder's real path, so two checkouts of one name are two environments.
     """
-    words = project.name if name == "default" else f"{project.name}-{name}"
-    slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:24].strip("-") or "project"
     # fsencode: the name of a folder need not be UTF-8.
-    digest = hashlib.sha256(os.fsencode(project.resolve()) + f"\0{name}".encode()).hexdigest()
+    return _identity(project.name, name, os.fsencode(project.resolve()))
+
+
+def _identity(called: str, name: str, of: bytes) -> str:
+    words = called if name == "default" else f"{called}-{name}"
+    slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:24].strip("-") or "project"
+    digest = hashlib.sha256(of + f"\0{name}".encode()).hexdigest()
     return f"{slug}-{digest[:8]}"

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 # Raise it when an older devenv would misread or lose what is in a record, such as a field that it does not know.
-FORMAT = 3
+FORMAT = 4
 # What `tunnel` says if devenv does not forward the ports of an engine elsewhere.
 NO_TUNNEL = "no"
+# What `within` says: hosts that are pods of the cluster reach services by other addresses than hosts outside of it.
+PODS, OUTSIDE = "pods", "outside"
+# What all hosts have in common of an environment that they share. The other fields are about this host alone.
+COMMON = (
+    *("profile", "ports", "provisioned", "unfinished", "renewing", "renewed", "roles", "citest", "within"),
+    *("owner", "format"),
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,9 @@ class Record:
     - `citest`: services in which runs have the account for OpenStack's own test suites
     - `engine`: the URL of the engine that has it, as far as is known
     - `tunnel`: NO_TUNNEL if devenv does not forward the ports of an engine elsewhere
+    - `shared`: the name under which hosts share it, if they do
+    - `within`: whether the hosts of a shared environment are PODS of its cluster or OUTSIDE, once `up` knows
+    - `asked`: the components that this host has asked for, of a shared environment
     - `owner`: the token on everything that devenv creates for this environment
     - `saving`: images that devenv creates or removes with a snapshot, until it knows the outcome
     """
@@ -51,13 +61,16 @@ class Record:
     citest: Sequence[str] = field(default_factory=list)
     engine: str = ""
     tunnel: str = ""
+    shared: str = ""
+    within: str = ""
+    asked: Sequence[str] = field(default_factory=list)
     owner: str = ""
     saving: Sequence[str] = field(default_factory=list)
     format: int = FORMAT
 
 
 _VALUES = {"ports": int, "provisioned": str, "renewing": str, "borrowed": str, "roles": str}
-_LISTS = ("files", "left_files", "unfinished", "renewed", "citest", "saving")
+_LISTS = ("files", "left_files", "unfinished", "renewed", "citest", "saving", "asked")
 
 
 def record_of(data: Mapping[str, Any], empty: Record) -> Record:
@@ -71,3 +84,16 @@ def record_of(data: Mapping[str, Any], empty: Record) -> Record:
         if not all(isinstance(name, str) for name in fields.get(key, ())):
             del fields[key]
     return Record(**{**known, **fields})
+
+
+def common(record: Record) -> dict[str, Any]:
+    """Return what the hosts of a shared environment have in common, as JSON holds it."""
+    known = asdict(replace(record, format=FORMAT))
+    return {key: known[key] for key in COMMON}
+
+
+def with_common(record: Record, data: Mapping[str, Any]) -> Record:
+    """Return this host's record with what the hosts have in common; what `data` lacks is empty."""
+    empty = Record(record.id, record.name, record.project)
+    there = record_of({key: value for key, value in data.items() if key in COMMON}, empty)
+    return replace(record, **{key: getattr(there, key) for key in COMMON})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from devenv.store.files import read_json
 from devenv.store.locks import held
-from devenv.store.places import environment_id, state_folder
+from devenv.store.places import environment_id, shared_id, state_folder
 from devenv.store.record import FORMAT, Record, record_of
 
 
@@ -54,7 +54,8 @@ def network_holders(environments: Collection[str]) -> list[str]:
 def _reachable(record: Record) -> bool:
     folder = Path(record.project)
     try:
-        return folder.is_dir() and environment_id(folder, record.name) == record.id
+        its = shared_id(record.shared, record.name) if record.shared else environment_id(folder, record.name)
+        return folder.is_dir() and its == record.id
     except PermissionError:
         return True  # Another user may reach it.
 

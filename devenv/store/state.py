@@ -11,10 +11,14 @@
     <state folder>/environments/<id>/pools/<token>/ one process's components for tests, and a lock that it holds: a file
                                                     per component, with its passwords once a test asked for its overlay,
                                                     0600
+    <state folder>/environments/<id>/holder         under which token this host has the lock of a shared environment
     <state folder>/environments/<id>/forward/       what forwards the ports of an engine elsewhere (engine/forward.py)
 
 The engine's labels are the truth about what runs; the record is a cache, except for ports and secrets. The token marks
 what runs as the environment's own. If the record loses it, devenv takes it from the labels (see engine/ownership.py).
+
+What several hosts have in common of a shared environment is kept at one place (central.py). The files here are then
+this host's copy: whoever takes the lock reads them again, and whoever looks without it reads there.
 """
 
 from __future__ import annotations
@@ -35,16 +39,18 @@ from urllib.parse import quote, unquote
 
 from devenv.errors import ConfigError
 from devenv.names import Pair
+from devenv.store.central import Central, Kept, check_format, ends, following
 from devenv.store.files import as_json, create_empty, make_private, read_json, write_files
 from devenv.store.locks import GLANCES, held, held_if_free, is_held, shared
-from devenv.store.places import RECORD, environment_folder, environment_id
-from devenv.store.record import FORMAT, Record, record_of
+from devenv.store.places import RECORD, environment_folder, environment_id, shared_id
+from devenv.store.record import FORMAT, Record, common, record_of
 
 # Nothing to escape in URLs, INI, YAML, SQL or a shell, and no dash, which a program could take for an option.
 _SECRET_ALPHABET, _SECRET_LENGTH = string.ascii_letters + string.digits, 32
 # devenv accepts no other text as a secret: each file would have to escape it in its own way.
 _SECRET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")
 _LOCK = _POOL_LOCK = "lock"
+_SECRETS, _ATTACHED = "secrets.json", "attached.json"
 
 
 def new_secret() -> str:
@@ -67,15 +73,24 @@ def user_of(token: str) -> int | None:
 
 
 class State:
-    """The state folder of one environment; `known_as` is its id if the project folder does not exist any more."""
+    """The state folder of one environment; `known_as` is its id if the project folder does not exist any more.
 
-    def __init__(self, project: Path, name: str, known_as: str = "") -> None:
-        self.id = known_as or environment_id(project, name)
+    Hosts may share the environment under the name `shared`. Then `central`, once somebody has set it, is the place of
+    what they have in common.
+    """
+
+    def __init__(self, project: Path, name: str, known_as: str = "", shared: str = "") -> None:
+        self.id = known_as or (shared_id(shared, name) if shared else environment_id(project, name))
         self.folder = environment_folder(self.id)
         self.snapshots = self.folder / "snapshots"
         self._project, self._name = project, name
         self._record_path = self.folder / RECORD
-        self._secrets_path = self.folder / "secrets.json"
+        self.shared = shared or (str(read_json(self._record_path).get("shared", "")) if known_as else "")
+        self.central: Central | None = None
+        # What was there at the last look without the lock; what is there, while this process has the lock.
+        self._seen: Kept | None = None
+        self._kept: Kept | None = None
+        self._told_end = False
         # Threads take turns at the record. The lock's holder reads it once: nobody else writes it meanwhile.
         self._turn = threading.RLock()
         self._holder = 0
@@ -84,19 +99,21 @@ class State:
     # ---- the lock ------------------------------------------------------------------------------------------
 
     @contextmanager
-    def locked(self, waiting: Callable[[str], None], over: Event | None = None) -> Iterator[None]:
+    def locked(self, waiting: Callable[[str], None], over: Event | None = None, make: bool = False) -> Iterator[None]:
         """Wait for the environment's lock until `over` is set, and hold it. `waiting`: see `held`.
 
-        The kernel drops the lock with its holder, so a killed devenv blocks nobody.
+        The kernel drops the lock with its holder, so a killed devenv blocks nobody. Between hosts that share the
+        environment, it blocks them for some seconds; `make` begins a shared environment that does not exist.
         """
-        with held(self.folder / _LOCK, waiting, over), self._holding():
+        with held(self.folder / _LOCK, waiting, over), self._holding(), self._common(waiting, over, make):
             yield
 
     @contextmanager
     def locked_if_free(self) -> Iterator[bool]:
         """Hold the environment's lock unless somebody else has it. Yield whether it is held."""
-        with held_if_free(self.folder / _LOCK) as mine, self._holding() if mine else nullcontext():
-            yield mine
+        with held_if_free(self.folder / _LOCK) as mine, self._holding() if mine else nullcontext():  # noqa: SIM117
+            with self._common(None, None, False) if mine else nullcontext(False) as ours:
+                yield ours
 
     @contextmanager
     def _holding(self) -> Iterator[None]:
@@ -111,6 +128,75 @@ class State:
                 self._known, self._holder = None, 0
             if ours:
                 self._tidy()
+
+    # ---- what hosts have in common ---------------------------------------------------------------------------
+
+    @contextmanager
+    def _common(self, waiting: Callable[[str], None] | None, over: Event | None, make: bool) -> Iterator[bool]:
+        """Hold the lock between hosts, if they share the environment, and take over what is kept there.
+
+        Yield whether this process has the lock.
+        """
+        if self.central is None:
+            yield True
+            return
+        with self.central.locked(waiting, over, make) as kept:
+            if kept is None:
+                yield False
+                return
+            note = waiting or (lambda _: None)
+            with self._turn:
+                self._seen = None
+                self._take_over(kept, note)
+                self._kept = kept if kept.owner else None
+            try:
+                yield True
+            finally:
+                self._kept = None
+                if kept.owner and not self._local().engine:
+                    # This host has nothing of it: it has only ended it, for one.
+                    for name in (RECORD, _SECRETS, _ATTACHED):
+                        self._write(name, {})
+
+    def look(self, note: Callable[[str], None]) -> None:
+        """Read what hosts have in common of a shared environment, for a process that only looks.
+
+        `note` gets a text if another host has ended the environment that this one knew.
+        """
+        if self.central is None or self._holder == os.getpid():
+            return
+        kept = self.central.read()
+        check_format(self.id, kept)
+        with self._turn:
+            self._tell_end(self._local(), kept, note)
+            self._seen = kept
+
+    def _take_over(self, kept: Kept, note: Callable[[str], None]) -> None:
+        """Make this host's copy what is kept. What an environment that is gone had is gone."""
+        check_format(self.id, kept)
+        local = self._local()
+        self._tell_end(local, kept, note)
+        record = replace(following(local, kept), project=str(self._project))
+        if kept.record or ends(local, kept):
+            for name in (_SECRETS, _ATTACHED):
+                self._write(name, kept.files.get(name, {}))
+        if record != local:
+            self._write(RECORD, asdict(record))
+
+    def _tell_end(self, local: Record, kept: Kept, note: Callable[[str], None]) -> None:
+        """Say, once, that the environment that this host knew is gone."""
+        if ends(local, kept) and not self._told_end:
+            self._told_end = True
+            now = "it is a new one, with other passwords" if kept.owner else "'devenv down --volumes' clears the rest"
+            note(f"{self.id} was taken down with its data, by another host: {now}")
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write this host's copy of a file; an empty one is none."""
+        if content:
+            make_private(self.folder)
+            write_files({self.folder / name: as_json(content)})
+        else:
+            (self.folder / name).unlink(missing_ok=True)
 
     def _tidy(self) -> None:
         """Remove the folder, with the lock that this process holds, if nothing is in it but locks that nobody holds."""
@@ -137,7 +223,9 @@ class State:
             holds = self._holder == os.getpid()
             if holds and self._known:
                 return self._known
-            record = record_of({**read_json(self._record_path), "id": self.id}, self._empty())
+            record = self._local()
+            if self._seen and not holds:
+                record = following(record, self._seen)
             if record.format > FORMAT:
                 raise ConfigError(
                     f"cannot use environment {self.id}: a newer devenv wrote {self._record_path}",
@@ -146,8 +234,15 @@ class State:
             self._known = record if holds else None
             return record
 
+    def _local(self) -> Record:
+        return record_of({**read_json(self._record_path), "id": self.id}, self._empty())
+
     def save(self, record: Record) -> None:
         with self._turn:
+            # First where it is the truth: this raises if another host has the lock by now.
+            if self.central and self._kept and (wanted := common(record)) != self._kept.record:
+                self.central.keep(wanted)
+                self._kept = replace(self._kept, record=wanted)
             make_private(self.folder)
             write_files({self._record_path: as_json(asdict(replace(record, format=FORMAT)))})
             self._known = record
@@ -164,11 +259,27 @@ class State:
         self.change(lambda record: replace(record, **fields))
 
     def forget(self, owner: str = "") -> None:
-        """Remove record, timing and secrets. With `owner`, keep a record that holds only this token."""
+        """Remove record, timing and secrets. With `owner`, keep a record that holds only this token.
+
+        A shared environment ends for all hosts, and the token with it.
+        """
+        with self._turn:
+            if self.central and self._kept:
+                self.central.remove()
+                self._kept = None
+            self._forget_here("" if self.shared else owner)
+
+    def leave(self) -> None:
+        """Remove what this host has of a shared environment, for a caller with the lock. Others keep theirs."""
+        with self._turn:
+            self._kept = None
+            self._forget_here("")
+
+    def _forget_here(self, owner: str) -> None:
         with self._turn:
             if owner:
                 self.save(replace(self._empty(), owner=owner))
-            for name in (*(() if owner else (RECORD,)), "timing.json", "secrets.json", "attached.json"):
+            for name in (*(() if owner else (RECORD,)), "timing.json", _SECRETS, _ATTACHED):
                 (self.folder / name).unlink(missing_ok=True)
             self._known = None
         self.adopt()
@@ -176,7 +287,7 @@ class State:
             (self._lent / component).unlink(missing_ok=True)
 
     def _empty(self) -> Record:
-        return Record(self.id, self._name, str(self._project))
+        return Record(self.id, self._name, str(self._project), shared=self.shared)
 
     def save_timing(self, timing: Mapping[str, Any]) -> None:
         make_private(self.folder)
@@ -262,10 +373,10 @@ class State:
     def returned(self, component: str) -> None:
         """Forget that a run had a component, and its passwords."""
         self.kept(component)
-        known = read_json(self._secrets_path)
+        known = self._file(_SECRETS)
         kept = {name: secret for name, secret in known.items() if Pair.parse(name).component != component}
         if kept != known:
-            write_files({self._secrets_path: as_json(kept)})
+            self._save_file(_SECRETS, kept)
 
     @property
     def _lent(self) -> Path:
@@ -277,25 +388,37 @@ class State:
 
     # ---- secrets -------------------------------------------------------------------------------------------
 
+    def _file(self, name: str) -> dict[str, Any]:
+        """Return a file with passwords."""
+        with self._turn:
+            if self._seen and self._holder != os.getpid():
+                return dict(self._seen.files.get(name, {}))
+            return read_json(self.folder / name)
+
+    def _save_file(self, name: str, content: Mapping[str, Any]) -> None:
+        with self._turn:
+            if self.central and self._kept:
+                self.central.keep_file(name, content)
+                self._kept = replace(self._kept, files={**self._kept.files, name: content})
+            make_private(self.folder)
+            write_files({self.folder / name: as_json(content)})
+
     def secrets(self, names: Iterable[str], keep: bool = True) -> dict[str, str]:
         """Return the environment's secrets by name. Create those that are missing, and save them if `keep`."""
         known = {
-            key: value
-            for key, value in read_json(self._secrets_path).items()
-            if isinstance(value, str) and _SECRET.match(value)
+            key: value for key, value in self._file(_SECRETS).items() if isinstance(value, str) and _SECRET.match(value)
         }
         missing = [name for name in names if name not in known]
         known.update({name: new_secret() for name in missing})
-        if missing and keep:
-            make_private(self.folder)
-            write_files({self._secrets_path: as_json(known)})
+        if keep and (missing or (known and self._kept and _SECRETS not in self._kept.files)):
+            self._save_file(_SECRETS, known)
         return known
 
     # ---- attached services ---------------------------------------------------------------------------------
 
     def attachments(self) -> dict[str, dict[str, str]]:
         """Return the settings of attached services, with their logins, by service."""
-        found = read_json(self.folder / "attached.json")
+        found = self._file(_ATTACHED)
         return {
             name: {key: value for key, value in settings.items() if isinstance(value, str)}
             for name, settings in found.items()
@@ -304,12 +427,11 @@ class State:
 
     def attach(self, settings: Mapping[str, Mapping[str, str]]) -> None:
         """Remember these attached services, and no others."""
-        make_private(self.folder)
-        write_files({self.folder / "attached.json": as_json({key: dict(one) for key, one in settings.items()})})
+        self._save_file(_ATTACHED, {key: dict(one) for key, one in settings.items()})
 
     def without_engine(self) -> bool:
         """Return whether services were attached, and no engine has had anything of the environment, by the record."""
-        return (self.folder / "attached.json").exists() and not self.load().engine
+        return not self.shared and (self.folder / _ATTACHED).exists() and not self.load().engine
 
     def passwords(self) -> set[str]:
         """Return all that no log may show: the secrets, and the passwords of attached services as files have them.
@@ -331,8 +453,7 @@ class State:
         """Restore these secrets; others stay."""
         known = self.secrets(())
         if (restored := {**known, **saved}) != known:
-            make_private(self.folder)
-            write_files({self._secrets_path: as_json(restored)})
+            self._save_file(_SECRETS, restored)
 
 
 def _parts_of(url: str) -> tuple[str, str, str]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from fake_central import FakeCentral, Place
 
 from devenv.errors import Cancelled, ConfigError, DevenvError, NotOurs
 from devenv.ports import free_port, holder as port_holder, is_free
@@ -96,6 +97,9 @@ FIELDS = {
     3: "id name project profile ports provisioned files folder left_folder left_files unfinished renewing renewed "
     # Without `tunnel`, which an earlier devenv drops, it forwards ports that need not be.
     "borrowed roles citest engine tunnel owner saving format",
+    # Without `shared`, an earlier devenv takes it for an environment whose project is gone.
+    4: "id name project profile ports provisioned files folder left_folder left_files unfinished renewing renewed "
+    "borrowed roles citest engine tunnel shared within asked owner saving format",
 }
 
 
@@ -994,3 +998,69 @@ def test_the_passwords_of_attached_services_are_known_but_for_those_that_are_nam
     state.amend(provisioned={"mysql/nova": ""})
     state.attach({"mysql": settings})
     assert state.passwords() == passwords
+
+
+# ---- hosts that share an environment -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], State]:
+    """Return what makes this process another host, which shares an environment with the others; return its state."""
+    place = Place()
+
+    def be(name: str) -> State:
+        monkeypatch.setenv("DEVENV_STATE_DIR", str(tmp_path / name))
+        state = State(tmp_path / name / "project", "default", shared="team")
+        state.central = FakeCentral(place)
+        return state
+
+    return be
+
+
+def test_passwords_and_logins_of_one_host_are_those_of_all(host: Callable[[str], State]) -> None:
+    one, two = host("one"), host("two")
+    with one.locked(print, make=True):
+        made = one.secrets(["mysql.password"])
+        one.attach({"etcd": {"attach": "http://root:x@127.0.0.1:2379"}})
+        one.amend(engine="kubernetes://here/team", provisioned={"mysql/nova": "1"})
+    with two.locked(print):
+        assert two.secrets(["mysql.password"]) == made and two.attachments() == one.attachments()
+        assert two.load().provisioned == {"mysql/nova": "1"}
+        # Where a host reaches the cluster is its own.
+        assert two.load().engine == "" and two.load().owner == one.load().owner != ""
+        more = two.secrets(["etcd.password"])
+        two.returned("nova")
+    one.look(print)
+    assert one.secrets((), keep=False) == more and one.load().engine
+
+
+def test_one_that_only_looks_writes_nothing(host: Callable[[str], State]) -> None:
+    one, two = host("one"), host("two")
+    with one.locked(print, make=True):
+        one.secrets(["mysql.password"])
+        one.amend(engine="kubernetes://here/team", ports={"mysql/sql": 3307})
+    two.look(print)
+    assert two.load().ports == {"mysql/sql": 3307} and two.passwords() == one.passwords()
+    assert not two.folder.exists()
+
+
+def test_what_a_host_chose_before_begins_the_environment(host: Callable[[str], State]) -> None:
+    one, two = host("one"), host("two")
+    central, one.central = one.central, None
+    with one.locked(print):
+        chosen = one.secrets(["mysql.password"])
+        one.amend(ports={"mysql/sql": 3307})
+    one.central = central
+    with one.locked(print, make=True):
+        one.secrets(["mysql.password"])
+        one.amend(engine="kubernetes://here/team")
+    two.look(print)
+    assert two.load().ports == {"mysql/sql": 3307} and two.secrets((), keep=False) == chosen
+
+
+def test_a_lock_that_another_host_has_is_not_free(host: Callable[[str], State]) -> None:
+    one, two = host("one"), host("two")
+    with one.locked(print, make=True), two.locked_if_free() as ours:
+        assert not ours
+    with two.locked_if_free() as ours:
+        assert ours
