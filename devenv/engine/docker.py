@@ -7,12 +7,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from devenv.engine import containers, images, observe, ownership, proxies, streams, volumes
 from devenv.engine.connection import Connection
 from devenv.engine.protocol import About, Capability, ContainerState, Labels, Session, Tail
-from devenv.errors import LimitRefused
+from devenv.errors import LimitRefused, Unsupported
 from devenv.model import Desired, DesiredService, Observed
 from devenv.store.places import forward_folder
 
@@ -76,6 +76,9 @@ class Docker:
 
     def publisher(self, port: int) -> str:
         return observe.publisher(self._at, port)
+
+    def central(self, environment: str, note: Path, lost: Callable[[], None]) -> NoReturn:
+        raise Unsupported(f"cannot share {environment} between hosts: {self.url} keeps no record and no lock for them")
 
     def with_networks(self) -> set[str]:
         return observe.with_networks(self._at)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
 from devenv.model import Desired, DesiredService, Observed
+from devenv.store.central import Central
 
 if TYPE_CHECKING:
     import socket
@@ -186,6 +187,13 @@ class Engine(Protocol):
 
     def leftover_volumes(self, environment: str, owner: str) -> tuple[str, ...]:
         """Return the environment's volumes of files that no container uses: somebody removed their containers."""
+
+    def central(self, environment: str, note: Path, lost: Callable[[], None]) -> Central:
+        """Return the place of what hosts have in common of a shared environment. Raises Unsupported if it has none.
+
+        `note` is a file of this host, for the token under which it has the lock there. `lost` is called, in a thread,
+        if another host takes that lock.
+        """
 
     # ---- ports of an engine elsewhere ----------------------------------------------------------------------------
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -33,10 +34,61 @@ def refusal(status: int, message: str = "no", **headers: str) -> Answer:
     return Answer(status, words, {key.replace("_", "-"): value for key, value in headers.items()})
 
 
+class Objects:
+    """Keeps objects as the API does: every change gives a version, and a patch at another version is refused.
+
+    `on` has what else happens at a request, such as "PATCH leases", once and before it is carried out.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[str, dict[str, Any]] = {}
+        self.on: dict[str, Callable[[], object]] = {}
+        self._versions = itertools.count(1)
+        self._lock = threading.RLock()
+
+    def answer(self, method: str, path: str, body: bytes) -> Answer:
+        with self._lock:
+            for what in [one for one in self.on if one.split()[0] == method and one.split()[1] in path]:
+                self.on.pop(what)()
+            if method == "POST":
+                path = f"{path}/{json.loads(body)['metadata']['name']}"
+                return refusal(409) if path in self.kept else Answer(201, self.put(path, json.loads(body)))
+            if path not in self.kept:
+                return refusal(404)
+            if method == "PATCH":
+                change = json.loads(body)
+                asked = change["metadata"].pop("resourceVersion", "")
+                if asked and asked != self.kept[path]["metadata"]["resourceVersion"]:
+                    return refusal(409)
+                return Answer(200, self.put(path, _merged(self.kept[path], change)))
+            return Answer(200, self.kept.pop(path) if method == "DELETE" else self.kept[path])
+
+    def put(self, path: str, found: dict[str, Any]) -> dict[str, Any]:
+        """Keep an object as it is now."""
+        version = str(next(self._versions))
+        about = {"uid": f"uid-{version}", **found["metadata"], "resourceVersion": version}
+        self.kept[path] = {**found, "metadata": about}
+        return self.kept[path]
+
+    def named(self, resource: str) -> dict[str, Any]:
+        """Return the only object of a kind."""
+        (found,) = [one for path, one in self.kept.items() if f"/{resource}/" in path]
+        return found
+
+
+def _merged(found: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """Return an object after a JSON merge patch."""
+    merged = {key: value for key, value in {**found, **change}.items() if value is not None}
+    return {
+        key: _merged(found.get(key) or {}, value) if isinstance(value, dict) and key in change else value
+        for key, value in merged.items()
+    }
+
+
 class Api(socketserver.ThreadingTCPServer):
     """Gives its `answers` one by one, the last one again and again; those of `places` to requests for these paths.
 
-    `asked` are the requests: method and path.
+    `asked` are the requests: method and path. With `objects`, these answer.
     """
 
     daemon_threads = True
@@ -50,6 +102,7 @@ class Api(socketserver.ThreadingTCPServer):
         self.logins: list[str] = []
         self.released = threading.Event()
         self.places: dict[str, Answer] = {}
+        self.objects: Objects | None = None
 
     def next(self, path: str) -> Answer:
         if found := self.places.get(path.partition("?")[0]):
@@ -66,7 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append((self.command, self.path))
         self.server.bodies.append(body)
         self.server.logins.append(self.headers.get("Authorization", ""))
-        answer = self.server.next(self.path)
+        objects = self.server.objects
+        answer = objects.answer(self.command, self.path, body) if objects else self.server.next(self.path)
         if answer.cut == "all":
             self.close_connection = True
             return

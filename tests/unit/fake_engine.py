@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from builders import inspected
+from fake_central import FakeCentral, Place
 
 from devenv.engine.ownership import check_names, filler, split, trusted
 from devenv.engine.protocol import DATA_FOLDER, About, Capability, ContainerState, Labels, Tail
@@ -119,6 +120,8 @@ class FakeEngine:
         self.networks: dict[str, str] = {}
         # The ports that are forwarded, by environment.
         self.ways: dict[str, set[int]] = {}
+        # What hosts have in common, by environment.
+        self.places: dict[str, Place] = {}
         self.imported: dict[str, bytes] = {}
         # Answers about images that devenv did not make.
         self.inspected: dict[str, dict[str, Any]] = {}
@@ -232,6 +235,9 @@ class FakeEngine:
         with self._lock:
             running = [c for c in self._containers.values() if c.alive and port in c.ports.values()]
         return f"container {running[0].name}" if running else ""
+
+    def central(self, environment: str, note: Path, lost: Callable[[], None]) -> FakeCentral:
+        return FakeCentral(self.places.setdefault(environment, Place()))
 
     def forward(self, desired: Desired) -> None:
         self._call("forward", "ports")

@@ -43,6 +43,7 @@ _GROUPS = {
     "jobs": "apis/batch/v1",
     "networkpolicies": "apis/networking.k8s.io/v1",
     "storageclasses": "apis/storage.k8s.io/v1",
+    "leases": "apis/coordination.k8s.io/v1",
     "selfsubjectaccessreviews": "apis/authorization.k8s.io/v1",
 }
 _CLUSTER_WIDE = {"namespaces", "nodes", "persistentvolumes", "storageclasses", "selfsubjectaccessreviews"}
@@ -75,6 +76,8 @@ class Cluster:
         self.login = login
         self.way = ServiceAccount() if login.inside else KubectlProxy(login.context)
         self._connections = KeptConnections(lambda: _Lazy(self.way.connection))
+        # Called before each request that changes something; what it raises stops the request (see central.py).
+        self.guard: Callable[[], None] | None = None
 
     @property
     def url(self) -> str:
@@ -107,6 +110,7 @@ class Cluster:
         kind: str = JSON,
         timeout: float = TIMEOUT,
         patience: float = PATIENCE,
+        guarded: bool = True,
     ) -> Any:
         """Return the answer to a request, decoded from JSON. `body` is JSON, too, of this `kind`.
 
@@ -115,6 +119,8 @@ class Cluster:
         """
 
         def once() -> Any:
+            if self.guard and guarded and method != "GET":
+                self.guard()
             with self._answer(method, path, query, body, kind, timeout) as answer:
                 return _decoded(b"".join(chunks_of(answer, answer.read)))
 

@@ -12,6 +12,7 @@ from typing import IO, Any, NoReturn
 
 from devenv.engine import ownership
 from devenv.engine.kubernetes import objects, observe, pods, runs, streams
+from devenv.engine.kubernetes.central import ClusterCentral
 from devenv.engine.kubernetes.connection import Cluster, asking
 from devenv.engine.kubernetes.manifests import PodSettings
 from devenv.engine.protocol import About, Capability, ContainerState, Labels, Session, Tail
@@ -104,6 +105,9 @@ class Kubernetes:
 
     def events(self, environment: str) -> list[dict[str, Any]]:
         return observe.events(self._at, environment)
+
+    def central(self, environment: str, note: Path, lost: Callable[[], None]) -> ClusterCentral:
+        return ClusterCentral(self._at, environment, note, lost)
 
     # ---- ports ---------------------------------------------------------------------------------------------------
 

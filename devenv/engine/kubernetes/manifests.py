@@ -34,6 +34,8 @@ RUN = "io.devenv.run"
 PASSING = "io.devenv.passing-volumes"
 # On the environment's ConfigMap once `down` has removed all but the data, which the ConfigMap owns.
 NO_NETWORK = "io.devenv.no-network"
+# In the ConfigMap of an environment that hosts share: what they have in common (see central.py).
+RECORD = "record"
 # The selectable labels. What else Docker has in labels is in annotations, which may be longer and hold any text.
 _SELECTABLE = (LABEL_ENVIRONMENT, LABEL_SERVICE, LABEL_CONFIG_HASH)
 # The only container of a pod.
@@ -104,6 +106,11 @@ def metadata(name: str, labels: Labels, owner: Mapping[str, Any] | None = None) 
     if owner:
         found["ownerReferences"] = [{**owner, "blockOwnerDeletion": False, "controller": False}]
     return found
+
+
+def keeps_record(network: Mapping[str, Any]) -> bool:
+    """Return whether a ConfigMap stands for an environment that hosts share, also while nothing else is left of it."""
+    return RECORD in (network.get("data") or {})
 
 
 def owner_of(network: Mapping[str, Any]) -> Object:

@@ -101,7 +101,7 @@ def create_network(cluster: Cluster, name: str, labels: Labels) -> str:
 
 
 def remove_network(cluster: Cluster, name: str) -> None:
-    """Remove the ConfigMap, unless it is gone. While it owns data, it only ceases to be a network.
+    """Remove the ConfigMap, unless it is gone. While it has data, it only ceases to be a network.
 
     Containers that never started go first. Raise ServiceFailed while others are there: they would go with it.
     """
@@ -113,7 +113,7 @@ def remove_network(cluster: Cluster, name: str) -> None:
             if runs.state_of(cluster, service).status != "created":
                 raise ServiceFailed(f"cannot remove network {name}: {service['metadata']['name']} uses it")
             remove(cluster, service["metadata"]["name"])
-        if listed(cluster, "persistentvolumeclaims", environment):
+        if manifests.keeps_record(network) or listed(cluster, "persistentvolumeclaims", environment):
             annotate(cluster, "configmaps", name, {manifests.NO_NETWORK: "true"})
         else:
             _delete(cluster, "configmaps", name)
@@ -147,7 +147,7 @@ def _remove_owner(cluster: Cluster, claim: Object, environment: str) -> None:
     """Remove the ConfigMap that `down` left for the sake of this claim."""
     for owner in claim["metadata"].get("ownerReferences") or ():
         left = found(cluster, "configmaps", owner["name"])
-        unused = left is not None and manifests.NO_NETWORK in labels_of(left)
+        unused = left is not None and manifests.NO_NETWORK in labels_of(left) and not manifests.keeps_record(left)
         if unused and not listed(cluster, "persistentvolumeclaims", environment):
             _delete(cluster, "configmaps", owner["name"])
 
