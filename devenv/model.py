@@ -216,7 +216,7 @@ class ProjectFile:
 
     `images` are those that it names, by service. They are programs, so the user has to trust the file. So it is with
     `addresses` of attached services, by service, since devenv would log in there; with an `engine` that is not this
-    host's own; and with the `registry` of images that pods run.
+    host's own; with the `registry` of images that pods run; and with the name of a `shared` environment.
     """
 
     path: Path
@@ -225,6 +225,7 @@ class ProjectFile:
     engine: str = ""
     addresses: Mapping[str, Sequence[str]] = field(default_factory=dict)
     registry: str = ""
+    shared: str = ""
 
 
 @dataclass(frozen=True)

@@ -287,6 +287,11 @@ PROJECT: Words = {
         "only in devenv.yaml: the kind of engine; allow kubernetes with `devenv trust`",
         "engine: kubernetes",
     ),
+    "shared": (
+        "name",
+        "only in devenv.yaml: the name under which hosts share the environment; allow it with `devenv trust`",
+        "shared: team",
+    ),
     "image_registry": (
         "registry",
         "only in devenv.yaml: where pods and exports get devenv's images; allow it with `devenv trust`",
@@ -559,6 +564,7 @@ VARIABLES = [
     ("`DEVENV_ENGINE`", "as `--engine`: the kind of engine, `docker` or `kubernetes`"),
     ("`DEVENV_KUBE_CONTEXT`", "as `--context`: a context of the kubeconfig; the current one if not set"),
     ("`DEVENV_KUBE_NAMESPACE`", "as `--namespace`: a namespace of the cluster; the context's if not set"),
+    ("`DEVENV_SHARED`", "as `--shared`: the name under which hosts share the environment, in a cluster"),
     ("`KUBECONFIG`", "the files with logins to clusters, as for `kubectl`; `~/.kube/config` if not set"),
     ("`KUBERNETES_SERVICE_HOST`, `KUBERNETES_SERVICE_PORT`", "set in a pod: where its own cluster answers"),
     (

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.util import find_spec
 
 from devenv.cli.doctor import HOST_CHECKS, Check, Wanted, guarded
 from devenv.engine import asked_place
 from devenv.engine.http import Refused
 from devenv.engine.image_names import familiar
-from devenv.engine.install import Host
 from devenv.engine.kubernetes.connection import RIGHTS_HINT, Cluster, asking, open_cluster
-from devenv.engine.kubernetes.rights import in_words, lacking
+from devenv.engine.kubernetes.rights import NEEDED, SHARE, in_words, lacking
 from devenv.errors import DevenvError
 from devenv.images.references import BASE
 
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 
-def diagnose(
-    images: Mapping[str, str], ports: Mapping[int, str], context: str = "", namespace: str = "", known: str = ""
-) -> list[Check]:
+def diagnose(wanted: Wanted, context: str = "", namespace: str = "", known: str = "") -> list[Check]:
     """Check what `devenv up` needs; without a cluster only what this host shows."""
-    wanted = Wanted(images, ports, Host())
     try:
         cluster = open_cluster(*asked_place(context, namespace), known)
     except DevenvError as error:
@@ -67,7 +63,7 @@ def check_namespace(wanted: Wanted, cluster: Cluster) -> Check:
 
 def check_rights(wanted: Wanted, cluster: Cluster) -> Check:
     with asking(cluster, "ask for rights"):
-        missing = lacking(cluster)
+        missing = lacking(cluster, (*NEEDED, *SHARE) if wanted.shared else NEEDED)
     if missing:
         detail = f"in namespace {cluster.namespace}, this login lacks {'; '.join(in_words(missing))}"
         return Check("rights", "fail", detail, RIGHTS_HINT)

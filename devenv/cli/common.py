@@ -155,6 +155,7 @@ def environment_of(context: click.Context, timeout: float = 180.0) -> Environmen
         engine=options["engine"],
         context=options["kube_context"],
         namespace=options["namespace"],
+        shared=options["shared"],
     )
 
 

@@ -46,11 +46,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Hold what an environment would use, and the host on which it would run."""
+    """Hold what an environment would use, the host on which it would run, and whether other hosts share it."""
 
     images: Mapping[str, str]
     ports: Mapping[int, str]
     host: Host
+    shared: bool = False
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,9 @@ if TYPE_CHECKING:
 )
 @click.option("--context", "kube_context", default="", metavar="NAME", help="Use this context of the kubeconfig.")
 @click.option("--namespace", default="", metavar="NAME", help="Use this namespace of the cluster.")
+@click.option(
+    "--shared", default="", metavar="NAME", help="Share the environment of this name, in a cluster, with other hosts."
+)
 @click.option("--debug", is_flag=True, help="Show each request to the engine, and where errors come from.")
 @click.version_option(__version__, prog_name="devenv")
 def main(debug: bool, **_: Any) -> None:
@@ -175,6 +178,9 @@ def up(
     help="Take down the environment that `devenv ls` lists as ID, not that of this folder.",
 )
 @click.option("--abandon", is_flag=True, help="Leave what devenv made in attached services, and forget it.")
+@click.option(
+    "--leave", is_flag=True, help="Leave a shared environment to the other hosts: remove what this one has of it."
+)
 @format_option
 @click.pass_context
 def down(
@@ -183,6 +189,7 @@ def down(
     volumes: bool,
     identity: str | None,
     abandon: bool,
+    leave: bool,
     format_: str,
 ) -> None:
     """Remove containers and the network; with --volumes also data.
@@ -192,12 +199,27 @@ def down(
     If the project folder of an environment is gone, `devenv gc --remove ID` removes the environment.
     """
     began = time.monotonic()
+    if leave:
+        if services or volumes or abandon or identity:
+            raise click.UsageError(
+                "cannot use --leave with services, --volumes, --abandon or --id: it is about this host"
+            )
+        _left(environment_of(context), format_)
+        return
     result = (
         environment_of(context).down(services, volumes, abandon)
         if identity is None
         else _down(context, identity, services, volumes, abandon)
     )
     print_done(result, format_, "down", began)
+
+
+def _left(environment: Environment, format_: str) -> None:
+    environment.leave()
+    if format_ == "json":
+        print_json({"left": environment.id})
+    else:
+        click.echo(f"left {environment.id}, which goes on for other hosts")
 
 
 def _down(context: click.Context, identity: str, services: tuple[str, ...], volumes: bool, abandon: bool) -> Result:

@@ -82,12 +82,14 @@ def doctor(context: click.Context, fix: bool, format_: str) -> None:
     images, ports = environment.image_references(), environment.usual_ports()
     if environment.engine_kind == KUBERNETES:
         from devenv.cli import cluster_doctor
+        from devenv.engine.install import Host
 
         if fix:
             click.echo("nothing to fix: devenv installs nothing for a cluster", err=True)
         options = context.find_root().params
         known = environment.state.load().engine
-        checks = cluster_doctor.diagnose(images, ports, options["kube_context"], options["namespace"], known)
+        wanted = checkup.Wanted(images, ports, Host(), bool(environment.state.shared))
+        checks = cluster_doctor.diagnose(wanted, options["kube_context"], options["namespace"], known)
     else:
         if fix:
             checkup.fix(lambda line: click.echo(line, err=True), images)

@@ -18,6 +18,7 @@ from devenv.lifecycle.plan import plan_down, plan_stop
 from devenv.lifecycle.world import World
 from devenv.model import LABEL_ENVIRONMENT, Catalogue, Desired, Observed, ObservedContainer, Plan, Report, Result
 from devenv.names import Pair, hint_for
+from devenv.spec.catalogue import load_catalogue
 from devenv.spec.desired import needs
 from devenv.store import registry
 from devenv.store.places import forward_folder
@@ -96,6 +97,24 @@ def _saying_what_stays(world: World) -> Iterator[None]:
                 "takes down the rest once the host is back"
             )
         raise
+
+
+def leave(world: World) -> None:
+    """Remove what this host has of a shared environment. Other hosts go on with theirs. The caller holds the lock.
+
+    It takes no cluster. Raise ConfigError for an environment of this host alone.
+    """
+    if not world.state.shared:
+        raise ConfigError(f"cannot leave {world.id}: no other host shares it", "'devenv down' takes it down")
+    # Imported here: `down` needs no program of the host.
+    from devenv.engine import forward
+
+    forward.end(forward_folder(world.id))
+    world.written.remove(load_catalogue(), but=None if world.project.is_dir() else world.written.usual_folder)
+    world.state.leave()
+    for change in world.files.restore_all(wired.path for wired in world.files.wired()):
+        if change.changed:
+            world.report.note(f"restored {change.path}")
 
 
 def _end_forward(world: World, observed: Observed, ended: Sequence[ObservedContainer]) -> None:
@@ -222,7 +241,13 @@ def remove(identity: str, report: Report) -> Result:
     """
     records = {record.id: record for record in registry.gone()}
     if record := records.get(identity):
-        return _remove(_known_by(record, report))
+        world = _known_by(record, report)
+        if not record.shared:
+            return _remove(world)
+        # Others may use it.
+        with world.changing(here=True):
+            leave(world)
+        return Result(Plan(()), {}, [])
     known = ", ".join(records) or "none"
     raise ConfigError(
         f"cannot remove environment {identity!r}: it is not one whose project folder is gone",

@@ -32,12 +32,14 @@ from devenv.model import (
     Report,
     Result,
 )
-from devenv.names import hint_for
+from devenv.names import check_name, hint_for
 from devenv.services.readiness import ServiceStatus, status_of
 from devenv.spec import trust
-from devenv.spec.profile import existing_folder, find_project, project_file
+from devenv.spec.components import ACCOUNT
+from devenv.spec.profile import existing_folder, find_project, project_file, shared_name
 from devenv.spec.template import render
 from devenv.store.places import named_by
+from devenv.store.registry import all_records
 from devenv.store.state import State
 from devenv.wiring import contents
 
@@ -72,8 +74,8 @@ class Environment:
     devenv.yaml; `settings` override its settings of services. devenv does not run an image that devenv.yaml names and
     the user has not allowed, unless `ask` says yes. `file` is another file than devenv.yaml, from the project's folder
     on, and `output_dir` another folder than .devenv/ to which `up` writes files. `engine` is docker or kubernetes,
-    `context` and `namespace` say where in a kubeconfig. Creating an object touches nothing; methods raise errors of
-    devenv.errors.
+    `context` and `namespace` say where in a kubeconfig. `shared` is the name under which hosts share the environment.
+    Creating an object touches nothing; methods raise errors of devenv.errors.
     """
 
     def __init__(
@@ -90,17 +92,20 @@ class Environment:
         engine: str = "",
         context: str = "",
         namespace: str = "",
+        shared: str = "",
     ) -> None:
-        """`wait_timeout` is how long one service may take to become ready, in seconds. All twelve are public API.
+        """`wait_timeout` is how long one service may take to become ready, in seconds. All thirteen are public API.
 
-        DEVENV_FILE, DEVENV_OUTPUT_DIR, DEVENV_ENGINE, DEVENV_KUBE_CONTEXT and DEVENV_KUBE_NAMESPACE stand for the last
-        five if these are not given.
+        DEVENV_FILE, DEVENV_OUTPUT_DIR, DEVENV_ENGINE, DEVENV_KUBE_CONTEXT, DEVENV_KUBE_NAMESPACE and DEVENV_SHARED
+        stand for the last six if these are not given.
         """
         chosen = output_dir or named_by("DEVENV_OUTPUT_DIR")
         output = Path(chosen).resolve() if chosen else None
         found = find_project(existing_folder(Path(project or ".")), file, wired=not output)
-        choice = Choice(profile, settings, ask, project_file(file), output, engine, context, namespace)
-        self._world = World(found, State(found, name), name, report, choice, wait_timeout)
+        shared = shared or os.environ.get("DEVENV_SHARED", "")
+        choice = Choice(profile, settings, ask, project_file(file), output, engine, context, namespace, shared)
+        state = State(found, name, shared=_shared_as(found, name, choice))
+        self._world = World(found, state, name, report, choice, wait_timeout)
         self.name, self.project, self.state = name, found, self._world.state
         self.id, self.file = self._world.id, self._world.file
 
@@ -115,6 +120,7 @@ class Environment:
             engine=choice.engine,
             context=choice.context,
             namespace=choice.namespace,
+            shared=choice.shared,
         )
 
     # ---- what it works with ----------------------------------------------------------------------------------
@@ -181,7 +187,7 @@ class Environment:
         with world.written.moving():
             defined = world.prepared(names, join=False)
             watch.phase("wait for another devenv")
-            with world.changing(), world.timed(watch):
+            with world.changing(make=True), world.timed(watch):
                 world.seat.keep_tunnel(tunnel)
                 loans.clear_accounts(world)
                 loans.keep(world, defined.select(names))
@@ -227,6 +233,13 @@ class Environment:
 
         with self._world.changing():
             return down.stop(self._world, names)
+
+    def leave(self) -> None:
+        """Remove what this host has of a shared environment: files, ports, record. Other hosts go on with theirs."""
+        from devenv.lifecycle import down
+
+        with self._world.changing(here=True):
+            down.leave(self._world)
 
     def down(self, names: Sequence[str] = (), volumes: bool = False, abandon: bool = False) -> Result:
         """Remove containers, and with `volumes` their data. Drop what devenv made in attached services.
@@ -323,6 +336,11 @@ class Environment:
         found = accounts.databases(defined, names)
         if citest and required and not found:
             raise accounts.no_database(defined, names)
+        if found and self.state.shared:
+            raise Unsupported(
+                f"cannot lend {ACCOUNT} in shared environment {self.state.shared}: all hosts would have one",
+                "run the suite in an environment that no other host uses",
+            )
         return found
 
     def citest(self, databases: Sequence[str], drop: bool = True) -> AbstractContextManager[dict[str, str]]:
@@ -560,7 +578,7 @@ class Environment:
                 f"cannot unwire {component!r}: there is no such component, and no file has anything of it",
                 hint="'devenv unwire COMPONENT FILE'; 'devenv unwire' alone restores all files",
             )
-        with self._world.changing() if write else nullcontext():
+        with self._world.changing(here=True) if write else nullcontext():
             return self._world.files.restore_all(paths, write)
 
     # ---- images ----------------------------------------------------------------------------------------------
@@ -675,6 +693,15 @@ class Environment:
 
     def _images(self, defined: Definitions) -> dict[str, Image]:
         return {name: defined.images[name] for name in (BASE, *defined.ran())}
+
+
+def _shared_as(project: Path, name: str, choice: Choice) -> str:
+    """Return the name under which hosts share the environment: the caller's, else the file's, else the record's."""
+    named = choice.shared or shared_name(project, choice.file)
+    if named:
+        return check_name(named, "a shared environment")
+    known = (one for one in all_records() if one.shared and (one.project, one.name) == (str(project), name))
+    return next((one.shared for one in known), "")
 
 
 def _refuse_export(tool: str, attached: Collection[str]) -> None:

@@ -9,8 +9,9 @@ from devenv.errors import ConfigError, Unsupported
 from devenv.lifecycle import loans
 from devenv.lifecycle.attached import refuse_attached
 from devenv.lifecycle.execute import carry_out
-from devenv.lifecycle.picture import Picture
+from devenv.lifecycle.picture import Definitions, Picture
 from devenv.lifecycle.plan import plan_restart, plan_start, plan_wait
+from devenv.lifecycle.up import preflight, write_configs
 from devenv.lifecycle.world import World
 from devenv.model import Desired, Observed, Plan, Result
 
@@ -29,14 +30,31 @@ def restart(world: World, names: Sequence[str]) -> Result:
 
 
 def wait(world: World, names: Sequence[str]) -> Result:
-    """Wait until services that were started work. This changes nothing, so it needs no lock."""
+    """Wait until services that were started work. This changes nothing, so it needs no lock.
+
+    On a host that is new to a shared environment, it also writes files, as `up` does.
+    """
     defined = world.define(names)
+    if world.state.shared and not world.state.load().engine:
+        return _joined(world, defined, names)
     world.check_addresses(defined.own)
     picture = world.existing(defined, names)
     services, plan = picture.wanted.services, plan_wait(picture.wanted, picture.observed)
     timings = carry_out(world, plan, picture, remember=False)
     world.note_works(services)
     return Result(plan, services, timings)
+
+
+def _joined(world: World, defined: Definitions, names: Sequence[str]) -> Result:
+    world.check_trust(defined.own)
+    with world.changing():
+        picture = world.existing(world.with_lent(defined), names)
+        files = preflight(world, picture)
+        world.seat.keep()
+        plan = plan_wait(picture.wanted, picture.observed)
+        timings = carry_out(world, plan, picture, remember=False)
+        written, restored = write_configs(world, picture, files)
+        return Result(plan, picture.wanted.services, timings, written, restored)
 
 
 def _changed(

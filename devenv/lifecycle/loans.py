@@ -66,7 +66,7 @@ def lent(
     # Ask the user before taking the lock, so that nobody waits for it meanwhile.
     world.check_trust(world.profile())
     with own_stack() as stack:
-        with world.changing():
+        with world.changing(make=True):
             defined = world.define()
             name = component or f"run-{secrets.token_hex(4)}"
             # The stack ends in reverse order: the component goes, then the services if nobody else uses them.
@@ -104,7 +104,7 @@ def borrow(world: World, names: Sequence[str] = ()) -> Borrowed:
     """Bring services (all of the profile, if none is named) and their needs up, and return them to a `shared` user."""
     watch = Watch(world.id, world.report)
     watch.phase("wait for another devenv")
-    with world.changing():
+    with world.changing(make=True):
         defined = _prepared(world, names)
         wish = _as_found(world, defined, names)
         # If all services run already, do not record that nothing was done.
@@ -191,7 +191,8 @@ def _as_found(world: World, defined: Definitions, names: Sequence[str]) -> Wish:
     running = [name for name in wanted if observed.runs(name)]
     for name in [name for name in running if name in observed.containers]:
         _check_pins(defined, name, observed.containers[name].ports)
-    missing = [name for name in wanted if name not in running and name not in record.borrowed]
+    # Nobody sees whether runs of other hosts use a service that this one starts, so that stays.
+    missing = [name for name in wanted if name not in running and name not in record.borrowed and not record.shared]
     if before := {name: _before(name, observed) for name in missing}:
         world.state.amend(borrowed={**record.borrowed, **before})
     return Wish(names, keep_running=running)
@@ -258,6 +259,7 @@ def _check_free(world: World, defined: Definitions, name: str) -> None:
     check_free(name, defined.catalogue)
     held = world.state.held_now() - {name}
     kept = orphans.former(world.state, defined) - orphans.left_behind(world.state, defined)
+    kept |= orphans.of_others(world.state, defined)
     for other in sorted(defined.listed | held | kept):
         if identifier(other) == identifier(name):
             raise ConfigError(

@@ -13,6 +13,7 @@ from devenv.spec.components import CITEST, former_components, needed_components
 if TYPE_CHECKING:
     from devenv.lifecycle.picture import Definitions
     from devenv.lifecycle.world import World
+    from devenv.store.record import Record
     from devenv.store.state import State
 
 
@@ -28,9 +29,25 @@ def adopt(world: World, catalogue: Catalogue) -> None:
 
 
 def former(state: State, defined: Definitions) -> set[str]:
-    """Return the components that have a part of some service and that nobody asks for any more."""
-    provisioned = state.load().provisioned
-    return {*former_components(provisioned, defined.profile, defined.catalogue)} - state.held_now()
+    """Return the components that have a part of some service and that nobody asks for any more.
+
+    Of a shared environment, they are those that this host has asked for: other hosts may ask for others.
+    """
+    record = state.load()
+    found = {*former_components(record.provisioned, defined.profile, defined.catalogue)} - state.held_now()
+    return found & asked(record) if record.shared else found
+
+
+def of_others(state: State, defined: Definitions) -> set[str]:
+    """Return the components of a shared environment that only other hosts have asked for."""
+    record = state.load()
+    known = former_components(record.provisioned, defined.profile, defined.catalogue) if record.shared else ()
+    return {*known} - asked(record)
+
+
+def asked(record: Record) -> set[str]:
+    """Return the components that this host has asked for and that still have a part of some service."""
+    return {*record.asked} & {Pair.parse(pair).component for pair in record.provisioned}
 
 
 def left_behind(state: State, defined: Definitions) -> set[str]:

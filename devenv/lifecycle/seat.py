@@ -14,7 +14,7 @@ from devenv.engine.protocol import Engine
 from devenv.errors import ConfigError, NoEngine
 from devenv.model import Observed, Profile
 from devenv.spec.attach import from_variables
-from devenv.store.record import NO_TUNNEL
+from devenv.store.record import NO_TUNNEL, OUTSIDE, PODS, Record
 from devenv.store.state import State
 
 
@@ -38,7 +38,7 @@ class Seat:
     def engine(self) -> Engine:
         """Connect to the engine at first use, and return it; a stand-in if none is needed. Raise NoEngine."""
         if self._needed is None:
-            self._needed = not (self._state.without_engine() or self._never_here())
+            self._needed = bool(self._state.shared) or not (self._state.without_engine() or self._never_here())
         return self._connected if self._needed else NOTHING
 
     def settle(self, attaches: bool, runs: bool) -> None:
@@ -47,7 +47,8 @@ class Seat:
         No engine is needed where devenv runs none, or what is on record is attached, too: those that it runs need one
         once somebody asks for them (see `ask_for`).
         """
-        self._needed = not attaches or bool(self._state.load().engine) or (runs and not self._state.without_engine())
+        used = bool(self._state.shared or self._state.load().engine)
+        self._needed = not attaches or used or (runs and not self._state.without_engine())
 
     def ask_for(self, runs: bool) -> None:
         """Say that somebody asks for services; devenv `runs` some of them itself, or none."""
@@ -120,6 +121,26 @@ class Seat:
                 f"and devenv found that at {here}",
                 hint,
             )
+
+    def check_within(self, record: Record) -> None:
+        """Raise ConfigError if a host outside of the cluster joins those that are pods of it, or the other way round.
+
+        Both reach services by other addresses, and some services and Keystone's catalogue hold one.
+        """
+        if record.within and record.within != self.within:
+            theirs, mine = [
+                "are pods of the cluster" if one == PODS else "are outside of the cluster"
+                for one in (record.within, self.within)
+            ]
+            raise ConfigError(
+                f"cannot join environment {self._state.id}: its hosts {theirs}, and this one is not",
+                f"share another one between hosts that {mine}: 'devenv --shared NAME …'",
+            )
+
+    @property
+    def within(self) -> str:
+        """Return where this host is, for a record that hosts share."""
+        return PODS if self.engine.inside else OUTSIDE
 
     def keep(self) -> None:
         """Remember, before anything changes, which engine has the environment."""

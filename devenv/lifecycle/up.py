@@ -132,6 +132,7 @@ def preflight(world: World, picture: Picture) -> Files:
         check_packages(service.probe["kind"], service.provisioner.get("kind", ""))
     check_attached(world.state, picture)
     world.seat.check(picture.observed)
+    world.seat.check_within(picture.record)
     world.engine.check_names(picture.everything, picture.observed)
     texts = wired_files(picture.everything, picture.defined.catalogue)
     world.written.check(texts)

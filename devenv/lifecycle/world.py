@@ -15,9 +15,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from devenv.engine import DOCKER, KUBERNETES
 from devenv.engine.protocol import Engine
-from devenv.errors import Cancelled, ConfigError, DevenvError, NotOurs
+from devenv.errors import Cancelled, ConfigError, DevenvError, NoEngine, NotOurs, ServiceFailed
 from devenv.images.references import images_for
+from devenv.lifecycle import orphans
 from devenv.lifecycle.attached import refuse_attached
 from devenv.lifecycle.picture import Definitions, Picture, pictured
 from devenv.lifecycle.seat import Seat
@@ -39,6 +41,7 @@ from devenv.spec.components import CITEST, check_components, former_components
 from devenv.spec.desired import Inputs, check_reach, resolve, secret_names, select, with_roles
 from devenv.spec.ports import Taken, choose_ports, usual_ports
 from devenv.spec.profile import load_profile, project_file
+from devenv.store.places import HOLDER
 from devenv.store.record import NO_TUNNEL, Record
 from devenv.store.registry import all_records, ports_locked
 from devenv.store.state import Notes, State, new_token, user_of
@@ -56,6 +59,7 @@ class Choice:
     `profile` replaces its profile; `settings` override its settings of services. `ask` decides whether devenv may run
     images that it names and the user has not allowed. `file` is another file than devenv.yaml, and `output` another
     folder for written files than .devenv/. `engine` is a kind of engine, `context` and `namespace` those of a cluster.
+    `shared` is the name under which hosts share the environment.
     """
 
     profile: str = ""
@@ -66,6 +70,7 @@ class Choice:
     engine: str = ""
     context: str = ""
     namespace: str = ""
+    shared: str = ""
 
 
 class World:
@@ -112,10 +117,43 @@ class World:
     # ---- the lock, and the end -------------------------------------------------------------------------------
 
     @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Hold the environment's lock. Raise Cancelled after `cancel`."""
-        with self.state.locked(self.report.note, self._over):
+    def changing(self, make: bool = False, here: bool = False) -> Iterator[None]:
+        """Hold the environment's lock, between hosts that share it, too. Raise Cancelled after `cancel`.
+
+        `make` begins a shared environment that does not exist. What changes only `here` does not look for one.
+        """
+        if not here:
+            self._meet()
+        with self.state.locked(self.report.note, self._over, make):
             yield
+
+    def _meet(self) -> None:
+        """Find the place of what hosts have in common of a shared environment. Raise ConfigError without one."""
+        state = self.state
+        if not state.shared or state.central:
+            return
+        if (kind := self.seat.kind()) != KUBERNETES:
+            raise ConfigError(
+                f"cannot share an environment ({state.shared}) on {kind or DOCKER}: hosts share them in a cluster",
+                "'devenv --engine kubernetes …', or leave 'shared' out",
+            )
+        if (known := state.load().project) != str(self.project) and Path(known).is_dir():
+            raise ConfigError(
+                f"cannot share environment {state.shared!r} in {self.project}: on this host, {known} has it",
+                f"use it there; or give it up there first: 'devenv --project {known} down --leave'",
+            )
+        state.central = self.engine.central(self.id, state.folder / HOLDER, lambda: self._running.set())
+
+    def _look_there(self, profile: Profile) -> None:
+        """Read what hosts have in common, for a look. Without the cluster, what this host knows has to do.
+
+        devenv looks for nothing that only a file names which the user has not allowed.
+        """
+        file = self._to_trust(profile)
+        if self.state.shared and not (file and file.shared and not trust.trusted(file)):
+            with suppress(NoEngine, ServiceFailed):
+                self._meet()
+                self.state.look(self.report.note)
 
     def cancel(self) -> None:
         """End what is running, as an interrupt would, and begin nothing after it. Call this from another thread."""
@@ -161,6 +199,7 @@ class World:
         caller's variables do not say so any more.
         """
         own = self.profile()
+        self._look_there(own)
         attached = {name: choice.attach for name, choice in own.services.items() if choice.attach}
         attached = {**(self.state.attachments() if known else {}), **attached}
         catalogue = load_catalogue(
@@ -196,6 +235,8 @@ class World:
 
     def prepared(self, names: Sequence[str], join: bool = True) -> Definitions:
         """Read the definitions as `define` does; check what `up` needs before it asks the engine. Raise ConfigError."""
+        if self.state.shared:  # What hosts have in common belongs to the definitions.
+            self.check_trust(self.profile())
         defined = self.define(names, join)
         self.seat.ask_for(runs=bool(defined.ran(names)))
         self.written.check_place()
@@ -204,14 +245,20 @@ class World:
         return defined
 
     def check_trust(self, profile: Profile) -> None:
-        """Raise ConfigError if devenv.yaml names an image, an address or an engine that the user has not allowed.
+        """Raise ConfigError if devenv.yaml names what the user has not allowed (see spec/trust.py).
 
-        The engine counts unless the user names it, too, or the environment is there already.
+        The engine counts unless the user names it, too, or the environment is there already; so does a shared one.
         """
+        trust.check(self._to_trust(profile), self.choice.ask, self.report.note)
+
+    def _to_trust(self, profile: Profile) -> ProjectFile | None:
+        """Return the project's own file, without what the user has named, too."""
         file = profile.file
         if file and file.engine and self.seat.known:
             file = replace(file, engine="")
-        trust.check(file, self.choice.ask, self.report.note)
+        if file and file.shared and (self.choice.shared or self.state.load().engine):
+            file = replace(file, shared="")
+        return file
 
     def check_addresses(self, profile: Profile) -> None:
         """Raise ConfigError if devenv.yaml names an address, where devenv would log in, that the user has not allowed.
@@ -287,10 +334,10 @@ class World:
         """
         selected = defined.select()
         if inside:
-            with self.changing():
+            with self.changing(here=True):
                 ports = usual_ports(selected, defined.catalogue)
                 return self._resolved(defined, selected, ports, keep=True, inside=True)
-        with self.changing(), ports_locked(self.report.note):
+        with self.changing(here=True), ports_locked(self.report.note):
             ports = self._ports(selected, defined, Observed())
             self._keep_ports(defined.profile, ports, "")
             desired = self._resolved(defined, selected, ports, keep=True)
@@ -360,7 +407,11 @@ class World:
     def _keep_ports(self, profile: Profile, ports: Mapping[str, int], owner: str) -> None:
         def kept(record: Record) -> Record:
             ours = {**record.ports, **ports}
-            return replace(record, profile=profile.name, ports=ours, owner=record.owner or owner)
+            common = replace(record, profile=profile.name, ports=ours, owner=record.owner or owner)
+            if not record.shared:
+                return common
+            asked = sorted({*orphans.asked(record), *profile.components})
+            return replace(common, asked=asked, within=record.within or self.seat.within)
 
         self.state.change(kept)
 

@@ -41,6 +41,8 @@ _FOREIGN = re.compile(
     r"|impure|clean|backend|strict_?ports|secretspec)\s*:",
     flags=re.MULTILINE | re.IGNORECASE,
 )
+# The line of a file that has hosts share an environment: commands that do not read the file look for it, too.
+_SHARED = re.compile(rb"^shared:[ \t]+(['\"]?)([a-z][a-z0-9-]{0,30})\1[ \t]*(?:#.*)?\r?$", re.MULTILINE)
 
 # The settings of an attached service. What else a service may have goes with none of them.
 _URLS, _LOGIN = (ATTACH, "management"), (USER, PASSWORD)
@@ -199,6 +201,7 @@ _FILES = {
             **_COMMON,
             Optional("profile"): _NAME,
             Optional("engine"): _ENGINE,
+            Optional("shared"): _NAME,
             Optional("image_registry"): _text_like(REGISTRY.pattern, f"expected {REGISTRY_RULE}"),
             Optional("image_pull_secrets"): strict_yaml.each_once(_text_like(_OBJECT, "expected names of Secrets")),
             Optional("components"): _Named(_components, {str: _COMPONENT}),
@@ -221,6 +224,7 @@ class _Layer:
     digest: str = ""
     roles: Mapping[str, str] = field(default_factory=dict)
     engine: str = ""
+    shared: str = ""
     image_registry: str = ""
     image_pull_secrets: tuple[str, ...] = ()
 
@@ -253,6 +257,24 @@ def project_file(named: str = "") -> str:
             hint="name the file from the project's folder on, or by all of its path",
         )
     return name
+
+
+def shared_name(project: Path, file: str = "") -> str:
+    """Return the name under which the project's own file has hosts share the environment; empty if it has none.
+
+    The name says which environment it is, also to commands that read nothing else of the file: an error in it, which
+    `load_profile` reports, must not hide it.
+    """
+    try:
+        raw = (project / project_file(file)).read_bytes()
+    except OSError:
+        return ""
+    return _shared_in(raw)
+
+
+def _shared_in(raw: bytes) -> str:
+    found = _SHARED.search(raw)
+    return found[2].decode() if found else ""
 
 
 def find_project(start: Path, file: str = "", wired: bool = True) -> Path:
@@ -354,7 +376,8 @@ def _trusted_file(own: _Layer, services: Mapping[str, ServiceChoice], called: _L
         if name in services and services[name].attach and (found := foreign(used)):
             addresses[name] = found
     elsewhere = own.engine if own.engine != "docker" else ""
-    return ProjectFile(Path(own.source).resolve(), own.digest, images, elsewhere, addresses, own.image_registry)
+    path = Path(own.source).resolve()
+    return ProjectFile(path, own.digest, images, elsewhere, addresses, own.image_registry, own.shared)
 
 
 def _attach_settings(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -382,7 +405,7 @@ def _own_layer(project: Path, file: str) -> _Layer | None:
         return None
     raw = strict_yaml.content(path)
     try:
-        return _layer(path, "profile", raw)
+        layer = _layer(path, "profile", raw)
     except ConfigError as error:
         found = _FOREIGN.search(raw.decode("utf-8", "replace"))
         # A file that the user has named is not there for another tool.
@@ -393,6 +416,9 @@ def _own_layer(project: Path, file: str) -> _Layer | None:
             hint=f"give this devenv a file of another name: 'devenv --file {_OTHER_NAME} init', or DEVENV_FILE",
             detail=error.detail or [error.message],
         ) from error
+    if layer.shared != _shared_in(raw):
+        raise ConfigError(f"cannot use 'shared' of {path}: it is not in a line of its own", "write 'shared: NAME'")
+    return layer
 
 
 def _layer(path: Path, key: str, raw: bytes | None = None) -> _Layer:
@@ -409,6 +435,7 @@ def _layer(path: Path, key: str, raw: bytes | None = None) -> _Layer:
         roles={role: data[role] for role in _ROLES if role in data},
         digest=hashlib.sha256(raw).hexdigest(),
         engine=data.get("engine", ""),
+        shared=data.get("shared", ""),
         image_registry=data.get("image_registry", ""),
         image_pull_secrets=tuple(data.get("image_pull_secrets", ())),
     )
@@ -488,6 +515,8 @@ profile: base
 
 # Run the services in the cluster of your kubeconfig instead of on a local engine.
 # engine: kubernetes
+# Share the environment of this name there with other hosts.
+# shared: team
 
 # Where pods and exports get devenv's images; `devenv images push` puts them there.
 # image_registry: registry.example.org/team

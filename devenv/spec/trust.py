@@ -6,7 +6,7 @@
 The file comes with a clone of the project. Its services, ports, components and their wiring stay on 127.0.0.1 and in
 the project's folder. The images that it names are somebody else's programs, and devenv logs in to the attached services
 that it names, so an address that is not this host's loopback may be anybody's. A cluster that it has devenv use is not
-this host, and others may use it, too.
+this host, and others may use it, too; so may others use an environment that it shares.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from devenv.store.places import state_folder
 def needs(file: ProjectFile) -> list[str]:
     """Return what the user has to trust the file for, in words."""
     needed = [f"its services run on {file.engine}, not on this host"] if file.engine else []
+    needed += [f"it joins environment {file.shared}, which other hosts use"] if file.shared else []
     needed += [f"pods run devenv's images as {file.registry} has them"] if file.registry else []
     needed += [f"service {service} runs image {image}" for service, image in file.images.items()]
     return needed + [f"devenv logs in to {service} at {' and '.join(at)}" for service, at in file.addresses.items()]
@@ -35,25 +36,30 @@ def check(file: ProjectFile | None, ask: Callable[[ProjectFile], bool] | None, w
 
     devenv remembers that, as `allow` does, until the file changes.
     """
-    if not file or not needs(file):
+    if not file or trusted(file):
         return
     known = _load().get(str(file.path), [])
-    if file.digest in known:
-        return
     if ask and ask(file):
         allow(file, waiting)
         return
     reason = "the file has changed since you trusted it" if known else "you have not trusted the file yet"
     hint = "look at it, then run 'devenv trust'"
-    if file.engine and not (file.images or file.addresses or file.registry):
-        hint += f"; or choose it yourself: 'devenv --engine {file.engine} …'"
+    options = [f"--{key} {name}" for key, name in (("engine", file.engine), ("shared", file.shared)) if name]
+    if options and not (file.images or file.addresses or file.registry):
+        hint += f"; or choose it yourself: 'devenv {' '.join(options)} …'"
     raise ConfigError(f"cannot use {_named(file)} of {file.path}: {reason}", hint)
+
+
+def trusted(file: ProjectFile) -> bool:
+    """Return whether the user trusts the file as it is, or need not."""
+    return not needs(file) or file.digest in _load().get(str(file.path), [])
 
 
 def _named(file: ProjectFile) -> str:
     """Return what the file names, in words: "image mysql:8 and address db.example"."""
     addresses = (address for at in file.addresses.values() for address in at)
-    kinds = {"image": file.images.values(), "registry": [file.registry], "address": addresses, "engine": [file.engine]}
+    kinds = {"image": file.images.values(), "registry": [file.registry], "address": addresses}
+    kinds |= {"engine": [file.engine], "shared environment": [file.shared]}
     named = {kind: " and ".join(filter(None, dict.fromkeys(names))) for kind, names in kinds.items()}
     return " and ".join(f"{kind} {names}" for kind, names in named.items() if names)
 

@@ -21,8 +21,10 @@ import yaml
 from project import Ports
 
 from devenv.cli import cluster_doctor
+from devenv.cli.doctor import Wanted
 from devenv.engine import forward as forwarder
 from devenv.engine.http import Refused
+from devenv.engine.install import Host
 from devenv.engine.kubernetes import account, forward, login, streams
 from devenv.engine.kubernetes.connection import Cluster, asking, open_cluster
 from devenv.engine.kubernetes.rights import lacking
@@ -368,7 +370,7 @@ def test_a_missing_right_is_named(robot: str, namespaces: tuple[str, ...]) -> No
         assert "the verb create on pods" in caught.value.hint
         with pytest.raises(ServiceFailed, match=f"cannot get pods/exec in namespace {namespaces[0]}"):
             streams.execute(found, "any", ["true"], True)
-    checks = {check.name: check for check in cluster_doctor.diagnose({}, {})}
+    checks = {check.name: check for check in cluster_doctor.diagnose(Wanted({}, {}, Host()))}
     assert checks["engine"].status == "ok" and checks["rights"].status == "fail"
     assert "pods (get, list, create, patch, delete)" in checks["rights"].detail
 

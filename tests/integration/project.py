@@ -44,6 +44,8 @@ class Project:
     extra: dict[str, str] = field(default_factory=dict)
     # If negative, that of this process.
     umask: int = -1
+    # The command that runs devenv somewhere else, such as in a network of its own.
+    within: tuple[str, ...] = ()
 
     @property
     def environ(self) -> dict[str, str]:
@@ -78,7 +80,7 @@ class Project:
         Raises TimeoutExpired if it does not end within `limit` seconds.
         """
         done = subprocess.run(
-            [sys.executable, "-m", "devenv", *arguments],
+            [*self.within, sys.executable, "-m", "devenv", *arguments],
             cwd=cwd or self.folder,
             env=self.environ,
             capture_output=True,
@@ -170,7 +172,7 @@ class Project:
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
         """Start the command line; its stderr reports what it does."""
         return subprocess.Popen(
-            [sys.executable, "-m", "devenv", *arguments],
+            [*self.within, sys.executable, "-m", "devenv", *arguments],
             cwd=self.folder,
             env=self.environ,
             stdout=subprocess.DEVNULL,

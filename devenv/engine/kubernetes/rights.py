@@ -13,6 +13,8 @@ from devenv.engine.kubernetes.connection import Cluster
 
 _REVIEWS = "selfsubjectaccessreviews"
 _MOST_REQUESTS = 16
+# The API group of resources that are not in the first one.
+_GROUPS = {"leases": "coordination.k8s.io"}
 
 
 class Right(NamedTuple):
@@ -29,7 +31,9 @@ def _rights(verbs: Mapping[str, str]) -> tuple[Right, ...]:
 # To reach services from outside of the cluster, and to run commands in them.
 FORWARD = _rights({"pods": "list", "pods/portforward": "get create"})
 EXECUTE = _rights({"pods/exec": "get create"})
-# All that devenv does.
+# To share an environment between hosts.
+SHARE = _rights({"leases": "get create patch delete"})
+# All that devenv does otherwise.
 NEEDED = (
     *_rights(
         {
@@ -58,6 +62,7 @@ def lacking(cluster: Cluster, rights: Iterable[Right] = NEEDED) -> list[Right]:
 def _has(cluster: Cluster, right: Right) -> bool:
     resource, _, sub = right.resource.partition("/")
     asked = {"namespace": cluster.namespace, "verb": right.verb, "resource": resource, "subresource": sub}
+    asked |= {"group": _GROUPS.get(resource, "")}
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectAccessReview",

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 from fake_api import Answer, Api, answering, refusal
 
 from devenv.cli import cluster_doctor
-from devenv.cli.doctor import Check
+from devenv.cli.doctor import Check, Wanted
 from devenv.cli.main import main
+from devenv.engine.install import Host
 from devenv.engine.kubernetes.connection import Cluster
 from devenv.errors import NoEngine
 from devenv.images.references import BASE
@@ -56,7 +57,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 
 
 def checks() -> dict[str, Check]:
-    return {check.name: check for check in cluster_doctor.diagnose(IMAGES, {})}
+    return {check.name: check for check in cluster_doctor.diagnose(Wanted(IMAGES, {}, Host()))}
 
 
 def test_a_good_cluster_is_described(api: Api) -> None:
