@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from devenv.lifecycle import sharing
 from devenv.model import Catalogue
 from devenv.names import Pair
 from devenv.spec.components import CITEST, former_components, needed_components
@@ -13,7 +14,6 @@ from devenv.spec.components import CITEST, former_components, needed_components
 if TYPE_CHECKING:
     from devenv.lifecycle.picture import Definitions
     from devenv.lifecycle.world import World
-    from devenv.store.record import Record
     from devenv.store.state import State
 
 
@@ -31,23 +31,19 @@ def adopt(world: World, catalogue: Catalogue) -> None:
 def former(state: State, defined: Definitions) -> set[str]:
     """Return the components that have a part of some service and that nobody asks for any more.
 
-    Of a shared environment, they are those that this host has asked for: other hosts may ask for others.
+    Of a shared environment, they are those of this host.
     """
-    record = state.load()
-    found = {*former_components(record.provisioned, defined.profile, defined.catalogue)} - state.held_now()
-    return found & asked(record) if record.shared else found
+    return sharing.own(state.load(), _unlisted(state, defined))
 
 
 def of_others(state: State, defined: Definitions) -> set[str]:
     """Return the components of a shared environment that only other hosts have asked for."""
-    record = state.load()
-    known = former_components(record.provisioned, defined.profile, defined.catalogue) if record.shared else ()
-    return {*known} - asked(record)
+    unlisted = _unlisted(state, defined)
+    return unlisted - sharing.own(state.load(), unlisted)
 
 
-def asked(record: Record) -> set[str]:
-    """Return the components that this host has asked for and that still have a part of some service."""
-    return {*record.asked} & {Pair.parse(pair).component for pair in record.provisioned}
+def _unlisted(state: State, defined: Definitions) -> set[str]:
+    return {*former_components(state.load().provisioned, defined.profile, defined.catalogue)} - state.held_now()
 
 
 def left_behind(state: State, defined: Definitions) -> set[str]:

@@ -14,7 +14,7 @@ from devenv.engine.protocol import Engine
 from devenv.errors import ConfigError, NoEngine
 from devenv.model import Observed, Profile
 from devenv.spec.attach import from_variables
-from devenv.store.record import NO_TUNNEL, OUTSIDE, PODS, Record
+from devenv.store.record import NO_TUNNEL
 from devenv.store.state import State
 
 
@@ -121,26 +121,6 @@ class Seat:
                 f"and devenv found that at {here}",
                 hint,
             )
-
-    def check_within(self, record: Record) -> None:
-        """Raise ConfigError if a host outside of the cluster joins those that are pods of it, or the other way round.
-
-        Both reach services by other addresses, and some services and Keystone's catalogue hold one.
-        """
-        if record.within and record.within != self.within:
-            theirs, mine = [
-                "are pods of the cluster" if one == PODS else "are outside of the cluster"
-                for one in (record.within, self.within)
-            ]
-            raise ConfigError(
-                f"cannot join environment {self._state.id}: its hosts {theirs}, and this one is not",
-                f"share another one between hosts that {mine}: 'devenv --shared NAME …'",
-            )
-
-    @property
-    def within(self) -> str:
-        """Return where this host is, for a record that hosts share."""
-        return PODS if self.engine.inside else OUTSIDE
 
     def keep(self) -> None:
         """Remember, before anything changes, which engine has the environment."""

@@ -14,7 +14,7 @@ from devenv.engine.protocol import Capability
 from devenv.errors import AddressPoolExhausted, ConfigError, DevenvError, PortTaken
 from devenv.images import golden, snapshot
 from devenv.images.references import check_image, check_used
-from devenv.lifecycle import orphans
+from devenv.lifecycle import orphans, sharing
 from devenv.lifecycle.attached import check_attached, keep_attached
 from devenv.lifecycle.execute import carry_out
 from devenv.lifecycle.journal import BEGUN
@@ -132,7 +132,7 @@ def preflight(world: World, picture: Picture) -> Files:
         check_packages(service.probe["kind"], service.provisioner.get("kind", ""))
     check_attached(world.state, picture)
     world.seat.check(picture.observed)
-    world.seat.check_within(picture.record)
+    sharing.check_within(picture.record, world.engine.inside)
     world.engine.check_names(picture.everything, picture.observed)
     texts = wired_files(picture.everything, picture.defined.catalogue)
     world.written.check(texts)

@@ -15,11 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from devenv.engine import DOCKER, KUBERNETES
 from devenv.engine.protocol import Engine
 from devenv.errors import Cancelled, ConfigError, DevenvError, NoEngine, NotOurs, ServiceFailed
 from devenv.images.references import images_for
-from devenv.lifecycle import orphans
+from devenv.lifecycle import sharing
 from devenv.lifecycle.attached import refuse_attached
 from devenv.lifecycle.picture import Definitions, Picture, pictured
 from devenv.lifecycle.seat import Seat
@@ -128,27 +127,22 @@ class World:
             yield
 
     def _meet(self) -> None:
-        """Find the place of what hosts have in common of a shared environment. Raise ConfigError without one."""
-        state = self.state
-        if not state.shared or state.central:
-            return
-        if (kind := self.seat.kind()) != KUBERNETES:
-            raise ConfigError(
-                f"cannot share an environment ({state.shared}) on {kind or DOCKER}: hosts share them in a cluster",
-                "'devenv --engine kubernetes …', or leave 'shared' out",
-            )
-        if (known := state.load().project) != str(self.project) and Path(known).is_dir():
-            raise ConfigError(
-                f"cannot share environment {state.shared!r} in {self.project}: on this host, {known} has it",
-                f"use it there; or give it up there first: 'devenv --project {known} down --leave'",
-            )
-        state.central = self.engine.central(self.id, state.folder / HOLDER, lambda: self._running.set())
+        """Find the place of what hosts have in common, if they share the environment."""
+        self._check_shared()
+        if self.state.shared and not self.state.central:
+            note = self.state.folder / HOLDER
+            self.state.central = self.engine.central(self.id, note, lambda: self._running.set())
+
+    def _check_shared(self) -> None:
+        if self.state.shared:
+            sharing.check(self.state, self.seat.kind(), self.project)
 
     def _look_there(self, profile: Profile) -> None:
         """Read what hosts have in common, for a look. Without the cluster, what this host knows has to do.
 
         devenv looks for nothing that only a file names which the user has not allowed.
         """
+        self._check_shared()
         file = self._to_trust(profile)
         if self.state.shared and not (file and file.shared and not trust.trusted(file)):
             with suppress(NoEngine, ServiceFailed):
@@ -236,6 +230,7 @@ class World:
     def prepared(self, names: Sequence[str], join: bool = True) -> Definitions:
         """Read the definitions as `define` does; check what `up` needs before it asks the engine. Raise ConfigError."""
         if self.state.shared:  # What hosts have in common belongs to the definitions.
+            self._check_shared()
             self.check_trust(self.profile())
         defined = self.define(names, join)
         self.seat.ask_for(runs=bool(defined.ran(names)))
@@ -408,10 +403,8 @@ class World:
         def kept(record: Record) -> Record:
             ours = {**record.ports, **ports}
             common = replace(record, profile=profile.name, ports=ours, owner=record.owner or owner)
-            if not record.shared:
-                return common
-            asked = sorted({*orphans.asked(record), *profile.components})
-            return replace(common, asked=asked, within=record.within or self.seat.within)
+            # On paper, nobody joins, and no engine is asked.
+            return sharing.joined(common, profile.components, self.engine.inside) if owner else common
 
         self.state.change(kept)
 

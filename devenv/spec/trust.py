@@ -25,7 +25,7 @@ from devenv.store.places import state_folder
 def needs(file: ProjectFile) -> list[str]:
     """Return what the user has to trust the file for, in words."""
     needed = [f"its services run on {file.engine}, not on this host"] if file.engine else []
-    needed += [f"it joins environment {file.shared}, which other hosts use"] if file.shared else []
+    needed += [f"it joins environment {file.shared}, which other hosts may use"] if file.shared else []
     needed += [f"pods run devenv's images as {file.registry} has them"] if file.registry else []
     needed += [f"service {service} runs image {image}" for service, image in file.images.items()]
     return needed + [f"devenv logs in to {service} at {' and '.join(at)}" for service, at in file.addresses.items()]

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from project import Completed, Project, new_project, one_clear_line, until as reported
 
+from devenv.ports import free_port
 from devenv.store.places import shared_id
 from tests.clusters.cluster import Cluster, until
 from tests.clusters.conftest import role
@@ -24,11 +25,12 @@ pytestmark = pytest.mark.long
 
 ID = shared_id("team", "default")
 WAY_IN = Path(__file__).parent / "way_in.py"
-# Ready in seconds, with accounts that devenv has to create.
+# Ready in seconds, with accounts that devenv has to create. The second host's network has all ports, so it could choose
+# one that the first host lacks.
 TEXT = """\
 profile: coordination
 shared: team
-services: {{etcd: {{auth: true}}}}
+services: {{etcd: {{auth: true, ports: {{client: {port}}}}}}}
 components: [{component}]
 """
 
@@ -60,7 +62,7 @@ def one(tmp_path: Path, place: dict[str, str], cluster: Cluster, namespaces: tup
     (tmp_path / "one").mkdir()
     scratch = new_project(tmp_path / "one", "project")
     scratch.extra = {**place, "DEVENV_SHARED": "team"}
-    scratch.configure(TEXT.format(component="nova"))
+    scratch.configure(TEXT.format(component="nova", port=free_port(())))
     yield scratch
     scratch.process("down", "--volumes")
     until(lambda: not cluster.names(namespaces[0]))
@@ -78,7 +80,7 @@ def two(
     (tmp_path / "two").mkdir()
     scratch = new_project(tmp_path / "two", "clone")
     scratch.extra, scratch.within = {**place, "DEVENV_SHARED": "team"}, elsewhere
-    scratch.configure(TEXT.format(component="glance"))
+    scratch.configure((one.folder / "devenv.yaml").read_text().replace("nova", "glance"))
     yield scratch
     scratch.process("down", "--volumes")
     assert not forwarders(scratch)

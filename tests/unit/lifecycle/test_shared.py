@@ -213,8 +213,11 @@ def test_only_a_cluster_keeps_it_for_several_hosts(
     act: Callable[[Environment], object], kind: str, hosts: tuple[Host, Host]
 ) -> None:
     one, _ = hosts
-    with pytest.raises(ConfigError, match=r"^cannot share an environment .* on docker: hosts share them in a cluster"):
-        act(one.environment(engine=kind))
+    file = one.project / "devenv.yaml"
+    file.write_text(f"shared: team\n{file.read_text()}")
+    for named in ("team", ""):
+        with pytest.raises(ConfigError, match=r"^cannot share an environment .* on docker: hosts share them in a"):
+            act(one.environment(engine=kind, shared=named))
 
 
 def test_a_file_that_joins_needs_trust_unless_the_user_names_it_or_is_there(hosts: tuple[Host, Host]) -> None:
