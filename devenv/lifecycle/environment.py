@@ -718,5 +718,7 @@ def _running(container: ObservedContainer) -> ObservedContainer:
     """Return the container. Raise ConfigError if it does not run."""
     if not container.running:
         name = container.service
-        raise ConfigError(f"cannot use {name}: its container is {container.state}", hint=f"'devenv start {name}'")
+        why = container.reason or f"its container is {container.state}"
+        helps = "up" if container.state in ("waiting", "gone") else "start"
+        raise ConfigError(f"cannot use {name}: {why}", hint=f"'devenv {helps} {name}'")
     return container

@@ -244,7 +244,7 @@ def _stale(service: DesiredService, observed: Observed) -> str:
     if not container.alive and not {*service.volumes} <= {*observed.volumes}:
         return "its data is gone"
     if not container.running and container.state not in _STARTABLE:
-        return f"container is {container.state}"
+        return container.reason or f"container is {container.state}"
     return ""
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import os
 import re
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from devenv.images.references import BASE, images_for
 from devenv.model import Profile
 from devenv.spec.catalogue import load_catalogue
 from devenv.spec.profile import load_profile
-from tests.clusters.cluster import BIN, BUILD, Cluster, built, running, until
+from tests.clusters.cluster import BIN, BUILD, Cluster, built, free_port, running, until
 
 NAMESPACES = ("devenv-one", "devenv-two")
 # A folder without devenv.yaml, for the profile as it is shipped.
@@ -40,9 +39,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield Cluster(Path(state), int(os.environ.get("K8S_PORT", "16444")))
         return
     require("" if built() else BUILD)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
-    with running(tmp_path_factory.mktemp("cluster") / "state", port, nodes=2) as found:
+    with running(tmp_path_factory.mktemp("cluster") / "state", free_port(), nodes=2) as found:
         yield found
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from project import require
 
-from tests.clusters.cluster import BUILD, Cluster, built, until
+from tests.clusters.cluster import BUILD, Cluster, built, free_port, until
 
 REPOSITORY = Path(__file__).parents[2]
 # Starts a cluster that belongs to this program, and waits to be killed.
@@ -52,8 +52,7 @@ def left(cluster: Cluster) -> list[str]:
 @pytest.mark.parametrize("early", [False, True], ids=["when it runs", "while it starts"])
 def test_a_cluster_ends_with_the_process_that_it_belongs_to(early: bool, tmp_path: Path) -> None:
     require("" if built() else BUILD)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     cluster = Cluster(tmp_path / "state", port)
     command = [sys.executable, "-c", OWNER, str(cluster.state), str(port)]
     with subprocess.Popen(

@@ -38,6 +38,8 @@ def state(pod: Object | None, run: str, events: Sequence[Object] = (), at: datet
     phase, inside = status.get("phase"), _container(status)
     if (ended := (inside.get("state") or {}).get("terminated")) or phase in ("Failed", "Succeeded"):
         return _ended(status, ended or {})
+    if _is_lost(pod, status):
+        return ContainerState(WAITING, reason=f"its node {pod['spec']['nodeName']} does not answer", hint=_ELSEWHERE)
     if "running" in (inside.get("state") or {}):
         return ContainerState(RUNNING, reason="its pod is being deleted" if _is_going(pod) else "")
     return _pending(pod, status, inside, events, at or datetime.now(UTC))
@@ -99,6 +101,7 @@ def _pending(pod: Object, status: Object, inside: Object, events: Sequence[Objec
     return ContainerState(RUNNING, reason=_under_way(status, events))
 
 
+_ELSEWHERE = "'devenv up' starts it on another node; without 'durable: true' its data is lost then"
 _HINT = "'kubectl describe pod' shows all that the cluster knows; 'devenv up' tries again"
 
 
@@ -167,6 +170,16 @@ def _under_way(status: Object, events: Sequence[Object]) -> str:
 def _container(status: Object) -> Object:
     """Return the status of the pod's one container; it has none before a node has taken the pod."""
     return next(iter(status.get("containerStatuses") or ()), {})
+
+
+def _is_lost(pod: Object, status: Object) -> bool:
+    """Return whether the cluster has given up a pod's node, which said last that all is well.
+
+    The cluster then says that the pod is not ready. It says nothing else, and keeps the pod while the node is away.
+    """
+    said = {one.get("type"): one.get("status") for one in status.get("conditions") or ()}
+    gates = pod.get("spec", {}).get("readinessGates")
+    return (said.get("ContainersReady"), said.get("Ready")) == ("True", "False") and not gates
 
 
 def _is_going(pod: Object) -> bool:

@@ -39,6 +39,16 @@ def test_a_running_pod_runs_and_says_if_somebody_deletes_it() -> None:
     assert pods.state(running, "").reason == "its pod is being deleted" and not pods.is_over(running)
 
 
+def test_a_pod_whose_node_is_away_needs_another_one() -> None:
+    conditions = [{"type": "ContainersReady", "status": "True"}, {"type": "Ready", "status": "False"}]
+    lost = {**pod("Running", {"running": {}}, conditions=conditions), "spec": {"nodeName": "node2"}}
+    found = pods.state(lost, pods.STARTED)
+    assert (found.status, found.reason) == ("waiting", "its node node2 does not answer")
+    assert "devenv up" in found.hint
+    gated = {**lost, "spec": {"nodeName": "node2", "readinessGates": [{"conditionType": "of a load balancer"}]}}
+    assert pods.state(gated, pods.STARTED).status == "running"
+
+
 def test_an_ended_pod_says_how() -> None:
     ended = pod("Failed", {"terminated": {"exitCode": 3, "reason": "Error"}})
     assert pods.state(ended, "") == ContainerState("exited", 3) and pods.is_over(ended)
