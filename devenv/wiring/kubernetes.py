@@ -9,25 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from devenv.engine.kubernetes import pod
+from devenv.engine.kubernetes.pod import Object
 from devenv.model import LABEL_CONFIG_HASH, LABEL_ENVIRONMENT, LABEL_SERVICE, Catalogue, Desired, DesiredService
 from devenv.names import Names
 from devenv.spec.components import digest
 from devenv.wiring.compose import attaching, dumper, files_of, over
 
-Object = dict[str, Any]
-
-# Kubernetes wants users as numbers. devenv's images give their user this one, and servers that have another in the
-# image need none at all; official images of these servers have the same.
-_USER = 999
-# Each volume of devenv's has one folder, which every user may write to. Here the claim itself is that folder.
-_DATA = "data"
-_FOLDER = "/etc/devenv"
-_FILES = "files"
 # Of the disk. A first start takes 0.2 GB; a claim without a size is not allowed.
 _STORAGE = "2Gi"
-# A service asks for this part of its memory limit, and mostly needs less.
-_ASKED_PART = 8
-_CPU = "50m"
 # The Secret with the variables that attach devenv to the services.
 ATTACH = "devenv-attach"
 
@@ -46,9 +36,9 @@ def manifests(desired: Desired, catalogue: Catalogue) -> str:
         files, more = files_of(service, folder), over(service, folder)
         about = {LABEL_ENVIRONMENT: desired.environment, LABEL_SERVICE: name, "app.kubernetes.io/name": name}
         called = Names(desired.environment)
-        volumes = {f"{name}-{called.short(name, volume)}": target for volume, target in service.volumes.items()}
+        volumes = {volume: f"{name}-{called.short(name, volume)}" for volume in service.volumes}
         objects.append(_secret(f"{name}-files", about, {_key(target): text for target, text in files.items()}))
-        objects += [_claim(volume, about) for volume in volumes]
+        objects += [_claim(volume, about) for volume in volumes.values()]
         objects += [_service(service, about), _stateful_set(service, about, files, volumes, more)]
     objects.append(_secret(ATTACH, {LABEL_ENVIRONMENT: desired.environment}, attaching(desired)))
     documents = [yaml.dump(one, Dumper=dumper(), sort_keys=False, width=1000) for one in objects]
@@ -101,71 +91,17 @@ def _pod(
     service: DesiredService, files: Mapping[str, str], volumes: Mapping[str, str], more: Mapping[str, Any]
 ) -> Object:
     """Return the pod, which the Pod Security Standard `restricted` admits."""
-    options = service.options
-    targets = {f"{target.rstrip('/')}/{_DATA}": volume for volume, target in volumes.items()}
-    memory = {target: f"memory-{number}" for number, target in enumerate(_in_memory(service))}
-    items = [{"key": _key(target), "path": _key(target)} for target in files]
-    shared = {"medium": "Memory", **({"sizeLimit": str(options.shm_size)} if options.shm_size else {})}
-    login = [{"name": name} for name in service.image.pull_secrets]
-    return {
-        **({"imagePullSecrets": login} if login else {}),
-        # A Service named etcd would put ETCD_PORT into every pod, and etcd reads that as an option.
-        "enableServiceLinks": False,
-        "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": options.stop_grace_period,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
-            "fsGroup": _USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [_container(service, {**targets, **memory, _FOLDER: _FILES}, more)],
-        "volumes": [
-            {"name": _FILES, "secret": {"secretName": f"{service.name}-files", "defaultMode": 0o440, "items": items}},
-            *({"name": volume, "persistentVolumeClaim": {"claimName": volume}} for volume in volumes),
-            *({"name": name, "emptyDir": shared if target == "/dev/shm" else {"medium": "Memory"}}  # noqa: S108
-              for target, name in memory.items()),
-        ],
-    }  # fmt: skip
-
-
-def _container(service: DesiredService, mounts: Mapping[str, str], more: Mapping[str, Any]) -> Object:
-    options = service.options
     _, *check = more["healthcheck"]["test"]
-    keys = {
-        "name": service.name,
-        "image": service.image.address,
-        "imagePullPolicy": service.image.policy,
-        "command": more.get("entrypoint", list(options.entrypoint)),
-        "args": more.get("command", list(options.command)),
-        "workingDir": options.working_dir,
-        "env": [{"name": name, "value": value} for name, value in options.environment],
-        "ports": [{"containerPort": number} for number in service.ports],
+    return pod.spec(
+        service,
+        f"{service.name}-files",
+        {target: _key(target) for target in files},
+        {volume: {"name": name, "persistentVolumeClaim": {"claimName": name}} for volume, name in volumes.items()},
+        name=service.name,
+        **{key: more[word] for key, word in (("command", "entrypoint"), ("args", "command")) if word in more},
         # There is no liveness probe: a server that is only slow would lose its connections.
-        "readinessProbe": {"exec": {"command": check}, "periodSeconds": 2, "timeoutSeconds": 5},
-        "resources": {
-            "requests": {"cpu": _CPU, "memory": str(options.mem_limit // _ASKED_PART)},
-            "limits": {"memory": str(options.mem_limit)},
-        }
-        if options.mem_limit
-        else {},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": options.read_only,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "volumeMounts": [
-            {"name": name, "mountPath": target, **({"readOnly": True} if name == _FILES else {})}
-            for target, name in mounts.items()
-        ],
-    }
-    return {key: value for key, value in keys.items() if value}
-
-
-def _in_memory(service: DesiredService) -> list[str]:
-    shared = ["/dev/shm"] if service.options.shm_size else []  # noqa: S108
-    return [*(target.partition(":")[0] for target in service.options.tmpfs), *shared]
+        readinessProbe={"exec": {"command": check}, "periodSeconds": 2, "timeoutSeconds": 5},
+    )
 
 
 def _key(target: str) -> str:

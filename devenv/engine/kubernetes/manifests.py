@@ -14,18 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from devenv.engine.image_names import IMAGES
-from devenv.engine.protocol import CONFIG_FOLDER, DATA_FOLDER, FIRST_DATA, Labels
+from devenv.engine.kubernetes import pod as pod_of
+from devenv.engine.kubernetes.pod import Object
+from devenv.engine.protocol import CONFIG_FOLDER, FIRST_DATA, Labels
 from devenv.model import (
     LABEL_CONFIG_HASH,
     LABEL_CONFIG_PARTS,
     LABEL_ENVIRONMENT,
     LABEL_PORTS,
     LABEL_SERVICE,
-    ContainerOptions,
     DesiredService,
 )
-
-Object = dict[str, Any]
 
 # The pod of a service, as JSON, and how its last one ended.
 POD = "io.devenv.pod"
@@ -38,15 +37,10 @@ NO_NETWORK = "io.devenv.no-network"
 RECORD = "record"
 # The selectable labels. What else Docker has in labels is in annotations, which may be longer and hold any text.
 _SELECTABLE = (LABEL_ENVIRONMENT, LABEL_SERVICE, LABEL_CONFIG_HASH)
-# The only container of a pod.
-CONTAINER = "service"
 # How much disk a durable volume asks for, unless the user says.
 STORAGE = "2Gi"
 # How long a pod stays on a node that does not answer, in seconds; the cluster's own default is 300.
 _TOLERATED = 30
-# A service asks for this part of its limit: most of the time it needs less, and nodes would be full too early.
-_ASKS_FOR = 8
-_FILES = "files"
 # In a volume while first data is copied to it. A pod that finds it copies again, or begins without data.
 _HALF = ".devenv-half"
 # Copies first data (from $1) to a volume ($2), unless that has data. $3 is how to get the data to the disk. The volume
@@ -70,7 +64,6 @@ done
 $3 "$2"
 rm "$half"
 """
-_SHARED_MEMORY = "/dev/shm"  # noqa: S108, it is the name of a mount
 
 
 @dataclass(frozen=True)
@@ -161,23 +154,16 @@ def claim(volume: str, wanted: DesiredService, labels: Labels, owner: Object, se
 def pod(wanted: DesiredService, labels: Labels, owner: Object, settings: PodSettings) -> Object:
     """Return the pod of a service. It passes the Pod Security Standard `restricted`."""
     more = {**labels, LABEL_SERVICE: wanted.name, LABEL_CONFIG_HASH: wanted.config_hash}
-    user, image = wanted.user_id, wanted.image
-    spec: Object = {
-        "containers": [_container(wanted)],
-        "volumes": _volumes(wanted),
+    spec = pod_of.spec(
+        wanted,
+        wanted.container,
+        {target: _key(target) for target in wanted.files},
+        {volume: _volume(wanted, volume) for volume in wanted.volumes},
+        command=_entrypoint(wanted),
+    )
+    spec |= {
         # devenv is the controller: a container that ended is seen as such, with its exit code.
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": wanted.options.stop_grace_period,
-        # A Service named etcd would put ETCD_PORT into every pod, and etcd reads that as an option.
-        "enableServiceLinks": False,
-        "automountServiceAccountToken": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": user,
-            "runAsGroup": user,
-            "fsGroup": user,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
         "tolerations": [
             {"key": f"node.kubernetes.io/{why}", "operator": "Exists", "effect": "NoExecute"}
             | {"tolerationSeconds": _TOLERATED}
@@ -185,10 +171,15 @@ def pod(wanted: DesiredService, labels: Labels, owner: Object, settings: PodSett
         ],
         **({"initContainers": fills} if (fills := _fills(wanted, settings)) else {}),
         **({"hostname": wanted.options.hostname} if wanted.options.hostname else {}),
-        **({"imagePullSecrets": [{"name": name} for name in image.pull_secrets]} if image.pull_secrets else {}),
         **({"activeDeadlineSeconds": settings.deadline} if settings.deadline else {}),
     }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata(wanted.container, more, owner), "spec": spec}
+
+
+def _volume(wanted: DesiredService, volume: str) -> Object:
+    short = f"volume-{volume.removeprefix(f'{wanted.container}-')}"[:63].rstrip("-")
+    kept = {"persistentVolumeClaim": {"claimName": volume}}
+    return {"name": short, **(kept if wanted.durable else {"emptyDir": {}})}
 
 
 def _fills(wanted: DesiredService, settings: PodSettings) -> list[Object]:
@@ -200,41 +191,14 @@ def _fills(wanted: DesiredService, settings: PodSettings) -> list[Object]:
             # Without a registry, it is on the nodes.
             "imagePullPolicy": "Never" if image.startswith(IMAGES) else "IfNotPresent",
             "command": ["sh", "-c", _FILL, "fill", FIRST_DATA, folder, "sync -f" if wanted.durable else ":"],
-            "volumeMounts": [{"name": _short(wanted, volume), "mountPath": folder}],
+            "volumeMounts": [{"name": _volume(wanted, volume)["name"], "mountPath": folder}],
             # Its last lines say why it failed.
             "terminationMessagePolicy": "FallbackToLogsOnError",
-            **_own(wanted),
+            **pod_of.bounds(wanted),
         }
         for number, (volume, image) in enumerate(settings.first_data.items())
-        for folder in [_folder(wanted, volume)]
+        for folder in [pod_of.data_folder(wanted, volume)]
     ]
-
-
-def _own(wanted: DesiredService) -> Object:
-    """Return what each container of a pod may use and do."""
-    security = {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": wanted.options.read_only,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    return {"resources": _resources(wanted.options), "securityContext": security}
-
-
-def _container(wanted: DesiredService) -> Object:
-    options = wanted.options
-    found = {
-        "name": CONTAINER,
-        "image": wanted.image.address,
-        "imagePullPolicy": wanted.image.policy,
-        "command": _entrypoint(wanted),
-        "args": list(options.command),
-        "workingDir": options.working_dir,
-        "env": [{"name": name, "value": value} for name, value in options.environment],
-        "ports": [{"containerPort": number} for number in wanted.ports],
-        "volumeMounts": _mounts(wanted),
-        **_own(wanted),
-    }
-    return {key: value for key, value in found.items() if value}
 
 
 def _entrypoint(wanted: DesiredService) -> list[str]:
@@ -246,65 +210,11 @@ def _entrypoint(wanted: DesiredService) -> list[str]:
     if options.nofile:
         before.append(f"ulimit -n {options.nofile} 2> /dev/null")
     if wanted.durable:
-        folders = [_folder(wanted, volume) for volume in wanted.golden]
+        folders = [pod_of.data_folder(wanted, volume) for volume in wanted.golden]
         before += [f"[ ! -e {one}/{_HALF} ] || rm -rf {one}/* {one}/.[!.]*" for one in folders]
     if before and options.entrypoint[:1] == ("sh",):
         return ["sh", "-c", "; ".join([*before, 'exec "$0" "$@"']), *options.entrypoint]
     return list(options.entrypoint)
-
-
-def _resources(options: ContainerOptions) -> Object:
-    if not options.mem_limit:
-        return {}
-    # An empty /tmp in memory counts, too, as with Docker.
-    return {
-        "limits": {"memory": str(options.mem_limit)},
-        "requests": {"memory": str(options.mem_limit // _ASKS_FOR), "cpu": "50m"},
-    }
-
-
-def _mounts(wanted: DesiredService) -> list[Object]:
-    found: list[Object] = [
-        # The volume itself is the folder in which every user may write.
-        {"name": _short(wanted, volume), "mountPath": _folder(wanted, volume)}
-        for volume in wanted.volumes
-    ]
-    if wanted.files:
-        found.append({"name": _FILES, "mountPath": CONFIG_FOLDER, "readOnly": True})
-    found += [{"name": name, "mountPath": target} for name, target in _in_memory(wanted).items()]
-    return found
-
-
-def _volumes(wanted: DesiredService) -> list[Object]:
-    found: list[Object] = [
-        {"name": _short(wanted, volume)}
-        | ({"persistentVolumeClaim": {"claimName": volume}} if wanted.durable else {"emptyDir": {}})
-        for volume in wanted.volumes
-    ]
-    if wanted.files:
-        items = [{"key": _key(target), "path": target.removeprefix(f"{CONFIG_FOLDER}/")} for target in wanted.files]
-        secret = {"secretName": wanted.container, "defaultMode": 0o444, "items": items}
-        found.append({"name": _FILES, "secret": secret})
-    size = {"sizeLimit": str(wanted.options.shm_size)} if wanted.options.shm_size else {}
-    found += [
-        {"name": name, "emptyDir": {"medium": "Memory", **(size if target == _SHARED_MEMORY else {})}}
-        for name, target in _in_memory(wanted).items()
-    ]
-    return found
-
-
-def _in_memory(wanted: DesiredService) -> dict[str, str]:
-    """Return the folders that are in memory, by the names of their volumes."""
-    targets = [*wanted.options.tmpfs, *([_SHARED_MEMORY] if wanted.options.shm_size else [])]
-    return {f"memory-{number}": target for number, target in enumerate(targets)}
-
-
-def _folder(wanted: DesiredService, volume: str) -> str:
-    return f"{wanted.volumes[volume].rstrip('/')}/{DATA_FOLDER}"
-
-
-def _short(wanted: DesiredService, volume: str) -> str:
-    return f"volume-{volume.removeprefix(f'{wanted.container}-')}"[:63].rstrip("-")
 
 
 def _key(target: str) -> str:
