@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,8 +50,10 @@ def ran(cluster: Cluster, data: bytes) -> tuple[int, list[tuple[int, bytes]]]:
     session = streams.execute(cluster, "etcd-1", ["tr", "a-z", "A-Z"], False)
     found: list[tuple[int, bytes]] = []
     with session.stream as stream:
-        stream.sendall(data)
-        stream.shutdown(socket.SHUT_WR)
+        # The command may be over by now.
+        with suppress(BrokenPipeError):
+            stream.sendall(data)
+            stream.shutdown(socket.SHUT_WR)
         while got := stream.recv(65536):
             found += session.output(got)
     return session.exit_code(), found
