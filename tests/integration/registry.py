@@ -1,4 +1,4 @@
-"""Serve one image as a registry on the loopback, where engines ask for no TLS. It answers pulls and no more."""
+"""Serve one image as a registry without TLS, which engines accept on the loopback. It answers pulls and no more."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def image(content: str, architecture: str) -> tuple[str, dict[str, bytes], bytes
 
 
 @contextmanager
-def serving(content: str, architecture: str, tag: str) -> Iterator[Registry]:
-    """Run a registry with that image."""
+def serving(content: str, architecture: str, tag: str, host: str = "127.0.0.1") -> Iterator[Registry]:
+    """Run a registry with that image, at an address of this host."""
     digest, blobs, manifest = image(content, architecture)
 
     class Handler(BaseHTTPRequestHandler):
@@ -98,8 +98,8 @@ def serving(content: str, architecture: str, tag: str) -> Iterator[Registry]:
 
         def log_message(self, *_: object) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        address = f"127.0.0.1:{server.server_address[1]}"
+    with ThreadingHTTPServer((host, 0), Handler) as server:
+        address = f"{host}:{server.server_address[1]}"
         registry = Registry(address, digest, blobs, {digest: manifest, tag: manifest})
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -190,9 +191,19 @@ def test_what_has_the_name_of_a_golden_state_is_no_data(
 # ---- how the base is pulled --------------------------------------------------------------------------------------
 
 
+def reachable() -> str:
+    """Return an address of this host at which the engine finds a registry: 127.0.0.1 may be its own."""
+    if connect().about().loopback:
+        return "127.0.0.1"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        # Sends nothing, but chooses an address. Nobody is there: the network is for documents.
+        one.connect(("192.0.2.1", 9))
+        return str(one.getsockname()[0])
+
+
 @pytest.fixture
 def registry(client: docker.DockerClient) -> Iterator[Registry]:
-    with serving(str(uuid.uuid4()), client.version()["Arch"], TAG) as one:
+    with serving(str(uuid.uuid4()), client.version()["Arch"], TAG, reachable()) as one:
         yield one
         for found in client.api.images():
             names = [*(found["RepoTags"] or ()), *(found["RepoDigests"] or ())]
@@ -300,6 +311,10 @@ def test_a_build_goes_through_a_proxy_on_the_loopback_whose_password_stays_out_o
     login = uuid.uuid4().hex
     project.extra = {"HTTP_PROXY": f"http://user:{login}@127.0.0.1:{port}", "http_proxy": "", "NO_PROXY": "127.0.0.1"}
     try:
+        if not connect().about().loopback:
+            # The loopback of its builds is not this host's. devenv builds without the proxy, and says so if that fails.
+            failed = project.devenv("images", "build", check=False)
+            return one_clear_line(failed, 5, f"cannot build image {reference}", "http_proxy left out")
         done = project.devenv("--debug", "images", "build")
         expected = base64.b64encode(f"user:{login}".encode()).decode()
         assert asked == [("http://nowhere.invalid/file", f"Basic {expected}")]
