@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import docker
 import pytest
 import requests
 from project import REPOSITORY, Completed, Project, new_project, one_clear_line
@@ -150,6 +152,42 @@ def test_each_test_of_a_suite_with_four_workers_gets_a_component_of_its_own(
     until(lambda: not cluster.names(namespaces[0]))
 
 
+DATABASES = """\
+services: {mariadb: {}, postgresql: {}, mysql: false, rabbitmq: false, etcd: false, keystone: false}
+components: [nova]
+"""
+
+
+def test_the_other_databases_come_up_and_serve(project: Project, cluster: Cluster) -> None:
+    project.configure(DATABASES)
+    here = ("--engine", "docker", "--env", "made", "images")
+    project.process(*here, "build")
+    listed = json.loads(project.process(*here, "list", "--format", "json").stdout)
+    cluster.load([image["reference"] for image in listed])
+    project.process("up")
+    assert set(ready(project).values()) == {"ready"}
+    assert "nova" in project.process("psql", "--list", "--tuples-only").stdout
+    of_mariadb = ("mariadb", "--skip-column-names", "--execute", "SHOW DATABASES LIKE 'nova'")
+    assert project.process("exec", "mariadb", "--", *of_mariadb).stdout.split() == ["nova"]
+
+
+def test_an_image_whose_user_has_another_number_runs_as_well(
+    project: Project, cluster: Cluster, client: docker.DockerClient, loaded: list[str]
+) -> None:
+    tag = "devenv-test/user:1"
+    mysql = next(image for image in loaded if image.startswith("devenv/mysql:"))
+    recipe = f"FROM {mysql}\nUSER root\nRUN usermod --uid 1234 mysql && groupmod --gid 1234 mysql\nUSER mysql\n"
+    client.images.build(fileobj=io.BytesIO(recipe.encode()), tag=tag)
+    try:
+        cluster.load([tag])
+        project.configure(f"profile: database\nservices: {{mysql: {{image: '{tag}'}}}}\ncomponents: [nova]\n")
+        project.process("trust")
+        project.process("up")
+        assert sql(project, "SHOW DATABASES LIKE 'nova'").split() == ["nova"]
+    finally:
+        client.images.remove(tag)
+
+
 # ---- devenv is killed --------------------------------------------------------------------------------------------
 
 
@@ -210,6 +248,18 @@ def test_a_down_that_was_killed_anywhere_is_finished_by_the_next(
         until(lambda: not cluster.names(namespaces[0]))
         assert not forwarders(project), number
     assert killed >= 3
+
+
+def test_what_a_killed_run_left_is_collected(project: Project, cluster: Cluster, namespaces: tuple[str, ...]) -> None:
+    project.configure("profile: coordination\n")
+    began = project.folder / "began"
+    with project.begin("run", "--component", "test", "--", "sh", "-c", f"touch {began}; sleep 600") as run:
+        until(began.exists)
+        run.send_signal(signal.SIGKILL)
+    assert cluster.names(namespaces[0])
+    project.process("gc")
+    until(lambda: not cluster.names(namespaces[0]))
+    assert not forwarders(project)
 
 
 # ---- what happens in a cluster -----------------------------------------------------------------------------------

@@ -48,13 +48,14 @@ def fills(found: dict[str, Any]) -> list[str]:
     return [container["image"] for container in found["spec"].get("initContainers", ())]
 
 
-def push(project: Project, *options: str) -> list[str]:
-    """Make a golden state on this host's engine and push it; return its addresses."""
-    made = ("--engine", "docker", "--env", "made")
-    project.process(*made, "up")
-    pushed = json.loads(project.process(*made, "images", "push", *options, "--format", "json").stdout)
-    project.process(*made, "down", "--volumes")
-    return list(pushed["golden"])
+def made(project: Project, *arguments: str) -> list[str]:
+    """Make a golden state on this host's engine, and run a command about images there; return the golden ones."""
+    here = ("--engine", "docker", "--env", "made")
+    try:
+        project.process(*here, "up")
+        return list(json.loads(project.process(*here, "images", *arguments, "--format", "json").stdout)["golden"])
+    finally:
+        project.process(*here, "down", "--volumes")
 
 
 def test_a_pod_copies_the_golden_state_once_and_gets_passwords_of_its_own(
@@ -62,7 +63,7 @@ def test_a_pod_copies_the_golden_state_once_and_gets_passwords_of_its_own(
 ) -> None:
     project.configure(f"profile: database\ndurable: true\ncomponents: [nova]\nimage_registry: {registry.address}\n")
     project.process("trust")
-    pushed = push(project, "--golden")
+    pushed = made(project, "push", "--golden")
     project.process("up")
     assert fills(pod(cluster, namespaces[0])) == pushed
     assert violations(pod(cluster, namespaces[0])["spec"]) == []
@@ -86,14 +87,14 @@ def test_a_golden_state_that_nodes_cannot_have_costs_one_start_and_is_said_once(
 ) -> None:
     project.configure(f"profile: database\nimage_registry: {registry.address}\n")
     project.process("trust")
-    assert push(project) == []
+    assert made(project, "push") == []
     first = project.process("up")
     assert "no start from the golden state of mysql (cannot use mysql: the node has no image" in first.stderr
     assert fills(pod(cluster, namespaces[0])) == [] and sql(project, "SELECT 1").split() == ["1"]
     project.process("down", "--volumes")
     assert "golden" not in project.process("up").stderr
     # Whoever pushes it can use it at once.
-    pushed = push(project, "--golden")
+    pushed = made(project, "push", "--golden")
     project.process("reset", "mysql")
     assert fills(pod(cluster, namespaces[0])) == pushed
 
@@ -103,10 +104,7 @@ def test_nodes_may_have_the_golden_state_without_a_registry(
 ) -> None:
     project.extra = {**project.extra, "KUBECONFIG": str(cluster.kubeconfig), "DEVENV_KUBE_NAMESPACE": namespaces[0]}
     project.configure("profile: database\n")
-    made = ("--engine", "docker", "--env", "made")
-    project.process(*made, "up")
-    built = json.loads(project.process(*made, "images", "build", "--golden", "--format", "json").stdout)["golden"]
-    project.process(*made, "down", "--volumes")
+    built = made(project, "build", "--golden")
     assert [one.partition(":")[0] for one in built] == [POD_REPOSITORY]
     cluster.load(built)
     until(lambda: all(built[0] in json.dumps(node) for node in cluster.get("nodes")["items"]))
