@@ -11,6 +11,8 @@ import docker
 import pytest
 from project import Project, one_clear_line, ours, snapshot_images
 
+from devenv.engine import connect
+
 
 @pytest.fixture
 def here(project: Project, tmp_path: Path) -> Iterator[Project]:
@@ -103,7 +105,9 @@ def test_a_deleted_folders_environment_is_listed_and_taken_down_by_its_id(
     shutil.rmtree(project.folder)
     (found,) = (one for one in here.json("ls", "--usage") if one["id"] == identity)
     assert (found["project"], found["gone"], found["state"]) == (str(project.folder), True, "running")
-    assert found["services"]["etcd"]["ports"].keys() == {"2379"} and found["memory"] > 0
+    assert found["services"]["etcd"]["ports"].keys() == {"2379"}
+    # A rootless engine may have no right to measure it.
+    assert (found["memory"] or 0) > 0 or (found["memory"] is None and "rootless" in connect().about().name)
     here.devenv("down", "--id", identity)
     assert [len(names) for names in ours(client, identity).values()] == [0, 0, 1]
     stranger = Project(here.folder, here.folder / "other state")
