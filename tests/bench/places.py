@@ -22,7 +22,7 @@ from tests.bench.others import Missing
 from tests.bench.process import Done, Failed, run, undisturbed
 from tests.bench.samples import Samples, Tell, operations, ran
 from tests.bench.sides import Devenv
-from tests.clusters.cluster import BIN, BUILD, built, running
+from tests.clusters.cluster import BIN, BUILD, built, running, until
 
 TESTS = "40 tests"
 STEPS = (FIRST_UP, GOLDEN_UP, SECOND_UP, TESTS, DOWN_VOLUMES)
@@ -184,7 +184,10 @@ def _kubernetes(folder: Path, images: Images) -> Iterator[Place]:
     with running(folder / "cluster", port) as cluster:
         version = json.loads(cluster.kubectl("get", "--raw=/version"))["gitVersion"].partition("+")[0]
         cluster.kubectl("create", "namespace", _NAMESPACE)
-        cluster.load(images.references)
+        states = _golden_for_pods(Devenv(folder / "here"))
+        cluster.load([*images.references, *states])
+        # Nodes tell of new images after a while.
+        until(lambda: all(state in json.dumps(cluster.get("nodes")) for state in states))
         variables = {
             "KUBECONFIG": str(cluster.kubeconfig),
             "DEVENV_ENGINE": "kubernetes",
@@ -192,6 +195,15 @@ def _kubernetes(folder: Path, images: Images) -> Iterator[Place]:
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         }
         yield Place(f"Kubernetes {version.lstrip('v')}", variables)
+
+
+def _golden_for_pods(here: Devenv) -> list[str]:
+    """Return images of this host's engine from which pods copy golden states."""
+    try:
+        here.up()
+        return list(json.loads(here.run("images", "build", "--golden", "--format", "json").output)["golden"])
+    finally:
+        here.down(volumes=True)
 
 
 def _load(folder: Path, place: Place, images: Images) -> None:
