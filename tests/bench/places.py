@@ -142,8 +142,7 @@ def _podman(folder: Path, images: Images) -> Iterator[Place]:
     if Path(f"/run/netns/devenv-{_PODMAN}").exists():
         raise Failed(f"cannot start {_PODMAN}: it runs already, for somebody else")
     try:
-        # The engine has a file system of its own, with no other folder for temporary files.
-        version = run([_OTHER_ENGINE, "start", _PODMAN], {"TMPDIR": "/tmp"}).output.split()[0]
+        version = run([_OTHER_ENGINE, "start", _PODMAN], {}).output.split()[0]
         place = Place(f"Podman {version}", through=(_OTHER_ENGINE, "run", _PODMAN))
         _load(folder, place, images)
         yield place
