@@ -61,7 +61,19 @@ class Objects:
                 if asked and asked != self.kept[path]["metadata"]["resourceVersion"]:
                     return refusal(409)
                 return Answer(200, self.put(path, _merged(self.kept[path], change)))
-            return Answer(200, self.kept.pop(path) if method == "DELETE" else self.kept[path])
+            if method == "DELETE":
+                asked = json.loads(body or b"{}").get("preconditions", {}).get("resourceVersion", "")
+                if asked and asked != self.kept[path]["metadata"]["resourceVersion"]:
+                    return refusal(409)
+                return Answer(200, self._removed(path))
+            return Answer(200, self.kept[path])
+
+    def _removed(self, path: str) -> dict[str, Any]:
+        """Remove an object and what it owns."""
+        gone = self.kept.pop(path)
+        for owned in [other for other, one in self.kept.items() if _owner(one) == gone["metadata"]["uid"]]:
+            self._removed(owned)
+        return gone
 
     def put(self, path: str, found: dict[str, Any]) -> dict[str, Any]:
         """Keep an object as it is now."""
@@ -74,6 +86,10 @@ class Objects:
         """Return the only object of a kind."""
         (found,) = [one for path, one in self.kept.items() if f"/{resource}/" in path]
         return found
+
+
+def _owner(found: dict[str, Any]) -> str:
+    return str(next(iter(found["metadata"].get("ownerReferences") or ()), {}).get("uid", ""))
 
 
 def _merged(found: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

@@ -122,14 +122,19 @@ class ClusterCentral:
             if again is None or again["metadata"]["uid"] != place["metadata"]["uid"]:
                 return False
             place = again
-        self._files = objects.found(self._at, _FILES, self._name)
-        if self._files and not same_owner(self._files["metadata"], self._about(self._place)):
-            # It is left from an environment that is gone.
-            self._delete(_FILES)
-            self._files = None
-        if self._files:
-            self._files = self._changed(_FILES, self._files, {"metadata": mark})
+        self._files = self._fenced_files(mark)
         return True
+
+    def _fenced_files(self, mark: Object) -> Object | None:
+        while files := objects.found(self._at, _FILES, self._name):
+            if not same_owner(files["metadata"], self._about(self._place)):
+                # It is left from an environment that is gone.
+                with unless_gone():
+                    self._at.ask("DELETE", self._at.path(_FILES, self._name))
+                continue
+            with unless(CONFLICT, GONE):
+                return self._changed(_FILES, files, {"metadata": mark})
+        return None
 
     # ---- what is kept ----------------------------------------------------------------------------------------
 
@@ -142,44 +147,58 @@ class ClusterCentral:
     def keep_file(self, name: str, content: Mapping[str, Any]) -> None:
         data = {name: base64.b64encode(json.dumps(content, sort_keys=True).encode()).decode()}
         with asking(self._at, f"write the passwords of environment {self._environment}"):
-            if self._files is None:
-                about = {**self._about(self._place)}
-                about["annotations"] = {**about["annotations"], HOLDER: self._held().token}
-                wanted = {"apiVersion": "v1", "kind": "Secret", "metadata": about, "type": "Opaque", "data": data}
-                with unless(CONFLICT):
-                    self._at.ask("POST", self._at.path(_FILES), body=wanted)
-                self._files = objects.found(self._at, _FILES, self._name)
-            if self._files:
-                self._files = self._ours(_FILES, self._files, {"data": data})
+            self._files = self._ours(_FILES, self._files or self._first_files(), {"data": data})
+
+    def _first_files(self) -> Object:
+        """Make the Secret. A former holder may have been making it right now: then return that one."""
+        about = self._about(self._place)
+        about["annotations"] = {**about["annotations"], HOLDER: self._held().token}
+        wanted = {"apiVersion": "v1", "kind": "Secret", "metadata": about, "type": "Opaque"}
+        with unless(CONFLICT):
+            self._at.ask("POST", self._at.path(_FILES), body=wanted)
+        return self._again(_FILES)
 
     def remove(self) -> None:
+        """Remove the ConfigMap; the cluster removes what it owns."""
         lease = self._held()
-        with asking(self._at, f"remove environment {self._environment}"):
-            lease.check()
-            lease.end()
-            for resource in (_PLACE, _FILES, "leases"):
-                self._delete(resource)
+        lease.check()
+        lease.end()
+        with asking(self._at, f"remove environment {self._environment}"), unless_gone():
+            self._delete_place(self._place)
+
+    def _delete_place(self, place: Object) -> None:
+        while True:
+            at_version = {"resourceVersion": place["metadata"]["resourceVersion"]}
+            body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": at_version}
+            with unless(CONFLICT):
+                self._at.ask("DELETE", self._at.path(_PLACE, self._name), body=body)
+                return
+            place = self._again(_PLACE)
 
     def _ours(self, resource: str, known: Object, change: Object) -> Object:
         """Change an object as long as this process has the lock; return it. Raise LostLock."""
         lease = self._held()
         lease.check()
+        mark = {"annotations": {HOLDER: lease.token}}
         while True:
-            try:
-                return self._changed(resource, known, change)
-            except Refused as error:
-                if error.status not in (CONFLICT, GONE):
-                    raise
-            place = self._found()
-            if place is None or place["metadata"]["uid"] != self._place["metadata"]["uid"]:
-                raise lease.lose(f"somebody has removed environment {self._environment}")
-            if objects.labels_of(place).get(HOLDER) != lease.token:
-                lease.renew()  # It knows who has the lock now.
-                raise lease.lose(f"another host has changed environment {self._environment}")
-            # An answer got lost, or this devenv changed something else of the object.
-            if (there := objects.found(self._at, resource, self._name)) is None:
-                raise lease.lose(f"somebody has removed the passwords of environment {self._environment}")
-            known = there
+            with unless(CONFLICT, GONE):
+                return self._changed(resource, known, {**change, "metadata": mark})
+            # An answer got lost, or this devenv changed something else of the object; or it is not its own any more.
+            known = self._again(resource)
+
+    def _again(self, resource: str) -> Object:
+        """Return an object as it is now. Raise LostLock if another host has the lock by now, or it is gone.
+
+        In this order: who takes the lock after the look at the ConfigMap changes the object after that, too.
+        """
+        lease = self._held()
+        found, place = objects.found(self._at, resource, self._name), self._found()
+        if found is None or place is None or place["metadata"]["uid"] != self._place["metadata"]["uid"]:
+            raise lease.lose(f"somebody has removed environment {self._environment}")
+        if objects.labels_of(place).get(HOLDER) != lease.token:
+            lease.renew()  # It knows who has the lock now.
+            raise lease.lose(f"another host has changed environment {self._environment}")
+        return found
 
     def _held(self) -> Lease:
         assert self._lease  # noqa: S101, State writes only under the lock
@@ -190,10 +209,6 @@ class ClusterCentral:
         version = {"resourceVersion": known["metadata"]["resourceVersion"]}
         body = {**change, "metadata": {**change.get("metadata", {}), **version}}
         return dict(self._at.ask("PATCH", self._at.path(resource, self._name), body=body, kind=MERGE))
-
-    def _delete(self, resource: str) -> None:
-        with unless_gone():
-            self._at.ask("DELETE", self._at.path(resource, self._name), guarded=False)
 
     def _about(self, place: Object) -> Object:
         """Return the metadata of what the ConfigMap owns."""

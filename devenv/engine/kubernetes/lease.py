@@ -200,12 +200,12 @@ def same_owner(one: Object, other: Object) -> bool:
 
 
 @contextmanager
-def unless(status: int) -> Iterator[None]:
-    """Accept this refusal."""
+def unless(*refusals: int) -> Iterator[None]:
+    """Accept these refusals, by their status."""
     try:
         yield
     except Refused as error:
-        if error.status != status:
+        if error.status not in refusals:
             raise
 
 

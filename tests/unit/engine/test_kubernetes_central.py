@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_api import Answer, Objects, answering, refusal
@@ -18,6 +19,7 @@ from devenv.store.central import Kept
 
 ID = "team-12345678"
 PLACE = f"/api/v1/namespaces/team/configmaps/devenv-{ID}"
+SECRET = f"/api/v1/namespaces/team/secrets/devenv-{ID}"
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/team/leases/devenv-{ID}"
 
 
@@ -167,6 +169,52 @@ def test_a_change_that_is_under_way_when_another_host_takes_over_is_refused(host
         hosts.objects.on["PATCH configmaps"] = hosts.taken_over
         one.keep({"profile": "late"})
     assert one.read().record == {}
+
+
+@pytest.mark.parametrize("what", ["record", "file", "first file", "remove"])
+def test_whoever_takes_over_at_the_worst_moment_keeps_what_it_wrote(what: str, hosts: Hosts) -> None:
+    """The former holder has seen that its change met another version, and looks again; right then it loses the lock."""
+    one = hosts.host("one")
+    changes: dict[str, Callable[[], object]] = {
+        "record": lambda: one.keep({"profile": "late"}),
+        "file": lambda: one.keep_file("secrets.json", {"etcd.password": "late"}),
+        "first file": lambda: one.keep_file("secrets.json", {"etcd.password": "late"}),
+        "remove": one.remove,
+    }
+    resource = "secrets" if "file" in what else "configmaps"
+
+    def meet() -> None:
+        if what == "first file":
+            hosts.objects.put(SECRET, secret_of(hosts, "ff"))
+        else:
+            path = SECRET if what == "file" else PLACE
+            hosts.objects.put(path, hosts.objects.kept[path])
+        hosts.objects.on[f"GET {resource}"] = hosts.taken_over
+
+    with pytest.raises(LostLock), one.locked(hosts.said.append, None, make=True):
+        one.keep({"profile": "base"})
+        if what == "file":
+            one.keep_file("secrets.json", {"etcd.password": "x"})
+        method = {"first file": "POST", "remove": "DELETE"}.get(what, "PATCH")
+        hosts.objects.on[f"{method} {resource}"] = meet
+        changes[what]()
+    assert PLACE in hosts.objects.kept and "late" not in str(one.read())
+
+
+def secret_of(hosts: Hosts, holder: str) -> dict[str, Any]:
+    """Return a Secret as a host makes it."""
+    place = hosts.objects.kept[PLACE]["metadata"]
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": place["name"], "uid": place["uid"]}
+    about = {"name": place["name"], "annotations": {"io.devenv.holder": holder}, "ownerReferences": [owner]}
+    return {"metadata": about, "data": {}}
+
+
+def test_a_secret_that_a_former_holder_made_late_does_not_stop_the_present_one(hosts: Hosts) -> None:
+    one = hosts.host("one")
+    with one.locked(hosts.said.append, None, make=True):
+        hosts.objects.on["POST secrets"] = lambda: hosts.objects.put(SECRET, secret_of(hosts, "ff"))
+        one.keep_file("secrets.json", {"etcd.password": "x"})
+    assert one.read().files == {"secrets.json": {"etcd.password": "x"}}
 
 
 def test_an_own_change_between_is_none_of_another_host(hosts: Hosts) -> None:
