@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fake_engine import FakeEngine, Recorder
 
-from devenv.errors import ConfigError, LostLock, Unsupported
+from devenv.errors import ConfigError, LostLock, NoEngine, Unsupported
 from devenv.images.references import images_for
 from devenv.lifecycle import down, loans
 from devenv.lifecycle.environment import Environment
@@ -171,6 +171,17 @@ def test_down_without_volumes_keeps_ports_and_passwords_for_all(hosts: tuple[Hos
     two.environment().down()
     two.environment().up()
     assert two.environment().env() == before
+
+
+def test_an_export_needs_no_cluster(hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise NoEngine("the cluster does not answer")
+
+    environment = hosts[0].environment()
+    monkeypatch.setattr("devenv.lifecycle.seat.connect", away)
+    assert environment.export("compose")
+    with pytest.raises(NoEngine):
+        environment.up()
 
 
 def test_a_run_leaves_the_services_to_other_hosts(hosts: tuple[Host, Host]) -> None:
