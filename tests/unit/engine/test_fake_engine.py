@@ -49,7 +49,7 @@ def test_each_engine_has_every_verb_with_the_same_parameters(kind: type) -> None
 # outlive the engine.
 CHOICE = {"connect", "DOCKER", "KUBERNETES", "KINDS", "kind_of", "asked_for", "asked_place"}
 DOORS = {*CHOICE, "nothing", "forward", "protocol", "ownership", "image_names", "tar", "install"}
-# They look below the verbs: doctors say why an engine does not answer, and the export writes the pods that devenv makes.
+# They look below the verbs: doctors say why an engine does not answer, the export writes the pods that devenv makes.
 BELOW = {
     "doctor.py": {"connection", "proxies"},
     "cluster_doctor.py": {"http", "kubernetes"},
