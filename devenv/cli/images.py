@@ -62,8 +62,8 @@ def images_build(context: click.Context, services: tuple[str, ...], golden: bool
     result = environment.build_images(services)
     states = environment.build_golden(services) if golden else []
     print_done(result, format_, "images ready", began, {"golden": states} if golden else None)
-    if format_ == "text":
-        click.echo("\n".join(states), nl=bool(states))
+    for state in states if format_ == "text" else ():
+        click.echo(state)
 
 
 @images.command(name="prune")
