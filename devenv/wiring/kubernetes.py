@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from devenv.engine.kubernetes import pod
-from devenv.engine.kubernetes.pod import Object
+from devenv.engine import pod
+from devenv.engine.pod import Object
 from devenv.model import LABEL_CONFIG_HASH, LABEL_ENVIRONMENT, LABEL_SERVICE, Catalogue, Desired, DesiredService
 from devenv.names import Names
 from devenv.spec.components import digest

@@ -20,7 +20,7 @@ from devenv.engine.http import Refused, unless_gone
 from devenv.engine.kubernetes import manifests, objects
 from devenv.engine.kubernetes.connection import Cluster, asking
 from devenv.engine.kubernetes.lease import CONFLICT, GONE, MERGE, Lease, same_owner, unless
-from devenv.engine.kubernetes.pod import Object
+from devenv.engine.pod import Object
 from devenv.errors import Cancelled, LostLock
 from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER
 from devenv.names import Names

@@ -20,7 +20,7 @@ from threading import Event
 from devenv.engine.http import Refused, unless_gone
 from devenv.engine.kubernetes import objects
 from devenv.engine.kubernetes.connection import PATIENCE, Cluster
-from devenv.engine.kubernetes.pod import Object
+from devenv.engine.pod import Object
 from devenv.errors import Cancelled, DevenvError, LostLock
 from devenv.store.files import write_files
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from devenv.engine import pod as pod_of
 from devenv.engine.image_names import IMAGES
-from devenv.engine.kubernetes import pod as pod_of
-from devenv.engine.kubernetes.pod import Object
+from devenv.engine.pod import Object
 from devenv.engine.protocol import CONFIG_FOLDER, FIRST_DATA, Labels
 from devenv.model import (
     LABEL_CONFIG_HASH,

@@ -16,7 +16,7 @@ from devenv.engine.http import Refused, unless_gone
 from devenv.engine.kubernetes import manifests, runs
 from devenv.engine.kubernetes.connection import Cluster, asking
 from devenv.engine.kubernetes.manifests import PodSettings
-from devenv.engine.kubernetes.pod import Object
+from devenv.engine.pod import Object
 from devenv.engine.protocol import Labels
 from devenv.errors import NotOurs, ServiceFailed
 from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER, DesiredService

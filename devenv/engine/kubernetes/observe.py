@@ -11,8 +11,8 @@ from devenv.engine.image_names import IMAGES, familiar
 from devenv.engine.kubernetes import manifests, objects, pods, runs
 from devenv.engine.kubernetes.connection import Cluster, asking
 from devenv.engine.kubernetes.objects import labels_of
-from devenv.engine.kubernetes.pod import Object
 from devenv.engine.ownership import Listed, split, trusted
+from devenv.engine.pod import Object
 from devenv.engine.protocol import About, ContainerState
 from devenv.model import (
     LABEL_CONFIG_HASH,

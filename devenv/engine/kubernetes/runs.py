@@ -15,7 +15,7 @@ from devenv.clock import now
 from devenv.engine.http import Refused, unless_gone
 from devenv.engine.kubernetes import manifests, pods
 from devenv.engine.kubernetes.connection import ApiRefused, Cluster, asking
-from devenv.engine.kubernetes.pod import Object
+from devenv.engine.pod import Object
 from devenv.engine.protocol import ContainerState
 from devenv.errors import NotOurs, ServiceFailed
 from devenv.model import LABEL_OWNER

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from devenv.engine.http import Refused
 from devenv.engine.kubernetes.connection import ApiRefused, Cluster, asking
-from devenv.engine.kubernetes.pod import CONTAINER
 from devenv.engine.kubernetes.websocket import END, V4, V5, opened, unless_closed
+from devenv.engine.pod import CONTAINER
 from devenv.engine.streams import Frames
 from devenv.errors import NoEngine
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from devenv.engine.http import in_lines
 from devenv.engine.kubernetes.connection import ApiRefused, Cluster, asking
-from devenv.engine.kubernetes.pod import CONTAINER
+from devenv.engine.pod import CONTAINER
 from devenv.engine.protocol import Tail
 
 if TYPE_CHECKING:

@@ -45,16 +45,12 @@ def test_each_engine_has_every_verb_with_the_same_parameters(kind: type) -> None
 
 
 # Callers may import these from the engine's package: what chooses an engine and connects to it, the one for services
-# that need none, the verbs, words that all engines share, and the processes of this host that forward ports: they may
-# outlive the engine.
+# that need none, the verbs, words that all engines share, what a pod is, and the processes of this host that forward
+# ports: they may outlive the engine.
 CHOICE = {"connect", "DOCKER", "KUBERNETES", "KINDS", "kind_of", "asked_for", "asked_place"}
-DOORS = {*CHOICE, "nothing", "forward", "protocol", "ownership", "image_names", "tar", "install"}
-# They look below the verbs: doctors say why an engine does not answer, the export writes the pods that devenv makes.
-BELOW = {
-    "doctor.py": {"connection", "proxies"},
-    "cluster_doctor.py": {"http", "kubernetes"},
-    "kubernetes.py": {"kubernetes"},
-}
+DOORS = {*CHOICE, "nothing", "forward", "protocol", "ownership", "image_names", "pod", "tar", "install"}
+# They look below the verbs: they say why an engine does not answer.
+DOCTORS = {"doctor.py": {"connection", "proxies"}, "cluster_doctor.py": {"http", "kubernetes"}}
 
 
 def test_callers_know_an_engine_by_its_verbs_alone() -> None:
@@ -65,4 +61,4 @@ def test_callers_know_an_engine_by_its_verbs_alone() -> None:
             for names in re.findall(r"from devenv\.engine import (.+)", path.read_text())
             for name in names.split(", ")
         }
-        assert path.is_relative_to(PACKAGE / "engine") or known <= DOORS | BELOW.get(path.name, set()), path
+        assert path.is_relative_to(PACKAGE / "engine") or known <= DOORS | DOCTORS.get(path.name, set()), path
