@@ -41,9 +41,10 @@ def check_within(record: Record, inside: bool) -> None:
 
 
 def joined(record: Record, components: Iterable[str], inside: bool) -> Record:
-    """Return the record of a host that brings an environment up with these components."""
+    """Return the record of a host that brings an environment up with these components. Raise as `check_within`."""
     if not record.shared:
         return record
+    check_within(record, inside)
     return replace(record, within=record.within or _within(inside), asked=sorted({*asked(record), *components}))
 
 

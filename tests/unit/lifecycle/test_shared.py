@@ -311,11 +311,12 @@ def test_hosts_in_pods_and_hosts_outside_share_nothing(
     one, two = hosts
     one.environment().up()
     one.engine.calls.clear()
+    before = one.engine.places[one.environment().id].kept
     monkeypatch.setattr(FakeEngine, "inside", True)
     for act in (Environment.up, Environment.wait):
         with pytest.raises(ConfigError, match="its hosts are outside of the cluster, and this one is not"):
             act(two.environment())
-    assert not made(two.engine)
+    assert not made(two.engine) and one.engine.places[one.environment().id].kept == before
 
 
 def test_no_run_gets_the_account_that_all_suites_share(hosts: tuple[Host, Host]) -> None:
