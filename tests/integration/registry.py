@@ -46,7 +46,9 @@ def image(content: str, architecture: str) -> tuple[str, dict[str, bytes], bytes
         tar.addfile(entry, io.BytesIO(content.encode()))
     layer = gzip.compress(buffer.getvalue(), mtime=0)
     rootfs = {"type": "layers", "diff_ids": [_digest(buffer.getvalue())]}
-    config = json.dumps({"architecture": architecture, "os": "linux", "config": {}, "rootfs": rootfs}).encode()
+    # Podman 4 builds on no image whose history lacks a layer.
+    rest = {"rootfs": rootfs, "history": [{"created_by": "a test"}]}
+    config = json.dumps({"architecture": architecture, "os": "linux", "config": {}, **rest}).encode()
     manifest = json.dumps(
         {
             "schemaVersion": 2,
