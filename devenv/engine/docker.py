@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from devenv.clock import now
 from devenv.engine import containers, images, observe, ownership, proxies, streams, volumes
 from devenv.engine.connection import Connection
 from devenv.engine.protocol import About, Capability, ContainerState, Labels, Session, Tail
-from devenv.errors import LimitRefused, Unsupported
+from devenv.errors import LimitRefused, PortTaken, Unsupported
 from devenv.model import Desired, DesiredService, Observed
 from devenv.store.places import forward_folder
 
 # The URL of an engine begins with one of these if its ports are on this host.
 _LOCAL = ("unix:", "http+docker:", "npipe:", "tcp://127.", "tcp://localhost")
+# Podman 4 holds the ports of a start that failed until it happens to collect its garbage, mostly within two seconds.
+_HELD_SECONDS = 15.0
 
 
 class Docker:
@@ -146,11 +150,18 @@ class Docker:
         return containers.create(self._at, service, labels, network, frozenset(self._refused))
 
     def start(self, container: str, name: str) -> None:
-        try:
-            containers.start(self._at, container, name)
-        except LimitRefused as error:
-            self._refused.add(error.limit)
-            raise
+        # A start that it refused for a limit is one that failed.
+        until = now() + _HELD_SECONDS if self._at.client.podman and self._refused else 0
+        while True:
+            try:
+                return containers.start(self._at, container, name)
+            except LimitRefused as error:
+                self._refused.add(error.limit)
+                raise
+            except PortTaken:
+                if now() > until:
+                    raise
+            time.sleep(containers.LOOK_SECONDS)
 
     def pause(self, container: str) -> None:
         containers.pause(self._at, container)

@@ -596,6 +596,24 @@ def test_an_engine_that_may_not_limit_memory_is_not_asked_for_it_again(file: str
     assert limits(client) == [("nofile", 4096, 4096)]
 
 
+@pytest.mark.parametrize("podman", [True, False])
+def test_podman_4_holds_the_ports_of_a_start_that_failed_for_a_while(podman: bool) -> None:
+    start, held = "POST /containers/c1/start", Refused(500, "listen tcp4 127.0.0.1:80: bind: address already in use")
+    asked, client = engine({start: Turns([held, Refused(500, "error setting rlimit type 7"), held, held, b""])})
+    client.podman = podman
+    # Nothing has failed so far: somebody else has the port.
+    with pytest.raises(PortTaken):
+        asked.start("c1", "one")
+    with pytest.raises(LimitRefused):
+        asked.start("c1", "one")
+    if podman:
+        asked.start("c1", "one")
+    else:
+        with pytest.raises(PortTaken):
+            asked.start("c1", "one")
+    assert client.whats.count(start) == (5 if podman else 3)
+
+
 def test_a_container_that_starts_is_started() -> None:
     asked, client = engine()
     asked.start("c1", "one")
