@@ -279,8 +279,8 @@ _PLACES_WORDS = """\
 The same profile, with all four services, and the same [40 tests](../tests/bench/places_suite.py) wherever devenv can
 have services. All places share this one machine and its processors, and have the images already. The tests run in four
 processes while the services are up; each has a component of its own in one service, and writes and reads there. In
-`attached`, the services are another environment's: `up` waits for them, and `down` leaves them. Where a cell of `up,
-golden` is empty, there is no golden state to start from."""
+`attached`, the services are another environment's: `up` waits for them, and `down` leaves them. An empty cell says that
+there is no golden state to start from."""
 
 
 def _places_table(places: Sequence[Times]) -> str:
