@@ -170,6 +170,11 @@ def plan_stop(
     )
 
 
+def _called(network: str) -> str:
+    """Return a network's name, or so much of its id, of 64 digits, as others show."""
+    return network[:12] if len(network) == 64 else network
+
+
 def plan_down(
     containers: Sequence[ObservedContainer],
     needs: Mapping[str, Collection[str]],
@@ -192,7 +197,7 @@ def plan_down(
         remove = Operation("remove", container.name, cause, stop, container.id, container.service)
         operations.append(remove)
         removed[remove.key] = container.service
-    operations += [Operation("remove network", n[:12], cause, tuple(removed), subject=n) for n in networks]
+    operations += [Operation("remove network", _called(n), cause, tuple(removed), subject=n) for n in networks]
     for volume, service in volumes.items():
         after = tuple(key for key, whose in removed.items() if whose == service)
         operations.append(Operation("remove volume", volume, cause, after, volume, service))
