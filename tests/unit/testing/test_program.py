@@ -174,8 +174,10 @@ print("begun", flush=True)
 exit(4 if signal.sigwait([{number.value}]) == {number.value} else 3)
 """
     outer = f"""
-import sys
+import signal, sys
 from devenv.testing.program import run_program
+# A shell's job in the background, which may run this test, ignores some.
+signal.signal({number.value}, signal.SIG_DFL)
 sys.exit(run_program([sys.executable, "-c", {inner!r}], {{}}))
 """
     # A new session has no terminal; a terminal's Ctrl-C would reach the program by itself.
