@@ -29,6 +29,8 @@ from tests.bench.suite import measure_suite
 
 # In the order in which the bench measures them.
 PARTS = ("rounds", "alone", "components", "suite", "snapshots", "scale", "others", "places", "help")
+# These alone, into a folder with earlier pages, replace what those say of places.
+PLACES = ("places",)
 _DOCS = Path(__file__).resolve().parents[2] / "docs"
 _INTERRUPTED = 130
 # Eight environments together take half a minute: more rounds than these are not worth their time.
@@ -50,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Failed as error:
         _tell(str(error))
         return 1
-    for path in pages.write(report, options.output) if options.output else ():
+    write = pages.write_places if options.parts == PLACES else pages.write
+    for path in write(report, options.output) if options.output else ():
         _tell(f"wrote {path.name}")
     pages.show(report, Console(width=80, highlight=False))
     return 0
@@ -73,8 +76,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--rounds needs at least 1")
     options.parts = tuple(part for part in PARTS if not options.only or part in options.only)
     complete = options.parts == PARTS
-    if not complete and options.output and options.output.resolve() == _DOCS:
-        parser.error("--output docs needs all parts")
+    if not complete and options.parts != PLACES and options.output and options.output.resolve() == _DOCS:
+        parser.error("--output docs needs all parts, or places alone")
     if complete:
         options.output = options.output or _DOCS
     return options

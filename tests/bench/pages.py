@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -99,20 +100,40 @@ def write(report: Report, folder: Path) -> list[Path]:
     return [folder / name for name in (*texts, *([PICTURE] if report.scale else []))]
 
 
+def write_places(report: Report, folder: Path) -> list[Path]:
+    """Replace what earlier pages say of places, and nothing else: these take the longest, and need no peer."""
+    page, numbers = folder / "benchmarks.md", folder / "benchmarks.json"
+    before = page.read_text(encoding="utf-8").partition(_PLACES_HEADING)[0].rstrip()
+    page.write_text(f"{before}\n\n{_PLACES_HEADING}\n\n{_places(report)}\n", encoding="utf-8")
+    content = {**json.loads(numbers.read_text(encoding="utf-8")), "places": _places_data(report)}
+    numbers.write_text(_as_text(content), encoding="utf-8")
+    return [page, numbers]
+
+
 def as_json(report: Report) -> str:
-    """Return the report for programs; its shape is an interface. Rows beside other tools and of places come last."""
+    """Return the report for programs; its shape is an interface. Rows beside other tools come after all others."""
     content = {
         "machine": dict(report.machine),
         "date": report.date,
         "versions": dict(report.versions),
-        "rows": [asdict(row) for row in (*report.table.rows, *report.others, *place_rows(report.places))],
+        "rows": [asdict(row) for row in (*report.table.rows, *report.others)],
         "ready_to_known_ms": {service: round(value, 1) for service, value in report.known.items()},
         "scale": [asdict(point) for point in report.scale],
         "not_measured": [
-            *map(asdict, (*report.missing, *report.absent)),
+            *map(asdict, report.missing),
             *({"what": what, "reason": ""} for what in report.table.unmeasured),
         ],
+        "places": _places_data(report),
     }
+    return _as_text(content)
+
+
+def _places_data(report: Report) -> dict[str, Any]:
+    rows, missing = [asdict(row) for row in place_rows(report.places)], [asdict(one) for one in report.absent]
+    return {"date": report.date, "load": report.machine["load_before"], "rows": rows, "not_measured": missing}
+
+
+def _as_text(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -271,10 +292,12 @@ def _places(report: Report) -> str:
     parts = []
     if report.places:
         chart = "\n".join(["```text", *places_chart(report.places), "```"])
-        parts += [_PLACES_WORDS, _places_table(report.places), chart]
+        when = f"Measured on {report.date}, with a load average of {report.machine['load_before']} before."
+        parts += [_PLACES_WORDS, when, _places_table(report.places), chart]
     return "\n\n".join([*parts, *_unmeasured(report.absent)]) or _NOT_MEASURED
 
 
+_PLACES_HEADING = "## In every place"
 _PLACES_WORDS = """\
 The same profile, with all four services, and the same [40 tests](../tests/bench/places_suite.py) wherever devenv can
 have services. All places share this one machine and its processors, and have the images already. The tests run in four

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -283,8 +284,24 @@ def test_the_page_has_every_row_and_no_leftover_of_its_template() -> None:
     assert "- x: not there" in page
     assert "| Kubernetes 1.20.2 |  |  |  | 20.00 s |  |" in page
     assert "- Podman: no mmdebstrap" in page
-    assert {"x", "Podman"} <= {one["what"] for one in json.loads(pages.as_json(full))["not_measured"]}
+    data = json.loads(pages.as_json(full))
+    assert [one["what"] for one in data["not_measured"]] == ["x"]
+    assert [one["what"] for one in data["places"]["not_measured"]] == ["Podman"]
     assert max(map(len, (line for line in page.splitlines() if not line.startswith(("|", "![", "**"))))) <= 120
+
+
+def test_places_alone_replace_what_a_page_says_of_places_and_nothing_else(tmp_path: Path) -> None:
+    before, after = ([Times("Docker", {TESTS: seconds})] for seconds in (10.0, 20.0))
+    pages.write(report(samples(), places=before), tmp_path)
+    whole = (tmp_path / "benchmarks.md").read_text()
+    later = replace(report(samples({}, {}), places=after), date="2027-01-02")
+    pages.write_places(later, tmp_path)
+    page, data = ((tmp_path / f"benchmarks.{kind}").read_text() for kind in ("md", "json"))
+    heading = "## In every place"
+    assert page.partition(heading)[0] == whole.partition(heading)[0] and "2027-01-02" in page.partition(heading)[2]
+    assert "| 20.00 s |" in page and "| 10.00 s |" not in page
+    assert {**json.loads(data), "places": None} == {**json.loads(pages.as_json(report(samples()))), "places": None}
+    assert [row["ours"] for row in json.loads(data)["places"]["rows"]] == [20.0]
 
 
 def test_a_page_of_a_part_says_what_was_not_measured() -> None:
