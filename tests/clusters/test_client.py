@@ -28,6 +28,7 @@ from devenv.engine.install import Host
 from devenv.engine.kubernetes import account, forward, login, streams
 from devenv.engine.kubernetes.connection import Cluster, asking, open_cluster
 from devenv.engine.kubernetes.rights import lacking
+from devenv.engine.pod import CONTAINER
 from devenv.errors import ConfigError, NoEngine, ServiceFailed
 from devenv.images.references import BASE, images_for
 from devenv.model import LABEL_ENVIRONMENT, LABEL_SERVICE
@@ -77,7 +78,7 @@ def pod(api: Cluster, image: str) -> Iterator[str]:
 
 def started(api: Cluster, image: str, name: str) -> str:
     container = {
-        "name": "main",
+        "name": CONTAINER,
         "image": f"docker.io/{image}",
         "imagePullPolicy": "IfNotPresent",
         "command": ["perl", "-MIO::Socket::INET", "-e", ECHO],
@@ -396,7 +397,8 @@ def test_the_role_of_the_manual_has_all_that_devenv_needs(
     cluster.kubectl(*bind)
     with closing(open_cluster()) as found:
         until(lambda: not lacking(found))
-    cluster.kubectl("delete", "rolebinding/robot", "role/devenv", where)
+    # The Role stays: logins of other tests have it, too.
+    cluster.kubectl("delete", "rolebinding/robot", where)
 
 
 # ---- in a pod ------------------------------------------------------------------------------------------------------
