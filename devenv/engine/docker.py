@@ -27,7 +27,8 @@ _HELD_SECONDS = 15.0
 class Docker:
     """One engine of that kind. `Engine` says what each verb means; the modules called here carry it out."""
 
-    can = frozenset(Capability)
+    # It copies data into a volume itself, when devenv says so.
+    can = frozenset(Capability) - {Capability.FILL}
     # A container beside the services has to be on the network of the engine's host: see `check_reach`.
     inside = False
 

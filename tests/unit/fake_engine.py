@@ -106,7 +106,7 @@ class FakeEngine:
     url = "fake://"
     named = False
     inside = False
-    can = frozenset(Capability)
+    can = frozenset(Capability) - {Capability.FILL}
 
     def __init__(self, observed: Observed | None = None) -> None:
         self.calls: list[str] = []
