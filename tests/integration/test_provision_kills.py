@@ -57,7 +57,9 @@ def counted(send):
     def sending(self, what, *arguments, **more):
         global left
         answer = send(self, what, *arguments, **more)
-        left -= what != "GET" and getattr(thread, "service", "") == service
+        # Only here: threads of other services would undo what this one counts.
+        if what != "GET" and getattr(thread, "service", "") == service:
+            left -= 1
         if not left:
             os.kill(os.getpid(), signal.SIGKILL)
         return answer
