@@ -138,11 +138,8 @@ def _docker(_: Path, __: Images) -> Iterator[Place]:
 
 @contextmanager
 def _podman(folder: Path, images: Images) -> Iterator[Place]:
-    # Its program would not start it again, and stop it for whoever uses it.
-    if Path(f"/run/netns/devenv-{_PODMAN}").exists():
-        raise Failed(f"cannot start {_PODMAN}: it runs already, for somebody else")
+    version = run([_OTHER_ENGINE, "start", _PODMAN], {}).output.split()[0]
     try:
-        version = run([_OTHER_ENGINE, "start", _PODMAN], {}).output.split()[0]
         place = Place(f"Podman {version}", through=(_OTHER_ENGINE, "run", _PODMAN))
         _load(folder, place, images)
         yield place

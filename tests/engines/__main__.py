@@ -68,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tests on each engine, show the table, write what was asked for; return 1 if anything failed."""
     names = subprocess.run([_SCRIPT, "names"], stdout=subprocess.PIPE, text=True, check=True).stdout.split()
     options = _parse(names, arguments)
-    if missing := _missing():
-        _tell(f"cannot start other engines: {missing}")
+    if lacks := missing():
+        _tell(f"cannot start other engines: {lacks}")
         # As in the tests of other parts: a CI has what is needed, or somebody has to hear of it.
         return 1 if options.page or options.engines or os.environ.get("CI") else 0
     chosen = options.engines or (_FAST_ENGINES if options.fast else names)
@@ -154,6 +154,11 @@ async def _started(name: str) -> AsyncIterator[str]:
     """Start an engine; lend its version in its own words, and end it afterwards."""
     try:
         await _ran(_SCRIPT, "start", name)
+    except asyncio.CancelledError:
+        await _ran(_SCRIPT, "stop", name)
+        raise
+    # One that does not start removes what it began, and leaves one that runs already for somebody else.
+    try:
         yield _version(name)
     finally:
         await _ran(_SCRIPT, "stop", name)
@@ -166,7 +171,7 @@ def _version(name: str) -> str:
     return f"{about.name} {about.version}, API {about.api}{store}"
 
 
-def _missing() -> str:
+def missing() -> str:
     """Return why this host cannot have other engines; empty if it can."""
     programs = ", ".join(f"no {name}" for name in _PROGRAMS if not shutil.which(name))
     return programs if os.geteuid() == 0 else "only root may"

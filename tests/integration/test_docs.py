@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from project import REPOSITORY, Project
+from project import REPOSITORY, Project, require
 
 from tests.pages import CLUSTER, PAGES, commands, from_pifpaf, sessions, steps, unlike
 
+ENGINES = Path("docs/engines.md")
 # These commands need an engine of their own, and other tests run them: test_remote.py, and those of tests/clusters.
-ELSEWHERE = (Path("docs/remote.md"), CLUSTER)
+ELSEWHERE = (Path("docs/remote.md"), CLUSTER, ENGINES)
 # A page with output that is the same whenever its commands run; README's is of a first `up` with golden states.
 SHOWN = (Path("docs/attach.md"),)
 # The project of a page whose readers have one.
@@ -32,6 +33,22 @@ def test_every_command_of_the_page_works(page: Path, project: Project) -> None:
             continue
         told = project.shell(command)
         assert not unlike(shown.get(command, []), told), told
+
+
+@pytest.mark.long
+def test_a_reader_of_the_page_about_engines_starts_one_and_uses_it(project: Project) -> None:
+    from tests.engines.__main__ import missing
+
+    require(missing())
+    # As in a clone of devenv.
+    (project.folder / "tests").symlink_to(REPOSITORY / "tests")
+    *steps, (end, _) = sessions(ENGINES)
+    try:
+        for command, shown in steps:
+            told = project.shell(command)
+            assert not unlike(shown, told), told
+    finally:
+        project.shell(end)
 
 
 # etcd's URL, or one with the administrator's login. Only in a list it names the driver of a database.
