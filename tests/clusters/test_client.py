@@ -459,8 +459,9 @@ class Relay:
         self.port = self._listener.getsockname()[1]
         self._target = port
         self._open: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
         self.down = False
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._begin(self._accept)
 
     def cut(self) -> None:
         for one in self._open:
@@ -468,8 +469,17 @@ class Relay:
                 one.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self._listener.close()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
         self.cut()
+        for thread in self._threads:
+            thread.join()
+        for one in (self._listener, *self._open):
+            one.close()
+
+    def _begin(self, work: Callable[..., None], *arguments: socket.socket) -> None:
+        self._threads.append(threading.Thread(target=work, args=arguments, daemon=True))
+        self._threads[-1].start()
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -481,7 +491,7 @@ class Relay:
                 server = socket.create_connection(("127.0.0.1", self._target))
                 self._open += [client, server]
                 for pair in ((client, server), (server, client)):
-                    threading.Thread(target=self._carry, args=pair, daemon=True).start()
+                    self._begin(self._carry, *pair)
 
     @staticmethod
     def _carry(source: socket.socket, target: socket.socket) -> None:
