@@ -139,7 +139,7 @@ def _as_text(content: Mapping[str, Any]) -> str:
 
 def as_markdown(report: Report) -> str:
     """Return the report for people."""
-    rounds = f"{report.rounds} round{'s' if report.rounds > 1 else ''}"
+    rounds = _rounds(report)
     return _TEMPLATE.read_text(encoding="utf-8").format(
         date=report.date,
         machine=_machine(report.machine),
@@ -287,12 +287,17 @@ def _others_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def _rounds(report: Report) -> str:
+    return f"{report.rounds} round{'s' if report.rounds > 1 else ''}"
+
+
 def _places(report: Report) -> str:
     """Return what the same takes in each place, and which places this machine cannot have."""
     parts = []
     if report.places:
         chart = "\n".join(["```text", *places_chart(report.places), "```"])
-        when = f"Measured on {report.date}, with a load average of {report.machine['load_before']} before."
+        load = report.machine["load_before"]
+        when = f"Medians of {_rounds(report)}, measured on {report.date}, with a load average of {load} before."
         parts += [_PLACES_WORDS, when, _places_table(report.places), chart]
     return "\n\n".join([*parts, *_unmeasured(report.absent)]) or _NOT_MEASURED
 
