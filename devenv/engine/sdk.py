@@ -10,8 +10,8 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -40,6 +40,8 @@ from devenv.engine.http import (
 )
 
 _HIDING = threading.Lock()
+# Seconds between two looks whether a container whose log somebody follows has ended.
+_LOOK_SECONDS = 1.0
 
 
 class Sdk(Client):
@@ -86,13 +88,22 @@ class Sdk(Client):
                 raise Refused(answer.status_code, words_of(answer.content))
             yield answer
 
-    def follow(self, container: str, tail: int | Literal["all"]) -> Iterator[bytes]:
-        """Yield a container's log as it comes, until the container ends."""
+    def follow(
+        self, container: str, tail: int | Literal["all"], ended: Callable[[], bool] | None = None
+    ) -> Iterator[bytes]:
+        """Yield a container's log as it comes, until the container ends.
+
+        `ended` tells that, in a thread, for an engine that may forget to end the log.
+        """
+        over = threading.Event()
         with _translated():
             lines = self._client.logs(container, stream=True, follow=True, tail=tail)
+            if ended:
+                threading.Thread(target=_end, args=(lines, ended, over), daemon=True).start()
             try:
                 yield from lines
             finally:
+                over.set()
                 # The library's own way to close it leaves the socket open.
                 lines._response.close()  # type: ignore[attr-defined]
 
@@ -110,6 +121,16 @@ class Sdk(Client):
             stream = self._client.exec_start(run, tty=tty, socket=True)
         early = _read_already(stream)
         return run, _as_socket(stream), early
+
+
+def _end(lines: Any, ended: Callable[[], bool], over: threading.Event) -> None:
+    """End a log once its container has ended, and the engine had time to send the rest."""
+    while not over.wait(_LOOK_SECONDS):
+        if ended():
+            if not over.wait(_LOOK_SECONDS):
+                with suppress(OSError):
+                    lines.close()
+            return
 
 
 def _read_already(stream: Any) -> bytes:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from devenv.engine import observe
 from devenv.engine.connection import Connection, asking
 from devenv.engine.http import in_lines
 from devenv.engine.protocol import Tail
+from devenv.errors import DevenvError
 
 # The engine sends frames: a byte that says which output, three unused, four for the length, and the text.
 _HEAD = 8
@@ -71,9 +74,18 @@ def logs(connection: Connection, container: str, tail: Tail, since: float, times
 
 def follow(connection: Connection, container: str, tail: Tail) -> Iterator[str]:
     """Yield the lines of a container's log as they come, until the container ends."""
+    # Podman sometimes does not notice the end of a container that ends just as somebody begins to follow it.
+    ended = partial(_has_ended, connection, container) if connection.client.podman else None
     with asking(f"follow the logs of container {container}"):
-        for line in in_lines(connection.sdk.follow(container, tail)):
+        for line in in_lines(connection.sdk.follow(container, tail, ended)):
             yield line.decode(errors="replace")
+
+
+def _has_ended(connection: Connection, container: str) -> bool:
+    try:
+        return observe.state(connection, container).status in ("exited", "dead")
+    except DevenvError:  # It was removed, or the engine ended. Then the log ends by itself.
+        return True
 
 
 def execute(

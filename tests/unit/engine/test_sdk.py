@@ -104,6 +104,34 @@ def test_output_that_comes_with_the_answer_is_not_lost(url: str, first: bytes, m
     assert b"".join(text for _, text in parts) == first[8:] + b"second"
 
 
+class Endless(Engine):
+    """An engine that sends a line of a log, and forgets to end the log."""
+
+    def handle(self) -> None:
+        request = self.rfile.readline()
+        while self.rfile.readline() != b"\r\n":
+            pass
+        if b"/logs" not in request:
+            about = b'{"Config": {"Tty": false}}'
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(about), about))
+            return
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: application/octet-stream\r\n\r\n"
+        line = frame(b"last words\n")
+        self.wfile.write(head + b"%x\r\n%b\r\n" % (len(line), line))
+        self.rfile.read()
+
+
+def test_a_log_ends_with_its_container_even_if_the_engine_forgets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devenv.engine.sdk._LOOK_SECONDS", 0.01)
+    asked = iter([False, True])
+    with tempfile.TemporaryDirectory(prefix="devenv-") as folder:
+        path = f"{folder}/e.sock"
+        with serving(ThreadingUnixStreamServer(path, Endless)):
+            told = Sdk(f"unix://{path}", "default", "1.41").follow("etcd", "all", lambda: next(asked))
+            assert [*told] == [b"last words\n"]
+    assert next(asked, None) is None
+
+
 @pytest.mark.parametrize(
     "content", ["{", "[]", "3", '{"auths": {"r": 3}}', '{"auths": {"r": {"auth": "dTp"}}}', '{"proxies": [1]}', "\xff"]
 )
