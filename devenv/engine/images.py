@@ -27,8 +27,8 @@ _ARCHIVE_TIMEOUT = 1800.0
 _NO_ROOM = "if the engine's disk is full: 'devenv gc --keep 0' and 'devenv snapshot rm NAME' make room"
 _TRY_AGAIN = "the last lines of that step are above; 'devenv images build' tries again"
 _NO_ROOM_TO_LOAD = "if the engine's disk is full: 'devenv gc --keep 0' and 'devenv images prune' make room"
-# How often devenv asks for the list of images at most.
-_LOOKS = 3
+# How often devenv asks Podman for the list of images at most, and the seconds between: an image may take some to go.
+_LOOKS, _PAUSE_SECONDS = 10, 0.2
 # What the steps of a build may have open and run.
 _FEW = ("nofile=1024:4096", "nproc=1024:4096")
 # As many characters of a step's name, or of an error, are shown.
@@ -76,10 +76,11 @@ def image_sizes(connection: Connection) -> dict[str, int]:
 def _listed(connection: Connection, filters: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     query = {"filters": filters or {}}
     with asking("list images"):
-        for _ in range(_LOOKS - 1):
+        for _ in range(_LOOKS - 1 if connection.client.podman else 0):
             # Podman 4 fails if somebody removes an image while it lists them.
             with suppress(Refused):
                 return list(connection.client.ask("GET", "/images/json", query))
+            time.sleep(_PAUSE_SECONDS)
         return list(connection.client.ask("GET", "/images/json", query))
 
 

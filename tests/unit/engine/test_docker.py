@@ -115,14 +115,21 @@ IMAGES = [
 ]
 
 
-def test_images_are_listed_again_if_one_goes_meanwhile() -> None:
+def test_podmans_images_are_listed_again_if_one_goes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("devenv.engine.images._PAUSE_SECONDS", 0)
     asked, client = engine({"GET /images/json": Refused(500, "retrieving label for image: no such image")})
+    client.podman = True
     client.then = {"GET /images/json": {"GET /images/json": IMAGES}}
     assert "mysql:8" in asked.images()
     asked, client = engine({"GET /images/json": Refused(500, "the store is broken")})
+    client.podman = True
     with pytest.raises(ServiceFailed, match="cannot list images: the store is broken"):
         asked.images()
-    assert client.whats == ["GET /images/json"] * 3
+    assert client.whats == ["GET /images/json"] * 10
+    asked, client = engine({"GET /images/json": Refused(500, "the store is broken")})
+    with pytest.raises(ServiceFailed):
+        asked.images()
+    assert len(client.whats) == 1
 
 
 def test_images_go_by_their_familiar_names() -> None:
