@@ -13,7 +13,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
 from typing import Any
@@ -45,13 +45,18 @@ class Refused(Exception):
 
 
 @contextmanager
-def unless_gone() -> Iterator[None]:
-    """Accept that something is gone already: somebody else removed it in the meantime."""
+def unless(*refusals: int) -> Iterator[None]:
+    """Accept these refusals, by their status."""
     try:
         yield
     except Refused as error:
-        if error.status != 404:
+        if error.status not in refusals:
             raise
+
+
+def unless_gone() -> AbstractContextManager[None]:
+    """Accept that something is gone already: somebody else removed it in the meantime."""
+    return unless(404)
 
 
 class NoAnswer(OSError):

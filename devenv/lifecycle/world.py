@@ -233,7 +233,8 @@ class World:
             self._check_shared()
             self.check_trust(self.profile())
         defined = self.define(names, join)
-        self.seat.ask_for(runs=bool(defined.ran(names)))
+        if defined.attached:  # Else devenv needs an engine anyway.
+            self.seat.ask_for(runs=bool(defined.ran(names)))
         self.written.check_place()
         self.seat.check_kind(defined.own.engine)
         self.check_trust(defined.own)

@@ -1,7 +1,7 @@
 """Say what `State` needs of the place where hosts keep what they have in common of a shared environment.
 
-An engine that several hosts reach has such a place (`Engine.central`). What is there is the truth; each host has a copy
-on disk, which it reads again whenever it takes the lock or looks.
+`Engine.central` returns that place, if several hosts can reach the engine. What is kept there counts. Each host has a
+copy on disk, and reads it again when it takes the lock or looks.
 """
 
 from __future__ import annotations

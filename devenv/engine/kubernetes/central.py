@@ -16,10 +16,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from devenv.engine.http import Refused, unless_gone
+from devenv.engine.http import Refused, unless, unless_gone
 from devenv.engine.kubernetes import manifests, objects
-from devenv.engine.kubernetes.connection import Cluster, asking
-from devenv.engine.kubernetes.lease import CONFLICT, GONE, MERGE, Lease, same_owner, unless
+from devenv.engine.kubernetes.connection import CONFLICT, GONE, MERGE, Cluster, asking
+from devenv.engine.kubernetes.lease import Lease, same_owner
 from devenv.engine.pod import Object
 from devenv.errors import Cancelled, LostLock
 from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER

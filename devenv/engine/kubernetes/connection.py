@@ -29,6 +29,9 @@ TIMEOUT = 70.0
 PATIENCE = 15.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 JSON = "application/json"
+# How a change is sent that names only what differs, and what the API answers to what is there already, or is not there.
+MERGE = "application/merge-patch+json"
+CONFLICT, GONE = 409, 404
 RIGHTS_HINT = "ask who runs the cluster for it; 'devenv help kubernetes' has a Role with all that devenv needs"
 _LOGIN_HINT = "log in again, until 'kubectl get pods' works"
 _REACH_HINT = "'devenv --engine kubernetes doctor' checks the cluster; 'kubectl get pods' has to work"

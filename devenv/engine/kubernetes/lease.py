@@ -11,15 +11,15 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 
-from devenv.engine.http import Refused, unless_gone
+from devenv.engine.http import Refused, unless, unless_gone
 from devenv.engine.kubernetes import objects
-from devenv.engine.kubernetes.connection import PATIENCE, Cluster
+from devenv.engine.kubernetes.connection import CONFLICT, GONE, MERGE, PATIENCE, Cluster
 from devenv.engine.pod import Object
 from devenv.errors import Cancelled, DevenvError, LostLock
 from devenv.store.files import write_files
@@ -30,8 +30,6 @@ LASTS, FRESH, _RENEW = 15, 10.0, 4.0
 # Seconds between two looks of one that waits, and for the answer to a renewal.
 _LOOK, _ANSWER = 0.5, 5.0
 _RESOURCE = "leases"
-MERGE = "application/merge-patch+json"
-CONFLICT, GONE = 409, 404
 
 
 def elapsed() -> float:
@@ -197,16 +195,6 @@ def same_owner(one: Object, other: Object) -> bool:
     """Return whether two objects, by their metadata, belong to one that is the same."""
     owners = [[owner["uid"] for owner in about.get("ownerReferences") or ()] for about in (one, other)]
     return owners[0] == owners[1]
-
-
-@contextmanager
-def unless(*refusals: int) -> Iterator[None]:
-    """Accept these refusals, by their status."""
-    try:
-        yield
-    except Refused as error:
-        if error.status not in refusals:
-            raise
 
 
 def _holder_of(lease: Object) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from devenv.clock import now
 from devenv.engine.http import Refused, unless_gone
 from devenv.engine.kubernetes import manifests, runs
-from devenv.engine.kubernetes.connection import Cluster, asking
+from devenv.engine.kubernetes.connection import CONFLICT, MERGE, Cluster, asking
 from devenv.engine.kubernetes.manifests import PodSettings
 from devenv.engine.pod import Object
 from devenv.engine.protocol import Labels
@@ -23,8 +23,6 @@ from devenv.model import LABEL_ENVIRONMENT, LABEL_OWNER, DesiredService
 
 # Seconds for an object to go that others may still hold, and between two looks.
 _GONE_SECONDS, _LOOK_SECONDS = 60.0, 0.1
-_MERGE = "application/merge-patch+json"
-CONFLICT = 409
 
 
 # ---- any object --------------------------------------------------------------------------------------------------
@@ -58,7 +56,7 @@ def found(cluster: Cluster, resource: str, name: str) -> Object | None:
 def annotate(cluster: Cluster, resource: str, name: str, annotations: Mapping[str, str | None]) -> None:
     """Change annotations of an object; None removes one."""
     patch = {"metadata": {"annotations": dict(annotations)}}
-    cluster.ask("PATCH", cluster.path(resource, name), body=patch, kind=_MERGE)
+    cluster.ask("PATCH", cluster.path(resource, name), body=patch, kind=MERGE)
 
 
 def _delete(cluster: Cluster, resource: str, name: str) -> None:

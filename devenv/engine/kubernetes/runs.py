@@ -14,7 +14,7 @@ from typing import Any
 from devenv.clock import now
 from devenv.engine.http import Refused, unless_gone
 from devenv.engine.kubernetes import manifests, pods
-from devenv.engine.kubernetes.connection import ApiRefused, Cluster, asking
+from devenv.engine.kubernetes.connection import CONFLICT, MERGE, ApiRefused, Cluster, asking
 from devenv.engine.pod import Object
 from devenv.engine.protocol import ContainerState
 from devenv.errors import NotOurs, ServiceFailed
@@ -23,8 +23,6 @@ from devenv.model import LABEL_OWNER
 # Seconds between two looks at a pod that ends, and how long its node may take to say so beyond its time to stop.
 _LOOK_SECONDS, _LATE_SECONDS = 0.1, 15.0
 _UID = 8
-_MERGE = "application/merge-patch+json"
-_CONFLICT = 409
 
 
 def identity(service: Mapping[str, Any]) -> str:
@@ -136,7 +134,7 @@ def start(cluster: Cluster, container: str, name: str) -> None:
         try:
             cluster.ask("POST", cluster.path("pods"), body=_manifest(service))
         except ApiRefused as error:
-            if error.status == _CONFLICT:
+            if error.status == CONFLICT:
                 raise NotOurs(
                     f"cannot start {name}: a pod {pod_name} is in namespace {cluster.namespace} already",
                     hint=f"see what it is with 'kubectl -n {cluster.namespace} describe pod {pod_name}'",
@@ -220,11 +218,11 @@ def _delete(cluster: Cluster, pod: Object, seconds: int) -> None:
             cluster.ask("DELETE", cluster.path("pods", pod["metadata"]["name"]), body=body)
         except Refused as error:
             # Another pod has the name by now.
-            if error.status != _CONFLICT:
+            if error.status != CONFLICT:
                 raise
 
 
 def _note(cluster: Cluster, service: Object, run: str) -> None:
     patch = {"metadata": {"annotations": {manifests.RUN: run}}}
     with unless_gone():
-        cluster.ask("PATCH", cluster.path("services", service["metadata"]["name"]), body=patch, kind=_MERGE)
+        cluster.ask("PATCH", cluster.path("services", service["metadata"]["name"]), body=patch, kind=MERGE)
