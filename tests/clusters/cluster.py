@@ -20,6 +20,8 @@ _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dev
 BIN = Path(os.environ.get("K8S_CACHE") or _CACHE) / "bin"
 # What `make kubernetes` says it wants where the cluster cannot be had.
 BUILD = "Kubernetes is not built here; run 'make kubernetes' (5 minutes, once)"
+# What devenv makes in a namespace.
+KINDS = "pods,services,secrets,configmaps,persistentvolumeclaims"
 
 
 def built() -> bool:
@@ -59,11 +61,15 @@ class Cluster:
         """Return what `kubectl get` finds, as data."""
         return json.loads(self.kubectl("get", *arguments, "--output=json"))
 
-    def names(self, namespace: str, kinds: str = "pods,services,secrets,configmaps,persistentvolumeclaims") -> set[str]:
+    def names(self, namespace: str, kinds: str = KINDS) -> set[str]:
         """Return what a namespace has, as kind/name, without what each namespace has from its beginning."""
         printed = self.kubectl("get", kinds, f"--namespace={namespace}", "--output=name").split()
         given = ("secret/default-token", "secret/devenv-token", "configmap/kube-root-ca")
         return {name for name in printed if not name.startswith(given)}
+
+    def emptied(self, namespace: str) -> None:
+        """Wait until a namespace has nothing but what it had from its beginning; else say what it has."""
+        until(lambda: not self.names(namespace), lambda: self.kubectl("describe", KINDS, f"--namespace={namespace}"))
 
     def nodes(self) -> list[int]:
         """Return the first process of each node."""
@@ -92,10 +98,10 @@ def running(state: Path, port: int, nodes: int = 1) -> Iterator[Cluster]:
         cluster.program("stop")
 
 
-def until(happened: Callable[[], object]) -> None:
-    """Wait for it, for two minutes at most."""
+def until(happened: Callable[[], object], instead: Callable[[], str] = str) -> None:
+    """Wait for it, for two minutes at most; then show what there is instead."""
     for _ in range(1200):
         if happened():
             return
         time.sleep(0.1)
-    pytest.fail("it did not happen in two minutes")
+    pytest.fail(f"it did not happen in two minutes\n{instead()}")

@@ -115,7 +115,7 @@ def project(tmp_path: Path, place: dict[str, str], cluster: Cluster, namespaces:
     yield scratch
     (scratch.folder / "devenv.yaml").unlink(missing_ok=True)
     scratch.process("down", "--volumes")
-    until(lambda: not cluster.names(namespaces[0]))
+    cluster.emptied(namespaces[0])
 
 
 @pytest.fixture(scope="session")

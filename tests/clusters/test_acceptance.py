@@ -101,7 +101,7 @@ def test_all_four_services_come_up_serve_and_leave_nothing(
     project.process("start")
     assert token(variables(project)).status_code == 201
     project.process("down", "--volumes")
-    until(lambda: not cluster.names(namespaces[0]))
+    cluster.emptied(namespaces[0])
     assert not forwarders(project)
 
 
@@ -149,7 +149,7 @@ def test_each_test_of_a_suite_with_four_workers_gets_a_component_of_its_own(
     assert done.returncode == 0 and "12 passed" in done.stdout, done.stdout + done.stderr
     seen = [line.split() for line in (project.folder / "seen").read_text().splitlines()]
     assert len({name for name, _ in seen}) == 12 and len({worker for _, worker in seen}) > 1
-    until(lambda: not cluster.names(namespaces[0]))
+    cluster.emptied(namespaces[0])
 
 
 DATABASES = """\
@@ -229,7 +229,7 @@ def test_an_up_that_was_killed_anywhere_is_finished_by_the_next(
         assert set(ready(project).values()) == {"ready"}, number
         assert "nova" in users(project), number
         project.process("down", "--volumes")
-        until(lambda: not cluster.names(namespaces[0]))
+        cluster.emptied(namespaces[0])
         assert not forwarders(project)
     assert killed >= 5
 
@@ -245,7 +245,7 @@ def test_a_down_that_was_killed_anywhere_is_finished_by_the_next(
         project.process("up")
         killed += killed_at(project, number, "down", "--volumes")
         project.process("down", "--volumes")
-        until(lambda: not cluster.names(namespaces[0]))
+        cluster.emptied(namespaces[0])
         assert not forwarders(project), number
     assert killed >= 3
 
@@ -258,7 +258,7 @@ def test_what_a_killed_run_left_is_collected(project: Project, cluster: Cluster,
         run.send_signal(signal.SIGKILL)
     assert cluster.names(namespaces[0])
     project.process("gc")
-    until(lambda: not cluster.names(namespaces[0]))
+    cluster.emptied(namespaces[0])
     assert not forwarders(project)
 
 
@@ -303,7 +303,7 @@ def other(tmp_path: Path, place: dict[str, str], cluster: Cluster, namespaces: t
     scratch.extra = {**place, "DEVENV_KUBE_CONTEXT": namespaces[1]}
     yield scratch
     scratch.process("down", "--volumes")
-    until(lambda: not cluster.names(namespaces[1]))
+    cluster.emptied(namespaces[1])
 
 
 def test_two_environments_in_two_namespaces_come_up_at_once_and_share_nothing(
@@ -327,7 +327,7 @@ def test_two_environments_in_two_namespaces_come_up_at_once_and_share_nothing(
     sql(project, TABLE)
     assert not sql(other, "SHOW TABLES IN devenv LIKE 'kept'").split()
     project.process("down", "--volumes")
-    until(lambda: not cluster.names(namespaces[0]))
+    cluster.emptied(namespaces[0])
     assert set(ready(other).values()) == {"ready"}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from project import Project
 
-from tests.clusters.cluster import Cluster, until
+from tests.clusters.cluster import Cluster
 from tests.pages import CLUSTER, sessions, steps, unlike
 
 
@@ -22,4 +22,4 @@ def test_every_command_of_the_page_works(project: Project, cluster: Cluster, nam
             assert not unlike(shown.get(command, []), told), told
             ran += 1
     assert ran >= 5
-    until(lambda: not cluster.names(namespaces[0]))
+    cluster.emptied(namespaces[0])

@@ -15,7 +15,7 @@ import requests
 import yaml
 from project import Project, new_project
 
-from tests.clusters.cluster import BIN, Cluster, until
+from tests.clusters.cluster import BIN, Cluster
 
 COMPONENTS = """\
 components:
@@ -76,7 +76,7 @@ def exported(cluster: Cluster, namespaces: tuple[str, ...], loaded: list[str], t
         cluster.kubectl("rollout", "status", space, f"statefulset/{service}", "--timeout=180s")
     yield path
     cluster.kubectl("delete", space, f"--filename={path}")
-    until(lambda: not cluster.names(namespaces[1]))
+    cluster.emptied(namespaces[1])
 
 
 @pytest.mark.long

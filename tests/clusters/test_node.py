@@ -61,4 +61,4 @@ def test_services_of_a_node_that_went_away_come_back_on_another_or_go(alone: Clu
     assert kept.process("mysql", "-N", "-e", "SHOW TABLES IN devenv").stdout.split() == ["kept"]
     for project in (going, kept):
         project.process("down", "--volumes")
-    until(lambda: not alone.names(SPACE))
+    alone.emptied(SPACE)

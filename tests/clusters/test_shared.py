@@ -65,7 +65,7 @@ def one(tmp_path: Path, place: dict[str, str], cluster: Cluster, namespaces: tup
     scratch.configure(TEXT.format(component="nova", port=free_port(())))
     yield scratch
     scratch.process("down", "--volumes")
-    until(lambda: not cluster.names(namespaces[0]))
+    cluster.emptied(namespaces[0])
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_two_hosts_that_come_up_at_once_have_one_environment_with_a_component_of
     assert {"nova", "glance"} <= {*users(one)} and pod in cluster.names(namespaces[0])
     # An end is one for all; the other host hears of it, and clears what it has.
     two.process("down", "--volumes")
-    until(lambda: not cluster.names(namespaces[0]))
+    cluster.emptied(namespaces[0])
     assert "taken down with its data, by another host" in one.process("status", check=False).stderr
     assert forwarders(one)
     one.process("down", "--volumes")
