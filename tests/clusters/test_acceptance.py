@@ -177,7 +177,7 @@ def test_an_image_whose_user_has_another_number_runs_as_well(
     tag = "devenv-test/user:1"
     mysql = next(image for image in loaded if image.startswith("devenv/mysql:"))
     recipe = f"FROM {mysql}\nUSER root\nRUN usermod --uid 1234 mysql && groupmod --gid 1234 mysql\nUSER mysql\n"
-    client.images.build(fileobj=io.BytesIO(recipe.encode()), tag=tag)
+    client.images.build(fileobj=io.BytesIO(recipe.encode()), tag=tag, rm=True, forcerm=True)
     try:
         cluster.load([tag])
         project.configure(f"profile: database\nservices: {{mysql: {{image: '{tag}'}}}}\ncomponents: [nova]\n")
