@@ -225,8 +225,13 @@ class Lease:
         key = _key(names)
         with self._lock:
             if key not in self._known:
-                self._known[key] = self._borrow(key)
+                self._known[key] = self._known_with_others(key) or self._borrow(key)
             return self._known[key]
+
+    def _known_with_others(self, names: tuple[str, ...]) -> Borrowed | None:
+        """Return services that this process borrowed together with others, None if it did not."""
+        found = (one for one in self._known.values() if names and one.desired.services.keys() >= {*names})
+        return next((_only(one, names) for one in found), None)
 
     def _borrow(self, names: tuple[str, ...]) -> Borrowed:
         """Start services. Raise the same error again for services that failed once: no test waits for them twice."""
@@ -241,10 +246,7 @@ class Lease:
         except DevenvError as error:
             self._blame(error)
             raise
-        if not names:
-            return borrowed
-        services = {name: borrowed.desired.services[name] for name in names}
-        return replace(borrowed, desired=replace(borrowed.desired, services=services))
+        return _only(borrowed, names) if names else borrowed
 
     def lend_accounts(self, names: Sequence[str] = ()) -> None:
         """Lend the account for test suites in the databases among these services, and name them to oslo.db.
@@ -286,6 +288,11 @@ def _noted(folder: Path) -> Callable[[], Path]:
         return note
 
     return new
+
+
+def _only(borrowed: Borrowed, names: Sequence[str]) -> Borrowed:
+    services = {name: borrowed.desired.services[name] for name in names}
+    return replace(borrowed, desired=replace(borrowed.desired, services=services))
 
 
 def _key(names: Sequence[str]) -> tuple[str, ...]:

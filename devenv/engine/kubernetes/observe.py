@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from devenv.engine.http import Refused, unless_gone
@@ -92,8 +93,11 @@ def environments(cluster: Cluster, owners: Mapping[str, str]) -> dict[str, Obser
 
 
 def _everything(cluster: Cluster, environment: str) -> dict[str, list[Object]]:
-    with asking(cluster, "list pods, services, volumes and environments"):
-        return {resource: objects.listed(cluster, resource, environment) for resource in (*_KINDS.values(), "pods")}
+    resources = (*_KINDS.values(), "pods")
+    # At the same time: a cluster may be far away.
+    with ThreadPoolExecutor(len(resources)) as pool, asking(cluster, "list pods, services, volumes and environments"):
+        found = pool.map(lambda resource: objects.listed(cluster, resource, environment), resources)
+        return dict(zip(resources, found, strict=True))
 
 
 def _observed(cluster: Cluster, environment: str, everything: Mapping[str, list[Object]], owner: str) -> Observed:

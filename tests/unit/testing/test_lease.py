@@ -21,7 +21,7 @@ from devenv.model import Desired
 from devenv.testing.lease import Lease, Leases, LentComponent
 from devenv.testing.pool import Made, Pool
 
-NEEDS = {"mysql": ["mysql"], "keystone": ["mysql", "keystone"], "etcd": ["etcd"]}
+NEEDS = {"mysql": ["mysql"], "keystone": ["mysql", "keystone"], "etcd": ["etcd"], "rabbitmq": ["rabbitmq"]}
 
 
 class Broken:
@@ -85,6 +85,15 @@ def test_without_what_all_need_nothing_is_tried_again(error: DevenvError, tmp_pa
 def test_a_request_that_is_wrong_blames_no_service(tmp_path: Path) -> None:
     told, tried = asked(DevenvError("cannot find it"), tmp_path, ["mysql"], ["etcd"])
     assert told == ["cannot find it", ""] and tried == [("mysql",), ("etcd",)]
+
+
+def test_services_that_were_borrowed_together_are_not_asked_for_again_one_by_one(tmp_path: Path) -> None:
+    environment = Broken(DevenvError("unused"), tmp_path)
+    lease = Lease(cast(Environment, environment))
+    both = lease._desired(["etcd", "rabbitmq"])
+    assert [*lease._desired(["rabbitmq"]).services] == ["rabbitmq"]
+    assert [*lease._desired(["rabbitmq", "etcd"]).services] == ["rabbitmq", "etcd"]
+    assert [*both.services] == ["etcd", "rabbitmq"] and environment.asked == [("etcd", "rabbitmq")]
 
 
 class Works(Broken):
