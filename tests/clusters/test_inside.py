@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ pytestmark = pytest.mark.long
 
 # Where the pod has devenv, what it needs, and its project.
 DEVENV, PACKAGES, HOME = "/devenv", "/packages", "/home/job"
+JOBS = ("job", "other")
+PODS = [f"pod/{name}" for name in JOBS]
 Run = Callable[..., str]
+
+COMPONENTS = ("nova", "glance")
+SHARED = "engine: kubernetes\nshared: ci\nprofile: database\ncomponents: [{component}]\n"
 
 # Logs in to a component's database by its variables.
 PROGRAM = """\
@@ -35,7 +41,7 @@ with pymysql.connect(host=host, port=int(os.environ["DEVENV_MYSQL_PORT"]), user=
 """
 
 
-def job(image: str) -> dict[str, Any]:
+def job(name: str, image: str) -> dict[str, Any]:
     """Return a pod that waits. It has the image's Python, and devenv from this checkout."""
     from_host = {"devenv": (DEVENV, REPOSITORY), "packages": (PACKAGES, Path(click.__file__).parents[1])}
     # Packages of the image come first: those of this host may be for another Python.
@@ -61,30 +67,37 @@ def job(image: str) -> dict[str, Any]:
         "terminationGracePeriodSeconds": 0,
         "securityContext": {"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000},
     }
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "job"}, "spec": spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
 
 
 @pytest.fixture
-def run(cluster: Cluster, kubeconfig: Path, loaded: list[str], namespaces: tuple[str, ...]) -> Iterator[Run]:
-    """Yield what runs a command in such a pod, and returns what it prints."""
+def runs(cluster: Cluster, kubeconfig: Path, loaded: list[str], namespaces: tuple[str, ...]) -> Iterator[list[Run]]:
+    """Yield what runs a command in each of two such pods, and returns what it prints."""
     space = f"--namespace={namespaces[0]}"
     image = images_for(load_profile(Path(__file__).parent, "base"), load_catalogue())["keystone"].reference
-    cluster.kubectl("apply", space, "--filename=-", stdin=json.dumps(job(image)))
-    cluster.kubectl("wait", "pod/job", space, "--for=condition=Ready", "--timeout=60s")
 
-    def run(*command: str, stdin: str = "") -> str:
-        kubectl = [BIN / "kubectl", f"--kubeconfig={cluster.kubeconfig}", space, "exec", "-i", "job", "--"]
-        done = subprocess.run([*kubectl, *command], input=stdin, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done.stdout
+    def runner(name: str) -> Run:
+        kubectl = [BIN / "kubectl", f"--kubeconfig={cluster.kubeconfig}", space, "exec", "-i", name, "--"]
 
-    yield run
-    cluster.kubectl("delete", space, "pod/job", "--now")
+        def run(*command: str, stdin: str = "") -> str:
+            done = subprocess.run([*kubectl, *command], input=stdin, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+            return done.stdout
+
+        return run
+
+    for name in JOBS:
+        cluster.kubectl("apply", space, "--filename=-", stdin=json.dumps(job(name, image)))
+    cluster.kubectl("wait", *PODS, space, "--for=condition=Ready", "--timeout=60s")
+    yield [runner(name) for name in JOBS]
+    cluster.kubectl("delete", space, *PODS, "--now")
 
 
 def test_a_job_in_a_pod_brings_services_up_uses_them_by_name_and_leaves_nothing(
-    run: Run, cluster: Cluster, namespaces: tuple[str, ...]
+    runs: list[Run], cluster: Cluster, namespaces: tuple[str, ...]
 ) -> None:
+    run = runs[0]
+
     def devenv(*arguments: str) -> str:
         return run("python3", "-m", "devenv", *arguments)
 
@@ -103,4 +116,27 @@ def test_a_job_in_a_pod_brings_services_up_uses_them_by_name_and_leaves_nothing(
     host, user = devenv("run", "--component", "test", "--", "python3", "program.py").split()
     assert (host, user) == (mysql, "test")
     devenv("down", "--volumes")
-    until(lambda: cluster.names(namespaces[0]) == {"pod/job"})
+    until(lambda: cluster.names(namespaces[0]) == {*PODS})
+
+
+def test_jobs_in_two_pods_share_one_environment(runs: list[Run], cluster: Cluster, namespaces: tuple[str, ...]) -> None:
+    def devenv(run: Run, *arguments: str) -> str:
+        return run("python3", "-m", "devenv", *arguments)
+
+    for run, component in zip(runs, COMPONENTS, strict=True):
+        run("tee", f"{HOME}/program.py", stdin=PROGRAM)
+        run("tee", f"{HOME}/devenv.yaml", stdin=SHARED.format(component=component))
+        devenv(run, "trust")
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda run: devenv(run, "up"), runs))
+    hosts = set()
+    for run, component in zip(runs, COMPONENTS, strict=True):
+        host, user = devenv(run, "run", "--component", component, "--", "python3", "program.py").split()
+        assert user == component
+        hosts.add(host)
+    assert len(hosts) == 1
+    # One goes on when the other has left.
+    devenv(runs[0], "down", "--leave")
+    assert devenv(runs[1], "run", "--component", COMPONENTS[1], "--", "python3", "program.py").split()[1] == "glance"
+    devenv(runs[1], "down", "--volumes")
+    until(lambda: cluster.names(namespaces[0]) == {*PODS})
