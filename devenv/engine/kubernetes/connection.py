@@ -35,6 +35,9 @@ CONFLICT, GONE = 409, 404
 RIGHTS_HINT = "ask who runs the cluster for it; 'devenv help kubernetes' has a Role with all that devenv needs"
 _LOGIN_HINT = "log in again, until 'kubectl get pods' works"
 _REACH_HINT = "'devenv --engine kubernetes doctor' checks the cluster; 'kubectl get pods' has to work"
+# What a node says, with status 500, of a pod whose container does not run yet, or not any more.
+_NO_CONTAINER = re.compile(r"container not found|pod does not exist")
+_WAIT_HINT = "'devenv wait' returns once it runs"
 
 # The API group of each resource that devenv uses, and those that have no namespace.
 _GROUPS = {
@@ -274,8 +277,10 @@ def refusal_of(status: int, data: bytes, right: tuple[str, str], after: str = ""
     if isinstance(content, dict) and content.get("kind") == "Status":
         return ApiRefused(status, str(content.get("message") or content.get("reason") or ""), *right, pause)
     words = " ".join(data.decode(errors="replace").split())[:300]
+    if status < 500 or _NO_CONTAINER.search(words):
+        return ApiRefused(status, words, *right, pause)
     # kubectl answers so when the cluster does not answer it, or when a login fails.
-    return NoAnswer(words or f"HTTP {status}") if status >= 500 else ApiRefused(status, words, *right, pause)
+    return NoAnswer(words or f"HTTP {status}")
 
 
 def right_for(method: str, path: str, query: Query | None = None) -> tuple[str, str]:
@@ -316,7 +321,8 @@ def failure(cluster: Cluster, what: str, error: Refused, hint: str = "") -> NoEn
             hint=f"this login needs the verb {error.verb} on {error.resource}: {RIGHTS_HINT}",
         )
     kind = NoSpace if tells_of_full_disk(str(error)) else ServiceFailed
-    return kind(f"cannot {what}: {error}", hint or _REACH_HINT)
+    usual = _WAIT_HINT if _NO_CONTAINER.search(str(error)) else _REACH_HINT
+    return kind(f"cannot {what}: {error}", hint or usual)
 
 
 def _hint_for(reason: str) -> str:

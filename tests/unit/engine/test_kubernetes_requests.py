@@ -147,8 +147,9 @@ def test_a_quota_is_no_missing_right() -> None:
         (refusal(500, "write /x: no space left on device"), NoSpace, "no space left on device", ""),
         (Answer(200, "<html>log in</html>"), NoEngine, "what answers is no Kubernetes API", "kubectl"),
         (Answer(404, "<html>not here</html>"), ServiceFailed, "<html>not here</html>", "doctor"),
+        (Answer(500, 'container not found ("main")'), ServiceFailed, "container not found", "devenv wait"),
     ],
-    ids=["no login", "a plugin fails", "a stranger's certificate", "a full disk", "a portal", "no API"],
+    ids=["no login", "a plugin fails", "a stranger's certificate", "a full disk", "a portal", "no API", "no container"],
 )
 def test_each_failure_is_one_line_with_a_hint(answer: Answer, kind: type[Any], message: str, hint: str) -> None:
     with answering(answer) as (cluster, _):
