@@ -69,7 +69,7 @@ suites: $(CONSUMERS) ## Run OpenStack's own test suites on devenv's services; wr
 	@$(DEVENV) images build mysql mariadb postgresql rabbitmq etcd
 	@$(VENV)/bin/python -m tests.suites --page docs/suites.md
 
-engines: $(CONSUMERS) ## Run tests on ten engines, in less than an hour; writes docs/engines.md
+engines: $(CONSUMERS) ## Run tests on ten engines, in half an hour; writes docs/engines.md
 	@$(DEVENV) doctor --fix
 	@$(VENV)/bin/python -m tests.engines --page docs/engines.md
 
