@@ -68,6 +68,12 @@ def attached_on_record(state: State, names: Collection[str] = ()) -> Desired:
     return resolve(services, Inputs(state.id, profile, catalogue, {}, {}, secrets, former))
 
 
+def refuse_data(verb: str, names: Collection[str], attached: Collection[str], hint: str) -> None:
+    """Raise Unsupported if one of these services is attached: its data are somebody else's."""
+    if theirs := [name for name in names if name in attached]:
+        raise Unsupported(f"cannot {verb} {', '.join(theirs)}: somebody else runs it and may need its data", hint)
+
+
 def refuse_attached(names: Sequence[str], attached: Collection[str]) -> None:
     """Raise Unsupported if one of these services is attached: devenv has no container or data of it."""
     if theirs := [name for name in names if name in attached]:

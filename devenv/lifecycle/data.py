@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from devenv.errors import ConfigError, DevenvError, Unsupported
 from devenv.images import snapshot
 from devenv.images.snapshot import Snapshot
+from devenv.lifecycle.attached import refuse_data
 from devenv.lifecycle.execute import carry_out
 from devenv.lifecycle.loans import keep
-from devenv.lifecycle.picture import Definitions, Picture
+from devenv.lifecycle.picture import Picture
 from devenv.lifecycle.plan import plan_empty
 from devenv.lifecycle.up import KEEPING, Renewal, Wish, bring_up, note_renewal, preflight
 from devenv.lifecycle.world import World
@@ -24,7 +25,8 @@ def reset(world: World, names: Sequence[str]) -> Result:
     """
     defined = world.prepared(names)
     services = defined.select(names) if names else list(defined.profile.services)
-    _refuse_attached(defined, services, "reset", "'devenv reset --component NAME' empties what a component has there")
+    hint = "'devenv reset --component NAME' empties what a component has there"
+    refuse_data("reset", services, defined.attached, hint)
     if names and (more := [name for name in services if name not in names]):
         raise ConfigError(
             f"cannot reset {', '.join(names)} alone: data is in {', '.join(more)}, too, with that of others",
@@ -34,12 +36,6 @@ def reset(world: World, names: Sequence[str]) -> Result:
         keep(world, services)
         wish = Wish(names, renewal=Renewal(dict.fromkeys(services, "")))
         return bring_up(world, defined, wish, world.report)
-
-
-def _refuse_attached(defined: Definitions, services: Collection[str], verb: str, hint: str) -> None:
-    """Raise Unsupported if one of these services is attached: its data are somebody else's."""
-    if theirs := [name for name in services if name in defined.attached]:
-        raise Unsupported(f"cannot {verb} {', '.join(theirs)}: somebody else runs it and may need its data", hint)
 
 
 def reset_component(world: World, component: str) -> Result:
@@ -59,7 +55,7 @@ def save(world: World, name: str) -> Snapshot:
     """
     check_name(name, "a snapshot")
     defined = world.define()
-    _refuse_attached(defined, defined.select(), "save", "dump its data with the server's own tools")
+    refuse_data("save", defined.select(), defined.attached, "dump its data with the server's own tools")
     if not world.engine.can >= KEEPING:
         raise Unsupported(
             f"cannot save a snapshot: the engine at {world.engine.url} keeps no data of volumes",
@@ -98,7 +94,7 @@ def restore(world: World, name: str) -> Result:
     Raise ConfigError, with the reason, if another version of a service made the data.
     """
     defined = world.prepared(())
-    _refuse_attached(defined, defined.select(), "restore", "load its data with the server's own tools")
+    refuse_data("restore", defined.select(), defined.attached, "load its data with the server's own tools")
     with world.changing():
         saved = snapshot.load(world.state, name)
         picture = world.look(world.with_lent(defined), check_ports=True)

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 from devenv.engine.protocol import Engine, Tail
 from devenv.errors import ConfigError, Unsupported
 from devenv.images.references import BASE
-from devenv.lifecycle.attached import refuse_attached
+from devenv.lifecycle.attached import refuse_attached, refuse_data
 from devenv.lifecycle.picture import Definitions
 from devenv.lifecycle.world import Choice, World
 from devenv.model import (
@@ -642,7 +642,7 @@ class Environment:
         from devenv.engine import connect
         from devenv.images.push import push_images
 
-        defined, desired = self._on_paper(names)
+        defined, desired = self._on_paper(names, golden)
         if not registry:
             self._world.check_trust(defined.own)
         place = registry or defined.own.image_registry
@@ -652,19 +652,21 @@ class Environment:
         """Build the images from which pods copy golden states of these services (all of the profile, if none is named).
 
         Return their names. The golden states are this host's engine's, wherever the environment is; one that is missing
-        is left out.
+        is left out. Raise Unsupported if somebody else runs one of `names`.
         """
         from devenv.engine import connect
         from devenv.images.push import make_for_pods
 
-        defined, desired = self._on_paper(names)
+        defined, desired = self._on_paper(names, golden=True)
         return make_for_pods(connect(), desired, defined.catalogue, self._world.report.note)
 
-    def _on_paper(self, names: Sequence[str]) -> tuple[Definitions, Desired]:
-        """Return the desired state without asking an engine."""
+    def _on_paper(self, names: Sequence[str], golden: bool) -> tuple[Definitions, Desired]:
+        """Return the desired state without asking an engine; `golden` says whether it is for golden states."""
         from devenv.images.bundle import on_paper
 
         defined = self._world.define(names)
+        if golden:
+            refuse_data("keep a golden state of", names, defined.attached, "devenv keeps those of what it runs")
         selected = defined.select(names)
         return defined, on_paper(self.id, selected, defined.profile, defined.catalogue, defined.images)
 

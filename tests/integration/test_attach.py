@@ -113,6 +113,12 @@ def test_components_of_attached_services_live_and_go_where_no_engine_answers(att
     table = attached.devenv("status").stdout.splitlines()[1:]
     assert [line.split()[1] for line in table] == ["attached"] * len(SERVICES)
     assert "nova" in databases(attached)
+    (own := attached.folder / "nova.conf").write_text("[DEFAULT]\n")
+    attached.devenv("wire", "nova", "nova.conf")
+    options = own.read_text()
+    assert "mysql+pymysql://nova:" in options and "transport_url = rabbit://nova:" in options
+    attached.devenv("unwire")
+    assert own.read_text() == "[DEFAULT]\n"
     # The second `up` only makes sure that components can log in.
     assert {action for action, _, _ in plan_of(attached)} == {"log in"}
     attached.devenv("up", "--drop")
@@ -439,10 +445,18 @@ def test_what_needs_a_container_is_refused_for_an_attached_service(on_mysql: Pro
     on_mysql.devenv("down", "--volumes")
 
 
-def test_snapshots_of_attached_services_are_refused(on_mysql: Project) -> None:
-    on_mysql.devenv("up")
-    one_clear_line(on_mysql.devenv("snapshot", "save", "a", check=False), 3, "cannot save mysql: somebody else runs it")
-    on_mysql.devenv("down", "--volumes")
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("snapshot save a", "cannot save mysql"),
+        ("snapshot restore a", "cannot restore mysql"),
+        ("images build --golden mysql", "cannot keep a golden state of mysql"),
+        ("images push --golden localhost:1 mysql", "cannot keep a golden state of mysql"),
+    ],
+)
+def test_states_of_attached_services_are_refused(on_mysql: Project, command: str, words: str) -> None:
+    on_mysql.devenv("wait")
+    one_clear_line(on_mysql.devenv(*command.split(), check=False), 3, f"{words}: somebody else runs it")
 
 
 # ---- what comes with a clone ---------------------------------------------------------------------------------------
