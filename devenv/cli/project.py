@@ -112,6 +112,7 @@ def doctor(context: click.Context, fix: bool, format_: str) -> None:
 
 @click.command()
 @click.option("--component", default="", metavar="NAME", help="Use this component's endpoints and login.")
+@click.option("--network", is_flag=True, help="For a container on the services' network: their names and own ports.")
 @click.option(
     "--format",
     "format_",
@@ -121,7 +122,7 @@ def doctor(context: click.Context, fix: bool, format_: str) -> None:
     help="Print in this format. env-file: for Docker and GitHub, which would keep quotes.",
 )
 @click.pass_context
-def env(context: click.Context, component: str, format_: str) -> None:
+def env(context: click.Context, component: str, network: bool, format_: str) -> None:
     """Print endpoints and credentials as variables.
 
     These are the administrator's. With --component, they are the component's own and include its options for
@@ -130,7 +131,7 @@ def env(context: click.Context, component: str, format_: str) -> None:
     In a shell: eval "$(devenv env --format shell)"
     """
     environment = environment_of(context)
-    variables = environment.env(component)
+    variables = environment.env(component, network)
     click.echo(FORMATS[format_](variables, environment.replaced(variables)), nl=False)
 
 

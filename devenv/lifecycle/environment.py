@@ -428,12 +428,13 @@ class Environment:
 
         return self.latest or understood(self.state.load_timing())
 
-    def env(self, component: str = "") -> dict[str, str]:
+    def env(self, component: str = "", network: bool = False) -> dict[str, str]:
         """Return the flat map of the services that are there: DEVENV_<SERVICE>_HOST, …, and OS_* for identity.
 
-        It is the administrator's; with `component`, that one's, and its overlay as variables for oslo.config.
+        It is the administrator's; with `component`, that one's, and its overlay as variables for oslo.config. With
+        `network`, it is for programs in containers on the services' network.
         """
-        defined, present = self._present(component)
+        defined, present = self._present(component, network)
         if not component:
             return contents.flat_map(present.services)
         overlay = contents.wired_files(present, defined.catalogue)[contents.overlay_name(component)]
@@ -535,8 +536,8 @@ class Environment:
         """Return the lines that a service logged from `since` on; the last `tail` of them if that is a number."""
         return self.engine.logs(self.containers([name])[name], tail, since)
 
-    def _present(self, component: str) -> tuple[Definitions, Desired]:
-        picture = self._world.there(self._world.define(), [component] if component else ())
+    def _present(self, component: str, network: bool = False) -> tuple[Definitions, Desired]:
+        picture = self._world.there(self._world.define(), [component] if component else (), network)
         return picture.defined, picture.wanted
 
     # ---- the project's own files -----------------------------------------------------------------------------

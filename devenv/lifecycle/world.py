@@ -461,15 +461,18 @@ class World:
             raise ConfigError(f"cannot find a container of {self.id}", hint="'devenv up' creates them")
         return [observed.containers[name] for name in names or observed.containers]
 
-    def there(self, defined: Definitions, components: Collection[str] = ()) -> Picture:
+    def there(self, defined: Definitions, components: Collection[str] = (), network: bool = False) -> Picture:
         """Look; want the services that have a container or are attached.
 
-        Raise ConfigError if none is there, or a component is missing.
+        With `network`, they are in the view of programs in containers beside them. Raise ConfigError if none is there,
+        or a component is missing.
         """
         for component in components:
             if component not in defined.profile.components:
                 raise _no_component(component, defined.profile)
         picture = self.look(defined)
+        if network:
+            picture = replace(picture, everything=self._beside(defined, [*picture.everything.services]))
         there = {*picture.observed.containers, *picture.observed.attached}
         services = {name: service for name, service in picture.everything.services.items() if name in there}
         if not services:
@@ -479,6 +482,11 @@ class World:
             if not any(component in service.components for service in given.services.values()):
                 raise ConfigError(f"cannot use component {component!r}: no service has a part for it", "'devenv up'")
         return replace(picture, wanted=given)
+
+    def _beside(self, defined: Definitions, names: Sequence[str]) -> Desired:
+        """Return services as programs on their container network reach them: by name, at the containers' own ports."""
+        ports = usual_ports(names, defined.catalogue)
+        return self._resolved(defined, names, ports, keep=False, inside=True, hosts=self._hosts(names))
 
     def given(self, desired: Desired) -> Desired:
         """Return `desired` with only those parts of components that are in place by the record."""

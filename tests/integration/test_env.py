@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import docker
-from project import Project, require
+from project import Project, ours, require
 
 from devenv.wiring.formats import as_env_file, from_dotenv
 
@@ -35,6 +35,26 @@ def test_a_container_gets_every_value_as_it_is(running: Project, client: docker.
     for file in (running.folder / ".devenv/env", tmp_path / "known"):
         assert in_container(client, image, file).items() >= known.items()
     assert in_container(client, image, tmp_path / "odd").items() >= ODD.items()
+
+
+USES = {
+    "mysql": 'MYSQL_PWD=$DEVENV_MYSQL_PASSWORD mysql -N -h "$DEVENV_MYSQL_HOST" -P "$DEVENV_MYSQL_PORT"'
+    ' -u "$DEVENV_MYSQL_USER" -e "SELECT 1"',
+    "etcd": 'etcdctl --endpoints "$DEVENV_ETCD_URL" get --prefix / > /dev/null && echo 1',
+    "keystone": "python3 -c 'import os, urllib.request; urllib.request.urlopen(os.environ[\"OS_AUTH_URL\"]); print(1)'",
+}
+
+
+def test_a_container_on_the_network_reaches_services_by_their_names(
+    running: Project, client: docker.DockerClient
+) -> None:
+    given = from_dotenv(running.devenv("env", "--network").stdout)
+    assert (given["DEVENV_RABBITMQ_HOST"], given["DEVENV_RABBITMQ_PORT"]) == ("rabbitmq", "5672")
+    services = running.json("status")["services"]
+    (network,) = ours(client, running.id)["networks"]
+    for service, use in USES.items():
+        options = {"entrypoint": ["sh", "-c", use], "environment": given, "network": network, "remove": True}
+        assert client.containers.run(services[service]["image"], **options).split() == [b"1"], service
 
 
 def test_a_login_to_another_cloud_does_not_reach_a_command(running: Project) -> None:

@@ -19,6 +19,7 @@ from project import Project, new_project, one_clear_line
 from ssh_host import SshHost, eventually, ssh_host
 
 from devenv.ports import free_port
+from devenv.wiring.formats import from_dotenv
 from tests.pages import sessions, unlike
 
 pytestmark = pytest.mark.long
@@ -378,5 +379,10 @@ def test_without_a_tunnel_nothing_runs_here_and_that_is_remembered(remote: Proje
             nothing_left(remote)
             assert "nothing to change" in remote.devenv("plan").stdout and healthy(remote)
             ssh.terminate()
+    # A program on the services' network has a route of its own.
+    given = from_dotenv(remote.devenv("env", "--network").stdout)
+    options = {"entrypoint": ["sh", "-c", 'etcdctl --endpoints "$DEVENV_ETCD_URL" endpoint health'], "remove": True}
+    image = remote.json("status")["services"]["etcd"]["image"]
+    host.engine.client.containers.run(image, environment=given, network=f"devenv-{remote.id}", **options)
     assert "forward ports" in remote.devenv("up", "--tunnel").stderr
     assert healthy(remote)
