@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +16,10 @@ import requests
 import yaml
 from project import Project, new_project
 
+from devenv.wiring.kubernetes import ATTACH
 from tests.clusters.cluster import BIN, Cluster
+from tests.clusters.test_inside import HOME, PROGRAM, pods
+from tests.pod_security import violations
 
 COMPONENTS = """\
 components:
@@ -42,7 +46,7 @@ def forwarded(cluster: Cluster, namespace: str, service: str, port: int) -> Iter
 
 def attaching(cluster: Cluster, namespace: str) -> dict[str, str]:
     """Return the variables that the Secret holds for pods."""
-    data = cluster.get("secret", "devenv-attach", f"--namespace={namespace}")["data"]
+    data = cluster.get("secret", ATTACH, f"--namespace={namespace}")["data"]
     return {name: base64.b64decode(value).decode() for name, value in data.items()}
 
 
@@ -61,6 +65,56 @@ def token(port: int, user: str, password: str, project: str) -> requests.Respons
     return requests.post(url, json={"auth": {"identity": identity, "scope": scope}}, timeout=10)
 
 
+def parts(cluster: Cluster, namespace: str) -> dict[str, set[str]]:
+    """Return the names of the parts that components have, by service."""
+    found = attaching(cluster, namespace)
+    with forwarded(cluster, namespace, "keystone", 5000) as port:
+        login = token(port, "admin", found["DEVENV_ATTACH_KEYSTONE_PASSWORD"], "admin").headers["X-Subject-Token"]
+        users = requests.get(f"http://127.0.0.1:{port}/v3/users", headers={"X-Auth-Token": login}, timeout=10).json()
+
+    def run(service: str, *command: str) -> set[str]:
+        return {*cluster.kubectl("exec", f"--namespace={namespace}", f"{service}-0", "--", *command).split()}
+
+    return {
+        "mysql": run(
+            "mysql", "mysql", "--skip-column-names", "--execute", "SHOW DATABASES; SELECT user FROM mysql.user"
+        ),
+        "rabbitmq": run("rabbitmq", "sh", "-c", "rabbitmqctl -q list_vhosts; rabbitmqctl -q list_users"),
+        "keystone": {user["name"] for user in users["users"]},
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "profile: database\ndatabase: mariadb\n",
+        "profile: database\ndatabase: postgresql\n",
+        "profile: coordination\nservices: {etcd: {auth: true}}\n",
+        "image_registry: registry.example.org/team\nimage_pull_secrets: [registry-login]\n",
+    ],
+    ids=["mariadb", "postgresql", "etcd with accounts", "images of a registry with a login"],
+)
+def test_the_cluster_takes_each_export(
+    text: str, cluster: Cluster, namespaces: tuple[str, ...], tmp_path: Path
+) -> None:
+    project: Project = new_project(tmp_path, "exported")
+    project.configure(text + COMPONENTS, trusted=True)
+    exported = project.devenv("export", "kubernetes").stdout
+    accepted(cluster, namespaces[1], exported)
+    login = [{"name": "registry-login"}] if "registry-login" in text else None
+    for one in yaml.safe_load_all(exported):
+        if one["kind"] == "StatefulSet":
+            spec = one["spec"]["template"]["spec"]
+            assert (violations(spec), spec.get("imagePullSecrets")) == ([], login)
+
+
+def accepted(cluster: Cluster, namespace: str, exported: str) -> None:
+    """Have the cluster check the objects, and change nothing."""
+    check = ("apply", f"--namespace={namespace}", "--dry-run=server", "--filename=-")
+    told = cluster.kubectl(*check, stdin=exported).splitlines()
+    assert len(told) == exported.count("---\n") and all(line.endswith("created (server dry run)") for line in told)
+
+
 @pytest.fixture
 def exported(cluster: Cluster, namespaces: tuple[str, ...], loaded: list[str], tmp_path: Path) -> Iterator[Path]:
     """Export all four services, apply the file, and wait until all are ready; delete them afterwards."""
@@ -69,8 +123,7 @@ def exported(cluster: Cluster, namespaces: tuple[str, ...], loaded: list[str], t
     path = project.folder / "kubernetes.yaml"
     project.devenv("export", "kubernetes", "--output", str(path))
     space = f"--namespace={namespaces[1]}"
-    told = cluster.kubectl("apply", space, "--dry-run=server", f"--filename={path}")
-    assert all(line.endswith("created (server dry run)") for line in told.splitlines())
+    accepted(cluster, namespaces[1], path.read_text())
     cluster.kubectl("apply", space, f"--filename={path}")
     for service in SERVICES:
         cluster.kubectl("rollout", "status", space, f"statefulset/{service}", "--timeout=180s")
@@ -115,6 +168,34 @@ def test_an_exported_environment_becomes_ready_and_serves_its_components_and_kee
     ):
         cursor.execute("SELECT COUNT(*) FROM kept")
         assert cursor.fetchone() == (0,)
+
+
+@pytest.mark.long
+def test_a_job_in_a_pod_attaches_by_the_secret_of_the_export_and_leaves_nothing(
+    cluster: Cluster, namespaces: tuple[str, ...], exported: Path
+) -> None:
+    space = namespaces[1]
+    before = parts(cluster, space)
+    assert "nova" in before["mysql"] and "nova" in before["keystone"]
+    with pods(cluster, space, ["attached"], ATTACH) as (run,):
+
+        def devenv(*arguments: str) -> str:
+            return run("python3", "-m", "devenv", *arguments)
+
+        run("tee", f"{HOME}/devenv.yaml", stdin="components: [glance]\n")
+        run("tee", f"{HOME}/program.py", stdin=PROGRAM)
+        devenv("up")
+        found = json.loads(devenv("status", "--format", "json"))["services"]
+        assert {(name, one["state"], one["container"]) for name, one in found.items()} == {
+            (name, "ready", "") for name in SERVICES
+        }
+        variables = json.loads(devenv("env", "--component", "glance", "--format", "json"))
+        given = [f"{name}={value}" for name, value in variables.items()]
+        assert run("env", *given, "python3", "program.py").split() == ["mysql", "glance"]
+        during = parts(cluster, space)
+        assert {service for service, names in during.items() if "glance" in names} == {"mysql", "rabbitmq", "keystone"}
+        devenv("down", "--volumes")
+    assert parts(cluster, space) == before
 
 
 @pytest.mark.long

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ DEVENV, PACKAGES, HOME = "/devenv", "/packages", "/home/job"
 JOBS = ("job", "other")
 PODS = [f"pod/{name}" for name in JOBS]
 Run = Callable[..., str]
+# A pod without a login to the cluster, where no engine answers: it takes the variables of an export's Secret.
+NO_ENGINE = {"name": "DOCKER_HOST", "value": "unix:///nowhere/docker.sock"}
 
 COMPONENTS = ("nova", "glance")
 SHARED = "engine: kubernetes\nshared: ci\nprofile: database\ncomponents: [{component}]\n"
@@ -41,8 +44,11 @@ with pymysql.connect(host=host, port=int(os.environ["DEVENV_MYSQL_PORT"]), user=
 """
 
 
-def job(name: str, image: str) -> dict[str, Any]:
-    """Return a pod that waits. It has the image's Python, and devenv from this checkout."""
+def job(name: str, image: str, attach: str = "") -> dict[str, Any]:
+    """Return a pod that waits. It has the image's Python, and devenv from this checkout.
+
+    It may use the cluster, or `attach` names a Secret with its variables, and it has no engine at all.
+    """
     from_host = {"devenv": (DEVENV, REPOSITORY), "packages": (PACKAGES, Path(click.__file__).parents[1])}
     # Packages of the image come first: those of this host may be for another Python.
     paths = f"{DEVENV}:/opt/keystone:{PACKAGES}"
@@ -58,9 +64,12 @@ def job(name: str, image: str) -> dict[str, Any]:
             {"name": "home", "mountPath": HOME},
         ],
     }
+    if attach:
+        container["env"] += [NO_ENGINE]
+        container["envFrom"] = [{"secretRef": {"name": attach}}]
     volumes = [{"name": name, "hostPath": {"path": str(path)}} for name, (_, path) in from_host.items()]
     spec = {
-        "serviceAccountName": "devenv",
+        **({"automountServiceAccountToken": False} if attach else {"serviceAccountName": "devenv"}),
         "containers": [container],
         "volumes": [*volumes, {"name": "home", "emptyDir": {}}],
         "restartPolicy": "Never",
@@ -70,10 +79,10 @@ def job(name: str, image: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
 
 
-@pytest.fixture
-def runs(cluster: Cluster, kubeconfig: Path, loaded: list[str], namespaces: tuple[str, ...]) -> Iterator[list[Run]]:
-    """Yield what runs a command in each of two such pods, and returns what it prints."""
-    space = f"--namespace={namespaces[0]}"
+@contextmanager
+def pods(cluster: Cluster, namespace: str, names: Sequence[str], attach: str = "") -> Iterator[list[Run]]:
+    """Make such pods; yield what runs a command in each, and returns what it prints."""
+    space = f"--namespace={namespace}"
     image = images_for(load_profile(Path(__file__).parent, "base"), load_catalogue())["keystone"].reference
 
     def runner(name: str) -> Run:
@@ -86,11 +95,18 @@ def runs(cluster: Cluster, kubeconfig: Path, loaded: list[str], namespaces: tupl
 
         return run
 
-    for name in JOBS:
-        cluster.kubectl("apply", space, "--filename=-", stdin=json.dumps(job(name, image)))
-    cluster.kubectl("wait", *PODS, space, "--for=condition=Ready", "--timeout=60s")
-    yield [runner(name) for name in JOBS]
-    cluster.kubectl("delete", space, *PODS, "--now")
+    made = [f"pod/{name}" for name in names]
+    for name in names:
+        cluster.kubectl("apply", space, "--filename=-", stdin=json.dumps(job(name, image, attach)))
+    cluster.kubectl("wait", *made, space, "--for=condition=Ready", "--timeout=60s")
+    yield [runner(name) for name in names]
+    cluster.kubectl("delete", space, *made, "--now")
+
+
+@pytest.fixture
+def runs(cluster: Cluster, kubeconfig: Path, loaded: list[str], namespaces: tuple[str, ...]) -> Iterator[list[Run]]:
+    with pods(cluster, namespaces[0], JOBS) as found:
+        yield found
 
 
 def test_a_job_in_a_pod_brings_services_up_uses_them_by_name_and_leaves_nothing(
