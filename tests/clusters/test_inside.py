@@ -135,6 +135,25 @@ def test_a_job_in_a_pod_brings_services_up_uses_them_by_name_and_leaves_nothing(
     until(lambda: cluster.names(namespaces[0]) == {*PODS})
 
 
+def test_a_job_uses_services_of_another_namespace_by_a_name_that_it_resolves(
+    runs: list[Run], cluster: Cluster, namespaces: tuple[str, ...]
+) -> None:
+    run, (own, other) = runs[0], namespaces
+    account = ("--role=devenv", f"--serviceaccount={own}:devenv")
+    cluster.kubectl("create", f"--namespace={other}", "rolebinding", "job", *account)
+    try:
+        run("tee", f"{HOME}/devenv.yaml", stdin="profile: database\ncomponents: [nova]\n")
+        run("tee", f"{HOME}/program.py", stdin=PROGRAM)
+        run("python3", "-m", "devenv", "--engine", "kubernetes", "--namespace", other, "up")
+        host, user = run("python3", "-m", "devenv", "run", "--component", "nova", "--", "python3", "program.py").split()
+        assert f"service/{host.removesuffix(f'.{other}')}" in cluster.names(other)
+        assert (host.endswith(f".{other}"), user) == (True, "nova")
+        run("python3", "-m", "devenv", "down", "--volumes")
+        cluster.emptied(other)
+    finally:
+        cluster.kubectl("delete", f"--namespace={other}", "rolebinding", "job")
+
+
 def test_jobs_in_two_pods_share_one_environment(runs: list[Run], cluster: Cluster, namespaces: tuple[str, ...]) -> None:
     def devenv(run: Run, *arguments: str) -> str:
         return run("python3", "-m", "devenv", *arguments)

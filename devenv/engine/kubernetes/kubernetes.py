@@ -74,7 +74,8 @@ class Kubernetes:
         ownership.check_names(desired, observed, f"kubectl -n {self._at.namespace} get all,configmap")
 
     def host_name(self, container: str, service: str) -> str:
-        return container
+        # Every pod of the cluster finds NAME.NAMESPACE; the services themselves do, too.
+        return f"{container}{self._at.login.domain}"
 
     def state(self, container: str) -> ContainerState:
         return runs.state(self._at, container)

@@ -23,13 +23,15 @@ _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 class Login:
     """A context of the kubeconfig and a namespace. `inside`, devenv runs in a pod of that cluster, and has no context.
 
-    `origin` says where the choice is from, in words.
+    `origin` says where the choice is from, in words. `domain` is what a name of a Service needs at its end, in a pod of
+    another namespace.
     """
 
     context: str
     namespace: str
     inside: bool = False
     origin: str = ""
+    domain: str = ""
 
     @property
     def url(self) -> str:
@@ -65,7 +67,9 @@ def find_login(context: str = "", namespace: str = "") -> Login:
             hint="use up to 63 lower-case letters, digits and '-'",
         )
     if not context and _in_pod() and not any(path.exists() for path in _files()):
-        return Login("", namespace or _own_namespace(), inside=True, origin="the pod's service account")
+        own = _own_namespace()
+        domain = f".{namespace}" if namespace not in ("", own) else ""
+        return Login("", namespace or own, inside=True, origin="the pod's service account", domain=domain)
     config = _read()
     chosen = context or config.current
     if not chosen:

@@ -19,6 +19,7 @@ from fake_api import Answer, Api
 
 from devenv.engine.kubernetes import account, login
 from devenv.engine.kubernetes.connection import Cluster, open_cluster
+from devenv.engine.kubernetes.kubernetes import Kubernetes
 from devenv.engine.kubernetes.login import Login, find_login, parts
 from devenv.errors import ConfigError, DevenvError, NoEngine
 
@@ -238,6 +239,26 @@ def test_a_pod_logs_in_with_its_service_account_and_a_new_token_counts(pod: Api,
         assert cluster.ask("GET", "/version") == {"gitVersion": "v1.31.0"}
     assert pod.logins == ["Bearer first", *["Bearer second"] * 3]
     cluster.close()
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"), [("", "devenv-x-mysql"), ("mine", "devenv-x-mysql"), ("other", "devenv-x-mysql.other")]
+)
+def test_a_pod_of_another_namespace_calls_services_by_a_name_that_it_can_resolve(
+    pod: Api, asked: str, name: str
+) -> None:
+    cluster = open_cluster(namespace=asked)
+    assert Kubernetes(cluster).host_name("devenv-x-mysql", "mysql") == name
+    # A later command finds the namespace on record.
+    again = open_cluster(url=cluster.url)
+    assert Kubernetes(again).host_name("devenv-x-mysql", "mysql") == name
+    for one in (cluster, again):
+        one.close()
+
+
+def test_outside_of_the_cluster_services_find_each_other_by_their_own_names(home: Path) -> None:
+    written(home / ".kube" / "config", "here", here="team")
+    assert Kubernetes(Cluster(find_login(namespace="other"))).host_name("devenv-x-mysql", "mysql") == "devenv-x-mysql"
 
 
 def test_a_kubeconfig_counts_in_a_pod_too(pod: Api, home: Path) -> None:
