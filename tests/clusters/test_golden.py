@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,22 @@ pytestmark = pytest.mark.long
 TABLE = "CREATE TABLE devenv.kept (id INT PRIMARY KEY)"
 
 
-@pytest.fixture
-def registry(cluster: Cluster, tmp_path: Path) -> Iterator[Registry]:
+@contextmanager
+def everywhere(cluster: Cluster, folder: Path, locked: bool = False) -> Iterator[Registry]:
     """Run a registry that this host and all nodes reach at the same address, each on its own loopback."""
     with ExitStack() as stack:
-        program = debian_registry.program(tmp_path / "program")
-        here = stack.enter_context(debian_registry.served(program, tmp_path / "registry"))
+        program = debian_registry.program(folder / "program")
+        here = stack.enter_context(debian_registry.served(program, folder / "registry", locked=locked))
         for node in cluster.nodes():
             around = ["nsenter", "--target", str(node), "--net"]
-            stack.enter_context(debian_registry.served(program, tmp_path / "registry", here.port, around))
+            stack.enter_context(debian_registry.served(program, folder / "registry", here.port, around, locked))
         yield here
+
+
+@pytest.fixture
+def registry(cluster: Cluster, tmp_path: Path) -> Iterator[Registry]:
+    with everywhere(cluster, tmp_path) as found:
+        yield found
 
 
 def sql(project: Project, statement: str) -> str:

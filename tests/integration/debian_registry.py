@@ -18,6 +18,10 @@ version: 0.1
 storage: {{filesystem: {{rootdirectory: {folder}/storage}}}}
 http: {{addr: "127.0.0.1:{port}"}}
 """
+_AUTH = "auth: {{htpasswd: {{realm: test, path: {folder}/users}}}}\n"
+# The one login of a registry that asks for one, and how the registry knows the password.
+LOGIN = ("user", "secret")
+_USERS = "user:$2y$04$devenvdevenvdevenvdeveJ4pug3Kk0gXjaSXhPdYHr/M.h0HEw7y\n"
 
 
 @dataclass
@@ -44,13 +48,19 @@ def program(folder: Path) -> Path:
 
 
 @contextmanager
-def served(program: Path, folder: Path, port: int = 0, around: Sequence[str] = ()) -> Iterator[Registry]:
-    """Run a registry of all that `folder` has, at a free port unless one is given; `around` runs it elsewhere."""
+def served(
+    program: Path, folder: Path, port: int = 0, around: Sequence[str] = (), locked: bool = False
+) -> Iterator[Registry]:
+    """Run a registry of all that `folder` has, at a free port unless one is given; `around` runs it elsewhere.
+
+    If it is `locked`, it answers nobody without LOGIN.
+    """
     if not port:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
     folder.mkdir(exist_ok=True)
-    (folder / "config.yml").write_text(_CONFIG.format(folder=folder, port=port))
+    (folder / "users").write_text(_USERS)
+    (folder / "config.yml").write_text((_CONFIG + _AUTH * locked).format(folder=folder, port=port))
     command = [*around, program, "serve", folder / "config.yml"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr

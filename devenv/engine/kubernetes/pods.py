@@ -22,6 +22,8 @@ UNSCHEDULABLE_SECONDS = 15.0
 # Events of programs that are about to add a node.
 _ADDS_NODE = ("TriggeredScaleUp", "Nominated")
 _NO_IMAGE = {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable"}
+# What a registry answers to a node without the right login.
+_NO_LOGIN = ("unauthorized", "denied", "forbidden", "no basic auth")
 _KILLED = 137
 
 Object = Mapping[str, Any]
@@ -124,30 +126,32 @@ def _without_image(image: str, reason: str, message: str, events: Sequence[Objec
     # A second attempt waits, and says only that; an event has the words of the first one.
     told = [str(event.get("message") or "") for event in events if event.get("reason") == "Failed"]
     detail = next((text for text in (message, *told) if "failed to" in text or "rror" in text), message)
-    ours = "devenv/" in image
-    hint = (
+    cause = _cause(detail) or reason
+    return ContainerState(WAITING, reason=f"the node has no image {image}: {cause}", hint=_way_out(image, cause))
+
+
+def _way_out(image: str, cause: str) -> str:
+    """Return what to do about an image that a node does not get."""
+    if "devenv/" not in image:
+        return "correct the image in devenv.yaml; 'image_pull_secrets' there names the login of a private registry"
+    if re.search("|".join(_NO_LOGIN), cause, re.IGNORECASE):
+        return (
+            "'image_pull_secrets' in devenv.yaml names the Secret with a login that may pull, 'devenv images push "
+            "REGISTRY' puts the images there; see 'devenv help kubernetes-images'"
+        )
+    return (
         "'devenv images push REGISTRY' puts devenv's images where nodes find them, 'image_registry: REGISTRY' in "
         "devenv.yaml names it; or load them onto the nodes"
-        if ours
-        else "correct the image in devenv.yaml; 'image_pull_secrets' there names the login of a private registry"
     )
-    return ContainerState(WAITING, reason=f"the node has no image {image}: {_cause(detail) or reason}", hint=hint)
 
 
 def _cause(detail: str) -> str:
     """Return the cause at the end of a message of the runtime, which repeats the image's name at each level."""
     text = _tidy(detail)
-    for words in (
-        "not found",
-        "no such host",
-        "connection refused",
-        "timeout",
-        "unauthorized",
-        "denied",
-        "no basic auth",
-    ):
-        if words in text:
-            found = re.search(rf"[^:]*{words}[^:]*$", text)
+    for words in ("not found", "no such host", "connection refused", "timeout", *_NO_LOGIN):
+        # Registries say "unauthorized", HTTP says "401 Unauthorized".
+        if words in text.lower():
+            found = re.search(rf"[^:]*{words}[^:]*$", text, re.IGNORECASE)
             return (found[0] if found else words).strip()
     return text[-200:]
 

@@ -69,6 +69,11 @@ def test_an_ended_pod_says_how() -> None:
         ),
         ("rpc error: dial tcp: lookup registry-1.docker.io: no such host", "no such host"),
         ("Failed to pull: pull access denied, authorization failed", "pull access denied, authorization failed"),
+        (
+            'failed to resolve reference "r.test:5000/devenv/mysql:1": pulling from host r.test:5000 failed with '
+            "status code [manifests 1]: 401 Unauthorized",
+            "401 Unauthorized",
+        ),
     ],
 )
 def test_an_image_that_the_node_cannot_get_is_named_with_its_cause(message: str, cause: str) -> None:
@@ -76,6 +81,7 @@ def test_an_image_that_the_node_cannot_get_is_named_with_its_cause(message: str,
     found = pods.state(waiting, pods.STARTED)
     assert (found.status, found.reason) == ("waiting", f"the node has no image docker.io/devenv/mysql:1: {cause}")
     assert "devenv images push" in found.hint
+    assert ("image_pull_secrets" in found.hint) == ("denied" in cause or "401" in cause)
     # Later it only says that it waits; the event still has the cause.
     waiting = pod(inside={"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}})
     assert (
