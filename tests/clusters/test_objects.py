@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import time
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from project import REPOSITORY, Project, one_clear_line
 
+from devenv.engine.kubernetes.connection import open_cluster
+from devenv.engine.kubernetes.kubernetes import Kubernetes
+from devenv.engine.kubernetes.manifests import PodSettings
 from devenv.engine.protocol import ContainerState
 from devenv.errors import NotOurs, ServiceFailed
 from devenv.model import Image
+from devenv.services.readiness import status_of
 from tests import contract
 from tests.clusters.cluster import Cluster
 from tests.contract import Bench, Program, said
@@ -97,6 +106,28 @@ def test_a_pod_that_no_node_can_take_says_why(bench: Bench) -> None:
     assert "no node of the cluster can take it" in found.reason and "Insufficient memory" in found.reason
 
 
+@pytest.mark.long
+def test_up_ends_with_one_line_if_no_node_has_the_image(project: Project) -> None:
+    # Nobody listens there.
+    project.configure("profile: coordination\nservices: {etcd: {image: '127.0.0.1:9/team/etcd:1'}}\n")
+    project.process("trust")
+    done = project.process("up", check=False)
+    one_clear_line(done, 5, "cannot use etcd: the node has no image 127.0.0.1:9/team/etcd:1", "connection refused")
+    assert "hint: correct the image in devenv.yaml" in done.stderr
+
+
+@pytest.mark.long
+def test_up_ends_with_one_line_if_no_node_has_room(project: Project, tmp_path: Path) -> None:
+    project.checkout = tmp_path / "checkout"
+    for name in ("devenv", "compose", "profiles"):
+        shutil.copytree(REPOSITORY / name, project.checkout / name)
+    etcd = project.checkout / "compose" / "etcd" / "compose.yaml"
+    etcd.write_text(re.sub("mem_limit: .*", "mem_limit: 99999g", etcd.read_text()))
+    project.configure("profile: coordination\n")
+    done = project.process("up", check=False)
+    one_clear_line(done, 5, "cannot use etcd: no node of the cluster can take it", "Insufficient memory")
+
+
 def test_a_container_that_uses_too_much_memory_is_killed_and_says_so(bench: Bench) -> None:
     service = bench.service(USES_MEMORY)
     service = replace(service, options=replace(service.options, mem_limit=32 << 20))
@@ -104,6 +135,20 @@ def test_a_container_that_uses_too_much_memory_is_killed_and_says_so(bench: Benc
     bench.engine.start(container, "one")
     found = until(bench, container, "exited")
     assert (found.exit_code, found.out_of_memory) == (137, True)
+    told = status_of(service, bench.observe(), bench.engine)
+    assert (told.state, told.reason) == ("failed", "exited 137, killed because it used too much memory")
+
+
+def test_a_pod_whose_time_is_over_says_so(bench: Bench) -> None:
+    service = bench.service()
+    with closing(open_cluster(namespace="devenv-one")) as cluster:
+        soon = Kubernetes(cluster, PodSettings(deadline=2))
+        container = soon.create(service, bench.labels, bench.network)
+        soon.start(container, "one")
+    found = until(bench, container, "exited")
+    assert (found.exit_code, found.reason) == (137, "its time was over (activeDeadlineSeconds)")
+    told = status_of(service, bench.observe(), bench.engine)
+    assert (told.state, told.reason) == ("failed", "exited 137, its time was over (activeDeadlineSeconds)")
 
 
 def test_a_quota_that_is_used_up_is_named(bench: Bench, cluster: Cluster) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_api import Answer, Objects, answering
 
 from devenv.engine.kubernetes import manifests
+from devenv.engine.kubernetes.kubernetes import Kubernetes
 from devenv.engine.kubernetes.manifests import PodSettings
 from devenv.model import (
     LABEL_CONFIG_HASH,
@@ -182,6 +184,21 @@ def test_a_pod_gets_its_image_from_the_registry_and_ends_in_time() -> None:
     spec = manifests.pod(wanted, LABELS, OWNER, PodSettings(deadline=60))["spec"]
     assert spec["containers"][0]["image"] == "registry.test/team/devenv/mysql:1"
     assert (spec["imagePullSecrets"], spec["activeDeadlineSeconds"]) == ([{"name": "login"}], 60)
+
+
+@pytest.mark.parametrize("variable, seconds", [("true", 6 * 3600), ("", None), (None, None)])
+def test_pods_of_a_job_end_after_six_hours_and_others_do_not(
+    variable: str | None, seconds: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("CI", variable)
+    with answering(Answer()) as (cluster, api):
+        api.objects = Objects()
+        engine = Kubernetes(cluster)
+        engine.create(service(), LABELS, engine.create_network("devenv-env-1", LABELS))
+        made = json.loads(api.objects.named("services")["metadata"]["annotations"][manifests.POD])
+    assert made["spec"].get("activeDeadlineSeconds") == seconds
 
 
 def test_a_service_without_ports_has_a_name_all_the_same() -> None:
