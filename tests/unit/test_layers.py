@@ -33,7 +33,7 @@ FOR_OTHERS = {"testing/ci", "cli/project", "wiring/export"}
 TOP = {"compose", "devenv", "docs", "profiles", "tests"} | {
     *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "pyproject.toml")
 }
-SLOW = {"docker", "rich", "requests", "yaml", "voluptuous", "pymysql", "pg8000", "amqp"}
+SLOW = {"docker", "rich", "requests", "yaml", "voluptuous", "pymysql", "pg8000", "amqp", "websockets"}
 
 
 @cache
@@ -49,6 +49,15 @@ def imports(path: Path) -> Iterator[str]:
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield (node.module or "").partition(".")[0]
+
+
+def loads(path: Path) -> Iterator[str]:
+    """Yield what the file imports as soon as somebody imports it: module by module, with the names from each."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def code_words(path: Path) -> Iterator[tuple[str, int]]:
@@ -84,6 +93,15 @@ def test_every_package_says_in_a_sentence_what_it_is_for() -> None:
 
 def test_one_module_imports_docker() -> None:
     assert {module for module, path in MODULES.items() if "docker" in imports(path)} == {"engine/sdk"}
+
+
+def test_only_who_uses_a_cluster_loads_its_engine_and_websockets() -> None:
+    """A function imports them; nothing loads them with itself but parts of them, and the doctor of clusters."""
+    theirs = r"devenv\.engine\.kubernetes\b|devenv\.cli\.cluster_doctor\b|websockets\b"
+    for module, path in MODULES.items():
+        if not module.startswith("engine/kubernetes/") and module != "cli/cluster_doctor":
+            assert not [name for name in loads(path) if re.match(theirs, name)], module
+        assert not [name for name in loads(path) if name.startswith("websockets")], module
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - MAY_NAME_SERVICES))

@@ -29,11 +29,13 @@ SLOW = {
     "subprocess",
     "urllib3",
     "voluptuous",
+    "websockets",
     "yaml",
 }
 # Modules of devenv that only some commands need.
 SELDOM = {
     "devenv.cli.doctor",
+    "devenv.engine.kubernetes",
     "devenv.engine.sdk",
     "devenv.engine.install",
     "devenv.images.build",
