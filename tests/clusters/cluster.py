@@ -21,7 +21,7 @@ BIN = Path(os.environ.get("K8S_CACHE") or _CACHE) / "bin"
 # What `make kubernetes` says it wants where the cluster cannot be had.
 BUILD = "Kubernetes is not built here; run 'make kubernetes' (5 minutes, once)"
 # What devenv makes in a namespace.
-KINDS = "pods,services,secrets,configmaps,persistentvolumeclaims"
+KINDS = "pods,services,secrets,configmaps,persistentvolumeclaims,leases"
 
 
 def built() -> bool:
