@@ -27,7 +27,7 @@ from devenv.keepalive import KeptConnections
 TIMEOUT = 70.0
 # Seconds for which devenv repeats a request that the API cannot take now, or whose answer got lost.
 PATIENCE = 15.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 JSON = "application/json"
 # How a change is sent that names only what differs, and what the API answers to what is there already, or is not there.
 MERGE = "application/merge-patch+json"
@@ -36,8 +36,16 @@ RIGHTS_HINT = "ask who runs the cluster for it; 'devenv help kubernetes' has a R
 _LOGIN_HINT = "log in again, until 'kubectl get pods' works"
 _REACH_HINT = "'devenv --engine kubernetes doctor' checks the cluster; 'kubectl get pods' has to work"
 # What a node says, with status 500, of a pod whose container does not run yet, or not any more.
-_NO_CONTAINER = re.compile(r"container not found|pod does not exist")
+NO_CONTAINER = re.compile(r"container not found|pod does not exist")
 _WAIT_HINT = "'devenv wait' returns once it runs"
+# What the API says to whoever wants to create something in a namespace that does not exist.
+_NO_NAMESPACE = re.compile(r'^namespaces "[^"]*" not found')
+# Words of a login that fails, and of a way on which no API will answer soon: kubectl's (in Go's words), or Python's.
+_NO_LOGIN = re.compile(r"credential|exec plugin|token|oauth", re.IGNORECASE)
+_NO_API = re.compile(
+    r"\bdial\b|refused|no such host|not known|no route|unreachable|certificate|\btls:|HTTPS client|no Kubernetes API",
+    re.IGNORECASE,
+)
 
 # The API group of each resource that devenv uses, and those that have no namespace.
 _GROUPS = {
@@ -68,6 +76,11 @@ class ApiRefused(Refused):
     def __init__(self, status: int, words: str, verb: str, resource: str, after: float) -> None:
         super().__init__(status, words)
         self.verb, self.resource, self.after = verb, resource, after
+
+    @property
+    def passes(self) -> bool:
+        """Return whether the API may take the same request soon."""
+        return self.status == 429 or self.status >= 500
 
     @property
     def lacks_right(self) -> bool:
@@ -117,11 +130,13 @@ class Cluster:
         timeout: float = TIMEOUT,
         patience: float = PATIENCE,
         guarded: bool = True,
+        known: bool = True,
     ) -> Any:
         """Return the answer to a request, decoded from JSON. `body` is JSON, too, of this `kind`.
 
         If the API cannot take the request now, or its answer gets lost, devenv sends it again for `patience` seconds.
-        Raises Refused (ApiRefused), and OSError if no answer comes.
+        Unless the API is `known` to be there, a way that leads nowhere and a login that fails are final. Raises Refused
+        (ApiRefused), and OSError if no answer comes.
         """
 
         def once() -> Any:
@@ -131,7 +146,7 @@ class Cluster:
                 return _decoded(b"".join(chunks_of(answer, answer.read)))
 
         try:
-            return _patiently(once, patience)
+            return _patiently(once, patience, known)
         except ApiRefused as error:
             if error.repeated and error.status == 404 and method == "DELETE":
                 return {}
@@ -227,31 +242,36 @@ def open_cluster(context: str = "", namespace: str = "", url: str = "") -> Clust
     cluster = Cluster(find_login(context or before[0], namespace or before[1]))
     with asking(cluster, "use the cluster"):
         # Everybody may ask for it who can log in. A cluster that is not there at all is not waited for.
-        cluster.ask("GET", "/version", patience=0)
+        cluster.ask("GET", "/version", known=False)
     return cluster
 
 
 # ---- again ---------------------------------------------------------------------------------------------------------
 
 
-def _patiently(attempt: Callable[[], _Answer], patience: float) -> _Answer:
-    """Try until it works, the API says no, or the time is over."""
-    end, pause, lost = time.monotonic() + patience, _FIRST_PAUSE, False
+def _patiently(attempt: Callable[[], _Answer], patience: float, known: bool = True) -> _Answer:
+    """Try until it works, the API says no, or the time is over. Unless it is `known`, it has to be there."""
+    end, pause, lost = time.monotonic() + patience, FIRST_PAUSE, False
     while True:
         try:
             return attempt()
         except ApiRefused as error:
             error.repeated = lost
             wait = max(pause, error.after)
-            if (error.status != 429 and error.status < 500) or time.monotonic() + wait > end:
+            if not error.passes or time.monotonic() + wait > end:
                 raise
             lost = lost or error.status >= 500
-        except OSError:
+        except OSError as error:
             lost, wait = True, pause
-            if time.monotonic() + wait > end:
+            if time.monotonic() + wait > end or not (known or _may_come_back(error)):
                 raise
         time.sleep(wait)
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _may_come_back(error: OSError) -> bool:
+    """Return whether an API is there that could not answer: it hung up, say, or something before it was busy."""
+    return not (_NO_API.search(str(error)) or _NO_LOGIN.search(str(error)))
 
 
 # ---- what requests and answers look like ---------------------------------------------------------------------------
@@ -277,7 +297,7 @@ def refusal_of(status: int, data: bytes, right: tuple[str, str], after: str = ""
     if isinstance(content, dict) and content.get("kind") == "Status":
         return ApiRefused(status, str(content.get("message") or content.get("reason") or ""), *right, pause)
     words = " ".join(data.decode(errors="replace").split())[:300]
-    if status < 500 or _NO_CONTAINER.search(words):
+    if status < 500 or NO_CONTAINER.search(words):
         return ApiRefused(status, words, *right, pause)
     # kubectl answers so when the cluster does not answer it, or when a login fails.
     return NoAnswer(words or f"HTTP {status}")
@@ -321,18 +341,24 @@ def failure(cluster: Cluster, what: str, error: Refused, hint: str = "") -> NoEn
             hint=f"this login needs the verb {error.verb} on {error.resource}: {RIGHTS_HINT}",
         )
     kind = NoSpace if tells_of_full_disk(str(error)) else ServiceFailed
-    usual = _WAIT_HINT if _NO_CONTAINER.search(str(error)) else _REACH_HINT
-    return kind(f"cannot {what}: {error}", hint or usual)
+    return kind(f"cannot {what}: {error}", hint or _hint_of(str(error), cluster.namespace))
+
+
+def _hint_of(refusal: str, namespace: str) -> str:
+    if _NO_NAMESPACE.search(refusal):
+        return f"choose another one with --namespace, or make it: 'kubectl create namespace {namespace}'"
+    return _WAIT_HINT if NO_CONTAINER.search(refusal) else _REACH_HINT
 
 
 def _hint_for(reason: str) -> str:
-    return _LOGIN_HINT if re.search(r"credential|exec plugin|token|oauth", reason, re.IGNORECASE) else _REACH_HINT
+    return _LOGIN_HINT if _NO_LOGIN.search(reason) else _REACH_HINT
 
 
 def _reason(error: OSError) -> str:
     """Return the cause of an error in few words."""
     text = str(error)
-    for pattern, reason in (("timed out", "timed out"), ("refused", "connection refused"), ("x509:", "")):
+    usual = ("timed out", "timed out"), ("refused", "connection refused"), ("EOF", "it hung up without an answer")
+    for pattern, reason in (*usual, ("x509:", "")):
         if pattern in text:
             return reason or text[text.index(pattern) :][:200]
     return text.splitlines()[0][:200] if text else type(error).__name__

@@ -62,6 +62,34 @@ def test_devenv_repeats_a_request_for_a_bounded_time(bad: Answer) -> None:
     assert 2 <= len(api.asked) <= 5
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [refusal(429), refusal(503), Answer(503, "<html>busy</html>"), Answer(500, "EOF"), Answer(cut="all")],
+    ids=["429", "503", "a gateway", "hung up on kubectl", "hung up"],
+)
+def test_the_first_request_is_repeated_while_the_api_is_busy(bad: Answer) -> None:
+    with answering(bad, bad, DONE) as (cluster, api):
+        assert cluster.ask("GET", "/version", known=False) == {"kind": "Pod"}
+    assert len(api.asked) == 3
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Answer(500, "dial tcp 127.0.0.1:1: connect: connection refused"),
+        Answer(502, "dial tcp: lookup nowhere: no such host"),
+        Answer(500, "x509: certificate signed by unknown authority"),
+        Answer(500, "getting credentials: exec: executable aws failed"),
+        Answer(200, "<html>log in</html>"),
+    ],
+    ids=["refused", "no host", "a stranger's certificate", "a plugin fails", "a portal"],
+)
+def test_the_first_request_is_sent_once_where_no_api_is_or_no_login(bad: Answer) -> None:
+    with answering(bad) as (cluster, api), pytest.raises(NoAnswer):
+        cluster.ask("GET", "/version", known=False)
+    assert len(api.asked) == 1
+
+
 def test_the_api_says_how_long_to_wait_and_a_longer_wait_is_none() -> None:
     with answering(refusal(429, "too many requests", Retry_After="3600")) as (cluster, api):
         error = words(cluster, lambda cluster: cluster.ask("GET", PODS, patience=1))
@@ -145,11 +173,21 @@ def test_a_quota_is_no_missing_right() -> None:
         (Answer(500, "getting credentials: exec: executable aws failed"), NoEngine, "executable aws failed", "log in"),
         (Answer(500, "x509: certificate signed by unknown authority"), NoEngine, "x509: certificate signed", "kubectl"),
         (refusal(500, "write /x: no space left on device"), NoSpace, "no space left on device", ""),
+        (Answer(500, "unexpected EOF"), NoEngine, "does not answer (it hung up without an answer)", "kubectl"),
         (Answer(200, "<html>log in</html>"), NoEngine, "what answers is no Kubernetes API", "kubectl"),
         (Answer(404, "<html>not here</html>"), ServiceFailed, "<html>not here</html>", "doctor"),
         (Answer(500, 'container not found ("main")'), ServiceFailed, "container not found", "devenv wait"),
     ],
-    ids=["no login", "a plugin fails", "a stranger's certificate", "a full disk", "a portal", "no API", "no container"],
+    ids=[
+        "no login",
+        "a plugin fails",
+        "a stranger's certificate",
+        "a full disk",
+        "hung up",
+        "a portal",
+        "no API",
+        "no container",
+    ],
 )
 def test_each_failure_is_one_line_with_a_hint(answer: Answer, kind: type[Any], message: str, hint: str) -> None:
     with answering(answer) as (cluster, _):
