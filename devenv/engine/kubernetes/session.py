@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import socket
 import threading
@@ -16,9 +17,9 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from devenv.engine.http import Refused
+from devenv.engine.http import NoAnswer, Refused
 from devenv.engine.kubernetes.connection import ApiRefused, Cluster, asking
-from devenv.engine.kubernetes.websocket import END, V4, V5, opened, unless_closed
+from devenv.engine.kubernetes.websocket import END, V4, V5, again, opened, unless_closed
 from devenv.engine.pod import CONTAINER
 from devenv.engine.streams import Frames
 from devenv.errors import NoEngine
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
 
 # Bytes that go in one message.
 _CHUNK = 1 << 16
+# Bytes of input that devenv keeps for a command that begins at another try: more than pipes and buffers hold.
+_MOST_KEPT = 1 << 20
+# With this, kubectl tells the exit code of a command. What it says otherwise is about a command that has none, with the
+# API's reason for some statuses.
+_ENDED = b"command terminated with"
+_REASONS = {"TooManyRequests": 429, "InternalError": 500, "ServiceUnavailable": 503, "Timeout": 504}
+_REASONS |= {"ServerTimeout": 500, "Unauthorized": 401, "Forbidden": 403, "NotFound": 404}
 _INPUT, _OUTPUT, _ERRORS, _STATUS, _SIZE = range(5)
 # The shell takes variables from the first line of its input: a request's address is in the cluster's audit log, and a
 # command's arguments are in its list of processes. It says when it is ready: a terminal shows what comes before.
@@ -161,11 +169,15 @@ class PodSession:
                     await joint.show(int(channel), data)
 
     async def _by_kubectl(self, joint: _Joint) -> None:
+        await again(lambda: self._once_by_kubectl(joint))
+
+    async def _once_by_kubectl(self, joint: _Joint) -> None:
         command = ["kubectl", *self._cluster.login.arguments, "exec", "-i", "-c", CONTAINER, self._pod, "--"]
         command += self._command
         pipe = asyncio.subprocess.PIPE
         program = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
-        self._begun.set_result(None)
+        if not self._begun.done():
+            self._begun.set_result(None)
         try:
             await _until_over(self._read_of(program, joint), _feed_to(program, joint, bool(self._line)))
         finally:
@@ -177,8 +189,12 @@ class PodSession:
         assert program.stdout and program.stderr  # noqa: S101, they are pipes
         _, last = await asyncio.gather(_show_all(program.stdout, joint), _show_lines(program.stderr, joint))
         code = await program.wait()
-        if not last.startswith(b"command terminated with"):
-            await joint.show(_ERRORS, last)
+        shown, ended, _ = last.rpartition(_ENDED)
+        if code and not ended:
+            if failure := _failure_of(last.decode(errors="replace").strip()):
+                raise failure
+            return
+        await joint.show(_ERRORS, shown if ended else last)
         self._code = code
 
 
@@ -188,6 +204,8 @@ class _Joint:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: bytes) -> None:
         self._reader, self._writer, self._line = reader, writer, line
         self._ready = asyncio.Event()
+        # What went to a command that may not have begun.
+        self._sent: list[bytes] = []
 
     async def line(self) -> bytes:
         """Return the line that comes first, once the command waits for it."""
@@ -195,8 +213,17 @@ class _Joint:
         return self._line
 
     async def input(self) -> AsyncIterator[bytes]:
-        """Yield what goes to the command, until the program shuts the stream down for writing."""
+        """Yield what goes to the command, until the program shuts the stream down for writing.
+
+        For another try, yield it from its beginning. kubectl reads no input before the command begins, and what lies
+        in between holds little.
+        """
+        for data in [*self._sent]:
+            yield data
+        kept = sum(map(len, self._sent))
         while data := await self._reader.read(_CHUNK):
+            if (kept := kept + len(data)) < _MOST_KEPT:
+                self._sent.append(data)
             yield data
 
     async def show(self, channel: int, data: bytes) -> None:
@@ -263,6 +290,22 @@ async def _show_lines(errors: asyncio.StreamReader, joint: _Joint) -> bytes:
         await joint.show(_ERRORS, (last + data)[:begun])
         last = (last + data)[begun:]
     return last
+
+
+def _failure_of(words: str) -> Refused | NoAnswer | None:
+    """Return the error for what kubectl says when it has no exit code; None if the command may have run."""
+    if re.match(r"Unable to connect|The connection to the server|error: error sending request", words):
+        return NoAnswer(words)
+    if found := re.match(r"Error from server(?: \((\w+)\))?: ?(.*)", words):
+        right = re.search(r'cannot (\w+) resource "([\w/]+)"', words)
+        verb, resource = right.groups() if right else ("create", "pods/exec")
+        return ApiRefused(_REASONS.get(found[1] or "InternalError", 400), found[2], verb, resource, 0)
+    # It asks for the API's list of resources first, and does not say why it has none.
+    if found := re.match(r"error: (unable to upgrade connection: |(?=the server doesn't have a resource))(.*)", words):
+        return ApiRefused(500, found[2], "create", "pods/exec", 0)
+    if not words or re.search(r"\bEOF\b|lost connection|reset by peer|error stream", words):
+        return None
+    return Refused(0, words.removeprefix("error: "))
 
 
 def _code_of(data: bytes) -> int:

@@ -6,13 +6,24 @@ WebSocket: its other client loses what came last if the server closes at the sam
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from devenv.engine.http import NoAnswer, Query, target
 from devenv.engine.kubernetes.account import ServiceAccount
-from devenv.engine.kubernetes.connection import Cluster, refusal_of, right_for
+from devenv.engine.kubernetes.connection import (
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    NO_CONTAINER,
+    PATIENCE,
+    ApiRefused,
+    Cluster,
+    refusal_of,
+    right_for,
+)
 from devenv.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -26,6 +37,7 @@ END = 255
 # server that waits for a slow program reads nothing meanwhile.
 _PING_SECONDS = 20.0
 _OPEN_SECONDS = 30.0
+_Begun = TypeVar("_Begun")
 
 
 async def connected(cluster: Cluster, path: str, query: Query, protocols: Sequence[str]) -> ClientConnection:
@@ -46,7 +58,8 @@ async def connected(cluster: Cluster, path: str, query: Query, protocols: Sequen
     except InvalidStatus as error:
         answer = error.response
         right = right_for("GET", path, query)
-        raise refusal_of(answer.status_code, bytes(answer.body or b""), right) from error
+        after = answer.headers.get("Retry-After", "")
+        raise refusal_of(answer.status_code, bytes(answer.body or b""), right, after) from error
     except InvalidHandshake as error:
         raise NoAnswer(f"what answers is no Kubernetes API ({error})") from error
 
@@ -55,12 +68,29 @@ async def connected(cluster: Cluster, path: str, query: Query, protocols: Sequen
 async def opened(
     cluster: Cluster, path: str, query: Query, protocols: Sequence[str]
 ) -> AsyncIterator[ClientConnection]:
-    """Open a WebSocket and lend it. Raises what `connected` raises."""
-    connection = await connected(cluster, path, query, protocols)
+    """Open a WebSocket and lend it. Raises what `connected` raises.
+
+    A refusal that may pass has begun nothing, so devenv asks again. If the answer got lost, a command may run already.
+    """
+    connection = await again(lambda: connected(cluster, path, query, protocols))
     try:
         yield connection
     finally:
         await connection.close()
+
+
+async def again(attempt: Callable[[], Awaitable[_Begun]]) -> _Begun:
+    """Begin something that may begin once only: try until it does, the API says no, or the time is over."""
+    end, pause = time.monotonic() + PATIENCE, FIRST_PAUSE
+    while True:
+        try:
+            return await attempt()
+        except ApiRefused as error:
+            wait = max(pause, error.after)
+            if not error.passes or NO_CONTAINER.search(str(error)) or time.monotonic() + wait > end:
+                raise
+        await asyncio.sleep(wait)
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def _connecting(cluster: Cluster, where: str, protocols: Sequence[str]) -> Awaitable[ClientConnection]:

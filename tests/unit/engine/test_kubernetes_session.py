@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, unix_serve
 
 from devenv.engine.kubernetes import streams
 from devenv.engine.kubernetes.connection import Cluster
 from devenv.engine.kubernetes.login import Login
 from devenv.engine.kubernetes.websocket import END, V5
-from devenv.errors import NoEngine, ServiceFailed
+from devenv.errors import DevenvError, NoEngine, ServiceFailed
 
 Handler = Callable[[ServerConnection], None]
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Callable[[Handler], Cluster]]:
-    """Return what serves WebSockets at a socket in place of kubectl's, and gives a cluster that uses it."""
+def served(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Return what serves WebSockets at a socket in place of kubectl's, and gives a cluster that uses it.
+
+    Before that, it gives these answers of a status and a body.
+    """
     servers = []
 
-    def serve(handler: Handler) -> Cluster:
-        server = unix_serve(handler, str(tmp_path / "api"), subprotocols=[V5])  # type: ignore[list-item]
+    def serve(handler: Handler, *refusals: tuple[int, str]) -> Cluster:
+        left = [*refusals]
+
+        def answer(connection: ServerConnection, request: Request) -> Response | None:
+            return connection.respond(*left.pop(0)) if left else None
+
+        server = unix_serve(handler, str(tmp_path / "api"), subprotocols=[V5], process_request=answer)  # type: ignore[list-item]
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         cluster = Cluster(Login("here", "team"))
@@ -97,3 +108,83 @@ def test_a_command_that_cannot_begin_says_why(served: Callable[[Handler], Cluste
 
     with pytest.raises(ServiceFailed, match="cannot run tr in pod etcd-1: no such program"):
         ran(served(handler), b"")
+
+
+# ---- an API that cannot take it now ------------------------------------------------------------------------------
+
+
+BUSY = json.dumps({"kind": "Status", "message": "a bad day"})
+# Fails as often as the file `left` has lines, with the first of them; then it runs the command here.
+KUBECTL = """\
+#!/bin/sh
+read -r words < "$0.left" && sed -i 1d "$0.left" && { echo "$words" >&2; exit 1; }
+while [ "$1" != -- ]; do shift; done; shift
+"$@" || { code=$?; echo "command terminated with exit code $code" >&2; exit $code; }
+"""
+
+
+def test_a_command_that_the_api_could_not_take_is_sent_again(served: Callable[..., Cluster]) -> None:
+    cluster = served(lambda connection: status(connection, 3), (429, BUSY), (503, BUSY))
+    assert ran(cluster, b"") == (3, [])
+
+
+@pytest.mark.parametrize("answer", [(403, BUSY), (500, 'container not found ("service")')])
+def test_a_refusal_of_a_command_is_final(answer: tuple[int, str], served: Callable[..., Cluster]) -> None:
+    cluster = served(lambda connection: status(connection, 3), answer)
+    with pytest.raises(ServiceFailed, match=r"cannot run tr in pod etcd-1: (a bad day|container not found)"):
+        ran(cluster, b"")
+
+
+@pytest.fixture
+def by_kubectl(served: Callable[..., Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return what gives a cluster whose server is old, and a kubectl that says these words at the first attempts."""
+
+    def serve(*words: str) -> Cluster:
+        kubectl = tmp_path / "bin" / "kubectl"
+        kubectl.parent.mkdir()
+        kubectl.write_text(KUBECTL)
+        kubectl.chmod(0o700)
+        (kubectl.parent / "kubectl.left").write_text("".join(f"{line}\n" for line in words))
+        monkeypatch.setenv("PATH", f"{kubectl.parent}{os.pathsep}{os.environ['PATH']}")
+        return served(lambda connection: None, (403, ""))
+
+    return serve
+
+
+def test_what_kubectl_could_not_send_is_sent_again_with_all_its_input(by_kubectl: Callable[..., Cluster]) -> None:
+    refusals = ["Error from server: a bad day", "Error from server (TooManyRequests): slowly"]
+    refusals += ['error: the server doesn\'t have a resource type "pods"']
+    cluster = by_kubectl(*refusals, "error: unable to upgrade connection: a gateway")
+    assert ran(cluster, b"hello") == (0, [(1, b"HELLO")])
+
+
+@pytest.mark.parametrize(
+    "words, kind, message",
+    [
+        ("Unable to connect to the server: EOF", NoEngine, "does not answer (it hung up without an answer)"),
+        ("error: error sending request: Post x: EOF", NoEngine, "does not answer (it hung up without an answer)"),
+        ("error: unexpected EOF", NoEngine, "cannot say how the command ended in pod etcd-1"),
+        ('error: unable to upgrade connection: container not found ("x")', ServiceFailed, "container not found"),
+        ('Error from server (NotFound): pods "etcd-1" not found', ServiceFailed, 'etcd-1: pods "etcd-1" not found'),
+        (
+            'Error from server (Forbidden): pods "x" is forbidden: User "y" cannot create resource "pods/exec"',
+            ServiceFailed,
+            "cannot create pods/exec in namespace team",
+        ),
+        ("error: Internal error occurred: no such program", ServiceFailed, "etcd-1: Internal error occurred: no such"),
+    ],
+)
+def test_what_kubectl_says_is_one_line_of_devenv(
+    words: str, kind: type[DevenvError], message: str, by_kubectl: Callable[..., Cluster]
+) -> None:
+    with pytest.raises(kind) as caught:
+        ran(by_kubectl(words), b"")
+    assert caught.value.message.startswith("cannot ") and message in caught.value.message and caught.value.hint
+
+
+def test_the_last_words_of_a_command_are_its_own(by_kubectl: Callable[..., Cluster]) -> None:
+    session = streams.execute(by_kubectl(), "etcd-1", ["sh", "-c", "printf no >&2; exit 4"], False)
+    with session.stream as stream:
+        assert session.output(stream.recv(65536)) == [(2, b"no")]
+        assert not stream.recv(1)
+    assert session.exit_code() == 4
