@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,12 +26,6 @@ pytestmark = pytest.mark.long
 TWO = """\
 profile: coordination
 services: [mysql]
-components: [nova]
-"""
-# Ready in seconds, with accounts that devenv has to create.
-QUICK = """\
-profile: coordination
-services: {etcd: {auth: true}}
 components: [nova]
 """
 TABLE = "CREATE TABLE IF NOT EXISTS devenv.kept (id INT PRIMARY KEY)"
@@ -191,63 +185,96 @@ def test_an_image_whose_user_has_another_number_runs_as_well(
 # ---- devenv is killed --------------------------------------------------------------------------------------------
 
 
-def reported(project: Project, *arguments: str) -> list[str]:
-    """Run a command to its end; return the lines of its report."""
-    with project.begin(*arguments) as run:
-        assert run.stderr
-        lines = run.stderr.read().splitlines()
-    assert run.returncode == 0, lines
-    return lines
+# Two services at once: one is ready soon and has accounts, the other one takes some seconds.
+ACCOUNTS = """\
+profile: database
+services: {etcd: {auth: true}}
+durable: true
+components: [nova]
+"""
+# The command line, which ends by SIGKILL with its first request like this one: once it is `sent`, so that nobody knows
+# whether the cluster gets it, or once it is `answered`.
+UNTIL = """
+import os, re, signal, sys
+from http.client import HTTPConnection
+from devenv.cli import main as cli
+
+moment, sought = sys.argv.pop(1), re.compile(sys.argv.pop(1))
+begin, wait = HTTPConnection.putrequest, HTTPConnection.getresponse
+
+def begun(self, method, url, *arguments, **more):
+    self.found = sought.search(f"{method} {url}")
+    begin(self, method, url, *arguments, **more)
+
+def reached(connection, now):
+    if connection.found and now == moment:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def waited(self):
+    reached(self, "sent")
+    answer = wait(self)
+    reached(self, "answered")
+    return answer
+
+HTTPConnection.putrequest, HTTPConnection.getresponse = begun, waited
+cli.main()
+"""
+UP = (
+    "sent: POST configmaps$",
+    "answered: POST configmaps$",
+    "answered: POST persistentvolumeclaims$",
+    "sent: POST services$",
+    "answered: POST secrets$",
+    "sent: POST pods$",
+    "answered: POST pods$",
+    "answered: PATCH services/",
+    # The pods run, and the first of the services makes nova's account.
+    "sent: POST auth/user/add$",
+    "answered: POST auth/role/grant$",
+)
+DOWN = tuple(
+    f"{moment}: DELETE {kind}/"
+    for kind in ("pods", "secrets", "services", "persistentvolumeclaims", "configmaps")
+    for moment in ("sent", "answered")
+)
 
 
-def killed_at(project: Project, number: int, *arguments: str) -> bool:
-    """Run a command and kill it after that many lines of its report; return whether it was killed."""
-    with project.begin(*arguments) as run:
-        assert run.stderr
-        for _ in range(number):
-            if not run.stderr.readline():
-                break
-        run.send_signal(signal.SIGKILL)
-    return run.returncode == -signal.SIGKILL
+def killed(project: Project, point: str, *arguments: str) -> None:
+    """Run a command that is killed at this point; fail the test if it was not."""
+    moment, method, path = point.replace(":", "").split()
+    command = [sys.executable, "-c", UNTIL, moment, f"^{method} .*/{path}", *arguments]
+    done = subprocess.run(command, cwd=project.folder, env=project.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, f"{arguments} did not come to {point!r}\n{done.stdout}{done.stderr}"
 
 
-def points(lines: Sequence[str], most: int = 10) -> list[int]:
-    """Return numbers of lines, spread over a report, before its end."""
-    return sorted({round(at * (len(lines) - 1) / most) for at in range(most)})
-
-
-def test_an_up_that_was_killed_anywhere_is_finished_by_the_next(
-    project: Project, cluster: Cluster, namespaces: tuple[str, ...]
+@pytest.mark.parametrize(("up", "down"), [*zip(UP, DOWN, strict=True)])
+def test_an_up_and_a_down_that_were_killed_anywhere_are_finished_by_the_next(
+    project: Project, cluster: Cluster, namespaces: tuple[str, ...], up: str, down: str
 ) -> None:
-    project.configure(QUICK)
-    lines = reported(project, "up")
-    project.process("down", "--volumes")
-    killed = 0
-    for number in points(lines):
-        killed += killed_at(project, number, "up")
-        project.process("up")
-        assert set(ready(project).values()) == {"ready"}, number
-        assert "nova" in users(project), number
-        project.process("down", "--volumes")
-        cluster.emptied(namespaces[0])
-        assert not forwarders(project)
-    assert killed >= 5
-
-
-def test_a_down_that_was_killed_anywhere_is_finished_by_the_next(
-    project: Project, cluster: Cluster, namespaces: tuple[str, ...]
-) -> None:
-    project.configure(QUICK)
+    project.configure(ACCOUNTS)
+    killed(project, up, "up")
     project.process("up")
-    lines = reported(project, "down", "--volumes")
-    killed = 0
-    for number in points(lines):
-        project.process("up")
-        killed += killed_at(project, number, "down", "--volumes")
-        project.process("down", "--volumes")
-        cluster.emptied(namespaces[0])
-        assert not forwarders(project), number
-    assert killed >= 3
+    assert set(ready(project).values()) == {"ready"}
+    assert "nova" in users(project)
+    assert sql(project, "SHOW DATABASES LIKE 'nova'").split() == ["nova"]
+    killed(project, down, "down", "--volumes")
+    project.process("down", "--volumes")
+    cluster.emptied(namespaces[0])
+    assert not forwarders(project)
+
+
+def test_durable_data_survive_each_up_and_each_down_that_was_killed(project: Project) -> None:
+    project.configure(ACCOUNTS)
+    project.process("up")
+    sql(project, f"{TABLE}; INSERT INTO devenv.kept VALUES (9)")
+    # Each `up` comes to what the next `down` is to remove.
+    for down, up in zip(DOWN[:6], (*UP[6:], *UP[3:5]), strict=True):
+        killed(project, down, "down")
+        project.process("down")
+        killed(project, up, "up")
+    project.process("up")
+    assert sql(project, "SELECT id FROM devenv.kept").split() == ["9"]
+    assert "nova" in users(project)
 
 
 def test_what_a_killed_run_left_is_collected(project: Project, cluster: Cluster, namespaces: tuple[str, ...]) -> None:
