@@ -28,6 +28,11 @@ profile: coordination
 services: [mysql]
 components: [nova]
 """
+# Ready in seconds.
+KEPT = """\
+profile: coordination
+durable: true
+"""
 TABLE = "CREATE TABLE IF NOT EXISTS devenv.kept (id INT PRIMARY KEY)"
 
 
@@ -106,6 +111,72 @@ def test_data_that_is_not_durable_goes_with_its_pod_and_start_says_so(project: P
     one_clear_line(project.process("start", check=False), 3, "cannot start etcd: the data went", "devenv up")
     project.process("up")
     assert ready(project) == {"etcd": "ready"}
+    refused = project.process("restart", check=False)
+    one_clear_line(refused, 3, "cannot restart etcd and keep the data", "devenv reset")
+    assert ready(project) == {"etcd": "ready"}
+
+
+def test_logs_are_followed_until_the_service_stops_and_go_with_its_pod(project: Project) -> None:
+    project.configure(KEPT)
+    project.process("up")
+    assert all(line.startswith("etcd | {") for line in project.process("logs", "etcd").stdout.splitlines())
+    assert len(project.process("logs", "--tail", "2", "etcd").stdout.splitlines()) == 2
+    command = [sys.executable, "-m", "devenv", "logs", "--follow", "etcd"]
+    with subprocess.Popen(
+        command, cwd=project.folder, env=project.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as following:
+        assert following.stdout
+        assert following.stdout.readline().startswith("etcd | ")
+        project.process("stop")
+        rest, said = following.communicate()
+    assert (following.returncode, said) == (0, "")
+    # etcd's last words.
+    assert "stopping insecure grpc server" in rest
+    gone = project.process("logs", "etcd")
+    assert (gone.stdout, gone.stderr) == ("", "")
+
+
+def test_restart_makes_another_pod_that_has_the_durable_data(
+    project: Project, cluster: Cluster, namespaces: tuple[str, ...]
+) -> None:
+    project.configure(KEPT)
+    project.process("up")
+    project.process("etcdctl", "put", "key", "value")
+    pod = ("pod", pod_of(cluster, namespaces[0], "etcd"), f"--namespace={namespaces[0]}")
+    before = cluster.get(*pod)["metadata"]["uid"]
+    project.process("restart")
+    assert cluster.get(*pod)["metadata"]["uid"] != before
+    assert ready(project) == {"etcd": "ready"}
+    assert project.process("etcdctl", "get", "--print-value-only", "key").stdout == "value\n"
+
+
+def test_a_snapshot_is_refused_and_the_services_go_on(project: Project) -> None:
+    project.configure(KEPT)
+    project.process("up")
+    one_clear_line(project.process("snapshot", "save", "first", check=False), 3, "cannot save a snapshot: ", "volumes")
+    assert ready(project) == {"etcd": "ready"}
+    assert json.loads(project.process("snapshot", "list", "--format", "json").stdout) == []
+
+
+def test_the_way_to_the_ports_is_opened_again_after_its_process_was_killed(project: Project) -> None:
+    project.configure(KEPT)
+    project.process("up")
+    health = f"{variables(project)['DEVENV_ETCD_URL']}/health"
+    (process,) = forwarders(project)
+    os.kill(int(process), signal.SIGKILL)
+    until(lambda: not forwarders(project))
+    assert project.process("status", "--exit-code", check=False).returncode == 6
+    status = json.loads(project.process("status", "--format", "json").stdout)["services"]["etcd"]
+    assert "the way to its ports is closed: 'devenv wait' opens it" in status["reason"]
+    with pytest.raises(requests.ConnectionError):
+        requests.get(health, timeout=10)
+    for command in ("wait", "up"):
+        project.process(command)
+        assert requests.get(health, timeout=10).json()["health"] == "true"
+        assert ready(project) == {"etcd": "ready"}
+        (process,) = forwarders(project)
+        os.kill(int(process), signal.SIGKILL)
+        until(lambda: not forwarders(project))
 
 
 def test_the_consumers_checks_pass(place: dict[str, str]) -> None:
@@ -118,24 +189,59 @@ def test_the_consumers_checks_pass(place: dict[str, str]) -> None:
 
 
 SUITE = """\
+import base64
 import os
+from urllib.parse import urlsplit
+
 import pymysql
 import pytest
+import requests
 
-@pytest.mark.devenv(services=["mysql"])
+
+def ask(env, path, body):
+    account = {"name": env["ETCD_USERNAME"], "password": env["ETCD_PASSWORD"]}
+    with requests.Session() as session:
+        session.trust_env = False
+        session.headers["Authorization"] = post(session, env, "auth/authenticate", account)["token"]
+        answer = post(session, env, path, body)
+    # A token gets old when another worker makes an account: etcd's own clients log in again, too.
+    return ask(env, path, body) if "auth store is old" in answer.get("message", "") else answer
+
+
+def post(session, env, path, body):
+    return session.post(f"{env['ETCD_ENDPOINTS']}/v3/{path}", json=body, timeout=30).json()
+
+
+def key(text):
+    return base64.b64encode(text.encode()).decode()
+
+
+@pytest.mark.devenv(services=["mysql", "etcd"])
 @pytest.mark.parametrize("number", range(12))
 def test(devenv_component, number):
-    found = devenv_component.service("mysql").endpoint
-    assert found.port
+    env = devenv_component.env
+    url = urlsplit(env["DATABASE_URL"])
+    login = {"user": url.username, "password": url.password, "database": url.path[1:]}
+    with pymysql.connect(host=url.hostname, port=url.port, **login) as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW DATABASES")
+        assert {name for (name,) in cursor} == {url.path[1:], "information_schema", "performance_schema"}
+        assert cursor.execute("SHOW TABLES") == 0
+        cursor.execute("CREATE TABLE numbers (number INT)")
+    prefix = env["ETCD_PREFIX"]
+    own = {"key": key(prefix), "range_end": key(prefix[:-1] + chr(ord(prefix[-1]) + 1))}
+    assert "kvs" not in ask(env, "kv/range", own)
+    ask(env, "kv/put", {"key": key(f"{prefix}number"), "value": ""})
+    assert len(ask(env, "kv/range", own)["kvs"]) == 1
+    assert "permission denied" in ask(env, "kv/range", {"key": "AA==", "range_end": "AA=="})["message"]
     with open("seen", "a") as seen:
         print(devenv_component.name, os.environ["PYTEST_XDIST_WORKER"], file=seen)
 """
 
 
-def test_each_test_of_a_suite_with_four_workers_gets_a_component_of_its_own(
+def test_each_test_of_a_suite_with_four_workers_logs_in_to_a_component_of_its_own(
     project: Project, cluster: Cluster, namespaces: tuple[str, ...]
 ) -> None:
-    project.configure("profile: database\n")
+    project.configure("profile: database\nservices: {etcd: {auth: true}}\n")
     (project.folder / "pytest.ini").touch()
     (project.folder / "test_it.py").write_text(SUITE)
     command = [sys.executable, "-m", "pytest", "-q", "-n", "4", "-p", "no:cacheprovider"]
