@@ -132,6 +132,7 @@ def test_logs_are_followed_until_the_service_stops_and_go_with_its_pod(project: 
     assert (following.returncode, said) == (0, "")
     # etcd's last words.
     assert "stopping insecure grpc server" in rest
+    assert all(line.startswith("etcd | {") for line in rest.splitlines())
     gone = project.process("logs", "etcd")
     assert (gone.stdout, gone.stderr) == ("", "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,6 +15,10 @@ from devenv.engine.protocol import Tail
 
 if TYPE_CHECKING:
     from devenv.engine.kubernetes.session import PodSession
+
+# The node ends the log of a container that was removed meanwhile with its runtime's own words, those of containerd or
+# CRI-O, as if the container had said them.
+_REMOVED = re.compile(rb"rpc error: code = NotFound desc = .*\bcontainer \"[0-9a-f]{64}\"")
 
 # ---- logs ----------------------------------------------------------------------------------------------------------
 
@@ -41,7 +46,8 @@ def follow(cluster: Cluster, pod: str, tail: Tail) -> Iterator[str]:
         try:
             query = _log_query(tail) | {"follow": True}
             for line in in_lines(cluster.stream("GET", cluster.path("pods", pod, "log"), query)):
-                yield line.decode(errors="replace")
+                if not _REMOVED.match(line):
+                    yield line.decode(errors="replace")
         except ApiRefused as error:
             yield from _none_yet(error)
 

@@ -10,6 +10,7 @@ import pytest
 from fake_api import Answer, answering, cluster_at, refusal
 
 from devenv.engine.http import NoAnswer, Refused
+from devenv.engine.kubernetes import streams
 from devenv.engine.kubernetes.connection import ApiRefused, Cluster, asking, right_for
 from devenv.errors import DevenvError, NoEngine, NoSpace, ServiceFailed
 
@@ -220,6 +221,18 @@ def test_a_stream_begins_again_and_does_not_go_on_after_it_broke() -> None:
         with pytest.raises(NoAnswer):
             list(cluster.stream("GET", f"{PODS}/etcd/log"))
     assert len(api.asked) == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["an error occurred when try to find container {}: not found", "could not find container {}"],
+    ids=["containerd", "CRI-O"],
+)
+def test_a_log_that_is_followed_ends_without_the_words_of_the_nodes_runtime(words: str) -> None:
+    removed = words.format(f'"{"0a" * 32}"')
+    log = f"tick\nrpc error: code = NotFound desc = key\nrpc error: code = NotFound desc = {removed}"
+    with answering(Answer(body=log)) as (cluster, _):
+        assert list(streams.follow(cluster, "etcd", "all")) == ["tick", "rpc error: code = NotFound desc = key"]
 
 
 def test_resources_have_paths_in_their_groups_and_namespaces() -> None:
