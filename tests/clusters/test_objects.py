@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from project import REPOSITORY, Project, one_clear_line
 
+from devenv.engine.kubernetes import objects as objects_of_devenv
 from devenv.engine.kubernetes.connection import open_cluster
 from devenv.engine.kubernetes.kubernetes import Kubernetes
 from devenv.engine.kubernetes.manifests import PodSettings
@@ -86,6 +87,21 @@ def test_the_network_of_an_environment_goes_with_its_last_data(bench: Bench, clu
     assert (bench.observe().networks, bench.observe().volumes) == ((), {bench.volume(): "one"})
     bench.engine.remove_volume(bench.volume())
     assert objects(cluster, bench, "configmaps") == []
+
+
+def test_the_network_goes_with_data_that_goes_at_the_same_moment(
+    bench: Bench, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.engine.remove(bench.running(volumes={bench.volume(): "/var/lib/one"}))
+    annotate = objects_of_devenv.annotate
+
+    def late(*arguments: Any) -> None:
+        bench.engine.remove_volume(bench.volume())
+        annotate(*arguments)
+
+    monkeypatch.setattr(objects_of_devenv, "annotate", late)
+    bench.engine.remove_network(bench.network)
+    assert not objects(cluster, bench, "configmaps,persistentvolumeclaims")
 
 
 def test_an_image_that_no_node_has_is_named_with_the_way_out(bench: Bench) -> None:

@@ -112,9 +112,11 @@ def remove_network(cluster: Cluster, name: str) -> None:
             if runs.state_of(cluster, service).status != "created":
                 raise ServiceFailed(f"cannot remove network {name}: {service['metadata']['name']} uses it")
             remove(cluster, service["metadata"]["name"])
-        if manifests.keeps_record(network) or listed(cluster, "persistentvolumeclaims", environment):
+        kept = manifests.keeps_record(network)
+        if kept or listed(cluster, "persistentvolumeclaims", environment):
             annotate(cluster, "configmaps", name, {manifests.NO_NETWORK: "true"})
-        else:
+        # Look again: whoever removed the last volume meanwhile found a network still, and left it.
+        if not kept and not listed(cluster, "persistentvolumeclaims", environment):
             _delete(cluster, "configmaps", name)
 
 
