@@ -17,7 +17,7 @@ from project import REPOSITORY, Project, one_clear_line
 from devenv.engine.kubernetes import objects as objects_of_devenv
 from devenv.engine.kubernetes.connection import open_cluster
 from devenv.engine.kubernetes.kubernetes import Kubernetes
-from devenv.engine.kubernetes.manifests import PodSettings
+from devenv.engine.kubernetes.manifests import NO_NETWORK, PodSettings
 from devenv.engine.protocol import ContainerState
 from devenv.errors import NotOurs, ServiceFailed
 from devenv.model import Image
@@ -102,6 +102,19 @@ def test_the_network_goes_with_data_that_goes_at_the_same_moment(
     monkeypatch.setattr(objects_of_devenv, "annotate", late)
     bench.engine.remove_network(bench.network)
     assert not objects(cluster, bench, "configmaps,persistentvolumeclaims")
+
+
+def test_a_network_whose_removal_was_cut_short_is_there_for_down_and_for_up(bench: Bench, cluster: Cluster) -> None:
+    space = "--namespace=devenv-one"
+    cluster.kubectl("annotate", space, "configmap", bench.network, f"{NO_NETWORK}=true")
+    assert bench.observe().networks == (bench.network,)
+    bench.engine.remove(bench.created(volumes={bench.volume(): "/var/lib/one"}))
+    # With data, it is a network again.
+    assert bench.observe().networks == (bench.network,)
+    bench.engine.remove_volume(bench.volume())
+    cluster.kubectl("annotate", space, "configmap", bench.network, f"{NO_NETWORK}=true")
+    bench.engine.remove_network(bench.network)
+    assert objects(cluster, bench, "configmaps") == []
 
 
 def test_an_image_that_no_node_has_is_named_with_the_way_out(bench: Bench) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from devenv.clock import now
@@ -112,11 +112,11 @@ def remove_network(cluster: Cluster, name: str) -> None:
             if runs.state_of(cluster, service).status != "created":
                 raise ServiceFailed(f"cannot remove network {name}: {service['metadata']['name']} uses it")
             remove(cluster, service["metadata"]["name"])
-        kept = manifests.keeps_record(network)
-        if kept or listed(cluster, "persistentvolumeclaims", environment):
+        kept, volumes = manifests.keeps_record(network), _volumes(cluster, environment)
+        if kept or volumes:
             annotate(cluster, "configmaps", name, {manifests.NO_NETWORK: "true"})
         # Look again: whoever removed the last volume meanwhile found a network still, and left it.
-        if not kept and not listed(cluster, "persistentvolumeclaims", environment):
+        if not kept and not (volumes and _volumes(cluster, environment)):
             _delete(cluster, "configmaps", name)
 
 
@@ -149,8 +149,17 @@ def _remove_owner(cluster: Cluster, claim: Object, environment: str) -> None:
     for owner in claim["metadata"].get("ownerReferences") or ():
         left = found(cluster, "configmaps", owner["name"])
         unused = left is not None and manifests.NO_NETWORK in labels_of(left) and not manifests.keeps_record(left)
-        if unused and not listed(cluster, "persistentvolumeclaims", environment):
+        if unused and not _volumes(cluster, environment):
             _delete(cluster, "configmaps", owner["name"])
+
+
+def _volumes(cluster: Cluster, environment: str) -> list[Object]:
+    return lasting(listed(cluster, "persistentvolumeclaims", environment))
+
+
+def lasting(objects: Iterable[Object]) -> list[Object]:
+    """Return those that nobody has removed: the cluster lists the others, too, until nothing uses them."""
+    return [one for one in objects if not one["metadata"].get("deletionTimestamp")]
 
 
 def _until_gone(cluster: Cluster, resource: str, name: str) -> None:
@@ -171,7 +180,11 @@ def create(cluster: Cluster, wanted: DesiredService, labels: Labels, network: st
     """Create a service's Service, Secret and claims, which keep how to make its pod; return the container's id."""
     name = wanted.container
     with asking(cluster, f"create container {name}"):
-        owner = manifests.owner_of(cluster.ask("GET", cluster.path("configmaps", network)))
+        environment = cluster.ask("GET", cluster.path("configmaps", network))
+        if manifests.NO_NETWORK in labels_of(environment):
+            # What a killed `down` left counts as a network (see observe.py), and is one from now on.
+            annotate(cluster, "configmaps", network, {manifests.NO_NETWORK: None})
+        owner = manifests.owner_of(environment)
         if not wanted.durable:
             _forget_claims(cluster, wanted, labels)
         for volume in wanted.volumes if wanted.durable else ():

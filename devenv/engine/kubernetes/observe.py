@@ -112,7 +112,7 @@ def _observed(cluster: Cluster, environment: str, everything: Mapping[str, list[
     ours, strangers = split(environment, listed, owner)
     containers: dict[str, ObservedContainer] = {}
     volumes: dict[str, str] = {}
-    networks = [n for n in ours["network"] if manifests.NO_NETWORK not in n["Labels"]]
+    networks = [n for n in ours["network"] if manifests.NO_NETWORK not in n["Labels"] or n["Name"] in _left(everything)]
     for one in ours["container"]:
         service = services.get(one["Name"])
         if service is None:
@@ -133,6 +133,13 @@ def _observed(cluster: Cluster, environment: str, everything: Mapping[str, list[
         owner=owner,
         strangers=strangers,
     )
+
+
+def _left(everything: Mapping[str, list[Object]]) -> set[str]:
+    """Return ConfigMaps that nothing needs any more: a `down` was killed just before it removed them."""
+    if objects.lasting(everything["persistentvolumeclaims"]):
+        return set()
+    return {one["metadata"]["name"] for one in everything["configmaps"] if not manifests.keeps_record(one)}
 
 
 def _stands_for(service: Object | None, pod: Object) -> bool:
