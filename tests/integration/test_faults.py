@@ -309,24 +309,31 @@ def test_a_service_that_dies_later_is_told_by_status_and_mended_by_up(
         running.devenv("up")
 
 
+def outgrown(container: Container, url: str) -> bool:
+    """Have etcd take memory until it ends; return whether the engine knows why.
+
+    Docker 20.10 never does if it hears of a container's end before it hears of the reason.
+    """
+    put = {"key": "a2V5", "value": "A" * 1_400_000}
+    container.reload()
+    while container.status == "running":
+        try:
+            requests.post(f"{url}/v3/kv/put", json=put, timeout=30).raise_for_status()
+        except requests.RequestException:
+            container.reload()
+    return bool(container.attrs["State"]["OOMKilled"])
+
+
 def test_a_service_that_outgrows_its_memory_is_told_by_status_and_mended_by_up(
     project: Project, client: docker.DockerClient
 ) -> None:
     project.devenv("up", "etcd")
-    url = project.env()["DEVENV_ETCD_URL"]
     container = container_of(project, client, "etcd")
     memory = container.attrs["HostConfig"]["Memory"]
     container.update(mem_limit=64 << 20, memswap_limit=64 << 20)
-    put = {"key": "a2V5", "value": "A" * 1_400_000}
-    began, killed = time.time(), {"container": container.id, "event": "oom"}
     with unharmed(project):
-        with pytest.raises(requests.ConnectionError):
-            while True:
-                requests.post(f"{url}/v3/kv/put", json=put, timeout=30).raise_for_status()
-        # The engine learns of the end and of its reason one after the other.
-        container.wait()
-        while not list(client.events(since=began, until=time.time(), filters=killed, decode=True)):
-            pass
+        while not outgrown(container, project.env()["DEVENV_ETCD_URL"]):
+            container.start()
         status = project.json("status", "etcd")["services"]["etcd"]
         assert (status["state"], status["reason"]) == ("failed", "exited 137, killed because it used too much memory")
         container.update(mem_limit=memory, memswap_limit=2 * memory)
