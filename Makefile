@@ -46,7 +46,7 @@ consumers: $(CONSUMERS) ## Run the tests with oslo's libraries and other real cl
 	@$(DEVENV) doctor --fix
 	@$(VENV)/bin/pytest tests/consumers
 
-kubernetes: $(CONSUMERS) ## Build a small Kubernetes (once, 5 minutes, as root) and run the tests that need a cluster
+kubernetes: $(CONSUMERS) ## Build a small Kubernetes (once, 5 minutes, as root); run the tests that need a cluster, in 40 minutes
 	@tests/clusters/kubernetes build
 	@$(DEVENV) doctor --fix
 	@$(VENV)/bin/pytest tests/clusters
