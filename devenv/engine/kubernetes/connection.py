@@ -27,7 +27,7 @@ from devenv.keepalive import KeptConnections
 TIMEOUT = 70.0
 # Seconds for which devenv repeats a request that the API cannot take now, or whose answer got lost.
 PATIENCE = 15.0
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 JSON = "application/json"
 # How a change is sent that names only what differs, and what the API answers to what is there already, or is not there.
 MERGE = "application/merge-patch+json"
@@ -249,24 +249,36 @@ def open_cluster(context: str = "", namespace: str = "", url: str = "") -> Clust
 # ---- again ---------------------------------------------------------------------------------------------------------
 
 
+class Tries:
+    """How long to wait between attempts, for `patience` seconds in all."""
+
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self._end, self._pause = time.monotonic() + patience, _FIRST_PAUSE
+
+    def wait(self, after: float = 0.0) -> float | None:
+        """Return the seconds until the next attempt, at least `after`; None if the time would be over by then."""
+        wait = max(self._pause, after)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        return wait if time.monotonic() + wait <= self._end else None
+
+
 def _patiently(attempt: Callable[[], _Answer], patience: float, known: bool = True) -> _Answer:
     """Try until it works, the API says no, or the time is over. Unless it is `known`, it has to be there."""
-    end, pause, lost = time.monotonic() + patience, FIRST_PAUSE, False
+    tries, lost = Tries(patience), False
     while True:
         try:
             return attempt()
         except ApiRefused as error:
             error.repeated = lost
-            wait = max(pause, error.after)
-            if not error.passes or time.monotonic() + wait > end:
+            wait = tries.wait(error.after) if error.passes else None
+            if wait is None:
                 raise
             lost = lost or error.status >= 500
         except OSError as error:
-            lost, wait = True, pause
-            if time.monotonic() + wait > end or not (known or _may_come_back(error)):
+            lost, wait = True, tries.wait() if known or _may_come_back(error) else None
+            if wait is None:
                 raise
         time.sleep(wait)
-        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def _may_come_back(error: OSError) -> bool:

@@ -7,7 +7,6 @@ WebSocket: its other client loses what came last if the server closes at the sam
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,12 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from devenv.engine.http import NoAnswer, Query, target
 from devenv.engine.kubernetes.account import ServiceAccount
 from devenv.engine.kubernetes.connection import (
-    FIRST_PAUSE,
-    LONGEST_PAUSE,
     NO_CONTAINER,
-    PATIENCE,
     ApiRefused,
     Cluster,
+    Tries,
     refusal_of,
     right_for,
 )
@@ -81,16 +78,15 @@ async def opened(
 
 async def again(attempt: Callable[[], Awaitable[_Begun]]) -> _Begun:
     """Begin something that may begin once only: try until it does, the API says no, or the time is over."""
-    end, pause = time.monotonic() + PATIENCE, FIRST_PAUSE
+    tries = Tries()
     while True:
         try:
             return await attempt()
         except ApiRefused as error:
-            wait = max(pause, error.after)
-            if not error.passes or NO_CONTAINER.search(str(error)) or time.monotonic() + wait > end:
+            wait = tries.wait(error.after) if error.passes and not NO_CONTAINER.search(str(error)) else None
+            if wait is None:
                 raise
         await asyncio.sleep(wait)
-        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def _connecting(cluster: Cluster, where: str, protocols: Sequence[str]) -> Awaitable[ClientConnection]:
